@@ -1,0 +1,126 @@
+"""The CustomResourceDefinition, derived from the pydantic models."""
+
+from typing import Any
+
+from finetune_api.study import GROUP, KIND, PLURAL, VERSION, FineTuneStudy
+
+_PLAIN = (
+    "type",
+    "description",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "default",
+    "required",
+)
+
+
+def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """`node` of a pydantic JSON schema as a structural schema: no references, unions or titles."""
+    if "$ref" in node:
+        target = definitions[node["$ref"].rsplit("/", 1)[1]]
+        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    if node.get("x-kubernetes-int-or-string"):
+        return {key: value for key, value in node.items() if key not in ("title", "default")}
+    options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
+    if options:
+        (option,) = options
+        outer = {key: value for key, value in node.items() if key != "anyOf"}
+        return _structural({**option, **outer}, definitions)
+    schema: dict[str, Any] = {key: node[key] for key in _PLAIN if node.get(key) is not None}
+    if "const" in node:
+        schema["enum"] = [node["const"]]
+    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if exclusive in node:
+            schema |= {bound: node[exclusive], exclusive: True}
+    schema |= {key: value for key, value in node.items() if key.startswith("x-kubernetes-")}
+    if "items" in node:
+        schema["items"] = _structural(node["items"], definitions)
+    if "properties" in node:
+        schema["properties"] = {
+            name: _structural(child, definitions) for name, child in node["properties"].items()
+        }
+    elif isinstance(node.get("additionalProperties"), dict):
+        schema["additionalProperties"] = _structural(node["additionalProperties"], definitions)
+    if "properties" in schema and "default" in schema:
+        schema["default"] = {}  # the API server fills in the defaults of the fields
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
+    return schema
+
+
+def openapi_schema() -> dict[str, Any]:
+    """The structural OpenAPI v3 schema of FineTuneStudy."""
+    raw = FineTuneStudy.model_json_schema(mode="validation")
+    schema = _structural(raw, raw["$defs"])
+    properties = schema["properties"]
+    properties["apiVersion"] = {"type": "string"}
+    properties["kind"] = {"type": "string"}
+    properties["metadata"] = {"type": "object"}
+    schema["required"] = ["spec"]
+    # Without this default, tools that compute health (kstatus) call a study nobody has seen Current.
+    properties["status"] = _without_defaults(properties["status"])
+    properties["status"]["default"] = {"observedGeneration": -1}
+    return schema
+
+
+def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    # A status is what was written, never what a default adds.
+    kept = {key: value for key, value in schema.items() if key != "default"}
+    if "properties" in kept:
+        kept["properties"] = {
+            name: _without_defaults(child) for name, child in kept["properties"].items()
+        }
+    if "items" in kept:
+        kept["items"] = _without_defaults(kept["items"])
+    return kept
+
+
+def _column(name: str, path: str, kind: str = "string", **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "jsonPath": path, **more}
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """The manifest of the CRD."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["fts", "study"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        _column("State", ".status.state"),
+                        _column("Trials", ".status.trials.summary"),
+                        _column("Best", ".status.best.value", "number"),
+                        _column("Metric", ".spec.objective.metric"),
+                        _column("Age", ".metadata.creationTimestamp", "date"),
+                        _column("Algorithm", ".spec.search.algorithm", priority=1),
+                        _column("GPU-Seconds", ".status.gpuSeconds", "number", priority=1),
+                        _column("Message", ".status.message", priority=1),
+                    ],
+                    "schema": {"openAPIV3Schema": openapi_schema()},
+                }
+            ],
+        },
+    }

@@ -1,0 +1,225 @@
+"""Reads manifests as kubectl reads them, and says what is wrong with them as the API server would.
+
+kubectl parses YAML with sigs.k8s.io/yaml (YAML 1.1 words for booleans, Go's numbers, no dates or
+base-60 numbers) and sends JSON, where a float without a fraction is an integer. PyYAML differs in all
+of these, so it gets kubectl's rules here.
+"""
+
+import math
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from finetune_api.study import FineTuneStudy
+
+_INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_BOOLS = {
+    **dict.fromkeys(
+        ("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True
+    ),
+    **dict.fromkeys(
+        ("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False
+    ),
+}
+_NULLS = re.compile(r"~|null|Null|NULL|")
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader with kubectl's scalars; duplicate keys are refused."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as the base class declares it
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} must be given once", key.start_mark
+                )
+            seen.add(key.value)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return {_json_key(key): value for key, value in mapping.items()}
+
+
+def _json_key(key: Any) -> str:
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return str(key)
+
+
+def _construct_int(_: _Loader, node: Any) -> int | float:
+    text = node.value.replace("_", "")
+    digits = text.lstrip("+-")
+    try:
+        legacy_octal = len(digits) > 1 and digits[0] == "0" and digits.isdigit()
+        number = int(digits, 8) if legacy_octal else int(digits, 0)
+    except ValueError:
+        return _integral(float(text))  # 08 is no octal number, so it is a float
+    return -number if text.startswith("-") else number
+
+
+def _construct_float(_: _Loader, node: Any) -> int | float:
+    if _SPECIAL.fullmatch(node.value):
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value} must be a finite number", node.start_mark
+        )
+    return _integral(float(node.value))
+
+
+def _integral(number: float) -> int | float:
+    # Go writes floats below 1e21 without an exponent, so 1e3 reaches the API server as the integer 1000.
+    return int(number) if number.is_integer() and abs(number) < 1e21 else number
+
+
+def _construct_bool(_: _Loader, node: Any) -> bool:
+    return _BOOLS[node.value]
+
+
+_Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever kubectl would not read back as the same string."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as the base class declares it
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _resolver in (_Loader, _Dumper):
+    for _tag, _pattern, _first in (
+        ("bool", "|".join(_BOOLS), "yYnNtTfFoO"),
+        ("int", _INT.pattern, "-+0123456789"),
+        ("float", f"{_FLOAT.pattern}|{_SPECIAL.pattern}", "-+.0123456789"),
+        ("null", _NULLS.pattern, "~nN"),
+        ("merge", "<<", "<"),
+    ):
+        _resolver.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}",
+            re.compile(f"^({_pattern})$"),
+            [*_first, *([""] * (_tag == "null"))],
+        )
+
+
+def load_yaml(text: str) -> Any:
+    """The one document of `text` as JSON values. Raises ManifestError if it is not valid YAML."""
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ManifestError([Problem("", f"must be one YAML document: {error}")]) from error
+
+
+def dump_yaml(value: Any) -> str:
+    """`value` as YAML that kubectl reads back unchanged."""
+    return str(yaml.dump(value, Dumper=_Dumper, width=100, allow_unicode=True, sort_keys=False))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a manifest: where (`spec.searchSpaces[0].epochs`) and what must hold."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class ManifestError(ValueError):
+    """A manifest that is not a valid study."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+def parse_study(document: Any) -> FineTuneStudy:
+    """The study in `document` (JSON values). Raises ManifestError with every problem found."""
+    if not isinstance(document, dict):
+        raise ManifestError([Problem("", "must be a FineTuneStudy (got no mapping)")])
+    try:
+        return FineTuneStudy.model_validate(_without_nulls(document))
+    except ValidationError as error:
+        raise ManifestError(list(_problems(error))) from error
+
+
+def read_study(path: Path) -> FineTuneStudy:
+    """The study in the YAML or JSON file `path`. Raises ManifestError, or OSError if it cannot be read."""
+    return parse_study(load_yaml(path.read_text()))
+
+
+def _without_nulls(value: Any) -> Any:
+    # The API server drops null fields before it fills in defaults; nulls in lists stay, and are refused.
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _path(parts: Iterable[int | str]) -> str:
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
+
+
+_MESSAGES = {
+    "missing": "must be given",
+    "extra_forbidden": "must be a known field",
+    "literal_error": "must be one of {expected}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+
+
+def _problems(error: ValidationError) -> Iterable[Problem]:
+    for item in error.errors():
+        path = _path(item["loc"])
+        context = item.get("ctx", {})
+        if item["type"] == "rule":
+            for field, text in context["broken"]:
+                yield Problem(path + field if path else field.lstrip("."), text)
+            continue
+        template = _MESSAGES.get(item["type"])
+        message = template.format(**context) if template else item["msg"]
+        if item["type"] not in ("missing", "extra_forbidden"):
+            message += f" (got {_short(item['input'])})"
+        yield Problem(path, message)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

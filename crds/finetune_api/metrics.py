@@ -1,0 +1,44 @@
+"""The metrics a study can name, the direction in which each improves, and the tasks it suits."""
+
+from typing import Literal, TypeAlias
+
+Task: TypeAlias = Literal["SingleLabel", "MultiLabel", "Regression"]
+Goal: TypeAlias = Literal["Maximize", "Minimize"]
+
+_CLASSIFICATION = (
+    "accuracy",
+    "precision_micro",
+    "precision_macro",
+    "precision_weighted",
+    "recall_micro",
+    "recall_macro",
+    "recall_weighted",
+    "f1_micro",
+    "f1_macro",
+    "f1_weighted",
+    "jaccard",
+    "roc_auc",
+    "loss",
+)
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "SingleLabel": _CLASSIFICATION,
+    "MultiLabel": _CLASSIFICATION,
+    "Regression": ("mse", "rmse", "mae", "r2", "loss"),
+}
+"""Metrics of each task. `accuracy` of MultiLabel is subset accuracy; `jaccard` is macro for SingleLabel
+and the mean over rows for MultiLabel; `roc_auc` is one-vs-rest, macro."""
+
+ALL_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics))
+
+_MINIMIZED = frozenset({"loss", "mse", "rmse", "mae"})
+
+
+def natural_goal(metric: str) -> Goal:
+    """The direction in which `metric` improves."""
+    return "Minimize" if metric in _MINIMIZED else "Maximize"
+
+
+def score(value: float, goal: Goal) -> float:
+    """`value` such that larger is better."""
+    return value if goal == "Maximize" else -value

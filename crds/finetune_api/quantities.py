@@ -1,0 +1,30 @@
+"""Kubernetes quantities such as `500m`, `16Gi` or `2`, as the API server reads them."""
+
+import re
+from decimal import Decimal
+
+QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+
+_QUANTITY = re.compile(QUANTITY_PATTERN[1:-1])
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+
+
+def is_quantity(value: int | str) -> bool:
+    """Whether `value` is a quantity of zero or more."""
+    if isinstance(value, int):
+        return value >= 0
+    return len(value) <= 32 and _QUANTITY.fullmatch(value) is not None
+
+
+def parse_quantity(value: int | str) -> Decimal:
+    """The number a quantity stands for, in its base unit. Raises ValueError if it is none."""
+    match = _QUANTITY.fullmatch(str(value))
+    if match is None:
+        raise ValueError(f"must be a Kubernetes quantity (got {value!r})")
+    number, suffix = Decimal(match[1]), match[3] or ""
+    if suffix in _BINARY:
+        return number * Decimal(1024 ** _BINARY[suffix])
+    if suffix in _DECIMAL:
+        return number.scaleb(_DECIMAL[suffix])
+    return number.scaleb(int(suffix[1:]))

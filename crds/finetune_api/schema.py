@@ -1,0 +1,85 @@
+"""The base of every contract model: strict, camelCase, frozen, with rules that hold across fields.
+
+A rule is written once beside the model as a pair: a CEL expression for the API server and a Python
+predicate for everybody else. `tests/cluster` proves that the pairs agree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition over several fields of one model.
+
+    `cel` and `holds` must accept the same objects. `field` is the JSON path, relative to the model,
+    that an error is reported at (`.min`); `detail` adds the offending values to the Python message and
+    `message_cel` does the same in the API server.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+    field: str = ""
+    message_cel: str = ""
+    detail: Callable[[Any], str] | None = None
+
+    def explain(self, value: Any) -> str:
+        """The message for `value`, which breaks the rule."""
+        return f"{self.message} ({self.detail(value)})" if self.detail else self.message
+
+    def as_validation(self) -> dict[str, str]:
+        """The rule as an entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.cel, "message": self.message}
+        if self.message_cel:
+            entry["messageExpression"] = self.message_cel
+        if self.field:
+            entry["fieldPath"] = self.field
+        return entry
+
+
+class Model(BaseModel):
+    """A frozen object of the contract: snake_case in Python, camelCase in JSON, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+    UPDATE_RULES: ClassVar[tuple[Rule, ...]] = ()
+    """Rules that compare with the stored object (`oldSelf`): only an API server can check them."""
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        broken = [(rule.field, rule.explain(self)) for rule in self.RULES if not rule.holds(self)]
+        if broken:
+            raise PydanticCustomError("rule", "{text}", {"text": broken[0][1], "broken": broken})
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        rules = [rule.as_validation() for rule in (*cls.RULES, *cls.UPDATE_RULES)]
+        if rules:
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = rules
+        return schema
+
+    def to_json(self) -> dict[str, Any]:
+        """The object as plain JSON values, with unset optional fields left out."""
+        return self.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,238 @@
+"""Search spaces: the domain of each hyperparameter, typed by the hyperparameter itself.
+
+The schema keeps what the API server can check within its cost limits: a `when` is a map of string
+lists, so one rule checks all of them.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
+
+from pydantic import Field, create_model
+from pydantic.config import JsonDict
+
+from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, Scalar, json_name
+from finetune_api.schema import Model, Rule
+
+MAX_VALUES = 64
+MAX_SPACES = 8
+MAX_GRID = 10_000
+
+ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}
+
+When: TypeAlias = dict[
+    str,
+    Annotated[
+        list[Annotated[str, Field(max_length=32)]],
+        Field(min_length=1, max_length=16, json_schema_extra=ATOMIC),
+    ],
+]
+
+_UNIQUE = Rule(
+    cel="!has(self.values) || self.values.all(v, self.values.exists_one(w, w == v))",
+    message="values must be unique",
+    holds=lambda self: self.values is None or len(set(self.values)) == len(self.values),
+    field=".values",
+)
+
+
+class Domain(Model):
+    """The values one hyperparameter can take in a search space."""
+
+    when: When | None = Field(None, min_length=1, max_length=8)
+    """Search this hyperparameter only in trials where each named hyperparameter has one of the listed
+    values; elsewhere it has its fixed value or default."""
+
+    def finite_values(self) -> tuple[Scalar, ...] | None:
+        """Every value of the domain in ascending or written order; None if it is continuous."""
+        raise NotImplementedError
+
+
+class ChoiceDomain(Domain):
+    """A domain of words."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (_UNIQUE,)
+
+    values: list[Any]
+
+    def finite_values(self) -> tuple[Scalar, ...]:
+        """The listed values, in the order written."""
+        return tuple(self.values)
+
+
+def _has_all(self: Any) -> bool:
+    return self.min is not None and self.max is not None
+
+
+def _number_rules(zero: str) -> tuple[Rule, ...]:
+    return (
+        _UNIQUE,
+        Rule(
+            cel="has(self.values) ? !has(self.min) && !has(self.max) && !has(self.step) && !has(self.scale)"
+            " : has(self.min) && has(self.max)",
+            message="must have either values, or min and max",
+            holds=lambda self: (
+                (self.min, self.max, self.step, self.scale) == (None, None, None, None)
+                if self.values is not None
+                else _has_all(self)
+            ),
+        ),
+        Rule(
+            cel="!has(self.min) || !has(self.max) || self.min < self.max",
+            message="min must be below max",
+            holds=lambda self: not _has_all(self) or self.min < self.max,
+            field=".min",
+            message_cel="'min must be below max (got %s, %s)'.format([self.min, self.max])",
+            detail=lambda self: f"got {self.min:g}, {self.max:g}",
+        ),
+        Rule(
+            cel="!has(self.scale) || self.scale != 'Log' || "
+            f"(!has(self.step) && (!has(self.min) || self.min > {zero}))",
+            message="scale Log must have min above 0 and no step",
+            holds=lambda self: (
+                self.scale != "Log" or (self.step is None and (self.min is None or self.min > 0))
+            ),
+            field=".scale",
+        ),
+        Rule(
+            cel="!has(self.step) || !has(self.min) || !has(self.max) || self.step <= self.max - self.min",
+            message="step must be at most max - min",
+            holds=lambda self: (
+                self.step is None or not _has_all(self) or self.step <= self.max - self.min
+            ),
+            field=".step",
+        ),
+    )
+
+
+class NumericDomain(Domain):
+    """A domain of numbers: listed `values`, or a range from `min` to `max`."""
+
+    values: list[Any] | None
+    min: float | None
+    max: float | None
+    step: float | None
+    scale: Literal["Linear", "Log"] | None = None
+    """Scale on which values are drawn. Default Linear."""
+
+    integer: ClassVar[bool] = False
+
+    def finite_values(self) -> tuple[Scalar, ...] | None:
+        """Listed values, or the steps from `min` up to at most `max`; None for a continuous range."""
+        if self.values is not None:
+            return tuple(self.values)
+        step = self.step
+        if step is None and self.integer and self.scale != "Log":
+            step = 1
+        if step is None or self.min is None or self.max is None:
+            return None
+        count = math.floor((self.max - self.min) / step + 1e-9) + 1
+        if self.integer:
+            return tuple(int(self.min + i * step) for i in range(count))
+        return tuple(float(f"{self.min + i * step:.12g}") for i in range(count))
+
+
+class FloatDomain(NumericDomain):
+    """A domain of real numbers."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = _number_rules("0.0")
+
+
+class IntegerDomain(NumericDomain):
+    """A domain of whole numbers; without `scale: Log` it has a step of 1 unless another is given."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = _number_rules("0")
+    integer: ClassVar[bool] = True
+
+
+def _values(item: Any, size: int) -> Any:
+    return Annotated[
+        list[item],
+        Field(min_length=1, max_length=size, description="Candidates.", json_schema_extra=ATOMIC),
+    ]
+
+
+def _domain(name: str) -> type[Domain]:
+    field = Hyperparameters.model_fields[name]
+    title = json_name(name)[0].upper() + json_name(name)[1:] + "Domain"
+    doc = f"Domain of {json_name(name)}. {field.description} Default {field.default}."
+    if name in CATEGORICAL:
+        words = get_args(field.annotation)
+        values = _values(field.annotation, len(words))
+        return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(values, ...))
+    kind = cast(Any, field.annotation)
+    scalar = Annotated[(kind, *field.metadata)]  # type: ignore[valid-type]  # the type is made here
+    fields: dict[str, Any] = {
+        "values": (_values(scalar, MAX_VALUES) | None, None),
+        "min": (scalar | None, Field(None, description="Smallest value.")),
+        "max": (scalar | None, Field(None, description="Largest value.")),
+        "step": (
+            Annotated[kind, Field(gt=0)] | None,
+            Field(None, description="Distance between neighbouring values."),
+        ),
+    }
+    base = IntegerDomain if kind is int else FloatDomain
+    return create_model(title, __base__=base, __doc__=doc, **fields)
+
+
+DOMAINS: dict[str, type[Domain]] = {name: _domain(name) for name in Hyperparameters.model_fields}
+"""The domain model of each hyperparameter, by Python name."""
+
+
+def _when_cel() -> str:
+    conditions = ", ".join(f"self.?{json_name(n)}.?when.orValue({{}})" for n in DOMAINS)
+    arms = " : ".join(
+        f"k == '{json_name(k)}' ? has(self.{json_name(k)}) && !has(self.{json_name(k)}.when)"
+        f" && w[k].all(v, v in self.{json_name(k)}.values)"
+        for k in CATEGORICAL
+    )
+    return f"[{conditions}].all(w, w.all(k, {arms} : false))"
+
+
+def _when_holds(space: Any) -> bool:
+    domains = space.domains()
+    for domain in domains.values():
+        for key, words in (domain.when or {}).items():
+            target = domains.get(key)
+            if not isinstance(target, ChoiceDomain) or target.when is not None:
+                return False
+            if not all(word in target.values for word in words):
+                return False
+    return True
+
+
+class SearchSpaceBase(Model):
+    """Hyperparameters to search, each with its domain."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=_when_cel(),
+            message="when must name values of categorical hyperparameters searched in the same space, "
+            "which have no when of their own",
+            holds=_when_holds,
+        ),
+    )
+
+    def domains(self) -> dict[str, Domain]:
+        """The searched hyperparameters by JSON name, in the order of their declaration."""
+        return dict(self._searched())
+
+    def _searched(self) -> Iterator[tuple[str, Domain]]:
+        for name in DOMAINS:
+            domain = getattr(self, name)
+            if domain is not None:
+                yield json_name(name), domain
+
+    @classmethod
+    def of(cls, **domains: dict[str, Any]) -> Self:
+        """A space from plain JSON domains, as a manifest would write them."""
+        return cls.model_validate(domains)
+
+
+_space_fields: dict[str, Any] = {
+    name: (model | None, Field(None, description=model.__doc__)) for name, model in DOMAINS.items()
+}
+SearchSpace: type[SearchSpaceBase] = create_model(
+    "SearchSpace", __base__=SearchSpaceBase, __doc__=SearchSpaceBase.__doc__, **_space_fields
+)
+"""One space of `spec.searchSpaces`: every hyperparameter an optional, typed field."""

@@ -1,0 +1,183 @@
+"""The study's status, its conditions and their reasons, and the progress document of the driver."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+from pydantic.config import JsonDict
+
+from finetune_api.schema import Model
+
+MAX_TOP_TRIALS = 10
+MAX_MESSAGE = 1024
+MAX_PROGRESS_BYTES = 16 * 1024
+
+State: TypeAlias = Literal[
+    "Pending", "Starting", "Running", "Refitting", "Suspending", "Suspended", "Complete", "Failed"
+]
+"""One word for people, derived from the conditions and the engine; programs read the conditions."""
+
+ConditionType: TypeAlias = Literal["Complete", "Failed", "Suspended", "Reconciling", "Stalled"]
+
+Reason: TypeAlias = Literal[
+    "SearchFinished",
+    "TargetReached",
+    "BudgetSpent",
+    "Accepted",
+    "CreatingPods",
+    "PodsPending",
+    "WaitingForPodsToEnd",
+    "Running",
+    "SuspendRequested",
+    "Resumed",
+    "InvalidSpec",
+    "NoStorage",
+    "InvalidPodTemplate",
+    "DataError",
+    "ModelError",
+    "TooManyFailedTrials",
+    "NoSuccessfulTrial",
+    "StorageError",
+    "AttemptFailed",
+    "RetriesExhausted",
+]
+"""Every reason a condition can carry.
+
+SearchFinished: every planned trial ended. TargetReached: a trial reached `objective.target`.
+BudgetSpent: `maxDurationSeconds` passed. Accepted: seen, nothing created yet. CreatingPods: the Job
+exists, pods do not run yet. PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd:
+pods of an earlier attempt still run. Running: the driver reports. SuspendRequested, Resumed:
+`spec.suspend` changed. InvalidSpec: the API server accepted what this operator cannot read. NoStorage:
+neither the study nor the operator names storage. InvalidPodTemplate: the API server refused the Job.
+DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
+TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
+StorageError: storage could not be written. AttemptFailed: an attempt ended without a result, another
+follows. RetriesExhausted: too many attempts in a row ended without a result.
+"""
+
+ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}
+_FREE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
+_Time: TypeAlias = Annotated[datetime, Field(strict=False)]
+
+
+class Condition(Model):
+    """One condition, as Kubernetes' API conventions have it."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: str = Field(min_length=1, max_length=128)
+    message: str = Field("", max_length=MAX_MESSAGE)
+    last_transition_time: _Time
+    observed_generation: int | None = None
+
+
+class TrialCounts(Model):
+    """Trials by state."""
+
+    planned: int | None = Field(None, ge=0)
+    """Trials the study will propose if nothing ends it early; unset where only time limits it."""
+
+    running: int = Field(0, ge=0)
+    paused: int = Field(0, ge=0)
+    """At a rung, to go on if promoted."""
+
+    completed: int = Field(0, ge=0)
+    """Trained to their last epoch (or stopped early by their own patience)."""
+
+    stopped: int = Field(0, ge=0)
+    """Ended at a rung because others were better."""
+
+    diverged: int = Field(0, ge=0)
+    """Ended because the loss became NaN or infinite."""
+
+    failed: int = Field(0, ge=0)
+    summary: str = Field("", max_length=32)
+    """Ended trials of planned ones, for the TRIALS column."""
+
+
+class TrialResult(Model):
+    """The best a trial has shown."""
+
+    trial: int = Field(ge=0)
+    value: float
+    epoch: int = Field(0, ge=0)
+    """Epochs trained when `value` was measured."""
+
+    params: dict[str, Any] = Field({}, json_schema_extra=_FREE)
+    metrics: dict[str, float] = Field({}, max_length=64)
+
+
+class FinalModel(Model):
+    """The winner, trained again and tested once."""
+
+    model_uri: str = Field(max_length=2048)
+    params: dict[str, Any] = Field({}, json_schema_extra=_FREE)
+    test_metrics: dict[str, float] = Field({}, max_length=64)
+    baseline: dict[str, float] = Field({}, max_length=64)
+    """The same metrics of a constant prediction (majority class or mean), for comparison."""
+
+
+class Findings(Model):
+    """What the search has found so far: the part of the status that the driver computes."""
+
+    trials: TrialCounts = TrialCounts()
+    best: TrialResult | None = None
+    top_trials: list[TrialResult] = Field([], max_length=MAX_TOP_TRIALS, json_schema_extra=ATOMIC)
+    final: FinalModel | None = None
+    results_uri: str | None = Field(None, max_length=2048)
+    """Folder of `trials.csv` and `trials.parquet`."""
+
+    gpu_seconds: float = Field(0, ge=0)
+    warnings: list[Annotated[str, Field(max_length=256)]] = Field(
+        [], max_length=10, json_schema_extra=ATOMIC
+    )
+    """Rows dropped and other things a user should know about the data."""
+
+
+class StudyStatus(Findings):
+    """What the operator, or `finetune run`, says about a study."""
+
+    observed_generation: int = -1
+    """Generation of the spec this status speaks of; -1 until somebody has looked at the study."""
+
+    state: State | None = None
+    conditions: list[Condition] = Field(
+        [],
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    start_time: _Time | None = None
+    completion_time: _Time | None = None
+    attempts: int = Field(0, ge=0)
+    message: str = Field("", max_length=MAX_MESSAGE)
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """The condition of that type, if there is one."""
+        return next((c for c in self.conditions if c.type == kind), None)
+
+    def is_true(self, kind: ConditionType) -> bool:
+        """Whether the condition of that type is True."""
+        condition = self.condition(kind)
+        return condition is not None and condition.status == "True"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the study has ended, well or badly."""
+        return self.is_true("Complete") or self.is_true("Failed")
+
+
+class StudyProgress(Model):
+    """What the driver tells the operator, at most 16 KiB, in the study's progress ConfigMap.
+
+    `job_uid` and `term` fence it: a document of another Job, or of an earlier start of the driver,
+    is not believed.
+    """
+
+    study_uid: str = Field(max_length=64)
+    job_uid: str = Field(max_length=64)
+    term: int = Field(ge=1)
+    phase: Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
+    reason: Reason
+    message: str = Field("", max_length=MAX_MESSAGE)
+    time: _Time
+    findings: Findings = Findings()

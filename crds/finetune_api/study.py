@@ -1,0 +1,514 @@
+"""The FineTuneStudy resource: what a user writes (`spec`) and what the operator answers (`status`)."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.functional_validators import BeforeValidator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from finetune_api.hyperparameters import FixedHyperparameters, Hyperparameters, json_name
+from finetune_api.metrics import ALL_METRICS, METRICS, Goal, Task, natural_goal
+from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
+from finetune_api.schema import Model, Rule
+from finetune_api.spaces import (
+    ATOMIC,
+    DOMAINS,
+    MAX_SPACES,
+    IntegerDomain,
+    NumericDomain,
+    SearchSpace,
+    SearchSpaceBase,
+)
+from finetune_api.status import StudyStatus
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneStudy"
+PLURAL = "finetunestudies"
+MAX_NAME = 40
+
+Metric: TypeAlias = Literal[ALL_METRICS]  # type: ignore[valid-type]  # the words are declared once, in metrics
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
+Location: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class PretrainedModel(Model):
+    """The pretrained encoder every trial starts from. Remote code is never run."""
+
+    name: str = Field(min_length=1, max_length=1024)
+    """Hugging Face hub id, or the path of a model in a mounted volume."""
+
+    revision: str | None = Field(None, min_length=1, max_length=64)
+    """Commit, tag or branch on the hub. Default: its main branch."""
+
+
+class HubDataset(Model):
+    """A data set of the Hugging Face hub."""
+
+    path: Name
+    """Data set id, for example `org/tickets`."""
+
+    name: Name | None = None
+    """Configuration of the data set, where it has several."""
+
+    revision: str | None = Field(None, min_length=1, max_length=64)
+    """Commit, tag or branch. Default: the main branch."""
+
+
+class DatasetFiles(Model):
+    """CSV, JSON lines or Parquet files, by suffix; local paths or URIs that `pyarrow.fs` opens."""
+
+    train: Location
+    """Training rows."""
+
+    validation: Location | None = None
+    """Validation rows. Default: split off the training rows."""
+
+    test: Location | None = None
+    """Held-out test rows. Default: split off the training rows."""
+
+
+class Split(Model):
+    """How rows are set aside where the source brings no split of its own."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.validation + self.test < 1.0",
+            message="validation and test must leave rows for training (their sum must be below 1)",
+            holds=lambda self: self.validation + self.test < 1,
+        ),
+    )
+
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Share of rows for validation."""
+
+    test: float = Field(0.1, gt=0, lt=1)
+    """Share of rows for the held-out test set."""
+
+    stratify: bool = True
+    """Keep the share of each class equal in every part. Ignored for Regression."""
+
+    seed: int = Field(0, ge=0, le=4294967295)
+    """Seed of the split."""
+
+
+class Dataset(Model):
+    """The labelled rows."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.hub) != has(self.files)",
+            message="must have exactly one of hub and files",
+            holds=lambda self: (self.hub is None) != (self.files is None),
+        ),
+        Rule(
+            cel="self.textColumns.all(c, self.textColumns.exists_one(d, d == c))",
+            message="textColumns must be unique",
+            holds=lambda self: len(set(self.text_columns)) == len(self.text_columns),
+            field=".textColumns",
+        ),
+    )
+
+    hub: HubDataset | None = None
+    files: DatasetFiles | None = None
+    text_columns: list[Name] = Field(min_length=1, max_length=2, json_schema_extra=ATOMIC)
+    """The column of texts, or two columns of sentence pairs."""
+
+    label_column: Name
+    """The column of labels: a class, a list of labels (MultiLabel) or a number (Regression)."""
+
+    label_separator: str | None = Field(None, min_length=1, max_length=8)
+    """MultiLabel: what separates labels where the column holds text instead of lists."""
+
+    split: Split = Split()
+
+
+class Objective(Model):
+    """What the search optimises, measured on the validation rows after each epoch."""
+
+    metric: Metric
+    """The metric that ranks trials."""
+
+    goal: Goal | None = None
+    """Default: the direction in which the metric improves."""
+
+    target: float | None = None
+    """The search ends as soon as a trial reaches this value."""
+
+    additional_metrics: list[Metric] = Field([], max_length=16, json_schema_extra=ATOMIC)
+    """Further metrics to record."""
+
+    @property
+    def direction(self) -> Goal:
+        """The goal, resolved."""
+        return self.goal or natural_goal(self.metric)
+
+
+class Scheduler(Model):
+    """How epochs are spread over trials."""
+
+    type: Literal["None", "ASHA"] = "None"
+    """None trains every trial to its end. ASHA promotes only the best 1/reductionFactor of each rung
+    (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020)."""
+
+    min_epochs: int = Field(1, ge=1, le=1000)
+    """Epochs of the first rung."""
+
+    reduction_factor: int = Field(3, ge=2, le=16)
+    """Each rung has this many times the epochs of the one below."""
+
+
+class Search(Model):
+    """How trials are proposed and scheduled."""
+
+    algorithm: Literal["Grid", "Random"]
+    """Grid tries every combination of finite domains; Random draws independently."""
+
+    seed: int = Field(0, ge=0, le=4294967295)
+    """Seed of proposals and of the trials' training."""
+
+    scheduler: Scheduler = Scheduler()
+
+
+class Budget(Model):
+    """Limits of the search; may be edited while it runs."""
+
+    max_trials: int | None = Field(None, ge=1, le=10000)
+    """Trials to propose. Default: all combinations of a Grid."""
+
+    max_parallel_trials: int | None = Field(None, ge=1, le=1024)
+    """Trials that train at the same time. Default: one a worker slot."""
+
+    max_failed_trials: int = Field(3, ge=0, le=10000)
+    """The study fails when more trials than this have failed. A diverged trial is a result, not a failure."""
+
+    max_duration_seconds: int | None = Field(None, ge=1, le=31536000)
+    """Wall-clock seconds of searching, over all attempts, after which no new work starts."""
+
+
+def _quantity(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not is_quantity(value):
+        raise PydanticCustomError(
+            "quantity", "must be a Kubernetes quantity such as 2, 500m or 16Gi"
+        )
+    return value
+
+
+class _QuantitySchema:
+    """The JSON schema of a quantity, as Kubernetes' own types publish it."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY_PATTERN,
+            "minimum": 0,
+            "maxLength": 32,
+        }
+
+
+Quantity: TypeAlias = Annotated[Any, BeforeValidator(_quantity), _QuantitySchema]
+
+
+class Toleration(Model):
+    """A toleration of the study's pods, as in `pod.spec.tolerations`."""
+
+    key: str | None = Field(None, max_length=317)
+    operator: Literal["Exists", "Equal"] | None = None
+    value: str | None = Field(None, max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = Field(None, ge=0, le=9223372036854775807)
+
+
+class ClusterSpec(Model):
+    """The Ray cluster of the study. On a laptop only the number of slots counts."""
+
+    workers: int = Field(1, ge=1, le=64)
+    """Pods that train."""
+
+    resources_per_worker: dict[str, Quantity] = Field({}, max_length=16)
+    """Resources of each worker pod. Default: the operator's."""
+
+    trials_per_worker: int = Field(1, ge=1, le=16)
+    """Trials that share one worker at the same time."""
+
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field({}, max_length=32)
+    tolerations: list[Toleration] = Field([], max_length=32, json_schema_extra=ATOMIC)
+    pod_template: dict[str, Any] | None = Field(
+        None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
+    )
+    """A PodTemplateSpec laid over the operator's; its container is named `trainer`. Whoever may create
+    a study with a podTemplate may create pods."""
+
+    @property
+    def slots(self) -> int:
+        """Trials that can train at the same time."""
+        return self.workers * self.trials_per_worker
+
+
+class ClaimStorage(Model):
+    """A PersistentVolumeClaim in the study's namespace."""
+
+    claim_name: Name
+
+
+class Storage(Model):
+    """Where records, checkpoints, the table of trials and the final model are kept."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.persistentVolumeClaim) != has(self.uri)",
+            message="must have exactly one of persistentVolumeClaim and uri",
+            holds=lambda self: (self.persistent_volume_claim is None) != (self.uri is None),
+        ),
+        Rule(
+            cel="!has(self.secretName) || has(self.uri)",
+            message="secretName must go with uri",
+            holds=lambda self: self.secret_name is None or self.uri is not None,
+            field=".secretName",
+        ),
+    )
+
+    persistent_volume_claim: ClaimStorage | None = None
+    """ReadWriteMany when the study has more than one worker node."""
+
+    uri: str | None = Field(
+        None, min_length=1, max_length=1024, pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+"
+    )
+    """An object store, for example `s3://bucket/prefix`."""
+
+    secret_name: Name | None = None
+    """Secret whose keys become environment variables of the study's pods (credentials)."""
+
+
+def _finite(domain: str, name: str) -> str:
+    # An integer range without a step counts in ones; on a log scale it is drawn, so not finite.
+    field = f"{domain}.{json_name(name)}"
+    finite = f"has({field}.values) || has({field}.step)"
+    if issubclass(DOMAINS[name], IntegerDomain):
+        finite += f" || !has({field}.scale) || {field}.scale != 'Log'"
+    return f"(!has({field}) || {finite})"
+
+
+_NUMERIC = [name for name, domain in DOMAINS.items() if issubclass(domain, NumericDomain)]
+
+
+def _epochs(spec: Any) -> int:
+    fixed = spec.hyperparameters.epochs if spec.hyperparameters else None
+    return int(fixed if fixed is not None else Hyperparameters.model_fields["epochs"].default)
+
+
+def _fixed_and_searched(spec: Any) -> list[str]:
+    fixed = set(spec.hyperparameters.to_json()) if spec.hyperparameters else set()
+    return sorted(fixed & {name for space in spec.search_spaces for name in space.domains()})
+
+
+def _task_has_metrics(spec: Any) -> bool:
+    wanted = (spec.objective.metric, *spec.objective.additional_metrics)
+    return all(metric in METRICS[spec.task] for metric in wanted)
+
+
+_CEL_METRICS = (
+    " : ".join(
+        f"self.task == '{task}' ? {{m}} in {list(METRICS[task])!r}"
+        for task in ("MultiLabel", "SingleLabel")
+    )
+    + f" : {{m}} in {list(METRICS['Regression'])!r}"
+)
+_CEL_EPOCHS = "(has(self.hyperparameters) && has(self.hyperparameters.epochs) ? self.hyperparameters.epochs : {})"
+
+_SPEC_RULES = (
+    Rule(
+        cel=f"[self.objective.metric].all(m, {_CEL_METRICS.format(m='m')})",
+        message="metric must suit the task: "
+        f"{', '.join(METRICS['SingleLabel'])} for SingleLabel and MultiLabel; "
+        f"{', '.join(METRICS['Regression'])} for Regression",
+        holds=lambda self: self.objective.metric in METRICS[self.task],
+        field=".objective.metric",
+    ),
+    Rule(
+        cel=f"self.objective.additionalMetrics.all(m, {_CEL_METRICS.format(m='m')})",
+        message="additionalMetrics must suit the task",
+        holds=_task_has_metrics,
+        field=".objective.additionalMetrics",
+    ),
+    Rule(
+        cel="self.task == 'MultiLabel' || !has(self.dataset.labelSeparator)",
+        message="labelSeparator must only be given with task MultiLabel",
+        holds=lambda self: self.task == "MultiLabel" or self.dataset.label_separator is None,
+        field=".dataset.labelSeparator",
+    ),
+    Rule(
+        cel="!has(self.hyperparameters) || self.searchSpaces.all(s, "
+        + " && ".join(
+            f"!(has(self.hyperparameters.{json_name(n)}) && has(s.{json_name(n)}))" for n in DOMAINS
+        )
+        + ")",
+        message="a hyperparameter must be either fixed in hyperparameters or searched",
+        holds=lambda self: not _fixed_and_searched(self),
+        field=".hyperparameters",
+        detail=lambda self: f"got both for {', '.join(_fixed_and_searched(self))}",
+    ),
+    Rule(
+        cel="self.search.algorithm != 'Grid' || self.searchSpaces.all(s, "
+        + " && ".join(_finite("s", name) for name in _NUMERIC)
+        + ")",
+        message="with algorithm Grid every domain must have values or step",
+        holds=lambda self: (
+            self.search.algorithm != "Grid"
+            or all(
+                d.finite_values() is not None
+                for s in self.search_spaces
+                for d in s.domains().values()
+            )
+        ),
+        field=".searchSpaces",
+    ),
+    Rule(
+        cel="self.search.algorithm != 'Random' || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
+        message="with algorithm Random the budget must have maxTrials or maxDurationSeconds",
+        holds=lambda self: (
+            self.search.algorithm != "Random"
+            or self.budget.max_trials is not None
+            or self.budget.max_duration_seconds is not None
+        ),
+        field=".budget",
+    ),
+    Rule(
+        cel="self.search.scheduler.type != 'ASHA' || self.searchSpaces.all(s, !has(s.epochs))",
+        message="with scheduler ASHA epochs must be fixed, not searched",
+        holds=lambda self: (
+            self.search.scheduler.type != "ASHA"
+            or all("epochs" not in space.domains() for space in self.search_spaces)
+        ),
+        field=".searchSpaces",
+    ),
+    Rule(
+        cel="self.search.scheduler.type != 'ASHA' || self.search.scheduler.minEpochs <= "
+        + _CEL_EPOCHS.format(Hyperparameters.model_fields["epochs"].default),
+        message="minEpochs must be at most hyperparameters.epochs",
+        holds=lambda self: (
+            self.search.scheduler.type != "ASHA"
+            or self.search.scheduler.min_epochs <= _epochs(self)
+        ),
+        field=".search.scheduler.minEpochs",
+        detail=lambda self: f"got {self.search.scheduler.min_epochs}, {_epochs(self)}",
+    ),
+)
+
+MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
+_REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
+_OPTIONAL = ("hyperparameters", "storage")
+_DEFAULTED = ("refit", "cluster")
+
+
+def _immutable(field: str, optional: bool) -> Rule:
+    same = f"self.{field} == oldSelf.{field}"
+    if optional:
+        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
+    return Rule(
+        cel=same,
+        message=f"{field} must not change after creation",
+        holds=lambda _: True,
+        field=f".{field}",
+    )
+
+
+class StudySpec(Model):
+    """The study. After creation only suspend, budget and ttlSecondsAfterFinished may change."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = _SPEC_RULES
+    UPDATE_RULES: ClassVar[tuple[Rule, ...]] = (
+        *(_immutable(field, optional=False) for field in (*_REQUIRED, *_DEFAULTED)),
+        *(_immutable(field, optional=True) for field in _OPTIONAL),
+    )
+
+    task: Task
+    """SingleLabel: one class a row. MultiLabel: any number of labels a row. Regression: a number a row."""
+
+    model: PretrainedModel
+    dataset: Dataset
+    objective: Objective
+    hyperparameters: FixedHyperparameters | None = None
+    search_spaces: list[SearchSpace] = Field(
+        min_length=1, max_length=MAX_SPACES, json_schema_extra=ATOMIC
+    )
+    """One space, or alternatives: Grid walks one after the other, Random draws one of them first."""
+
+    search: Search
+    budget: Budget = Budget()
+    refit: bool = True
+    """Train the winner again on train and validation rows, and test it once on the held-out test rows."""
+
+    cluster: ClusterSpec = ClusterSpec()
+    storage: Storage | None = None
+    """Default: the operator's default storage."""
+
+    suspend: bool = False
+    """Stop the study's pods and keep its records; set back to false to go on."""
+
+    ttl_seconds_after_finished: int | None = Field(None, ge=0, le=31536000)
+    """Delete the study this long after it finished. Unset keeps it; GitOps would create it again."""
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a full trial where `epochs` is fixed or has its default."""
+        return _epochs(self)
+
+    @property
+    def spaces(self) -> list[SearchSpaceBase]:
+        """The search spaces with their static type."""
+        return list(self.search_spaces)
+
+
+class ObjectMeta(Model):
+    """The part of Kubernetes' ObjectMeta that a study's readers use."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    namespace: str | None = None
+    labels: dict[str, str] = Field({})
+    annotations: dict[str, str] = Field({})
+    uid: str | None = None
+    resource_version: str | None = None
+    generation: int = 1
+    creation_timestamp: datetime | None = Field(None, strict=False)
+    deletion_timestamp: datetime | None = Field(None, strict=False)
+
+
+_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
+def _name_holds(study: Any) -> bool:
+
+    return (
+        len(study.metadata.name) <= MAX_NAME
+        and re.fullmatch(_NAME[1:-1], study.metadata.name) is not None
+    )
+
+
+class FineTuneStudy(Model):
+    """A search for the best hyperparameters of a fine-tuned model."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('{_NAME}')",
+            message=f"metadata.name must be a DNS label of at most {MAX_NAME} characters that begins with a letter",
+            holds=_name_holds,
+            field=".metadata.name",
+        ),
+    )
+
+    api_version: Literal["finetune.dev/v1alpha1"]
+    kind: Literal["FineTuneStudy"]
+    metadata: ObjectMeta
+    spec: StudySpec
+    status: StudyStatus = StudyStatus()
