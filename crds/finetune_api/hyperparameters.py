@@ -113,4 +113,6 @@ def resolve(fixed: Model | None, params: dict[str, Scalar]) -> Hyperparameters:
 
     `params` has JSON names. Raises `pydantic.ValidationError` for a value out of range.
     """
-    return Hyperparameters.model_validate({**(fixed.to_json() if fixed else {}), **params})
+    return Hyperparameters.model_validate(
+        {**(fixed.to_json() if fixed else {}), **params}, by_alias=True, by_name=False
+    )

@@ -152,7 +152,7 @@ def parse_study(document: Any) -> FineTuneStudy:
     if not isinstance(document, dict):
         raise ManifestError([Problem("", "must be a FineTuneStudy (got no mapping)")])
     try:
-        return FineTuneStudy.model_validate(_without_nulls(document))
+        return FineTuneStudy.model_validate(_without_nulls(document), by_alias=True, by_name=False)
     except ValidationError as error:
         raise ManifestError(list(_problems(error))) from error
 

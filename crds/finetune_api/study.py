@@ -310,9 +310,8 @@ def _fixed_and_searched(spec: Any) -> list[str]:
     return sorted(fixed & {name for space in spec.search_spaces for name in space.domains()})
 
 
-def _task_has_metrics(spec: Any) -> bool:
-    wanted = (spec.objective.metric, *spec.objective.additional_metrics)
-    return all(metric in METRICS[spec.task] for metric in wanted)
+def _task_has_additional_metrics(spec: Any) -> bool:
+    return all(metric in METRICS[spec.task] for metric in spec.objective.additional_metrics)
 
 
 _CEL_METRICS = (
@@ -336,7 +335,7 @@ _SPEC_RULES = (
     Rule(
         cel=f"self.objective.additionalMetrics.all(m, {_CEL_METRICS.format(m='m')})",
         message="additionalMetrics must suit the task",
-        holds=_task_has_metrics,
+        holds=_task_has_additional_metrics,
         field=".objective.additionalMetrics",
     ),
     Rule(

@@ -1,0 +1,57 @@
+"""What is generated from the models."""
+
+import json
+from pathlib import Path
+
+from finetune_api.crd import custom_resource_definition
+from finetune_api.generate import stale
+from finetune_api.hyperparameters import FixedHyperparameters, Hyperparameters, json_name, resolve
+from finetune_api.spaces import SearchSpace
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_generated_files_are_up_to_date() -> None:
+    assert stale(ROOT) == []
+
+
+def test_crd_fits_the_annotation_of_a_client_side_apply() -> None:
+    assert len(json.dumps(custom_resource_definition())) < 200_000
+
+
+def test_every_hyperparameter_can_be_fixed_and_searched() -> None:
+    schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    spec = schema["properties"]["spec"]["properties"]
+    names = {json_name(name) for name in Hyperparameters.model_fields}
+    assert set(spec["hyperparameters"]["properties"]) == names
+    assert set(spec["searchSpaces"]["items"]["properties"]) == names
+    assert all(child["description"] for child in spec["hyperparameters"]["properties"].values())
+
+
+def test_every_list_of_the_schema_has_a_type_and_a_bound() -> None:
+    def walk(node: dict[str, object], path: str) -> None:
+        if node.get("type") == "array":
+            assert "x-kubernetes-list-type" in node, path
+            assert "maxItems" in node, path
+        for key in ("properties",):
+            for name, child in (node.get(key) or {}).items():  # type: ignore[attr-defined]
+                walk(child, f"{path}.{name}")
+        for key in ("items", "additionalProperties"):
+            if isinstance(node.get(key), dict):
+                walk(node[key], f"{path}[]")  # type: ignore[arg-type]
+
+    walk(custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "")
+
+
+def test_params_override_fixed_values_override_defaults() -> None:
+    fixed = FixedHyperparameters.model_validate({"batchSize": 8, "learningRate": 1e-4})
+    config = resolve(fixed, {"learningRate": 1e-3})
+    assert (config.learning_rate, config.batch_size, config.epochs) == (1e-3, 8, 3)
+
+
+def test_steps_of_a_domain_are_exact_decimals() -> None:
+    space = SearchSpace.of(
+        weightDecay={"min": 0, "max": 0.1, "step": 0.02}, epochs={"min": 2, "max": 5}
+    )
+    assert space.domains()["weightDecay"].finite_values() == (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
+    assert space.domains()["epochs"].finite_values() == (2, 3, 4, 5)

@@ -1,0 +1,254 @@
+"""Wrong manifests, each with the field at which it must be refused and words of the reason.
+
+`tests/api` checks what `finetune plan` says of them, `tests/cluster` what the API server says.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+VALID: dict[str, Any] = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "FineTuneStudy",
+    "metadata": {"name": "tickets", "namespace": "default"},
+    "spec": {
+        "task": "SingleLabel",
+        "model": {"name": "models/all-MiniLM-L6-v2"},
+        "dataset": {
+            "files": {"train": "data/library.csv"},
+            "textColumns": ["text"],
+            "labelColumn": "library",
+        },
+        "objective": {"metric": "f1_macro"},
+        "searchSpaces": [
+            {
+                "learningRate": {"min": 1e-5, "max": 1e-3, "scale": "Log"},
+                "batchSize": {"values": [16, 32]},
+                "optimizer": {"values": ["AdamW", "SGD"]},
+                "momentum": {"min": 0.5, "max": 0.9, "when": {"optimizer": ["SGD"]}},
+            }
+        ],
+        "search": {"algorithm": "Random"},
+        "budget": {"maxTrials": 4},
+    },
+}
+"""A study that is right."""
+
+GONE = object()
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One manifest: `VALID` with `changes` (dotted path → value), refused at `field` for `reason`."""
+
+    name: str
+    changes: dict[str, Any]
+    field: str
+    reason: str = ""
+    update: bool = field(default=False)
+
+    def manifest(self) -> dict[str, Any]:
+        """The wrong manifest."""
+        return changed(VALID, self.changes)
+
+
+def changed(manifest: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `manifest` with each dotted path set, or removed where the value is GONE."""
+    result = copy.deepcopy(manifest)
+    for path, value in changes.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        node: Any = result
+        for part in parents:
+            node = node[part] if isinstance(node, list) else node.setdefault(part, {})
+        if value is GONE:
+            del node[last]
+        else:
+            node[last] = value
+    return result
+
+
+_SPACE = "spec.searchSpaces.0"
+
+WRONG = (
+    Wrong(
+        "unknown hyperparameter",
+        {f"{_SPACE}.learnRate": {"values": [1]}},
+        "spec.searchSpaces[0].learnRate",
+    ),
+    Wrong("unknown field of the spec", {"spec.gpus": 4}, "spec.gpus"),
+    Wrong(
+        "min above max",
+        {f"{_SPACE}.learningRate": {"min": 1e-3, "max": 1e-5}},
+        "spec.searchSpaces[0].learningRate.min",
+        "min must be below max",
+    ),
+    Wrong(
+        "min equals max",
+        {f"{_SPACE}.learningRate": {"min": 1e-3, "max": 1e-3}},
+        "spec.searchSpaces[0].learningRate.min",
+        "min must be below max",
+    ),
+    Wrong(
+        "both values and min",
+        {f"{_SPACE}.learningRate": {"values": [1e-3], "min": 1e-5}},
+        "spec.searchSpaces[0].learningRate",
+        "must have either values, or min and max",
+    ),
+    Wrong(
+        "min without max",
+        {f"{_SPACE}.learningRate": {"min": 1e-5}},
+        "spec.searchSpaces[0].learningRate",
+        "must have either values, or min and max",
+    ),
+    Wrong(
+        "log scale from zero",
+        {f"{_SPACE}.weightDecay": {"min": 0, "max": 0.1, "scale": "Log"}},
+        "spec.searchSpaces[0].weightDecay.scale",
+        "scale Log must have min above 0",
+    ),
+    Wrong(
+        "step longer than the range",
+        {f"{_SPACE}.weightDecay": {"min": 0, "max": 0.1, "step": 0.5}},
+        "spec.searchSpaces[0].weightDecay.step",
+        "step must be at most max - min",
+    ),
+    Wrong(
+        "the same value twice",
+        {f"{_SPACE}.batchSize": {"values": [16, 16]}},
+        "spec.searchSpaces[0].batchSize.values",
+        "values must be unique",
+    ),
+    Wrong(
+        "no values",
+        {f"{_SPACE}.batchSize": {"values": []}},
+        "spec.searchSpaces[0].batchSize.values",
+    ),
+    Wrong(
+        "out of bounds",
+        {f"{_SPACE}.batchSize": {"values": [0]}},
+        "spec.searchSpaces[0].batchSize.values[0]",
+    ),
+    Wrong(
+        "wrong type",
+        {f"{_SPACE}.batchSize": {"values": ["16"]}},
+        "spec.searchSpaces[0].batchSize.values[0]",
+    ),
+    Wrong(
+        "unknown word",
+        {f"{_SPACE}.optimizer": {"values": ["Adam2"]}},
+        "spec.searchSpaces[0].optimizer.values[0]",
+    ),
+    Wrong(
+        "when names what is not searched",
+        {f"{_SPACE}.momentum.when": {"lrSchedule": ["Linear"]}},
+        "spec.searchSpaces[0]",
+        "when must name values of categorical hyperparameters",
+    ),
+    Wrong(
+        "when names a value that cannot occur",
+        {f"{_SPACE}.momentum.when": {"optimizer": ["RMSprop"]}},
+        "spec.searchSpaces[0]",
+        "when must name values of categorical hyperparameters",
+    ),
+    Wrong("no search space", {"spec.searchSpaces": []}, "spec.searchSpaces"),
+    Wrong(
+        "Grid over a continuous range",
+        {"spec.search.algorithm": "Grid"},
+        "spec.searchSpaces",
+        "with algorithm Grid every domain must have values or step",
+    ),
+    Wrong(
+        "Random without an end",
+        {"spec.budget": {}},
+        "spec.budget",
+        "with algorithm Random the budget must have maxTrials or maxDurationSeconds",
+    ),
+    Wrong(
+        "fixed and searched",
+        {"spec.hyperparameters": {"learningRate": 1e-4}},
+        "spec.hyperparameters",
+        "a hyperparameter must be either fixed in hyperparameters or searched",
+    ),
+    Wrong(
+        "epochs searched under ASHA",
+        {"spec.search.scheduler": {"type": "ASHA"}, f"{_SPACE}.epochs": {"values": [1, 2]}},
+        "spec.searchSpaces",
+        "with scheduler ASHA epochs must be fixed",
+    ),
+    Wrong(
+        "first rung above the last epoch",
+        {"spec.search.scheduler": {"type": "ASHA", "minEpochs": 9}},
+        "spec.search.scheduler.minEpochs",
+        "minEpochs must be at most hyperparameters.epochs",
+    ),
+    Wrong(
+        "a reduction factor of one",
+        {"spec.search.scheduler": {"type": "ASHA", "reductionFactor": 1}},
+        "spec.search.scheduler.reductionFactor",
+    ),
+    Wrong(
+        "a metric of another task",
+        {"spec.objective.metric": "rmse"},
+        "spec.objective.metric",
+        "metric must suit the task",
+    ),
+    Wrong("an unknown metric", {"spec.objective.metric": "f2"}, "spec.objective.metric"),
+    Wrong("no trials", {"spec.budget.maxTrials": 0}, "spec.budget.maxTrials"),
+    Wrong(
+        "two sources of data",
+        {"spec.dataset.hub": {"path": "org/tickets"}},
+        "spec.dataset",
+        "must have exactly one of hub and files",
+    ),
+    Wrong("no label column", {"spec.dataset.labelColumn": GONE}, "spec.dataset.labelColumn"),
+    Wrong(
+        "nothing left to train on",
+        {"spec.dataset.split": {"validation": 0.5, "test": 0.5}},
+        "spec.dataset.split",
+        "must leave rows for training",
+    ),
+    Wrong(
+        "a separator without several labels",
+        {"spec.dataset.labelSeparator": ";"},
+        "spec.dataset.labelSeparator",
+        "labelSeparator must only be given with task MultiLabel",
+    ),
+    Wrong(
+        "two kinds of storage",
+        {"spec.storage": {"uri": "s3://bucket/x", "persistentVolumeClaim": {"claimName": "a"}}},
+        "spec.storage",
+        "must have exactly one of persistentVolumeClaim and uri",
+    ),
+    Wrong("no workers", {"spec.cluster": {"workers": 0}}, "spec.cluster.workers"),
+    Wrong(
+        "no quantity",
+        {"spec.cluster": {"resourcesPerWorker": {"memory": "16 GB"}}},
+        "spec.cluster.resourcesPerWorker.memory",
+    ),
+    Wrong(
+        "a name too long for its children",
+        {"metadata.name": "x" * 41},
+        "metadata.name",
+        "metadata.name must be a DNS label",
+    ),
+)
+
+EDITS = (
+    Wrong(
+        "edited search space",
+        {"spec.searchSpaces.0.batchSize.values": [8]},
+        "spec.searchSpaces",
+        "must not change",
+    ),
+    Wrong("edited task", {"spec.task": "MultiLabel"}, "spec.task", "must not change"),
+    Wrong("edited seed", {"spec.search.seed": 1}, "spec.search", "must not change"),
+    Wrong(
+        "added hyperparameters",
+        {"spec.hyperparameters": {"epochs": 2}},
+        "spec.hyperparameters",
+        "must not change",
+    ),
+    Wrong("edited workers", {"spec.cluster": {"workers": 2}}, "spec.cluster", "must not change"),
+    Wrong("refit switched off", {"spec.refit": False}, "spec.refit", "must not change"),
+)
+"""Edits of a stored `VALID` that the API server refuses."""

@@ -1,0 +1,93 @@
+"""What the operator tells the study's pods through their environment."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from finetune_api.manifest import parse_study
+from finetune_api.quantities import parse_quantity
+from finetune_api.study import ClusterSpec, FineTuneStudy
+
+STUDY_FILE = "FINETUNE_STUDY_FILE"
+DRAIN_FILE = "FINETUNE_DRAIN_FILE"
+"""Names a file that exists once the pod was told to end: slots on it save and stop."""
+
+
+@dataclass(frozen=True)
+class PodEnvironment:
+    """One pod of a study: which study, where it stores, where its head is, which pod it is."""
+
+    study_file: Path
+    storage: str
+    base: Path
+    head: str
+    progress: str
+    namespace: str
+    job_uid: str
+    study_uid: str
+    index: int
+
+    @classmethod
+    def read(cls, env: Mapping[str, str] = os.environ) -> "PodEnvironment":
+        """The environment of this pod. Raises KeyError naming the variable that is missing."""
+        return cls(
+            study_file=Path(env[STUDY_FILE]),
+            storage=env["FINETUNE_STORAGE"],
+            base=Path(env.get("FINETUNE_BASE", "/")),
+            head=env["FINETUNE_HEAD"],
+            progress=env["FINETUNE_PROGRESS"],
+            namespace=env["FINETUNE_NAMESPACE"],
+            job_uid=env["FINETUNE_JOB_UID"],
+            study_uid=env["FINETUNE_STUDY_UID"],
+            index=int(env["JOB_COMPLETION_INDEX"]),
+        )
+
+    def study(self) -> FineTuneStudy:
+        """The study as mounted now; live edits of the budget arrive through this file."""
+        return parse_study(json.loads(self.study_file.read_text()))
+
+
+@dataclass(frozen=True)
+class SlotResources:
+    """What one worker slot may use."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        """Threads for tensor operations."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """What one worker pod tells Ray that it has."""
+
+    cpus: int
+    gpus: int
+    memory_bytes: int | None
+
+    @classmethod
+    def of(cls, cluster: ClusterSpec) -> "WorkerResources":
+        """Whole CPUs (rounded up), devices and memory of `cluster.resourcesPerWorker`."""
+        resources = cluster.resources_per_worker
+        gpus = sum(int(parse_quantity(n)) for name, n in resources.items() if _is_gpu(name))
+        memory = resources.get("memory")
+        return cls(
+            cpus=max(1, ceil(parse_quantity(resources.get("cpu", 1)))),
+            gpus=gpus,
+            memory_bytes=int(parse_quantity(memory)) if memory is not None else None,
+        )
+
+    def slot(self, trials_per_worker: int) -> SlotResources:
+        """One of `trials_per_worker` equal shares."""
+        return SlotResources(self.cpus / trials_per_worker, self.gpus / trials_per_worker)
+
+
+def _is_gpu(resource: str) -> bool:
+    # The rule by which KubeRay derives num-gpus.
+    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")

@@ -1,0 +1,49 @@
+"""What can go wrong: with a study (the user can mend it) or with one of its trials."""
+
+from typing import Literal, TypeAlias
+
+from finetune_api.status import Reason
+
+FailureClass: TypeAlias = Literal["Diverged", "OutOfMemory", "UserError", "Preempted", "Internal"]
+"""Why a trial ended without a result.
+
+Diverged: the loss became NaN or infinite. OutOfMemory: the device's memory did not suffice.
+UserError: its parameters or the data cannot be used. Preempted: its worker went away; it goes on from
+its last checkpoint. Internal: anything else.
+"""
+
+
+class StudyError(Exception):
+    """The study cannot run as it is written: `field` (JSON path) `message`."""
+
+    reason: Reason = "InvalidSpec"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class SpecError(StudyError):
+    """The manifest contradicts itself or the contract."""
+
+
+class DataError(StudyError):
+    """The data set cannot be used."""
+
+    reason: Reason = "DataError"
+
+
+class ModelError(StudyError):
+    """The pretrained model cannot be used."""
+
+    reason: Reason = "ModelError"
+
+
+class TrialFailure(Exception):
+    """One trial ended without a result."""
+
+    def __init__(self, failure_class: FailureClass, message: str) -> None:
+        super().__init__(message)
+        self.failure_class: FailureClass = failure_class
+        self.message = message

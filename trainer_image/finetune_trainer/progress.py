@@ -1,0 +1,129 @@
+"""Where the driver reports to: the study's progress ConfigMap in a pod, its manifest's status on a laptop."""
+
+import fcntl
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Protocol
+
+from kubernetes import client, config
+
+from finetune_api.status import MAX_PROGRESS_BYTES, Findings, StudyProgress, TrialResult
+from finetune_trainer.environment import PodEnvironment
+
+
+class Fenced(Exception):
+    """Another driver has started since; this one must write nothing more."""
+
+
+class ProgressSink(Protocol):
+    """Hands out terms and takes progress documents."""
+
+    job_uid: str
+
+    def claim_term(self) -> int:
+        """The number of this start of the driver, above every earlier one."""
+        ...
+
+    def publish(self, progress: StudyProgress) -> None:
+        """Make `progress` known. Raises Fenced if a later driver has started."""
+        ...
+
+
+class ConfigMapSink:
+    """The progress ConfigMap, which the pod may get and patch and nothing else."""
+
+    def __init__(self, pod: PodEnvironment) -> None:
+        config.load_incluster_config()  # type: ignore[no-untyped-call]  # the client ships no types
+        self._api = client.CoreV1Api()
+        self._name, self._namespace = pod.progress, pod.namespace
+        self.job_uid = pod.job_uid
+
+    def claim_term(self) -> int:
+        """Raise `data.term` by one, compare-and-swap on the resourceVersion."""
+        while True:
+            found = self._api.read_namespaced_config_map(self._name, self._namespace)
+            term = int((found.data or {}).get("term", "0")) + 1
+            body = {
+                "metadata": {"resourceVersion": found.metadata.resource_version},
+                "data": {"term": str(term)},
+            }
+            try:
+                self._api.patch_namespaced_config_map(self._name, self._namespace, body)
+            except client.ApiException as error:
+                if error.status != 409:
+                    raise
+                continue  # somebody else wrote in between
+            return term
+
+    def publish(self, progress: StudyProgress) -> None:
+        """Write `data.progress` if `data.term` is still ours."""
+        patch = [
+            {"op": "test", "path": "/data/term", "value": str(progress.term)},
+            {"op": "add", "path": "/data/progress", "value": encode(progress)},
+        ]
+        try:
+            self._api.patch_namespaced_config_map(self._name, self._namespace, patch)
+        except client.ApiException as error:
+            if error.status == 422:
+                raise Fenced(f"term {progress.term} is over") from error
+            raise
+
+
+class LocalSink:
+    """A folder on this machine: a file lock admits one driver at a time."""
+
+    job_uid = "local"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock: IO[str] | None = None
+        self.latest: StudyProgress | None = None
+
+    def claim_term(self) -> int:
+        """Raise the number in `<folder>/term` by one. Raises BlockingIOError if another driver runs."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = (self._folder / "term").open("a+")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.seek(0)
+        term = int(lock.read() or 0) + 1
+        lock.truncate(0)
+        lock.write(str(term))
+        lock.flush()
+        self._lock = lock  # held until the process ends
+        return term
+
+    def publish(self, progress: StudyProgress) -> None:
+        """Keep the document for whoever shows it."""
+        self.latest = progress
+
+
+def encode(progress: StudyProgress) -> str:
+    """The document as JSON of at most 16 KiB; the tail of `topTrials` goes first if it is longer."""
+    while True:
+        text = json.dumps(progress.to_json(), separators=(",", ":"))
+        top = progress.findings.top_trials
+        if len(text.encode()) <= MAX_PROGRESS_BYTES or not top:
+            return text
+        progress = _with_top(progress, top[:-1])
+
+
+def _with_top(progress: StudyProgress, top: list[TrialResult]) -> StudyProgress:
+    findings = progress.findings.model_copy(update={"top_trials": top})
+    return progress.model_copy(update={"findings": findings})
+
+
+def document(
+    sink: ProgressSink, study_uid: str, term: int, findings: Findings, **says: str
+) -> StudyProgress:
+    """A progress document of this moment; `says` has phase, reason and message."""
+    return StudyProgress.model_validate(
+        {
+            "study_uid": study_uid,
+            "job_uid": sink.job_uid,
+            "term": term,
+            "time": datetime.now(UTC),
+            "findings": findings,
+            **says,
+        }
+    )
