@@ -1,0 +1,3 @@
+module finetune.dev/onenode/pause
+
+go 1.25.0

@@ -1,0 +1,97 @@
+"""Setting rows aside for validation and test."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.data.labels import Label, names_of
+
+Rows: TypeAlias = NDArray[np.int64]
+
+
+def split_rows(
+    labels: Sequence[Label], shares: Sequence[float], seed: int, stratify: bool
+) -> list[Rows]:
+    """Row numbers of one part for each of `shares`, and last of the rows that stay in training.
+
+    Every part gets its share rounded to whole rows, at least one. With `stratify` each class has the
+    same share in every part as nearly as whole rows allow, and keeps at least one training row; rows
+    with several labels are dealt out by iterative stratification. Numbers in a part are ascending.
+    """
+    generator = np.random.default_rng(seed)
+    sizes = [max(1, round(share * len(labels))) for share in shares]
+    sizes.append(len(labels) - sum(sizes))
+    if not stratify or isinstance(labels[0], float):
+        order = generator.permutation(len(labels))
+        return [np.sort(part) for part in np.split(order, np.cumsum(sizes)[:-1])]
+    if isinstance(labels[0], str):
+        return _by_class(np.asarray(labels), sizes, generator)
+    return _by_label_sets(labels, sizes, generator)
+
+
+def _by_class(
+    classes: NDArray[Any], sizes: Sequence[int], generator: np.random.Generator
+) -> list[Rows]:
+    _, codes = np.unique(classes, return_inverse=True)
+    order = generator.permutation(len(codes))
+    by_class = [order[codes[order] == code] for code in range(codes.max() + 1)]
+    parts = []
+    for size in sizes[:-1]:
+        left = np.array([len(rows) for rows in by_class])
+        take = _quotas(left, size)
+        parts.append(
+            np.sort(np.concatenate([rows[:n] for rows, n in zip(by_class, take, strict=True)]))
+        )
+        by_class = [rows[n:] for rows, n in zip(by_class, take, strict=True)]
+    return [*parts, np.sort(np.concatenate(by_class))]
+
+
+def _quotas(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How many rows of each class go into a part of `size` rows: largest remainders, one stays behind."""
+    exact = counts * (size / counts.sum())
+    available = counts - 1
+    quotas = np.minimum(np.floor(exact).astype(np.int64), available)
+    while quotas.sum() < size and (quotas < available).any():
+        short = np.where(quotas < available, exact - quotas, -np.inf)
+        quotas[int(short.argmax())] += 1
+    return quotas
+
+
+def _by_label_sets(
+    labels: Sequence[Label], sizes: Sequence[int], generator: np.random.Generator
+) -> list[Rows]:
+    """Iterative stratification (Sechidis et al., "On the Stratification of Multi-Label Data", 2011).
+
+    The rarest label left is dealt out first, each row to the part that still wants most of that label.
+    """
+    names = {
+        name: n for n, name in enumerate(sorted({n for label in labels for n in names_of(label)}))
+    }
+    matrix = np.zeros((len(labels), len(names)), dtype=np.bool_)
+    for row, label in enumerate(labels):
+        matrix[row, [names[name] for name in names_of(label)]] = True
+    wanted_rows = np.asarray(sizes, dtype=np.float64)
+    wanted = np.outer(wanted_rows / wanted_rows.sum(), matrix.sum(axis=0))
+    part_of = np.full(len(labels), -1)
+    order = generator.permutation(len(labels))
+
+    def deal(rows: Rows, label: int | None) -> None:
+        for row in rows:
+            room = wanted_rows > 0
+            desire = wanted[:, label] if label is not None else wanted_rows
+            best = max(range(len(sizes)), key=lambda p: (room[p], desire[p], wanted_rows[p]))
+            part_of[row] = best
+            wanted_rows[best] -= 1
+            wanted[best] -= matrix[row]
+
+    while names:
+        waiting = order[part_of[order] < 0]
+        left = matrix[waiting].sum(axis=0)
+        if not left.any():
+            break
+        rarest = int(np.where(left > 0, left, len(labels) + 1).argmin())
+        deal(waiting[matrix[waiting, rarest]], rarest)
+    deal(order[part_of[order] < 0], None)
+    return [np.flatnonzero(part_of == part) for part in range(len(sizes))]

@@ -1,0 +1,168 @@
+"""What can happen in a study: the events of the record log, from which everything else is derived."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from finetune_api.hyperparameters import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened at `time` (seconds since the epoch)."""
+
+    kind: ClassVar[str] = ""
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class TermStarted(Event):
+    """A driver started. `reads` freezes how far it read the terms before it (term → events)."""
+
+    kind: ClassVar[str] = "term"
+    term: int
+    reads: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed(Event):
+    """A trial exists."""
+
+    kind: ClassVar[str] = "proposed"
+    trial: int
+    params: dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Event):
+    """A slot was told to train `trial` up to `to_epoch`."""
+
+    kind: ClassVar[str] = "started"
+    trial: int
+    slot: str
+    to_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone(Event):
+    """An epoch was trained and evaluated; `value` is the objective."""
+
+    kind: ClassVar[str] = "epoch"
+    trial: int
+    epoch: int
+    value: float
+    metrics: dict[str, float]
+    train_loss: float
+    seconds: float
+    gpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Saved(Event):
+    """A checkpoint is in storage under `path`; it has `epoch` whole epochs and perhaps part of the next."""
+
+    kind: ClassVar[str] = "saved"
+    trial: int
+    epoch: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reached(Event):
+    """The slot brought the trial to the epoch it was told to, or the trial stopped early by its patience."""
+
+    kind: ClassVar[str] = "reached"
+    trial: int
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued(Event):
+    """The trial lost its slot (drained, or its worker went away); it goes on from its last checkpoint."""
+
+    kind: ClassVar[str] = "requeued"
+    trial: int
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """The trial raised; `failure_class` as in `errors.FailureClass`."""
+
+    kind: ClassVar[str] = "failed"
+    trial: int
+    failure_class: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEnded(Event):
+    """Nothing more will be proposed or promoted."""
+
+    kind: ClassVar[str] = "ended"
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefitStarted(Event):
+    """A slot was told to train the winner again on train and validation rows."""
+
+    kind: ClassVar[str] = "refit-started"
+    trial: int
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefitRequeued(Event):
+    """The refit lost its slot, or failed with `message`."""
+
+    kind: ClassVar[str] = "refit-requeued"
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefitDone(Event):
+    """The final model is in storage and was tested once."""
+
+    kind: ClassVar[str] = "refit"
+    trial: int
+    path: str
+    test_metrics: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+
+
+_KINDS: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        TermStarted,
+        Proposed,
+        Started,
+        EpochDone,
+        Saved,
+        Reached,
+        Requeued,
+        Failed,
+        SearchEnded,
+        RefitStarted,
+        RefitRequeued,
+        RefitDone,
+    )
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a JSON object."""
+    return {"kind": event.kind, **asdict(event)}
+
+
+def from_json(value: dict[str, Any]) -> Event:
+    """The event that `to_json` wrote. Raises ValueError if it is none."""
+    fields = dict(value)
+    kind = fields.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be one of {', '.join(_KINDS)} (got {kind!r})")
+    try:
+        return _KINDS[kind](**fields)
+    except TypeError as error:
+        raise ValueError(f"must be a {kind} event ({error})") from error
