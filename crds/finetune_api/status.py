@@ -37,6 +37,7 @@ Reason: TypeAlias = Literal[
     "ModelError",
     "TooManyFailedTrials",
     "NoSuccessfulTrial",
+    "RefitFailed",
     "StorageError",
     "AttemptFailed",
     "RetriesExhausted",
@@ -51,6 +52,7 @@ pods of an earlier attempt still run. Running: the driver reports. SuspendReques
 neither the study nor the operator names storage. InvalidPodTemplate: the API server refused the Job.
 DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
+RefitFailed: the winner could not be trained again.
 StorageError: storage could not be written. AttemptFailed: an attempt ended without a result, another
 follows. RetriesExhausted: too many attempts in a row ended without a result.
 """

@@ -34,7 +34,7 @@ class ConfigMapSink:
     """The progress ConfigMap, which the pod may get and patch and nothing else."""
 
     def __init__(self, pod: PodEnvironment) -> None:
-        config.load_incluster_config()  # type: ignore[no-untyped-call]  # the client ships no types
+        config.load_incluster_config()
         self._api = client.CoreV1Api()
         self._name, self._namespace = pod.progress, pod.namespace
         self.job_uid = pod.job_uid

@@ -93,7 +93,9 @@ def build_all() -> None:
 def _build(module: Module) -> None:
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
-        raise ToolMissing("Go 1.26 or newer must be installed to build Kubernetes (no `go` on PATH)")
+        raise ToolMissing(
+            "Go 1.26 or newer must be installed to build Kubernetes (no `go` on PATH)"
+        )
     module.target.mkdir(parents=True, exist_ok=True)
     for name, package in module.programs.items():
         path = module.target / name
@@ -102,7 +104,15 @@ def _build(module: Module) -> None:
         _say(f"building {name} (once; cached in {module.target})")
         started = time.monotonic()
         partial = path.with_suffix(".partial")
-        command = [go, "build", "-trimpath", f"-ldflags={module.ldflags}", "-o", str(partial), package]
+        command = [
+            go,
+            "build",
+            "-trimpath",
+            f"-ldflags={module.ldflags}",
+            "-o",
+            str(partial),
+            package,
+        ]
         env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
         subprocess.run(command, cwd=module.folder, env=env, check=True)
         partial.rename(path)

@@ -142,7 +142,7 @@ def _label_set(value: Any, separator: str | None) -> tuple[str, ...] | None:
         raise DataError(
             LABEL_FIELD, f"must hold a list of labels with task MultiLabel (got {_shown(value)})"
         )
-    return tuple(dict.fromkeys(name for name in map(_name, value) if name is not None))
+    return tuple(sorted({name for name in map(_name, value) if name is not None}))
 
 
 def label_names(labels: Sequence[Label], task: Task, column: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
+from finetune_api.spaces import NumericDomain
 from finetune_api.study import Split, StudySpec
 from finetune_trainer.data.labels import LabelledRows, encode, known_rows, label_names, usable_rows
 from finetune_trainer.data.load import PARTS, load
@@ -62,12 +63,13 @@ def split_parts(parts: Mapping[str, LabelledRows], split: Split) -> dict[str, La
     *aside, left = split_rows(train.labels, shares, split.seed, split.stratify)
     found = {**parts, "train": train.keep(left)}
     for name, rows in zip(missing, aside, strict=True):
+        if not len(rows):
+            raise DataError(
+                "spec.dataset.split.stratify",
+                f"must be false where no class has rows to spare for {name} (of {len(train)} rows)",
+            )
         chosen = train.keep(rows)
         found[name] = LabelledRows(train.field, name, chosen.texts, chosen.labels)
-        if not len(chosen) or not len(left):
-            raise DataError(
-                f"spec.dataset.split.{name}", f"must leave rows for every part (of {len(train)})"
-            )
     return found
 
 
@@ -115,8 +117,8 @@ def largest_max_length(spec: StudySpec) -> int:
     values = [fixed if fixed is not None else default]
     for space in spec.spaces:
         domain = space.domains().get("maxLength")
-        if domain is not None:
-            values += [domain.max] if domain.max is not None else domain.values
+        if isinstance(domain, NumericDomain):
+            values += domain.values or [domain.max]
     return max(int(value) for value in values)
 
 

@@ -58,7 +58,8 @@ class PreparedData:
         """Tokens of each of `rows` when batched: cut to `max_length`, special tokens included."""
         room = self.limit(max_length) - self.frame.special
         kept = cut([column.lengths[rows] for column in self.columns], room)
-        return np.sum(kept, axis=0) + self.frame.special
+        lengths: NDArray[np.int64] = np.sum(kept, axis=0) + self.frame.special
+        return lengths
 
     def limit(self, max_length: int) -> int:
         """`max_length`, or what the model can read if that is less."""

@@ -52,7 +52,7 @@ def _quotas(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """How many rows of each class go into a part of `size` rows: largest remainders, one stays behind."""
     exact = counts * (size / counts.sum())
     available = counts - 1
-    quotas = np.minimum(np.floor(exact).astype(np.int64), available)
+    quotas: NDArray[np.int64] = np.minimum(np.floor(exact).astype(np.int64), available)
     while quotas.sum() < size and (quotas < available).any():
         short = np.where(quotas < available, exact - quotas, -np.inf)
         quotas[int(short.argmax())] += 1

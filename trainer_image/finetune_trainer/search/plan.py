@@ -60,4 +60,4 @@ def _longest(spec: StudySpec) -> int:
     searched = [
         max(domain.finite_values() or (getattr(domain, "max", 0),)) for domain in domains if domain
     ]
-    return int(max([*searched, *([spec.max_epochs] if None in domains else [])]))  # type: ignore[type-var]
+    return int(max([*searched, *([spec.max_epochs] if None in domains else [])]))

@@ -125,7 +125,8 @@ def draw(domain: Domain, rng: random.Random) -> Scalar:
         exact = math.exp(rng.uniform(math.log(low), math.log(high)))
     else:
         exact = rng.uniform(low, high)
-    return min(float(high), max(float(low), float(f"{exact:.6g}")))
+    rounded = float(f"{exact:.6g}")
+    return float(min(high, max(low, rounded)))
 
 
 def _finite(domain: Domain) -> tuple[Scalar, ...]:

@@ -228,6 +228,10 @@ class StudyState:
 
     # What follows from it.
 
+    def propose(self, number: int) -> Params | None:
+        """The parameters of trial `number`; None if the space has no such trial."""
+        return self._proposer.propose(number)
+
     def elapsed(self, now: float) -> float:
         """Seconds of searching over all terms; time without a driver does not count."""
         if self.ended is not None or self._term_began is None:
@@ -248,7 +252,7 @@ class StudyState:
         digest = hashlib.sha256(f"{self.spec.search.seed}/{trial}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
 
-    def checkpoints_in_use(self, trial: Trial) -> bool:
+    def needs_checkpoint(self, trial: Trial) -> bool:
         """Whether the trial's checkpoint may be needed again."""
         if trial.status == "Paused":
             return trial.number not in self._levels[trial.level]._gone
@@ -259,25 +263,40 @@ def next_item(state: StudyState, budget: Budget, now: float) -> Decision:
     """What a free slot should do, by the records so far and the budget as it stands."""
     if state.ended is not None:
         return _after_search(state)
-    ending = _ending(state, budget, now)
+    ending = search_ending(state, budget, now)
     if ending is not None:
         return ending
-    if budget.max_parallel_trials is not None and len(state.running) >= budget.max_parallel_trials:
+    if _at_limit(state, budget):
         return Wait()
-    trial = _continued(state)
-    if trial is not None:
-        return trial
-    number = len(state.trials)
-    if budget.max_trials is None or number < budget.max_trials:
-        params = state._proposer.propose(number)
-        if params is not None:
-            epochs = state.target_epoch(Trial(number, params))
-            return TrainItem(number, params, epochs, None, state.seed(number))
-    if state.running:
-        return Wait()
+    return _continued(state) or _proposed(state, budget) or Wait()
+
+
+def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
+    """Why the search is over at `now`; None while it goes on."""
+    ending = _spent(state, budget, now)
+    if ending is not None or state.running or _continued(state) or _proposed(state, budget):
+        return ending
     if state.best is None:
         return End("NoSuccessfulTrial", _no_success(state))
-    return End("SearchFinished", f"all {number} trials ended")
+    return End("SearchFinished", f"all {len(state.trials)} trials ended")
+
+
+def _at_limit(state: StudyState, budget: Budget) -> bool:
+    limit = budget.max_parallel_trials
+    return limit is not None and len(state.running) >= limit
+
+
+def _proposed(state: StudyState, budget: Budget) -> TrainItem | None:
+    """The next new trial, if the budget and the space have one."""
+    number = len(state.trials)
+    if budget.max_trials is not None and number >= budget.max_trials:
+        return None
+    params = state.propose(number)
+    if params is None:
+        return None
+    return TrainItem(
+        number, params, state.target_epoch(Trial(number, params)), None, state.seed(number)
+    )
 
 
 def _continued(state: StudyState) -> TrainItem | None:
@@ -302,7 +321,7 @@ def _continued(state: StudyState) -> TrainItem | None:
     return None
 
 
-def _ending(state: StudyState, budget: Budget, now: float) -> End | None:
+def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
     target = state.spec.objective.target
     if target is not None and state.best is not None and state.best[0] >= score(target, state.goal):
         return End("TargetReached", f"{state.spec.objective.metric} reached {target:g}")

@@ -1,120 +1,77 @@
-"""The pretrained model: read from disk once a process, copied for each trial."""
+"""The pretrained encoder with a fresh head: read from disk once a process, copied for every trial."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from torch import Tensor, nn
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
+from finetune_trainer.data.model_source import FIELD, ModelSource, quiet_transformers
 from finetune_trainer.errors import ModelError
+from finetune_trainer.training.dropouts import set_dropouts
 
-_PROBLEM: dict[Task, str] = {
+_PROBLEM_TYPES: dict[Task, str] = {
     "SingleLabel": "single_label_classification",
     "MultiLabel": "multi_label_classification",
     "Regression": "regression",
 }
-# What architectures call the same dropout.
-_HIDDEN = ("hidden_dropout_prob", "hidden_dropout", "dropout", "mlp_dropout", "embedding_dropout")
-_ATTENTION = ("attention_probs_dropout_prob", "attention_dropout")
-_CLASSIFIER = ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "pooler_dropout")
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights and configuration of an encoder for sequence classification."""
+    """Weights of a pretrained encoder in memory, and the configuration of the task's model."""
 
-    source: str
-    task: Task
+    source: ModelSource
     config: Any
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, Tensor]
+    """Pretrained tensors by name, on the CPU in float32; those of a new head are not among them."""
+
+    model_class: type[Any]
 
     @classmethod
-    def load(
-        cls, source: str, revision: str | None, task: Task, labels: tuple[str, ...]
-    ) -> "Pretrained":
-        """Read the model from a folder or the hub. Raises ModelError.
-
-        Only safetensors weights are read, and remote code is never run.
-        """
-        names = dict(enumerate(labels or ("value",)))
-        try:
-            config = AutoConfig.from_pretrained(
-                source,
-                revision=revision,
-                trust_remote_code=False,
-                num_labels=len(names),
-                id2label=names,
-                label2id={name: i for i, name in names.items()},
-                problem_type=_PROBLEM[task],
-            )
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                revision=revision,
-                config=config,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise ModelError(
-                "spec.model.name",
-                f"must be an encoder for AutoModelForSequenceClassification with safetensors weights"
-                f" (got {source!r}: {error})",
-            ) from error
-        fresh = set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]}
-        weights = {
-            name: tensor.float() for name, tensor in model.state_dict().items() if name not in fresh
-        }
-        return cls(source, task, config, weights)
-
-    @property
-    def has_types(self) -> bool:
-        """Whether the model distinguishes the two texts of a pair."""
-        return getattr(self.config, "type_vocab_size", 0) > 1
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest input the model can read."""
-        return int(getattr(self.config, "max_position_embeddings", 8192))
-
-    def build(
-        self, hyperparameters: Hyperparameters, seed: int, device: torch.device
-    ) -> torch.nn.Module:
-        """A model for one trial: pretrained weights, a new head drawn from `seed`, the trial's dropouts."""
-        config = _with_dropouts(self.config, hyperparameters)
-        torch.manual_seed(seed)
-        model: torch.nn.Module = AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32
+    def load(cls, source: ModelSource, task: Task, label_names: Sequence[str]) -> "Pretrained":
+        """Read the model. Raises ModelError if it cannot be read or does not fit its own configuration."""
+        config = source.config(
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: number for number, name in enumerate(label_names)},
+            problem_type=_PROBLEM_TYPES[task],
         )
-        model.load_state_dict(self.weights, strict=False)
-        return model.to(device)
+        model, info = source.weights(config)
+        new = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+        _check_encoder(model, new, source)
+        weights = {
+            name: tensor.detach() for name, tensor in model.state_dict().items() if name not in new
+        }
+        return cls(source, config, weights, type(model))
+
+    def fresh_model(self, hyperparameters: Hyperparameters, seed: int) -> nn.Module:
+        """A copy of the model with these dropouts, its head drawn from `seed`."""
+        config = copy.deepcopy(self.config)
+        set_dropouts(config, hyperparameters)
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            # transformers adopts the tensors it is given: without a copy, trials would share weights.
+            model: nn.Module = self.model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict={name: tensor.clone() for name, tensor in self.weights.items()},
+                dtype="float32",
+            )
+        return model
 
 
-def _with_dropouts(config: Any, hyperparameters: Hyperparameters) -> Any:
-    copied = type(config).from_dict(config.to_dict())
-    for names, value in (
-        (_HIDDEN, hyperparameters.hidden_dropout),
-        (_ATTENTION, hyperparameters.attention_dropout),
-        (_CLASSIFIER, hyperparameters.classifier_dropout),
-    ):
-        for name in names:
-            if hasattr(copied, name):
-                setattr(copied, name, value)
-    return copied
-
-
-def export(model: Any, source: str, revision: str | None, folder: Path) -> None:
-    """Write the model (safetensors, label names) and its tokenizer so that `from_pretrained(folder)` loads both."""
-    from finetune_trainer.data.prepare import load_tokenizer
-
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, safe_serialization=True)
-    load_tokenizer(source, revision).save_pretrained(folder)
+def _check_encoder(model: Any, new: set[str], source: ModelSource) -> None:
+    prefix = f"{model.base_model_prefix}."
+    encoder = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+    absent = [name for name in encoder if name in new]
+    if len(absent) * 2 > len(encoder):
+        raise ModelError(
+            FIELD,
+            f"must be a model whose weights fit its configuration (got {source.name}: {len(absent)} of "
+            f"{len(encoder)} encoder tensors are missing, such as {absent[0]})",
+        )

@@ -1,250 +1,297 @@
-"""One trial's training: from the pretrained weights to the last epoch, in as many sittings as needed."""
+"""One trial: it trains epoch by epoch, can stop between any two batches, and goes on bit for bit."""
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_model, save_model
-from torch.nn import functional
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import Goal, Task, score
-from finetune_trainer.data.prepare import Encoded, PreparedData
+from finetune_api.metrics import score
+from finetune_api.study import Objective
+from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.training import metrics
-from finetune_trainer.training.batches import Batch, Collator, evaluation_batches, training_order
-from finetune_trainer.training.optimizers import make_optimizer, make_schedule
+from finetune_trainer.training.batches import (
+    Batcher,
+    Rows,
+    evaluation_batches,
+    steps_per_epoch,
+    training_steps,
+)
+from finetune_trainer.training.checkpoint import Checkpoint
+from finetune_trainer.training.export import export_model
+from finetune_trainer.training.losses import mean_loss
+from finetune_trainer.training.metrics import compute_metrics
+from finetune_trainer.training.optimizers import build_optimizer
 from finetune_trainer.training.pretrained import Pretrained
-
-POLL_STEPS = 4
-"""Optimizer steps between two looks at the loss and at whether to pause."""
+from finetune_trainer.training.randomness import Randomness
+from finetune_trainer.training.schedules import learning_rate
 
 _EVALUATION_BATCH = 64
+_STEPS_BETWEEN_CHECKS = {"cuda": 16}
+"""Optimizer steps whose losses are read together: reading one makes the CPU wait for the GPU."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one finished epoch showed on the validation rows."""
+    """What one epoch showed. `metrics` are of the validation rows, empty if there are none."""
 
     epoch: int
+    """Epochs finished, this one included."""
+
     metrics: dict[str, float]
     train_loss: float
     seconds: float
+    """Seconds of training and evaluation, pauses left out."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: everything about it that is not a tensor."""
-
+@dataclass
+class _Position:
     epoch: int = 0
-    """Finished epochs."""
-
     step: int = 0
-    """Optimizer steps taken in the unfinished epoch."""
+    """Optimizer steps done in the epoch under way."""
 
     loss_sum: float = 0.0
-    """Sum of the training loss over the rows of the unfinished epoch."""
-
-    rows: int = 0
     seconds: float = 0.0
-    best_score: float = -math.inf
-    best_epoch: int = 0
+    best: float | None = None
+    stale_epochs: int = 0
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What to measure after each epoch, and which of it counts."""
-
-    metric: str
-    goal: Goal
-    metrics: tuple[str, ...]
+def _never() -> bool:
+    return False
 
 
 class TrialRun:
-    """Trains one configuration. CPU runs resume bit for bit at the same thread count."""
+    """A trial in memory, between two epochs or in the middle of one.
+
+    Raises TrialFailure("Diverged") as soon as the loss is NaN or infinite, and
+    TrialFailure("OutOfMemory") if the device's memory does not suffice.
+    """
 
     def __init__(
         self,
         pretrained: Pretrained,
         data: PreparedData,
         config: Hyperparameters,
-        objective: Objective,
         seed: int,
-        device: torch.device | None = None,
+        objective: Objective,
+        device: str = "cpu",
     ) -> None:
-        self.data, self.config, self.objective, self.seed = data, config, objective, seed
-        self.pretrained = pretrained
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = pretrained.build(config, seed, self.device)
-        self.optimizer = make_optimizer(self.model, config)
-        batches = math.ceil(len(data.train) / config.batch_size)
-        self.steps_per_epoch = math.ceil(batches / config.gradient_accumulation)
-        self.schedule = make_schedule(self.optimizer, config, self.steps_per_epoch * config.epochs)
-        self.position = Position()
-        self.collator = Collator(
-            min(config.max_length, pretrained.max_tokens),
-            data.pad_token,
-            data.pads_left,
-            pretrained.has_types,
-            self.device,
-        )
+        self.data = data
+        self.config = config
+        self.seed = seed
+        self._objective = objective
+        self._device = torch.device(device)
+        with self._memory_watched():
+            self.model: Any = pretrained.fresh_model(config, seed).to(self._device)
+        self._optimizer = build_optimizer(self.model, config)
+        self._random = Randomness(seed, self._device)
+        self._batch = Batcher(data, config.max_length, self._device)
+        self._position = _Position()
+        self._unread: list[Tensor] = []
+
+    @classmethod
+    def resume(
+        cls,
+        folder: Path,
+        pretrained: Pretrained,
+        data: PreparedData,
+        objective: Objective,
+        device: str = "cpu",
+    ) -> "TrialRun":
+        """The trial that `save` wrote to `folder`, as it was.
+
+        Raises FileNotFoundError if there is none, TrialFailure if it was made on other rows.
+        """
+        checkpoint = Checkpoint(folder)
+        state = checkpoint.state()
+        if state["data"] != data.fingerprint:
+            raise TrialFailure(
+                "UserError", "the data set has changed since the checkpoint was made"
+            )
+        config = Hyperparameters.model_validate(state["config"])
+        run = cls(pretrained, data, config, state["seed"], objective, device)
+        with run._memory_watched():
+            run._random.states = checkpoint.restore(run.model, run._optimizer)
+        run._position = _Position(**state["position"])
+        return run
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `resume` needs into `folder`, in place of what is there."""
+        state = {
+            "config": self.config.to_json(),
+            "seed": self.seed,
+            "data": self.data.fingerprint,
+            "position": asdict(self._position),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        Checkpoint(folder).write(self.model, self._optimizer, self._random.states, state)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return self._position.epoch
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is done or patience has run out."""
-        return self.position.epoch >= self.config.epochs or self.stopped_early
+        """Whether all epochs are done, or the objective has not improved for the trial's patience."""
+        patience = self.config.early_stopping_patience
+        return self.epoch >= self.config.epochs or 0 < patience <= self._position.stale_epochs
 
     @property
-    def stopped_early(self) -> bool:
-        """Whether the objective has not improved for `earlyStoppingPatience` epochs."""
-        patience = self.config.early_stopping_patience
-        return patience > 0 and self.position.epoch - self.position.best_epoch >= patience
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics of each epoch: the objective's, the additional ones and the loss."""
+        named = (self._objective.metric, *self._objective.additional_metrics, "loss")
+        return tuple(dict.fromkeys(named))
 
-    def train_epoch(self, should_pause: Callable[[], bool] = lambda: False) -> EpochResult | None:
-        """Train to the end of the current epoch and evaluate; None if `should_pause` came true before.
+    def train_epoch(self, should_pause: Callable[[], bool] = _never) -> EpochResult | None:
+        """Train and evaluate one epoch, or what is left of it.
 
-        `should_pause` is asked every few steps. A paused run can be saved, and goes on where it was.
-        Raises TrialFailure: Diverged if the loss is not finite, OutOfMemory if the device is too small.
+        `should_pause` is asked before every batch and must be cheap. None: it said yes, and the next
+        call, of this run or of one resumed from its checkpoint, goes on where this one stopped.
         """
-        try:
-            return self._train_epoch(should_pause)
-        except torch.OutOfMemoryError as error:
-            raise TrialFailure(
-                "OutOfMemory", f"batch of {self.config.batch_size} rows: {error}"
-            ) from error
+        started = time.monotonic()
+        with self._memory_watched():
+            done = self._train(should_pause)
+            metrics = self._validate(should_pause) if done else None
+        self._position.seconds += time.monotonic() - started
+        return None if metrics is None else self._end_epoch(metrics)
 
-    def _train_epoch(self, should_pause: Callable[[], bool]) -> EpochResult | None:
-        started = time.perf_counter()
-        position, config = self.position, self.config
-        order = training_order(
-            self.data.train.lengths, config.batch_size, self.seed, position.epoch
-        )
-        groups = [
-            order[i : i + config.gradient_accumulation]
-            for i in range(0, len(order), config.gradient_accumulation)
-        ]
-        loss_sum = torch.tensor(position.loss_sum, dtype=torch.float64, device=self.device)
-        rows = position.rows
+    def _train(self, should_pause: Callable[[], bool]) -> bool:
+        steps = self._steps()
         self.model.train()
-        for step in range(position.step, len(groups)):
-            loss_sum += self._step(groups[step])
-            rows += sum(len(indices) for indices in groups[step])
-            if (step + 1) % POLL_STEPS == 0 or step + 1 == len(groups):
-                total = (
-                    loss_sum.item()
-                )  # a point where the CPU waits for the GPU, so not at every step
-                self._check(total, position.epoch)
-                spent = position.seconds + time.perf_counter() - started
-                self.position = replace(
-                    position, step=step + 1, loss_sum=total, rows=rows, seconds=spent
-                )
-                if step + 1 < len(groups) and should_pause():
-                    return None
-        return self._end_epoch(loss_sum.item() / rows, position.seconds, started)
+        try:
+            with self._random:
+                for step in steps[self._position.step :]:
+                    if not self._step(step, should_pause):
+                        return False
+                    self._position.step += 1
+        finally:
+            self.model.eval()
+        return True
 
-    def _step(self, group: list[NDArray[np.int64]]) -> torch.Tensor:
-        """One optimizer step over the batches of `group`; the sum of the loss over their rows."""
-        total = sum(len(indices) for indices in group)
-        summed = torch.zeros((), dtype=torch.float64, device=self.device)
-        for indices in group:
-            batch = self.collator.collate(self.data.train, indices)
-            loss = _loss(self.data.task, self.model(**batch.inputs).logits, batch)
-            (loss * (len(batch) / total)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            summed += loss.detach() * len(batch)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return summed
-
-    def _check(self, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise TrialFailure("Diverged", f"training loss became {loss} in epoch {epoch + 1}")
-
-    def _end_epoch(self, train_loss: float, seconds: float, started: float) -> EpochResult:
-        found = self.evaluate(self.data.validation)
-        epoch = self.position.epoch + 1
-        value = found.get(self.objective.metric)
-        if value is None:
-            raise TrialFailure(
-                "Diverged", f"{self.objective.metric} is not defined after epoch {epoch}"
-            )
-        better = score(value, self.objective.goal) > self.position.best_score
-        self.position = Position(
-            epoch=epoch,
-            best_score=score(value, self.objective.goal) if better else self.position.best_score,
-            best_epoch=epoch if better else self.position.best_epoch,
+    def _steps(self) -> list[list[Rows]]:
+        rows = self.data.train
+        config = self.config
+        lengths = self.data.lengths(rows, config.max_length)
+        return training_steps(
+            rows, lengths, config.batch_size, config.gradient_accumulation, self.seed, self.epoch
         )
-        spent = seconds + time.perf_counter() - started
-        return EpochResult(epoch, found, train_loss, spent)
 
-    def evaluate(self, rows: Encoded, names: Iterable[str] | None = None) -> dict[str, float]:
-        """The objective's metrics (or `names`) of the model as it is now on `rows`."""
-        wanted = tuple(names or self.objective.metrics)
-        return metrics.compute(wanted, self.data.task, self.predict(rows), rows.labels)
+    def _step(self, batches: list[Rows], should_pause: Callable[[], bool]) -> bool:
+        rows = sum(len(batch) for batch in batches)
+        before = self._random.snapshot()
+        losses = []
+        for chosen in batches:
+            if should_pause():
+                # Gradients are not saved: the step begins anew, with the same random numbers.
+                self._optimizer.zero_grad()
+                self._random.rewind(before)
+                self._read_losses()
+                return False
+            batch = self._batch(chosen)
+            loss = mean_loss(self.data.task, self.model(**batch.inputs).logits, batch.labels)
+            torch.autograd.backward(loss * (len(chosen) / rows))
+            losses.append(loss.detach() * len(chosen))
+        clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self._set_learning_rate()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._unread.append(torch.stack(losses).sum())
+        if len(self._unread) >= _STEPS_BETWEEN_CHECKS.get(self._device.type, 1):
+            self._read_losses()
+        return True
 
-    @torch.inference_mode()
-    def predict(self, rows: Encoded) -> NDArray[np.float32]:
-        """Logits (rows, labels) of `rows`, in their order."""
-        self.model.eval()
-        logits: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-        for indices, batch in evaluation_batches(rows, self.collator, _EVALUATION_BATCH):
-            logits.append((indices, self.model(**batch.inputs).logits.float().cpu().numpy()))
-        result = np.empty((len(rows), logits[0][1].shape[1]), dtype=np.float32)
-        for indices, values in logits:
-            result[indices] = values
+    def _set_learning_rate(self) -> None:
+        config, rows = self.config, len(self.data.train)
+        each = steps_per_epoch(rows, config.batch_size, config.gradient_accumulation)
+        step = self.epoch * each + self._position.step
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(config, step, config.epochs * each)
+
+    def _read_losses(self) -> None:
+        for loss in torch.stack(self._unread).tolist() if self._unread else ():
+            if not math.isfinite(loss):
+                raise TrialFailure("Diverged", f"the training loss became {loss}")
+            self._position.loss_sum += loss
+        self._unread = []
+
+    def _validate(self, should_pause: Callable[[], bool]) -> dict[str, float] | None:
+        self._read_losses()
+        if not len(self.data.validation):
+            return {}
+        logits = self._predict(self.data.validation, should_pause)
+        if logits is None:
+            return None
+        if not np.isfinite(logits).all():
+            raise TrialFailure("Diverged", "the model's output became NaN or infinite")
+        labels = self.data.labels[self.data.validation]
+        return compute_metrics(self.data.task, logits, labels, self.metric_names)
+
+    def _end_epoch(self, metrics: dict[str, float]) -> EpochResult:
+        position = self._position
+        result = EpochResult(
+            epoch=position.epoch + 1,
+            metrics=metrics,
+            train_loss=position.loss_sum / len(self.data.train),
+            seconds=position.seconds,
+        )
+        best, stale = position.best, position.stale_epochs
+        if self._objective.metric in metrics:
+            value = score(metrics[self._objective.metric], self._objective.direction)
+            improved = best is None or value > best
+            best, stale = (value, 0) if improved else (best, stale + 1)
+        self._position = _Position(epoch=result.epoch, best=best, stale_epochs=stale)
         return result
 
-    def save(self, folder: Path) -> None:
-        """Write the whole state: model, optimizer, schedule, random numbers, position in the data."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / "model.safetensors"))
-        tensors = {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        torch.save(tensors, folder / "optimizer.pt")
-        state = {
-            "position": {**asdict(self.position), "best_score": repr(self.position.best_score)},
-            "schedule_step": self.schedule.last_epoch,
-            "threads": torch.get_num_threads(),
-        }
-        (folder / "state.json").write_text(json.dumps(state))
+    def predict(self, rows: Rows) -> NDArray[np.float32]:
+        """The model's logits (rows, outputs) for `rows` of the data."""
+        with self._memory_watched():
+            logits = self._predict(rows, _never)
+        assert logits is not None
+        return logits
 
-    def load(self, folder: Path) -> None:
-        """Take over the state that `save` wrote."""
-        state = json.loads((folder / "state.json").read_text())
-        load_model(self.model, str(folder / "model.safetensors"), device=str(self.device))
-        tensors: dict[str, Any] = torch.load(
-            folder / "optimizer.pt", weights_only=True, map_location="cpu"
+    def _predict(self, rows: Rows, should_pause: Callable[[], bool]) -> NDArray[np.float32] | None:
+        lengths = self.data.lengths(rows, self.config.max_length)
+        batches = evaluation_batches(np.arange(len(rows)), lengths, _EVALUATION_BATCH)
+        outputs = []
+        with torch.inference_mode():
+            for at in batches:
+                if should_pause():
+                    return None
+                outputs.append(self.model(**self._batch(rows[at]).inputs).logits.float())
+            logits = np.empty((len(rows), len(self.data.label_names)), dtype=np.float32)
+            logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
+        return logits
+
+    def evaluate(self, part: str) -> dict[str, float]:
+        """The metrics of the model as it is now, on `validation` or `test`."""
+        rows = self.data.part(part)
+        return compute_metrics(
+            self.data.task, self.predict(rows), self.data.labels[rows], self.metric_names
         )
-        self.optimizer.load_state_dict(tensors["optimizer"])
-        # LambdaLR computes each rate from the step count alone.
-        self.schedule.last_epoch = state["schedule_step"] - 1
-        self.schedule._step_count = state["schedule_step"]
-        self.schedule.step()
-        position = state["position"]
-        self.position = Position(**{**position, "best_score": float(position["best_score"])})
-        torch.set_rng_state(tensors["rng"])
-        if "cuda_rng" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["cuda_rng"], self.device)
 
+    def export(self, folder: Path) -> None:
+        """Write the model as it is now for `AutoModelForSequenceClassification.from_pretrained`."""
+        export_model(self.model, self.data, self.config.max_length, folder)
 
-def baseline(data: PreparedData, names: Iterable[str]) -> dict[str, float]:
-    """The metrics `names` of the best constant prediction on the test rows."""
-    logits = metrics.constant_logits(data.task, data.train.labels, len(data.test))
-    return metrics.compute(names, data.task, logits, data.test.labels)
-
-
-def _loss(task: Task, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    if task == "SingleLabel":
-        return functional.cross_entropy(logits, batch.labels)
-    if task == "MultiLabel":
-        return functional.binary_cross_entropy_with_logits(logits, batch.labels)
-    return functional.mse_loss(logits.squeeze(-1), batch.labels)
+    @contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                what = f"batchSize {self.config.batch_size}, maxLength {self.config.max_length}"
+                raise TrialFailure(
+                    "OutOfMemory", f"{self._device} has too little memory for {what}"
+                ) from error
+            raise

@@ -1,0 +1,75 @@
+"""Conditions, and the status that a progress document amounts to: one function for cluster and laptop."""
+
+from datetime import datetime
+
+from finetune_api.status import (
+    Condition,
+    ConditionType,
+    State,
+    StudyProgress,
+    StudyStatus,
+)
+from finetune_api.study import FineTuneStudy
+
+
+def with_condition(
+    conditions: list[Condition],
+    kind: ConditionType,
+    value: bool,
+    reason: str,
+    message: str,
+    generation: int,
+    now: datetime,
+) -> list[Condition]:
+    """`conditions` with that of type `kind` set; its transition time moves only when its status does."""
+    status = "True" if value else "False"
+    old = next((c for c in conditions if c.type == kind), None)
+    since = old.last_transition_time if old is not None and old.status == status else now
+    new = Condition(
+        type=kind,
+        status="True" if value else "False",
+        reason=reason,
+        message=message[:1024],
+        last_transition_time=since,
+        observed_generation=generation,
+    )
+    others = [c for c in conditions if c.type != kind]
+    return sorted([*others, new], key=lambda c: c.type)
+
+
+_STATES: dict[str, State] = {
+    "Preparing": "Starting",
+    "Searching": "Running",
+    "Refitting": "Refitting",
+    "Drained": "Suspended",
+    "Finished": "Complete",
+    "Failed": "Failed",
+}
+
+
+def status_of(study: FineTuneStudy, progress: StudyProgress, started: datetime) -> StudyStatus:
+    """The status of a study that a driver ran to the end of `progress`."""
+    generation = study.metadata.generation
+    facts: dict[ConditionType, bool] = {
+        "Complete": progress.phase == "Finished",
+        "Failed": progress.phase == "Failed",
+        "Stalled": progress.phase == "Failed",
+        "Suspended": progress.phase == "Drained",
+        "Reconciling": False,
+    }
+    conditions: list[Condition] = []
+    for kind, value in facts.items():
+        conditions = with_condition(
+            conditions, kind, value, progress.reason, progress.message, generation, progress.time
+        )
+    over = progress.phase in ("Finished", "Failed")
+    return StudyStatus(
+        **progress.findings.__dict__,
+        observed_generation=generation,
+        state=_STATES[progress.phase],
+        conditions=conditions,
+        start_time=started,
+        completion_time=progress.time if over else None,
+        attempts=progress.term,
+        message=progress.message,
+    )

@@ -1,0 +1,1 @@
+"""The operator: turns FineTuneStudy resources into Ray clusters and reports what they find."""

@@ -1,0 +1,65 @@
+"""The Debian packages a node needs, installed with apt when they are missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.cluster.onenode.build import ToolMissing
+
+# What to look for → the package that brings it.
+NODE = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "conntrack": "conntrack",
+    "ethtool": "ethtool",
+    "socat": "socat",
+    "mount": "mount",
+}
+IMAGES = {"debootstrap": "debootstrap", "buildah": "buildah"}
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def require(wanted: dict[str, str]) -> None:
+    """Install what is missing of `wanted` (NODE or IMAGES).
+
+    Raises ToolMissing if this machine cannot: no root, or no apt.
+    """
+    if os.geteuid() != 0:
+        raise ToolMissing("A node must be run by root (kubelet mounts volumes and makes devices)")
+    missing = sorted({package for tool, package in wanted.items() if not _there(tool)})
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise ToolMissing(f"Debian packages must be installed, but there is no apt-get: {missing}")
+    print(f"== installing Debian packages: {' '.join(missing)}", file=sys.stderr, flush=True)
+    _apt(["update", "-qq"])
+    _apt(["install", "-qq", "-y", "--no-install-recommends", *missing])
+    still = sorted(tool for tool in wanted if not _there(tool))
+    if still:
+        raise ToolMissing(f"still missing after installing {missing}: {still}")
+
+
+def tool(name: str) -> str:
+    """The path of an installed program, also where only root's PATH has it."""
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        raise ToolMissing(f"{name} must be installed")
+    return found
+
+
+def _there(tool: str) -> bool:
+    return (
+        Path(tool).exists() if tool.startswith("/") else shutil.which(tool, path=_PATH) is not None
+    )
+
+
+def _apt(arguments: Iterable[str]) -> None:
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", *arguments], env=env, check=True, stdout=sys.stderr)

@@ -1,0 +1,197 @@
+"""The broker: owns the records and decides what each free slot does next.
+
+It runs as an actor without CPUs on Ray's head. Its methods run on one event loop, so every decision
+sees all earlier ones. What it hands out is in storage before the slot has it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune_api.status import Findings
+from finetune_api.study import Budget, StudySpec
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.records import RecordLog
+from finetune_trainer.search.results import findings, table, write_tables
+from finetune_trainer.search.state import (
+    End,
+    RefitItem,
+    StudyState,
+    TrainItem,
+    Wait,
+    next_item,
+    search_ending,
+)
+from finetune_trainer.search.storage import Storage
+
+CHECKPOINTS = "checkpoints"
+
+log = logging.getLogger("finetune.broker")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the study stands; `outcome` once there is nothing left to do."""
+
+    findings: Findings
+    refitting: bool
+    outcome: End | None
+    torn: list[str]
+
+
+class Broker:
+    """Hands out items, takes reports, keeps the log."""
+
+    def __init__(self, spec: StudySpec, storage: str, term: int, warnings: tuple[str, ...]) -> None:
+        self._storage = Storage.open(storage)
+        self._log, history = RecordLog.start(self._storage, term, time.time())
+        self._state = StudyState(spec)
+        for event in history.events:
+            self._state.apply(event)
+        self._torn = history.torn
+        self._warnings = warnings
+        self._budget = spec.budget
+        self._draining = False
+        self._recalled = False
+        self._outcome: End | None = None
+        self._changed = asyncio.Event()
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def next(self, slot: str, report: list[ev.Event]) -> TrainItem | RefitItem | None:
+        """Take the slot's report and give it its next item; None when everything is over.
+
+        Waits while there is nothing to do but something in flight may change that.
+        """
+        self._write(event for event in report if self._owns(slot, event))
+        while True:
+            if self._draining:
+                decision: object = End("Drained")
+            else:
+                self._end_if_due()
+                decision = next_item(self._state, self._budget, time.time())
+            match decision:
+                case TrainItem():
+                    self._start(slot, decision)
+                    return decision
+                case RefitItem():
+                    self._recalled = False
+                    self._write([ev.RefitStarted(time.time(), decision.trial, slot)])
+                    return decision
+                case End() if not self._in_flight():
+                    if not self._draining:
+                        self._outcome = decision
+                    self._wake()
+                    return None
+                case End() | Wait():
+                    await self._wait()
+
+    def _start(self, slot: str, item: TrainItem) -> None:
+        now = time.time()
+        new = item.trial == len(self._state.trials)
+        proposed = [ev.Proposed(now, item.trial, item.params)] if new else []
+        self._write([*proposed, ev.Started(now, item.trial, slot, item.to_epoch)])
+
+    def _in_flight(self) -> bool:
+        return bool(self._state.running) or self._state.refit_slot is not None
+
+    def _owns(self, slot: str, event: ev.Event) -> bool:
+        # A slot that was given up for lost may still report; its trial is somebody else's by now.
+        if isinstance(event, ev.RefitDone | ev.RefitRequeued):
+            return self._state.refit_slot == slot
+        number = getattr(event, "trial", -1)
+        trial = self._state.trials[number]
+        return trial.status == "Running" and trial.slot == slot
+
+    def _write(self, events: Iterable[ev.Event]) -> None:
+        """Make the events durable, then part of the state. Raises OSError if storage refuses."""
+        written: list[ev.Event] = []
+        before: dict[int, str | None] = {}
+        for event in events:
+            number = getattr(event, "trial", None)
+            if number is not None and number < len(self._state.trials):
+                before.setdefault(number, self._state.trials[number].checkpoint)
+            written.append(event)
+        if not written:
+            return
+        self._log.append(written)
+        for event in written:
+            self._state.apply(event)
+        for number, path in before.items():
+            self._tidy(number, path)
+        self._wake()
+
+    def _tidy(self, number: int, path: str | None) -> None:
+        """Delete checkpoints of `number` that nobody will resume from."""
+        trial = self._state.trials[number]
+        if path is not None and path != trial.checkpoint:
+            self._delete(path)
+        if trial.checkpoint is not None and not self._state.needs_checkpoint(trial):
+            self._delete(trial.checkpoint)
+
+    def _delete(self, path: str) -> None:
+        async def delete() -> None:
+            try:
+                await asyncio.to_thread(self._storage.delete, path)
+            except OSError as error:  # only space is lost; the study goes on
+                log.warning("could not delete %s: %s", path, error)
+
+        task = asyncio.get_running_loop().create_task(delete())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def _end_if_due(self) -> None:
+        """End the search if a budget is spent or nothing is left, and call back what is in flight."""
+        if self._state.ended is None:
+            ending = search_ending(self._state, self._budget, time.time())
+            if ending is not None:
+                self._write([ev.SearchEnded(time.time(), ending.reason, ending.message)])
+                self._recalled = True
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def epoch(self, slot: str, report: list[ev.Event]) -> None:
+        """Take what a slot has to say in the middle of an item."""
+        self._write(event for event in report if self._owns(slot, event))
+        self._end_if_due()
+
+    async def recalled(self) -> None:
+        """Return when slots shall save what they do and ask again."""
+        while not (self._draining or self._recalled):
+            await self._wait()
+
+    async def lost(self, worker: str) -> None:
+        """The process of a worker slot is gone: what it did goes back into the queue."""
+        now = time.time()
+        self._write(
+            ev.Requeued(now, number, lost=True)
+            for number in sorted(self._state.running)
+            if self._state.trials[number].slot.startswith(f"{worker}/")
+        )
+        if (self._state.refit_slot or "").startswith(f"{worker}/"):
+            self._write([ev.RefitRequeued(now)])
+
+    async def drain(self) -> None:
+        """Hand out nothing more; slots save and stop."""
+        self._draining = True
+        self._wake()
+
+    async def snapshot(self, budget: Budget) -> Snapshot:
+        """Where the study stands, under the budget as it is now."""
+        self._budget = budget
+        self._end_if_due()
+        self._wake()
+        found = findings(self._state, budget, self._storage, self._warnings)
+        return Snapshot(found, self._state.refit_slot is not None, self._outcome, self._torn)
+
+    async def write_results(self) -> None:
+        """Write the tables of trials; when the study is over, remove what only a resume would need."""
+        write_tables(self._storage, table(self._state))
+        if self._outcome is not None:
+            self._storage.delete(CHECKPOINTS)

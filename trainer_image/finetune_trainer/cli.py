@@ -1,0 +1,174 @@
+"""`finetune run` and `finetune plan`: the same study on a laptop."""
+
+import argparse
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune_api.conditions import status_of
+from finetune_api.manifest import ManifestError, dump_yaml, read_study
+from finetune_api.status import StudyProgress
+from finetune_api.study import FineTuneStudy
+from finetune_trainer.environment import SlotResources
+from finetune_trainer.errors import StudyError
+from finetune_trainer.search.plan import make_plan
+
+if TYPE_CHECKING:  # Ray and torch are slow to import
+    from finetune_trainer.console import StudyConsole
+    from finetune_trainer.progress import LocalSink
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if it succeeded, 1 if the study failed, 2 if the manifest is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="finetune", description="Tunes the hyperparameters of a FineTuneStudy."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the study on this machine")
+    run.add_argument("study", type=Path, help="manifest of the study (YAML or JSON)")
+    run.add_argument(
+        "--into", type=Path, help="folder for records, results and model (default runs/<name>)"
+    )
+    run.add_argument(
+        "--slots",
+        type=int,
+        help="trials at the same time (default: as the manifest, at most the cores)",
+    )
+    plan = commands.add_parser("plan", help="check the study and say what it will cost")
+    plan.add_argument("study", type=Path, help="manifest of the study (YAML or JSON)")
+    plan.add_argument(
+        "--manifest-only", action="store_true", help="do not look at the data and the model"
+    )
+    parsed = parser.parse_args(arguments)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    try:
+        study = read_study(parsed.study)
+        if parsed.command == "plan":
+            return _plan(study, parsed.study.parent, console, parsed.manifest_only)
+        into = parsed.into or Path("runs") / study.metadata.name
+        return _run(study, parsed.study.parent, into, parsed.slots, console)
+    except (ManifestError, StudyError, OSError) as error:
+        print(f"finetune: {parsed.study}: {error}", file=sys.stderr)
+        return 2
+
+
+def _plan(study: FineTuneStudy, base: Path, console: Console, manifest_only: bool) -> int:
+    plan = make_plan(study.spec)
+    trials = "unlimited" if plan.trials is None else plan.trials
+    console.print(
+        f"{study.metadata.name}: {study.spec.search.algorithm}, {trials} trials", highlight=False
+    )
+    table = Table("epochs", "trials that get there")
+    for rung in plan.rungs:
+        table.add_row(str(rung.epochs), str(rung.trials))
+    console.print(table)
+    if plan.expected_epochs is not None:
+        console.print(
+            f"epochs if each rung promotes its share: {plan.expected_epochs}", highlight=False
+        )
+    if plan.worst_case_epochs is not None:
+        console.print(f"worst-case epochs: {plan.worst_case_epochs}", highlight=False)
+    if not manifest_only:
+        from finetune_trainer.data.prepare import prepare  # slow to import
+
+        data = prepare(study.spec, base)
+        sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test rows"
+        console.print(f"data: {sizes}", highlight=False)
+        for warning in data.warnings:
+            console.print(f"warning: {warning}", highlight=False)
+    return 0
+
+
+def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, console: Console) -> int:
+    from finetune_trainer.console import StudyConsole  # Ray and torch are slow to import
+    from finetune_trainer.driver import Driver, Workplace
+    from finetune_trainer.progress import LocalSink
+
+    slots = slots or max(1, min(study.spec.cluster.slots, os.cpu_count() or 1))
+    sink = LocalSink(into)
+    started = datetime.now(UTC)
+    console.print(f"{study.metadata.name}: {slots} slots, results in {into}", highlight=False)
+    driver = Driver(Workplace(study, base, str(into), sink, slots, _share(slots)))
+    with StudyConsole(study, console) as screen:
+        watch = _Watch(sink, screen)
+        watch.start()
+        try:
+            progress = driver.run()
+        finally:
+            watch.stop()
+    finished = study.model_copy(update={"status": status_of(study, progress, started)})
+    (into / "study.yaml").write_text(dump_yaml(finished.to_json()))
+    _report(study, progress, into, console)
+    return 0 if progress.phase == "Finished" else 1
+
+
+def _share(slots: int) -> SlotResources:
+    """An equal share of this machine for each slot."""
+    import torch
+
+    gpus = torch.cuda.device_count() if shutil.which("nvidia-smi") else 0
+    return SlotResources(max(1, (os.cpu_count() or 1) // slots), gpus / slots)
+
+
+class _Watch:
+    """Shows what the sink has, four times a second."""
+
+    def __init__(self, sink: "LocalSink", screen: "StudyConsole") -> None:
+        self._sink, self._screen = sink, screen
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        shown: StudyProgress | None = None
+        while not self._stop.wait(0.25):
+            latest = self._sink.latest
+            if latest is not None and latest is not shown:
+                shown = latest
+                self._screen.show(latest.phase, latest.findings)
+
+
+def _report(study: FineTuneStudy, progress: StudyProgress, into: Path, console: Console) -> None:
+    from finetune_trainer.console import format_value, metrics_table, trials_table
+
+    found = progress.findings
+    console.print(trials_table(study, found.top_trials, "Best trials"))
+    if found.best:
+        params = ", ".join(
+            f"{name}={format_value(value)}" for name, value in found.best.params.items()
+        )
+        console.print(f"best parameters (trial {found.best.trial}): {params}", highlight=False)
+    if found.final:
+        columns = {"test": found.final.test_metrics, "constant prediction": found.final.baseline}
+        console.print(
+            metrics_table("Held-out test set, winner trained on train + validation", columns)
+        )
+        console.print(f"model:   {found.final.model_uri}", highlight=False)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", highlight=False)
+    counts = found.trials
+    console.print(
+        f"{progress.phase} ({progress.reason}: {progress.message}): {counts.completed} completed,"
+        f" {counts.stopped} stopped, {counts.diverged} diverged, {counts.failed} failed",
+        highlight=False,
+    )
+    console.print(f"trials:  {into / 'results' / 'trials.csv'}", highlight=False)
+    console.print(f"study:   {into / 'study.yaml'}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

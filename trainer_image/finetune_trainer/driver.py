@@ -1,0 +1,307 @@
+"""The driver: prepares the data, runs the worker slots on Ray Tune, publishes progress, writes results.
+
+`python -m finetune_trainer.driver` runs it in pod 0; `finetune run` calls the same function.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TypeAlias
+
+from finetune_api.manifest import ManifestError
+from finetune_api.status import Findings, StudyProgress
+from finetune_api.study import Budget, FineTuneStudy
+from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
+from finetune_trainer.errors import StudyError
+from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
+from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
+
+# Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.
+os.environ.update(
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_GLOBAL_CHECKPOINT_S="1000000000",
+    TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+    TUNE_DISABLE_SIGINT_HANDLER="1",
+    RAY_CHDIR_TO_TRIAL_DIR="0",
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_USAGE_STATS_ENABLED="0",
+)
+
+import ray  # after its settings
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from finetune_trainer.broker import Broker, Snapshot
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.slots import Slot
+from finetune_trainer.trainer import Material, Trainer
+
+PUBLISH_SECONDS = 2.0
+_FAILURES = ("TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
+
+Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
+
+log = logging.getLogger("finetune.driver")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a study runs: its files, its storage, who is told, and what Ray has."""
+
+    study: FineTuneStudy
+    base: Path
+    storage: str
+    sink: ProgressSink
+    slots: int
+    resources: SlotResources
+    ray_address: str | None = None
+    """None starts Ray on this machine."""
+
+    budget: Callable[[], Budget] | None = None
+    """Reads the budget as it stands now; None if it cannot change."""
+
+
+class Driver:
+    """One start of the driver: one term of the study."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self._place = workplace
+        self._spec = workplace.study.spec
+        self._uid = workplace.study.metadata.uid or "local"
+        self._term = workplace.sink.claim_term()
+        self._told_to_end = threading.Event()
+        self._broker: Any = None
+        self._last = Findings()
+
+    def drain(self, *_: int | FrameType | None) -> None:
+        """Save what is in flight and stop; a signal handler."""
+        self._told_to_end.set()
+        if self._broker is not None:
+            self._broker.drain.remote()
+
+    def run(self) -> StudyProgress:
+        """Run the study as far as it goes; the last word on it. Raises what is nobody's fault."""
+        try:
+            self._publish("Preparing", "CreatingPods", "preparing the data")
+            data = prepare(self._spec, self._place.base)
+            with self._ray():
+                snapshot = self._search(data)
+        except StudyError as error:
+            return self._publish("Failed", error.reason, str(error))
+        if snapshot.outcome is None:
+            return self._publish(
+                "Drained", "SuspendRequested", "saved and stopped as told", snapshot.findings
+            )
+        outcome = snapshot.outcome
+        phase: Phase = "Failed" if outcome.reason in _FAILURES else "Finished"
+        return self._publish(phase, outcome.reason, outcome.message, snapshot.findings)
+
+    @contextmanager
+    def _ray(self) -> Iterator[None]:
+        if self._place.ray_address is None:
+            cpus = max(1, round(self._place.resources.cpus * self._place.slots))
+            gpus = round(self._place.resources.gpus * self._place.slots)
+            ray.init(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        else:
+            ray.init(address=self._place.ray_address, log_to_driver=True, logging_level="WARNING")
+        # Ray has replaced the handlers that were there.
+        signal.signal(signal.SIGTERM, self.drain)
+        signal.signal(signal.SIGINT, self.drain)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    def _search(self, data: Any) -> Snapshot:
+        self._broker = start_broker(self._spec, self._place.storage, self._term, data.warnings)
+        if self._told_to_end.is_set():
+            self._broker.drain.remote()
+        material = Material(self._spec, self._place.storage, data, self._place.resources)
+        publisher = _Repeat(self._tell)
+        publisher.start()
+        try:
+            run_slots(self._broker, Trainer, material, self._place.slots, self._place.resources)
+        finally:
+            publisher.stop()
+        snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
+        ray.get(self._broker.write_results.remote())
+        if snapshot.outcome is None and not self._told_to_end.is_set():
+            raise RuntimeError("the slots ended before the study did")
+        return snapshot
+
+    def _budget(self) -> Budget:
+        return self._place.budget() if self._place.budget else self._spec.budget
+
+    def _tell(self) -> None:
+        snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
+        if snapshot.findings != self._last:
+            phase: Phase = "Refitting" if snapshot.refitting else "Searching"
+            self._publish(phase, "Running", "", snapshot.findings)
+
+    def _publish(
+        self, phase: Phase, reason: str, message: str, findings: Findings | None = None
+    ) -> StudyProgress:
+        self._last = findings or self._last
+        progress = document(
+            self._place.sink,
+            self._uid,
+            self._term,
+            self._last,
+            phase=phase,
+            reason=reason,
+            message=message[:1024],
+        )
+        self._place.sink.publish(progress)
+        return progress
+
+
+class _Repeat:
+    """Calls `act` every few seconds on a thread; what it raises ends the process' drive, not silently."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        failures = 0
+        while not self._stop.wait(PUBLISH_SECONDS):
+            try:
+                self._act()
+                failures = 0
+            except Fenced:
+                log.exception("another driver has taken over")
+                os._exit(1)  # nothing more may be written, and the main thread is inside Ray Tune
+            except Exception:  # any: the search must outlive a moment without the API server
+                failures += 1
+                log.exception("progress could not be published (%s in a row)", failures)
+
+
+class _LostSlots(tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Tells the broker when the process of a slot is gone."""
+
+    def __init__(self, broker: Any) -> None:
+        self._broker = broker
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._broker.lost.remote(trial.trial_id)
+
+
+class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
+    """Ends all slots, also those that never found a place, when one is told that everything is over."""
+
+    def __init__(self) -> None:
+        self._over = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self._over = self._over or bool(result.get("over"))
+        return bool(result.get("over"))
+
+    def stop_all(self) -> bool:
+        return self._over
+
+
+def start_broker(spec: Any, storage: str, term: int, warnings: tuple[str, ...]) -> Any:
+    """The broker actor, on this node; it lives as long as this driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000)
+    return actor.remote(spec, storage, term, warnings)
+
+
+def run_slots(
+    broker: Any,
+    make_worker: Callable[[Any], Any],
+    material: Any,
+    slots: int,
+    resources: SlotResources,
+) -> None:
+    """Run the worker slots until the broker says that everything is over."""
+    share = {"CPU": round(resources.cpus, 4), "GPU": round(resources.gpus, 4)}
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    trainable = tune.with_resources(
+        tune.with_parameters(Slot, broker=broker, make_worker=make_worker, material=material),
+        tune.PlacementGroupFactory([{key: value for key, value in share.items() if value}]),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(num_samples=slots),
+            run_config=tune.RunConfig(
+                name="slots",
+                storage_path=scratch,
+                verbose=0,
+                stop=_Over(),
+                callbacks=[_LostSlots(broker)],
+                failure_config=tune.FailureConfig(max_failures=-1),
+            ),
+        )
+        tuner.fit()
+
+
+def _pod_budget(pod: PodEnvironment, study: FineTuneStudy) -> Callable[[], Budget]:
+    """Reads the budget from the mounted manifest, which follows edits of the study."""
+    latest = study.spec.budget
+
+    def read() -> Budget:
+        nonlocal latest
+        try:
+            latest = pod.study().spec.budget
+        except (OSError, ValueError, ManifestError) as error:  # in the middle of an update
+            log.warning("the mounted study could not be read, its last budget holds: %s", error)
+        return latest
+
+    return read
+
+
+def main() -> int:
+    """Drive the study of this pod; the exit code says how it ended."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    pod = PodEnvironment.read()
+    study = pod.study()
+    cluster = study.spec.cluster
+    worker = WorkerResources.of(cluster)
+    driver = Driver(
+        Workplace(
+            study=study,
+            base=pod.base,
+            storage=pod.storage,
+            sink=ConfigMapSink(pod),
+            slots=cluster.slots,
+            resources=worker.slot(cluster.trials_per_worker),
+            ray_address="auto",
+            budget=_pod_budget(pod, study),
+        )
+    )
+    signal.signal(signal.SIGTERM, driver.drain)
+    started = time.monotonic()
+    progress = driver.run()
+    log.info("%s (%s) after %.0f s", progress.phase, progress.reason, time.monotonic() - started)
+    return {"Finished": EXIT_FINISHED, "Failed": EXIT_USER_ERROR, "Drained": EXIT_DRAINED}[
+        progress.phase
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The random state of one trial, apart from that of every other in the process."""
+
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+
+class Randomness:
+    """Torch's random numbers of one trial on the CPU and its device; in force inside `with`."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        self._states: dict[str, Tensor] = {}
+        self._outside: dict[str, Tensor] = self._current()
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        self._states = self._current()
+        self._set(self._outside)
+
+    def __enter__(self) -> "Randomness":
+        self._outside = self._current()
+        self._set(self._states)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._states = self._current()
+        self._set(self._outside)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The states in force, to `rewind` to."""
+        return self._current()
+
+    def rewind(self, states: dict[str, Tensor]) -> None:
+        """Put `states` in force."""
+        self._set(states)
+
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """The trial's states while not in force, for a checkpoint."""
+        return self._states
+
+    @states.setter
+    def states(self, states: dict[str, Tensor]) -> None:
+        self._states = states
+
+    def _current(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._device)
+        return states
+
+    def _set(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and self._device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self._device)
