@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARIES = ("datasets", "numpy", "pandas", "pyarrow", "ray", "scipy", "sklearn", "transformers")
-PARAMETERS = (
+PARAMETERS = ("X", "a", "axis", "dtype", "kwargs", "other", "sample_weight", "skipna", "x", "y")
+_X=(
     "axis", "copy", "dtype", "index", "inplace", "kwargs", "level", "name", "skipna", "x",
 )  # fmt: skip
 ROWS_PER_LIBRARY = 60

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from finetune_api.manifest import ManifestError
 from finetune_api.status import Findings, StudyProgress
-from finetune_api.study import Budget, FineTuneStudy
+from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import StudyError
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
@@ -41,9 +41,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_trainer.broker import Broker, Snapshot
-from finetune_trainer.data.prepare import prepare
-from finetune_trainer.slots import Slot
-from finetune_trainer.trainer import Material, Trainer
+from finetune_trainer.slots import Material, Slot, make_trainer
 
 PUBLISH_SECONDS = 2.0
 _FAILURES = ("TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
@@ -92,9 +90,8 @@ class Driver:
         """Run the study as far as it goes; the last word on it. Raises what is nobody's fault."""
         try:
             self._publish("Preparing", "CreatingPods", "preparing the data")
-            data = prepare(self._spec, self._place.base)
             with self._ray():
-                snapshot = self._search(data)
+                snapshot = self._search()
         except StudyError as error:
             return self._publish("Failed", error.reason, str(error))
         if snapshot.outcome is None:
@@ -127,15 +124,18 @@ class Driver:
         finally:
             ray.shutdown()
 
-    def _search(self, data: Any) -> Snapshot:
-        self._broker = start_broker(self._spec, self._place.storage, self._term, data.warnings)
+    def _search(self) -> Snapshot:
+        told, data = _prepare_here(self._spec, self._place.base)
+        self._broker = start_broker(self._spec, self._place.storage, self._term, told)
         if self._told_to_end.is_set():
             self._broker.drain.remote()
         material = Material(self._spec, self._place.storage, data, self._place.resources)
         publisher = _Repeat(self._tell)
         publisher.start()
         try:
-            run_slots(self._broker, Trainer, material, self._place.slots, self._place.resources)
+            run_slots(
+                self._broker, make_trainer, material, self._place.slots, self._place.resources
+            )
         finally:
             publisher.stop()
         snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
@@ -223,10 +223,36 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         return self._over
 
 
-def start_broker(spec: Any, storage: str, term: int, warnings: tuple[str, ...]) -> Any:
+def _prepare(spec: StudySpec, base: Path) -> tuple[StudyError | tuple[str, ...], Any]:
+    """The prepared data with its warnings, or what is wrong with it; a Ray task."""
+    from finetune_trainer.data import prepare as preparation  # its libraries stay out of the driver
+
+    try:
+        data = preparation.prepare(spec, base)
+    except StudyError as error:
+        return error, None
+    return data.warnings, data
+
+
+def _prepare_here(spec: StudySpec, base: Path) -> tuple[tuple[str, ...], Any]:
+    """Warnings, and a reference to the data in this node's object store. Raises StudyError."""
+    task = ray.remote(_prepare).options(num_cpus=0, num_returns=2, scheduling_strategy=_this_node())
+    told, data = task.remote(spec, base)
+    result: StudyError | tuple[str, ...] = ray.get(told)
+    if isinstance(result, StudyError):
+        raise result
+    return result, data
+
+
+def _this_node() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def start_broker(spec: StudySpec, storage: str, term: int, warnings: tuple[str, ...]) -> Any:
     """The broker actor, on this node; it lives as long as this driver."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000)
+    actor = ray.remote(Broker).options(
+        num_cpus=0, scheduling_strategy=_this_node(), max_concurrency=10_000
+    )
     return actor.remote(spec, storage, term, warnings)
 
 

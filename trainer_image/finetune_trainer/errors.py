@@ -23,6 +23,9 @@ class StudyError(Exception):
         self.field = field
         self.message = message
 
+    def __reduce__(self) -> tuple[type["StudyError"], tuple[str, str]]:
+        return type(self), (self.field, self.message)
+
 
 class SpecError(StudyError):
     """The manifest contradicts itself or the contract."""
@@ -47,3 +50,6 @@ class TrialFailure(Exception):
         super().__init__(message)
         self.failure_class: FailureClass = failure_class
         self.message = message
+
+    def __reduce__(self) -> tuple[type["TrialFailure"], tuple[FailureClass, str]]:
+        return type(self), (self.failure_class, self.message)

@@ -8,17 +8,29 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 from ray import tune
 
-from finetune_trainer.environment import DRAIN_FILE
+from finetune_api.study import StudySpec
+from finetune_trainer.environment import DRAIN_FILE, SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.state import RefitItem, TrainItem
 
 _POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every slot of a study gets; `data` refers to the PreparedData in Ray's object store."""
+
+    spec: StudySpec
+    storage: str
+    data: Any
+    resources: SlotResources
 
 
 class ItemWorker(Protocol):
@@ -61,6 +73,13 @@ class Work:
     def say(self, *events: ev.Event) -> None:
         """Tell the broker in the middle of an item."""
         self._broker.epoch.remote(self._slot, list(events))
+
+
+def make_trainer(material: Material) -> ItemWorker:
+    """The worker that trains real models. Only slots import torch: the driver stays small."""
+    from finetune_trainer.trainer import Trainer
+
+    return Trainer(material, ray.get(material.data))
 
 
 class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types

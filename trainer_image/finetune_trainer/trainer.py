@@ -6,22 +6,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from finetune_api.hyperparameters import resolve
-from finetune_api.study import StudySpec
 from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.state import RefitItem, TrainItem
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.slots import Work
+from finetune_trainer.slots import Material, Work
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun, baseline_metrics
 
 SAVE_SECONDS = 30.0
@@ -31,23 +28,13 @@ FINAL_MODEL = "model"
 _REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
 
 
-@dataclass(frozen=True)
-class Material:
-    """What every slot of a study gets: large arrays of `data` are shared by the processes of a node."""
-
-    spec: StudySpec
-    storage: str
-    data: PreparedData
-    resources: SlotResources
-
-
 class Trainer:
     """Trains in one slot; keeps the pretrained weights in memory from item to item."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: Material, data: PreparedData) -> None:
         torch.set_num_threads(material.resources.threads)
         self._spec = material.spec
-        self._data = material.data
+        self._data = data
         self._gpus = material.resources.gpus
         self._storage = Storage.open(material.storage)
         self._device = "cuda" if self._gpus and torch.cuda.is_available() else "cpu"

@@ -50,15 +50,6 @@ def write_archive(
     partial.rename(target)
 
 
-def references(archive: Path) -> list[str]:
-    """The names a docker-archive carries."""
-    with tarfile.open(archive) as tar:
-        manifest = tar.extractfile("manifest.json")
-        assert manifest is not None
-        names: list[str] = json.load(manifest)[0]["RepoTags"]
-        return names
-
-
 def _config(image: Image, digests: Sequence[str]) -> bytes:
     return json.dumps(
         {
@@ -71,6 +62,8 @@ def _config(image: Image, digests: Sequence[str]) -> bytes:
                 "Env": [f"{name}={value}" for name, value in image.env.items()],
                 "WorkingDir": image.working_dir,
             },
+            # One entry a layer, or buildah refuses to build on the image.
+            "history": [{"created_by": "onenode"} for _ in digests],
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
         }
     ).encode()

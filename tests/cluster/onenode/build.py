@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.onenode.locks import exclusive
+
 KUBERNETES = "v1.35.4"
 
 _HERE = Path(__file__).parent
@@ -80,7 +82,8 @@ def program(name: str) -> Path:
     module = _MODULE_OF[name]
     path = module.target / name
     if not path.exists():
-        _build(module)
+        with exclusive(cache_folder() / "build.lock"):
+            _build(module)
     return path
 
 

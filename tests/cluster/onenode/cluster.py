@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.cluster.onenode import network, node
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.build import build_all
-from tests.cluster.onenode.packages import NODE, require, tool
+from tests.cluster.onenode.mounts import unmount_below
+from tests.cluster.onenode.packages import NODE, require
 from tests.cluster.onenode.processes import ClusterError, Service
 
 # Where kubelet and containerd write outside their own folders.
@@ -43,7 +44,7 @@ class Cluster:
                 " iptables); a second one would break both"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        remember_kubelet_home(self.folder)
+        _remember_kubelet_home(self.folder)
         network.up(self.folder)
         server = self.server()
         server.start()
@@ -65,8 +66,7 @@ class Cluster:
             self._stop(name)
         self._end_containers()
         network.down(self.folder)
-        for mount in _mounts_under(self.folder):
-            subprocess.run([tool("umount"), "--lazy", mount], check=True)
+        unmount_below(self.folder)
         _remove_cgroups()
         _remove_container_logs(self.folder)
         if (self.folder / "kubelet-home-is-ours").exists():
@@ -126,7 +126,8 @@ class Cluster:
     def _end_containers(self) -> None:
         runtime = self.runtime()
         namespaces: set[Path] = set()
-        if runtime.service.running:
+        if runtime.folder.exists():
+            runtime.start()
             namespaces = runtime.network_namespaces()
             runtime.remove_containers()
             self._stop("containerd")
@@ -136,21 +137,14 @@ class Cluster:
             network.delete_namespace(namespace)
 
 
-def remember_kubelet_home(folder: Path) -> None:
+def _remember_kubelet_home(folder: Path) -> None:
     """Note whether kubelet's fixed folder (device plugins) will be ours to delete."""
     if not _KUBELET_HOME.exists():
         (folder / "kubelet-home-is-ours").touch()
 
 
-def _mounts_under(folder: Path) -> list[str]:
-    """Mount points in `folder`, innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
-    return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
-
-
 def _remove_cgroups() -> None:
-    """Remove the empty control groups of the pods; a process in one may take a moment to end."""
+    """Remove the control groups of the pods, whose processes may take a moment to end."""
     for top in [*_CGROUPS.glob("*/kubepods"), *_CGROUPS.glob("kubepods")]:
         for group in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
             _remove_cgroup(group)

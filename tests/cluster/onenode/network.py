@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from tests.cluster.onenode.apiserver import SERVICE_RANGE
 from tests.cluster.onenode.packages import tool
 
 DEVICE = "finetune0"
@@ -24,8 +25,10 @@ _SYSCTLS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-# Chains of kube-proxy, kubelet and the CNI plugins.
-_OURS = re.compile(r"\b(KUBE|CNI)-")
+_CNI_RESULTS = Path("/var/lib/cni/results")
+_CHAIN = "FINETUNE"
+# Chains of kube-proxy, kubelet and the CNI plugins, and our own.
+_OURS = re.compile(rf"\b((KUBE|CNI)-|{_CHAIN}\b)")
 
 
 def another_kubernetes() -> bool:
@@ -45,6 +48,7 @@ def up(folder: Path) -> None:
         _ip("address", "add", f"{NODE_ADDRESS}/32", "dev", DEVICE)
     _ip("link", "set", DEVICE, "up")
     _sysctl("net/ipv4/ip_forward").write_text("1")
+    _allow_pods()
     configuration = folder / "cni" / "10-finetune.conflist"
     configuration.parent.mkdir(exist_ok=True)
     configuration.write_text(json.dumps(_conflist(folder), indent=1))
@@ -56,7 +60,9 @@ def down(folder: Path) -> None:
         _ip("link", "delete", DEVICE)
     for family in ("iptables", "ip6tables"):
         _remove_chains(family)
-    for cached in Path("/var/lib/cni/results").glob("finetune-*"):
+    for cached in _CNI_RESULTS.glob("finetune-*-eth0"):
+        sandbox = cached.name.removeprefix("finetune-").removesuffix("-eth0")
+        (_CNI_RESULTS / f"cni-loopback-{sandbox}-lo").unlink(missing_ok=True)
         cached.unlink()
     remembered = folder / "sysctls.json"
     if remembered.exists():
@@ -90,9 +96,27 @@ def _conflist(folder: Path) -> dict[str, object]:
                 },
             },
             {"type": "portmap", "capabilities": {"portMappings": True}},
-            {"type": "firewall"},
         ],
     }
+
+
+def _allow_pods() -> None:
+    """Let pods' packets through, whatever else the machine forwards or refuses.
+
+    A Service's address that kube-proxy has not programmed yet is refused at once: otherwise its
+    packets would leave by the default route, to whoever answers there.
+    """
+    if any(_CHAIN in line for line in _saved_rules("iptables-save")):
+        return
+    for rule in (
+        f"-N {_CHAIN}",
+        f"-A {_CHAIN} -d {SERVICE_RANGE} -j REJECT",
+        f"-A {_CHAIN} -s {POD_RANGE} -j ACCEPT",
+        f"-A {_CHAIN} -d {POD_RANGE} -j ACCEPT",
+        f"-I FORWARD -j {_CHAIN}",
+        f"-I OUTPUT -j {_CHAIN}",
+    ):
+        subprocess.run([tool("iptables"), "--wait", *rule.split()], check=True)
 
 
 def _remove_chains(family: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import yaml
@@ -13,7 +14,7 @@ from tests.cluster.onenode.archive import Image, write_archive
 from tests.cluster.onenode.build import program
 from tests.cluster.onenode.network import NODE_ADDRESS, POD_RANGE
 from tests.cluster.onenode.packages import tool
-from tests.cluster.onenode.processes import Service
+from tests.cluster.onenode.processes import ClusterError, Service
 
 NAME = "onenode"
 PAUSE_IMAGE = "finetune.local/pause:1"
@@ -67,13 +68,16 @@ class Containerd:
                     found.add(path)
         return {path for path in found if path.name.startswith("cni-")}
 
-    def remove_containers(self) -> None:
-        """End and forget every container."""
-        for task in self.ctr("tasks", "list", "--quiet").split():
-            self.ctr("tasks", "delete", "--force", task)
-        containers = self.ctr("containers", "list", "--quiet").split()
-        if containers:
-            self.ctr("containers", "delete", *containers)
+    def remove_containers(self, timeout: float = 30.0) -> None:
+        """End and forget every container; ClusterError if some are left after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while containers := self.ctr("containers", "list", "--quiet").split():
+            if time.monotonic() > deadline:
+                raise ClusterError(f"containers must be gone, but these are left: {containers}")
+            # containerd deletes a sandbox's tasks itself when it sees them end: either may be first.
+            for task in self.ctr("tasks", "list", "--quiet").split():
+                self._try_ctr("tasks", "delete", "--force", task)
+            self._try_ctr("containers", "delete", *containers)
 
     def shims(self) -> list[int]:
         """The pids of its shims, by the socket in their command lines."""
@@ -85,7 +89,10 @@ class Containerd:
         ]
 
     def _answers(self) -> bool:
-        command = [tool("ctr"), f"--address={self.socket}", "version"]
+        return self._try_ctr("version")
+
+    def _try_ctr(self, *arguments: str) -> bool:
+        command = [tool("ctr"), f"--address={self.socket}", "--namespace=k8s.io", *arguments]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -155,6 +162,8 @@ def kube_proxy(folder: Path, server: ApiServer) -> Service:
         str(program("kube-proxy")),
         f"--kubeconfig={kubeconfig}",
         "--proxy-mode=iptables",
+        # Its default of a second is long for a test that waits for a Service.
+        "--iptables-min-sync-period=100ms",
         f"--cluster-cidr={POD_RANGE}",
         f"--hostname-override={NAME}",
         "--conntrack-max-per-core=0",

@@ -66,11 +66,9 @@ class _Lines:
         self._record = []
 
 
-def _text_lines(stream: IO[bytes]) -> Iterator[str]:
+def _decoded(stream: IO[bytes]) -> io.TextIOWrapper:
     # Bytes that are not UTF-8 survive as lone surrogates; `is_unicode` finds the rows that have some.
-    return iter(
-        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    )
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def is_unicode(text: str) -> bool:
@@ -88,15 +86,20 @@ def read_csv(stream: IO[bytes], wanted: Sequence[str], delimiter: str = ",") -> 
     A row with another number of fields than the header, with a stray quote or with bytes that are not
     UTF-8 is broken. A quote that never closes costs its own line, not the lines that it would swallow.
     """
-    lines = _Lines(_text_lines(stream))
-    records = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        header = next(records, [])
-    except csv.Error as error:
-        raise Unreadable(f"has a broken header row: {error}") from error
-    lines.accept()
+    with _decoded(stream) as text:
+        lines = _Lines(text)
+        try:
+            header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+        except csv.Error as error:
+            raise Unreadable(f"has a broken header row: {error}") from error
+        lines.accept()
+        return _csv_rows(lines, delimiter, header, wanted)
+
+
+def _csv_rows(lines: _Lines, delimiter: str, header: list[str], wanted: Sequence[str]) -> FileRows:
     positions = [_position(header, name) for name in wanted]
     rows = FileRows({name: [] for name in wanted})
+    records = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:
             record = next(records)
@@ -128,16 +131,17 @@ def read_json_lines(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
     """
     rows = FileRows({name: [] for name in wanted})
     keys: dict[str, None] = {}
-    for number, line in enumerate(_text_lines(stream), start=1):
-        if not line.strip():
-            continue
-        record = _json_object(line)
-        if record is None:
-            rows.broken_lines.append(number)
-            continue
-        keys |= dict.fromkeys(record)
-        for name in wanted:
-            rows.columns[name].append(record.get(name))
+    with _decoded(stream) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            record = _json_object(line)
+            if record is None:
+                rows.broken_lines.append(number)
+                continue
+            keys |= dict.fromkeys(record)
+            for name in wanted:
+                rows.columns[name].append(record.get(name))
     if keys:
         for name in wanted:
             _position(list(keys), name)

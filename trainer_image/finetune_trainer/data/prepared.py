@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,21 +53,19 @@ class PreparedData:
         """Row numbers of `train`, `validation` or `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
-    def lengths(self, rows: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
-        """Tokens of each of `rows` when batched: cut to `max_length`, special tokens included."""
+    def kept_tokens(self, rows: NDArray[np.int64], max_length: int) -> list[NDArray[np.int64]]:
+        """Tokens that each text of `rows` keeps when rows are cut to `max_length`, one array a column."""
         room = self.limit(max_length) - self.frame.special
-        kept = cut([column.lengths[rows] for column in self.columns], room)
-        lengths: NDArray[np.int64] = np.sum(kept, axis=0) + self.frame.special
-        return lengths
+        return cut([column.lengths[rows] for column in self.columns], room)
+
+    def lengths(self, rows: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
+        """Tokens of each of `rows` when cut to `max_length`, special tokens included."""
+        kept: NDArray[np.int64] = np.sum(self.kept_tokens(rows, max_length), axis=0)
+        return kept + self.frame.special
 
     def limit(self, max_length: int) -> int:
         """`max_length`, or what the model can read if that is less."""
         return min(max_length, self.max_tokens)
-
-    @cached_property
-    def pair(self) -> bool:
-        """Whether each row has two texts."""
-        return len(self.columns) == 2
 
     def digest(self) -> str:
         """A digest of everything that decides which batches a trial sees."""
@@ -77,5 +74,6 @@ class PreparedData:
         for column in self.columns:
             arrays += [column.ids, column.offsets]
         for array in arrays:
+            digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:32]

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Piece: TypeAlias = NDArray[np.int32] | tuple[int, ...]
 
 _CHUNK = 1000
 
@@ -96,23 +98,12 @@ class Frame:
         """How many special tokens a row has."""
         return len(self.before) + len(self.between) + len(self.after)
 
-    def framed(self, texts: Sequence[NDArray[np.int32]], max_length: int) -> NDArray[np.int32]:
-        """One row of one or two texts: cut to `max_length` tokens in all, special tokens included."""
-        cuts = cut([np.array([len(text)]) for text in texts], max_length - self.special)
-        parts: list[Any] = [self.before]
-        for position, (text, length) in enumerate(zip(texts, cuts, strict=True)):
-            parts += [
-                text[: int(length[0])],
-                self.between if position < len(texts) - 1 else self.after,
-            ]
-        return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
-
-    def segments(self, lengths: Sequence[int]) -> NDArray[np.int32]:
-        """Segment numbers of a row whose texts have `lengths` tokens after cutting."""
-        assert self.types is not None
-        counts = [len(self.before), lengths[0], len(self.between), 0, len(self.after)]
-        counts[3] = lengths[1] if len(lengths) > 1 else 0
-        return np.repeat(np.asarray(self.types, dtype=np.int32), counts)
+    def pieces(self, texts: Sequence[NDArray[np.int32]]) -> list[tuple[Piece, int]]:
+        """What a row of one or two texts consists of, in order, and the segment number of each piece."""
+        first, *rest = texts
+        second: Piece = rest[0] if rest else ()
+        tokens: tuple[Piece, ...] = (self.before, first, self.between, second, self.after)
+        return list(zip(tokens, self.types or (0, 0, 0, 0, 0), strict=True))
 
 
 def _types(segments: list[int], start: int, end: int, start_2: int, end_2: int) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ def draw(domain: Domain, rng: random.Random) -> Scalar:
         if numeric.scale != "Log":
             return rng.randint(low, high)
         exact = math.exp(rng.uniform(math.log(low), math.log(high + 1)))
-        return min(high, max(low, int(exact)))
+        return int(min(high, max(low, int(exact))))
     if numeric.scale == "Log":
         exact = math.exp(rng.uniform(math.log(low), math.log(high)))
     else:

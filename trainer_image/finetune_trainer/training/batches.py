@@ -1,7 +1,6 @@
 """Which rows are batched together, and the tensors of a batch."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.data.tokens import cut
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -70,7 +68,7 @@ class Batcher:
 
     def __init__(self, data: PreparedData, max_length: int, device: torch.device) -> None:
         self._data = data
-        self._limit = data.limit(max_length)
+        self._max_length = max_length
         self._device = device
         # Tensor cores want multiples of 8; on a CPU that only costs time.
         self._multiple = 8 if device.type == "cuda" else 1
@@ -78,31 +76,29 @@ class Batcher:
     def __call__(self, rows: Rows) -> Batch:
         """The batch of `rows`."""
         frame = self._data.frame
-        texts = [[column[row] for column in self._data.columns] for row in rows]
-        framed = [frame.framed(row, self._limit) for row in texts]
-        width = max(len(row) for row in framed)
-        width = min(self._limit, -(-width // self._multiple) * self._multiple)
+        kept = self._data.kept_tokens(rows, self._max_length)
+        lengths = np.sum(kept, axis=0) + frame.special
+        longest = math.ceil(lengths.max() / self._multiple) * self._multiple
+        width = min(longest, self._data.limit(self._max_length))
         ids = np.full((len(rows), width), frame.pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for at, row in enumerate(framed):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
+        segments = np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            position = 0
+            texts = [
+                column[row][: count[at]]
+                for column, count in zip(self._data.columns, kept, strict=True)
+            ]
+            for tokens, segment in frame.pieces(texts):
+                end = position + len(tokens)
+                ids[at, position:end] = tokens
+                segments[at, position:end] = segment
+                position = end
+        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
         arrays = {"input_ids": ids, "attention_mask": mask}
         if frame.types is not None:
-            arrays["token_type_ids"] = self._segments(texts, width)
+            arrays["token_type_ids"] = segments
         inputs = {name: self._tensor(array) for name, array in arrays.items()}
         return Batch(inputs, self._tensor(self._data.labels[rows]))
-
-    def _segments(
-        self, texts: Sequence[Sequence[NDArray[np.int32]]], width: int
-    ) -> NDArray[np.int64]:
-        frame = self._data.frame
-        segments = np.zeros((len(texts), width), dtype=np.int64)
-        for at, row in enumerate(texts):
-            kept = cut([np.array([len(text)]) for text in row], self._limit - frame.special)
-            types = frame.segments([int(length[0]) for length in kept])
-            segments[at, : len(types)] = types
-        return segments
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(array)

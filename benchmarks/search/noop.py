@@ -1,0 +1,172 @@
+"""What an item costs when the work itself is nothing: 10,000 trials under ASHA through Ray Tune.
+
+Prints milliseconds an item, the memory of driver and broker, the seconds in which the records load and
+derive their state again, and the size of the findings; exits 1 if a bar is missed.
+
+    python -m benchmarks.search.noop [--trials 10000]
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.machine import describe
+from finetune_api.manifest import parse_study
+from finetune_api.study import FineTuneStudy
+from finetune_trainer.driver import run_slots, start_broker
+from finetune_trainer.environment import SlotResources
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.results import findings
+from finetune_trainer.search.state import RefitItem, StudyState, TrainItem
+from finetune_trainer.search.storage import Storage
+from finetune_trainer.slots import Work
+
+SLOTS = 2
+
+
+def study(trials: int) -> FineTuneStudy:
+    """A study over one continuous hyperparameter, ASHA with rungs at 1, 3, 9 and 27 epochs."""
+    return parse_study(
+        {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneStudy",
+            "metadata": {"name": "noop"},
+            "spec": {
+                "task": "SingleLabel",
+                "model": {"name": "none"},
+                "dataset": {
+                    "files": {"train": "none.csv"},
+                    "textColumns": ["t"],
+                    "labelColumn": "l",
+                },
+                "objective": {"metric": "accuracy"},
+                "hyperparameters": {"epochs": 27},
+                "searchSpaces": [{"learningRate": {"min": 1e-6, "max": 1e-2, "scale": "Log"}}],
+                "search": {"algorithm": "Random", "scheduler": {"type": "ASHA"}},
+                "budget": {"maxTrials": trials},
+                "refit": False,
+            },
+        }
+    )
+
+
+@dataclass
+class NoOp:
+    """A worker that answers at once: the value grows with learning rate and epochs."""
+
+    material: Any
+
+    def work(self, item: TrainItem | RefitItem, work: Work) -> list[ev.Event]:
+        """Report the epoch the item asks for."""
+        assert isinstance(item, TrainItem)  # the study has no refit
+        now = time.time()
+        value = float(item.params["learningRate"]) * 100 * (1 - 0.9**item.to_epoch)
+        epochs = range(
+            1 if item.checkpoint is None else int(item.checkpoint) + 1, item.to_epoch + 1
+        )
+        done: list[ev.Event] = [
+            ev.EpochDone(now, item.trial, epoch, value, {"accuracy": value}, 0.0, 0.0, 0.0)
+            for epoch in epochs
+        ]
+        return [
+            *done,
+            ev.Saved(now, item.trial, item.to_epoch, str(item.to_epoch)),
+            ev.Reached(now, item.trial),
+        ]
+
+
+class CountingFilesystem:
+    """Counts the requests that reading makes."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self._filesystem = filesystem
+        self.requests = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.requests += 1
+        return getattr(self._filesystem, name)
+
+
+def main() -> int:
+    """Run the benchmark; 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trials", type=int, default=10_000)
+    trials: int = parser.parse_args().trials
+    print(describe())
+    spec = study(trials).spec
+    with tempfile.TemporaryDirectory() as folder:
+        ray.init(
+            num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
+        broker = start_broker(spec, folder, 1, ())
+        ray.get(broker.snapshot.remote(spec.budget))
+        started = time.perf_counter()
+        run_slots(broker, NoOp, None, SLOTS, SlotResources(1, 0))
+        seconds = time.perf_counter() - started
+        driver_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        broker_mb = _broker_memory()
+        ray.shutdown()
+        files = len(list(Path(folder, "records").rglob("*.jsonl")))
+
+        started = time.perf_counter()
+        storage = Storage.open(folder)
+        history = read_history(storage)
+        state = StudyState(spec)
+        for event in history.events:
+            state.apply(event)
+        found = findings(state, spec.budget, storage)
+        load = time.perf_counter() - started
+        counting = CountingFilesystem(storage.filesystem)
+        read_history(Storage(counting, storage.root))
+    items = sum(isinstance(event, ev.Reached) for event in history.events)
+    cost = 1000 * seconds / items
+    size = len(json.dumps(found.to_json()))
+    rows = [
+        ("items", items, None),
+        ("ms an item (Ray Tune's start included)", round(cost, 2), 5),
+        ("driver memory, MB", round(driver_mb), 400),
+        ("broker memory, MB", round(broker_mb), 400),
+        ("events", len(history.events), None),
+        ("records: files", files, None),
+        ("records: load and derive, s", round(load, 2), 2),
+        ("records: requests to load", counting.requests, 100),
+        ("findings, bytes", size, 64 * 1024),
+    ]
+    missed = False
+    for name, value, bar in rows:
+        miss = bar is not None and value > bar
+        missed |= miss
+        print(
+            f"{name:42} {value:>10}"
+            + (f"   at most {bar}{'   MISSED' if miss else ''}" if bar else "")
+        )
+    return int(missed)
+
+
+def _broker_memory() -> float:
+    """Peak resident memory of the broker's process, MB."""
+    peaks = [0.0]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            name = (status.parent / "cmdline").read_bytes()
+            if b"ray::Broker" in name:
+                line = next(
+                    line for line in status.read_text().splitlines() if line.startswith("VmHWM")
+                )
+                peaks.append(int(line.split()[1]) / 1024)
+        except (OSError, StopIteration):  # the process ended while we looked
+            continue
+    return max(peaks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

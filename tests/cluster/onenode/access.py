@@ -1,0 +1,41 @@
+"""Which cluster a test runs on: the one that E2E_KUBECONFIG names, else this machine's own."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.cluster.onenode.build import ToolMissing
+from tests.cluster.onenode.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Access:
+    """A cluster's kubeconfig; `cluster` is None if it is not this machine's own."""
+
+    kubeconfig: Path
+    cluster: Cluster | None
+
+
+def access() -> Access:
+    """The cluster to test on, started if it is this machine's own and does not run.
+
+    A machine that cannot have one skips the test, or fails it where CI is set.
+    """
+    named = os.environ.get("E2E_KUBECONFIG")
+    if named:
+        return Access(Path(named), None)
+    cluster = Cluster()
+    try:
+        return Access(cluster.up(), cluster)
+    except ToolMissing as missing:
+        skip_unless_ci(missing)
+
+
+def skip_unless_ci(missing: ToolMissing) -> NoReturn:
+    """Skip with the reason; under CI, where everything must be there, raise it."""
+    if os.environ.get("CI"):
+        raise missing
+    pytest.skip(str(missing))

@@ -1,0 +1,50 @@
+"""Real text, a real pretrained encoder, and studies of them, made once for all tests of the trainer."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+
+from finetune_api.study import StudySpec
+
+ROOT = Path(__file__).parents[2]
+
+MakeSpec = Callable[..., StudySpec]
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data and the model of the examples, as a user would prepare it."""
+    folder = tmp_path_factory.mktemp("examples")
+    command = [sys.executable, str(ROOT / "examples" / "prepare.py"), "--into", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_spec(examples: Path) -> MakeSpec:
+    """A study of the example data: `make_spec(dataset={...}, objective={...}, task=...)`."""
+
+    def make(**changes: Any) -> StudySpec:
+        document: dict[str, Any] = {
+            "task": "SingleLabel",
+            "model": {"name": str(examples / "models" / "all-MiniLM-L6-v2")},
+            "objective": {"metric": "f1_macro", "additionalMetrics": ["accuracy"]},
+            "searchSpaces": [{"learningRate": {"values": [1e-4]}}],
+            "search": {"algorithm": "Grid"},
+        }
+        dataset = {
+            "files": {"train": str(examples / "data" / "library.csv")},
+            "textColumns": ["text"],
+            "labelColumn": "library",
+        }
+        document["dataset"] = {**dataset, **changes.pop("dataset", {})}
+        return StudySpec.model_validate({**document, **changes})
+
+    return make

@@ -1,0 +1,302 @@
+"""What `prepare` makes of good data, of bad data and of missing models."""
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.errors import DataError, ModelError, StudyError
+from tests.trainer.conftest import MakeSpec
+
+CLASSES = ("cats", "dogs")
+
+
+def text(row: int) -> str:
+    return f"{row} {('purr', 'bark')[row % 2]}s every day"
+
+
+def write_csv(path: Path, rows: Sequence[tuple[Any, Any]], header: str = "text,label") -> str:
+    path.write_text("\n".join([header, *(f"{text},{label}" for text, label in rows)]) + "\n")
+    return path.name
+
+
+def write_json(path: Path, labels: Sequence[Any]) -> str:
+    rows = ({"text": text(row), "label": label} for row, label in enumerate(labels))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.name
+
+
+def good(count: int = 20) -> list[tuple[Any, Any]]:
+    return [(text(row), CLASSES[row % 2]) for row in range(count)]
+
+
+@pytest.fixture
+def prepare_files(make_spec: MakeSpec, tmp_path: Path) -> Any:
+    """Prepares the files of `tmp_path` that are named, each a part."""
+
+    def run(files: dict[str, str], **changes: Any) -> PreparedData:
+        dataset = {"files": files, "labelColumn": "label", **changes.pop("dataset", {})}
+        return prepare(make_spec(dataset=dataset, **changes), tmp_path)
+
+    return run
+
+
+REGRESSION = {"task": "Regression", "objective": {"metric": "rmse"}}
+MULTI = {"task": "MultiLabel", "objective": {"metric": "f1_micro"}}
+
+
+def test_examples_are_prepared_in_whole(make_spec: MakeSpec, examples: Path) -> None:
+    data = prepare(make_spec(), Path("/"))
+    names = "datasets numpy pandas pyarrow ray scipy sklearn transformers"
+    assert " ".join(data.label_names) == names
+    parts = np.concatenate([data.train, data.validation, data.test])
+    assert sorted(parts) == list(range(len(data.labels))) == list(range(480))
+    for part in (data.train, data.validation, data.test):
+        counts = np.bincount(data.labels[part], minlength=8)
+        assert counts.max() - counts.min() <= 1
+    assert data.warnings == ()
+    merged = data.merged()
+    assert len(merged.train) == 432
+    assert len(merged.validation) == 0
+    assert merged.fingerprint != data.fingerprint
+
+
+def test_relative_paths_are_below_the_base(make_spec: MakeSpec, examples: Path) -> None:
+    spec = make_spec(
+        model={"name": "models/all-MiniLM-L6-v2"}, dataset={"files": {"train": "data/library.csv"}}
+    )
+    data = prepare(spec, examples)
+    assert data.model.name == str(examples / "models" / "all-MiniLM-L6-v2")
+    assert data.fingerprint == prepare(make_spec(), Path("/")).fingerprint
+
+
+def test_prepared_rows_travel_by_pickle_without_copies(make_spec: MakeSpec) -> None:
+    data = prepare(make_spec(), Path("/"))
+    buffers: list[pickle.PickleBuffer] = []
+    message = pickle.dumps(data, protocol=5, buffer_callback=buffers.append)
+    assert len(message) < 5_000
+    assert pickle.loads(message, buffers=buffers).digest() == data.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("suffix", "scheme"), [("csv", ""), ("parquet", ""), ("jsonl", ""), ("jsonl", "file://")]
+)
+def test_every_format_gives_the_same_rows(
+    prepare_files: Any, tmp_path: Path, suffix: str, scheme: str
+) -> None:
+    reference = prepare_files({"train": write_csv(tmp_path / "reference.csv", good())})
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        write_csv(path, good())
+    elif suffix == "parquet":
+        texts, labels = zip(*good(), strict=True)
+        pq.write_table(pa.table({"text": texts, "label": labels}), path)
+    else:
+        write_json(path, [label for _, label in good()])
+    location = f"{scheme}{path}" if scheme else path.name
+    assert prepare_files({"train": location}).fingerprint == reference.fingerprint
+
+
+def test_a_pair_of_text_columns(prepare_files: Any, tmp_path: Path) -> None:
+    rows = [(f"{text(row)},{text(row + 1)}", CLASSES[row % 2]) for row in range(20)]
+    name = write_csv(tmp_path / "rows.csv", rows, "one,two,label")
+    data = prepare_files({"train": name}, dataset={"textColumns": ["one", "two"]})
+    assert len(data.columns) == 2
+    assert data.frame.special == 3
+
+
+def test_labels_that_are_whole_numbers_are_ordered_by_value(
+    prepare_files: Any, tmp_path: Path
+) -> None:
+    name = write_json(tmp_path / "rows.jsonl", [10.0, 9, 10, "9"] * 5)
+    assert prepare_files({"train": name}).label_names == ("9", "10")
+
+
+def test_label_sets_from_lists_and_from_text(prepare_files: Any, tmp_path: Path) -> None:
+    lists = write_json(tmp_path / "lists.jsonl", [["b", "a"], ["a"], []] * 7)
+    words = write_json(tmp_path / "words.jsonl", ["b; a", "a", ";"] * 7)
+    data = prepare_files({"train": lists}, **MULTI)
+    assert data.label_names == ("a", "b")
+    assert data.labels.sum() == 21
+    separated = prepare_files({"train": words}, dataset={"labelSeparator": ";"}, **MULTI)
+    assert separated.labels.sum() == 21
+    assert separated.warnings == (
+        "spec.dataset.files.train: 7 of 21 train rows without a label dropped",
+    )
+
+
+# What is wrong with the rows of training: (rows, task, field, message).
+WRONG: dict[str, tuple[Any, dict[str, Any], str, str]] = {
+    "no rows": ([], {}, "files.train", "must have train rows with a text and a label"),
+    "one class": (["a"] * 20, {}, "labelColumn", "at least two values .*got only 'a'"),
+    "no labels": (
+        [None, "", float("nan")] * 9,
+        {},
+        "files.train",
+        "got 27 readable rows, 27 without",
+    ),
+    "too few rows": (
+        ["a", "b"] * 2,
+        {},
+        "files.train",
+        r"at least 5 usable rows to be split \(got 4",
+    ),
+    "singletons": (list("abcdefgh"), {}, "split.stratify", "must be false where no class"),
+    "a list as class": ([["a"], ["b"]] * 9, {}, "labelColumn", r"one class a row .*got \['a'\]"),
+    "words as numbers": (
+        [1, "2.5", "many"] * 9,
+        REGRESSION,
+        "labelColumn",
+        "must hold finite numbers with task Regression .got 'many'",
+    ),
+    "infinite": ([1, float("inf")] * 9, REGRESSION, "labelColumn", r"finite numbers.*got inf"),
+    "one number": ([3.0] * 20, REGRESSION, "labelColumn", "at least two values"),
+    "text as label sets": (["a,b", "c"] * 9, MULTI, "labelSeparator", "must be given .*got 'a,b'"),
+    "numbers as label sets": ([1, 2] * 9, MULTI, "labelColumn", "a list of labels .* .got 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_unusable_rows_are_refused_at_their_field(
+    prepare_files: Any, tmp_path: Path, case: str
+) -> None:
+    labels, changes, field, message = WRONG[case]
+    name = write_json(tmp_path / "rows.jsonl", labels)
+    with pytest.raises(DataError, match=message) as error:
+        prepare_files({"train": name}, **changes)
+    assert error.value.field == f"spec.dataset.{field}"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field", "message"),
+    [
+        ({"files": {"train": "none.csv"}}, "files.train", r"file that exists \(got .*/none.csv"),
+        ({"files": {"train": "."}}, "files.train", "must end in .csv"),
+        ({"files": {"train": "folder.csv"}}, "files.train", "must be a file that exists"),
+        ({"files": {"train": "rows.xlsx"}}, "files.train", "must end in .csv"),
+        ({"files": {"train": "bad.parquet"}}, "files.train", "is not a Parquet file"),
+        ({"files": {"train": "file:///none.csv"}}, "files.train", "must be a file that exists"),
+        ({"files": {"train": "nope://x/rows.csv"}}, "files.train", "must be readable"),
+        ({"files": {"train": "rows.csv", "test": "none.csv"}}, "files.test", "must be a file"),
+        (
+            {"files": {"train": "rows.csv", "validation": "empty.csv"}},
+            "files.validation",
+            "must have",
+        ),
+        ({"labelColumn": "class"}, "labelColumn", "got class, there are: text, label"),
+        ({"textColumns": ["text", "more"]}, r"textColumns[1]", "got more, there are: text, label"),
+    ],
+)
+def test_what_is_not_there_is_refused_at_its_field(
+    prepare_files: Any, tmp_path: Path, dataset: dict[str, Any], field: str, message: str
+) -> None:
+    write_csv(tmp_path / "rows.csv", good())
+    write_csv(tmp_path / "empty.csv", [])
+    write_csv(tmp_path / "bad.parquet", good())
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match=message) as error:
+        prepare_files({"train": "rows.csv"}, dataset=dataset)
+    assert error.value.field == f"spec.dataset.{field}"
+
+
+def test_bad_rows_are_counted_and_no_other_is_lost(prepare_files: Any, tmp_path: Path) -> None:
+    rows = good(30)
+    rows[3] = ('"broken', "cats")
+    rows[5] = (rows[5][0], "")
+    rows[6] = (rows[6][0], "NaN")
+    rows[8] = ("", "dogs")
+    rows[9] = ("word " * 10_000, "cats")
+    test = [*good(5), ("meow", "lions"), ("roar", "tigers")]
+    data = prepare_files(
+        {
+            "train": write_csv(tmp_path / "train.csv", rows),
+            "test": write_csv(tmp_path / "test.csv", test),
+        }
+    )
+    assert data.warnings == (
+        "spec.dataset.files.train: 1 broken rows skipped (lines 5)",
+        "spec.dataset.files.train: 2 of 29 train rows without a label dropped",
+        "spec.dataset.files.train: 1 of 29 train rows without a text dropped",
+        "spec.dataset.files.test: 2 of 7 test rows have labels no training row has and are dropped "
+        "(lions, tigers)",
+        "spec.dataset.textColumns: 1 of 31 rows are longer than 128 tokens and cut off there "
+        "(the longest has 10002)",
+    )
+    assert len(data.train) + len(data.validation) == 26
+    assert len(data.test) == 5
+
+
+def test_a_part_with_unknown_labels_only_is_refused(prepare_files: Any, tmp_path: Path) -> None:
+    files = {
+        "train": write_csv(tmp_path / "train.csv", good()),
+        "validation": write_csv(tmp_path / "validation.csv", [("roar", "lions")]),
+    }
+    with pytest.raises(
+        DataError, match=r"1 of 1 validation rows have labels no .*\(lions\)"
+    ) as error:
+        prepare_files(files)
+    assert error.value.field == "spec.dataset.files.validation"
+
+
+def test_warnings_stay_within_what_the_status_holds(prepare_files: Any, tmp_path: Path) -> None:
+    rows = [*good(), *(("x", f"{row:0200d}") for row in range(5))]
+    data = prepare_files(
+        {
+            "train": write_csv(tmp_path / "train.csv", good()),
+            "test": write_csv(tmp_path / "test.csv", rows),
+        }
+    )
+    (warning,) = data.warnings
+    assert len(warning) == 256
+    assert warning.startswith("spec.dataset.files.test: 5 of 25 test rows")
+
+
+def test_roc_auc_says_which_labels_it_leaves_out(prepare_files: Any, tmp_path: Path) -> None:
+    files = {
+        "train": write_csv(tmp_path / "train.csv", [*good(), ("roar", "lions")]),
+        "validation": write_csv(tmp_path / "validation.csv", good(6)),
+        "test": write_csv(tmp_path / "test.csv", good(6)),
+    }
+    objective = {"metric": "roc_auc"}
+    data = prepare_files(files, objective=objective)
+    assert data.warnings[0].startswith("roc_auc is the mean over 2 of 3 labels")
+    write_csv(tmp_path / "validation.csv", good(1))
+    with pytest.raises(DataError, match="roc_auc must have") as error:
+        prepare_files(files, objective=objective)
+    assert error.value.field == "spec.objective.metric"
+
+
+@pytest.mark.parametrize("name", ["models/none", "bert-base-uncased", "empty", "/dev/null"])
+def test_a_model_that_cannot_be_loaded_is_refused(
+    prepare_files: Any, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write_csv(tmp_path / "rows.csv", good())
+    with pytest.raises(ModelError) as error:
+        prepare_files({"train": "rows.csv"}, model={"name": name})
+    assert error.value.field == "spec.model.name"
+    assert len(str(error.value)) < 700
+
+
+def test_model_code_is_never_run(prepare_files: Any, tmp_path: Path, examples: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = json.loads((examples / "models" / "all-MiniLM-L6-v2" / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text("raise SystemExit('remote code ran')")
+    write_csv(tmp_path / "rows.csv", good())
+    with pytest.raises(ModelError, match="without remote code"):
+        prepare_files({"train": "rows.csv"}, model={"name": "model"})
+
+
+def test_every_error_is_one_a_user_can_mend() -> None:
+    assert issubclass(DataError, StudyError)
+    assert (DataError.reason, ModelError.reason) == ("DataError", "ModelError")

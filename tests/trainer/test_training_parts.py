@@ -1,0 +1,176 @@
+"""Schedules, optimizers, batches, losses and metrics, each against the library that defines it."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.metrics import METRICS, Task
+from finetune_trainer.training.batches import evaluation_batches, steps_per_epoch, training_steps
+from finetune_trainer.training.metrics import compute_metrics
+from finetune_trainer.training.optimizers import build_optimizer
+from finetune_trainer.training.schedules import learning_rate
+
+SCHEDULES: dict[str, Any] = {
+    "Linear": transformers.get_linear_schedule_with_warmup,
+    "Cosine": transformers.get_cosine_schedule_with_warmup,
+    "Constant": lambda optimizer, warmup, total: transformers.get_constant_schedule_with_warmup(
+        optimizer, warmup
+    ),
+}
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.06, 0.5, 1.0])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_is_that_of_transformers(name: str, warmup: float) -> None:
+    config = Hyperparameters(lr_schedule=name, warmup_ratio=warmup, learning_rate=0.3)
+    total = 17
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule = SCHEDULES[name](optimizer, math.ceil(warmup * total), total)
+    for step in range(total):
+        assert learning_rate(config, step, total) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_optimizer_has_every_hyperparameter_and_no_decay_of_vectors() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    base = Hyperparameters(learning_rate=0.02, weight_decay=0.3, momentum=0.7, adam_epsilon=1e-5)
+    chosen = {
+        "AdamW": {"betas": (0.8, 0.95), "eps": 1e-5},
+        "SGD": {"momentum": 0.7},
+        "RMSprop": {"momentum": 0.7, "alpha": 0.9, "eps": 1e-5},
+    }
+    for name, expected in chosen.items():
+        more = {"optimizer": name, "adam_beta1": 0.8, "adam_beta2": 0.95, "rmsprop_alpha": 0.9}
+        optimizer = build_optimizer(model, base.model_copy(update=more))
+        assert type(optimizer).__name__ == name
+        matrices, vectors = optimizer.param_groups
+        assert [tuple(p.shape) for p in matrices["params"]] == [(4, 3)]
+        assert len(vectors["params"]) == 3
+        assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
+        assert {key: matrices[key] for key in expected} == expected
+        assert matrices["lr"] == 0.02
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(1, 300),
+    batch=st.integers(1, 40),
+    accumulation=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_each_epoch_has_every_row_once(rows: int, batch: int, accumulation: int, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(3, 60, rows)
+    chosen = np.arange(rows) + 1000
+    steps = training_steps(chosen, lengths, batch, accumulation, seed, epoch=0)
+    batches = [rows for step in steps for rows in step]
+    assert sorted(np.concatenate(batches)) == chosen.tolist()
+    assert max(map(len, batches)) <= batch
+    assert len(steps) == steps_per_epoch(rows, batch, accumulation)
+    assert all(len(step) == accumulation for step in steps[:-1])
+
+
+def test_batches_need_little_padding_and_differ_between_epochs() -> None:
+    lengths = np.random.default_rng(0).integers(3, 128, 3000)
+
+    def padded(batches: list[Any]) -> int:
+        return sum(int(lengths[rows].max()) * len(rows) for rows in batches)
+
+    def epoch(number: int) -> list[Any]:
+        steps = training_steps(np.arange(3000), lengths, 16, 1, 7, number)
+        return [rows for step in steps for rows in step]
+
+    assert padded(epoch(0)) < 1.03 * lengths.sum()
+    assert padded(evaluation_batches(np.arange(3000), lengths, 16)) < 1.01 * lengths.sum()
+    first, second = ([rows.tolist() for rows in epoch(number)] for number in (0, 1))
+    assert first == [rows.tolist() for rows in epoch(0)]
+    assert first != second
+    assert [lengths[rows].max() for rows in epoch(0)] != sorted(
+        lengths[rows].max() for rows in epoch(0)
+    )
+
+
+def single(seed: int = 0) -> tuple[Any, Any]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(90, 4)).astype(np.float32), generator.integers(0, 4, 90)
+
+
+def multi(seed: int = 0) -> tuple[Any, Any]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(90, 4)).astype(np.float32), generator.random((90, 4)) < 0.4
+
+
+def test_single_label_metrics_are_those_of_scikit_learn() -> None:
+    logits, labels = single()
+    found = compute_metrics("SingleLabel", logits, labels, METRICS["SingleLabel"])
+    assert tuple(found) == METRICS["SingleLabel"]
+    predicted = logits.argmax(1)
+    shares = torch.from_numpy(logits).double().softmax(1).numpy()
+    assert found["accuracy"] == sk.accuracy_score(labels, predicted)
+    assert found["jaccard"] == sk.jaccard_score(labels, predicted, average="macro")
+    assert found["loss"] == pytest.approx(sk.log_loss(labels, shares))
+    area = sk.roc_auc_score(labels, shares, multi_class="ovr", average="macro")
+    assert found["roc_auc"] == pytest.approx(area)
+    for average in ("micro", "macro", "weighted"):
+        assert found[f"f1_{average}"] == sk.f1_score(labels, predicted, average=average)
+        recall = sk.recall_score(labels, predicted, average=average)
+        assert found[f"recall_{average}"] == recall
+        precision = sk.precision_score(labels, predicted, average=average)
+        assert found[f"precision_{average}"] == precision
+
+
+def test_multi_label_metrics_are_those_of_scikit_learn() -> None:
+    logits, labels = multi()
+    labels[0], logits[0] = False, -1  # nothing to find and nothing found is right
+    found = compute_metrics("MultiLabel", logits, labels, METRICS["MultiLabel"])
+    assert tuple(found) == METRICS["MultiLabel"]
+    predicted = logits > 0
+    shares = torch.from_numpy(logits).sigmoid().numpy()
+    assert found["accuracy"] == sk.accuracy_score(labels, predicted)
+    jaccard = sk.jaccard_score(labels, predicted, average="samples", zero_division=1.0)
+    assert found["jaccard"] == jaccard
+    losses = [sk.log_loss(labels[:, n], shares[:, n]) for n in range(4)]
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, logits, average="macro"))
+    assert found["f1_micro"] == sk.f1_score(labels, predicted, average="micro")
+
+
+def test_regression_metrics_are_those_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=50).astype(np.float32)
+    logits = generator.normal(size=(50, 1)).astype(np.float32)
+    found = compute_metrics("Regression", logits, labels, METRICS["Regression"])
+    assert tuple(found) == METRICS["Regression"]
+    mse = sk.mean_squared_error(labels, logits[:, 0])
+    expected = {"mse": mse, "rmse": mse**0.5, "loss": mse, "r2": sk.r2_score(labels, logits[:, 0])}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_roc_auc_is_the_mean_over_labels_that_have_one() -> None:
+    logits, labels = multi()
+    labels[:, 2], labels[:, 3] = False, True
+    found = compute_metrics("MultiLabel", logits, labels, ["roc_auc"])
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels[:, :2], logits[:, :2]))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "metric"),
+    [
+        ("SingleLabel", np.zeros(3, dtype=np.int64), "roc_auc"),
+        ("MultiLabel", np.ones((3, 2), dtype=np.bool_), "roc_auc"),
+        ("Regression", np.ones(1, dtype=np.float32), "r2"),
+    ],
+)
+def test_undefined_metrics_are_left_out(task: Task, labels: Any, metric: str) -> None:
+    width = 1 if task == "Regression" else 2
+    logits = np.ones((len(labels), width), dtype=np.float32)
+    assert set(compute_metrics(task, logits, labels, [metric, "loss"])) == {"loss"}
