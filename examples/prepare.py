@@ -6,7 +6,9 @@ Into `data/` go three files, into `models/` the pretrained encoder of the `gt-al
 
     library.csv       which library is it from?             text, library
     parameters.jsonl  which parameters does it take?        text, parameters (a list)
-    arity.csv         how many parameters does it take?     text, parameters (a number)
+    arity.csv         how many parameters does it take?     text, arity (a number, see below)
+
+`arity` is log2(1 + parameters), so that 7 parameters and 8 are nearer than none and one.
 
 The sources are parsed, never imported, and only some of their files, so it takes a few seconds. The same
 library versions give the same files.
@@ -22,13 +24,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 
 LIBRARIES = ("datasets", "numpy", "pandas", "pyarrow", "ray", "scipy", "sklearn", "transformers")
 PARAMETERS = ("X", "a", "axis", "dtype", "kwargs", "other", "sample_weight", "skipna", "x", "y")
-_X=(
-    "axis", "copy", "dtype", "index", "inplace", "kwargs", "level", "name", "skipna", "x",
-)  # fmt: skip
 ROWS_PER_LIBRARY = 60
 FUNCTION_ROWS = 500
 MAX_FILES = 150
@@ -127,8 +127,9 @@ def write_parameters(found: dict[str, list[Documented]], path: Path) -> int:
 
 def write_arity(found: dict[str, list[Documented]], path: Path) -> int:
     """The data of `regression.yaml`: how many parameters a function takes."""
-    rows = [(i.text, str(len(i.parameters))) for i in _all(found) if i.parameters is not None]
-    _write_csv(path, ("text", "parameters"), rows[:FUNCTION_ROWS])
+    functions = [(item.text, item.parameters) for item in _all(found)]
+    rows = [(text, f"{log2(1 + len(names)):.3f}") for text, names in functions if names is not None]
+    _write_csv(path, ("text", "arity"), rows[:FUNCTION_ROWS])
     return len(rows[:FUNCTION_ROWS])
 
 

@@ -151,6 +151,11 @@ class StudyStatus(Findings):
     start_time: _Time | None = None
     completion_time: _Time | None = None
     attempts: int = Field(0, ge=0)
+    """Engine objects created so far: one more for each retry and each resumption."""
+
+    failed_attempts: int = Field(0, ge=0)
+    """Attempts in a row that ended without a result and without a trial ending in between."""
+
     message: str = Field("", max_length=MAX_MESSAGE)
 
     def condition(self, kind: ConditionType) -> Condition | None:

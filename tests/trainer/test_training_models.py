@@ -124,7 +124,5 @@ def test_only_safetensors_are_read(source: ModelSource, tmp_path: Path) -> None:
 def test_weights_of_another_architecture_are_refused(source: ModelSource, tmp_path: Path) -> None:
     transformers.DistilBertConfig(dim=16, hidden_dim=16, n_heads=2).save_pretrained(tmp_path)
     shutil.copy(Path(source.name) / "model.safetensors", tmp_path)
-    with pytest.raises(
-        ModelError, match="weights fit its configuration .*encoder tensors are missing"
-    ):
+    with pytest.raises(ModelError, match="encoder tensors are missing"):
         Pretrained.load(ModelSource(str(tmp_path)), "SingleLabel", ["a", "b"])

@@ -225,10 +225,10 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
 
 def _prepare(spec: StudySpec, base: Path) -> tuple[StudyError | tuple[str, ...], Any]:
     """The prepared data with its warnings, or what is wrong with it; a Ray task."""
-    from finetune_trainer.data import prepare as preparation  # its libraries stay out of the driver
+    from finetune_trainer.data import prepare  # its libraries stay out of the driver
 
     try:
-        data = preparation.prepare(spec, base)
+        data = prepare(spec, base)
     except StudyError as error:
         return error, None
     return data.warnings, data

@@ -106,11 +106,12 @@ class ApiServer:
 
     def kubeconfig_for(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig of another user, e.g. `system:serviceaccount:ns:name` (with its groups)."""
-        path = self.folder / f"{name.replace(':', '-')}.kubeconfig"
+        file = "-".join([name, *groups]).replace(":", ".")
+        path = self.folder / f"{file}.kubeconfig"
         return self.authority.kubeconfig(path, self.url, name, groups)
 
     def _ready(self) -> bool:
-        pair = self.authority.issue("client-admin", "admin", ["system:masters"])
+        pair = self.authority.issue("client-readyz", "admin", ["system:masters"])
         context = ssl.create_default_context(cafile=str(self.authority.certificate))
         context.load_cert_chain(pair.certificate, pair.key)
         # A proxy from the environment must not stand between us and this machine.

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 
 @dataclass(frozen=True)
 class Image:
@@ -59,7 +61,7 @@ def _config(image: Image, digests: Sequence[str]) -> bytes:
                 "Entrypoint": list(image.entrypoint) or None,
                 "Cmd": list(image.command) or None,
                 "User": image.user,
-                "Env": [f"{name}={value}" for name, value in image.env.items()],
+                "Env": [f"{name}={value}" for name, value in {"PATH": _PATH, **image.env}.items()],
                 "WorkingDir": image.working_dir,
             },
             # One entry a layer, or buildah refuses to build on the image.

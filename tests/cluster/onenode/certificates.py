@@ -83,7 +83,7 @@ class Authority:
 
     def kubeconfig(self, path: Path, server: str, name: str, groups: Sequence[str] = ()) -> Path:
         """Write a kubeconfig with which `name` reaches the API server at `server`."""
-        pair = self.issue(f"client-{name.replace(':', '-')}", name, groups)
+        pair = self.issue("-".join(["client", name, *groups]).replace(":", "."), name, groups)
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -108,8 +108,10 @@ class Authority:
             ],
             "contexts": [{"name": "onenode", "context": {"cluster": "onenode", "user": name}}],
         }
-        path.touch(mode=0o600)
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        text = yaml.safe_dump(config, sort_keys=False)
+        if not path.exists() or path.read_text() != text:
+            path.touch(mode=0o600)
+            path.write_text(text)
         return path
 
     def _found(self) -> None:

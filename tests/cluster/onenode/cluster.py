@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.cluster.onenode import network, node
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import build_all
+from tests.cluster.onenode.build import build_all, cache_folder
+from tests.cluster.onenode.locks import exclusive
 from tests.cluster.onenode.mounts import unmount_below
 from tests.cluster.onenode.packages import NODE, require
 from tests.cluster.onenode.processes import ClusterError, Service
@@ -35,9 +36,16 @@ class Cluster:
         self.kubeconfig = self.folder / "kubeconfig"
 
     def up(self) -> Path:
-        """Start whatever does not run, wait until the node is ready, return the kubeconfig."""
+        """Start whatever does not run, wait until the node is ready, return the kubeconfig.
+
+        Raises ToolMissing where this machine cannot have a cluster, ClusterError where it fails.
+        """
         require(NODE)
         build_all()
+        with _one_at_a_time():
+            return self._up()
+
+    def _up(self) -> Path:
         if not self.folder.exists() and network.another_kubernetes():
             raise ClusterError(
                 "another Kubernetes seems to run on this machine (its KUBE- or CNI- chains are in"
@@ -57,8 +65,11 @@ class Cluster:
 
     def down(self) -> None:
         """End everything the cluster started and delete everything it made."""
-        if not self.folder.exists():
-            return
+        with _one_at_a_time():
+            if self.folder.exists():
+                self._down()
+
+    def _down(self) -> None:
         _say(f"taking down the cluster in {self.folder}")
         for name in ("coredns", "kubelet", "kube-proxy", "kube-scheduler"):
             self._stop(name)
@@ -88,6 +99,8 @@ class Cluster:
             controller_arguments=[
                 f"--cluster-cidr={network.POD_RANGE}",
                 "--node-monitor-grace-period=30s",
+                # Claims bind at once instead of after up to 15 s.
+                "--pvclaimbinder-sync-period=1s",
             ],
         )
 
@@ -135,6 +148,10 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
         for namespace in namespaces:
             network.delete_namespace(namespace)
+
+
+def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
+    return exclusive(cache_folder() / "cluster.lock")
 
 
 def _remember_kubelet_home(folder: Path) -> None:

@@ -28,6 +28,8 @@ _DROP = (
 )
 # Without it pip installs as it does in the official Python images.
 _PIP_LOCK = "./usr/lib/python3.11/EXTERNALLY-MANAGED"
+# Copied from this machine by debootstrap.
+_OF_THIS_MACHINE = ("./etc/resolv.conf", "./etc/hostname")
 
 
 def write_layer(target: Path, work: Path) -> None:
@@ -55,7 +57,8 @@ def write_layer(target: Path, work: Path) -> None:
         raise ToolMissing(f"debootstrap failed; the end of its log:\n{log.read_text()[-2000:]}")
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
     partial = target.with_suffix(".partial")
-    excludes = [f"--exclude={_PIP_LOCK}", *(f"--exclude={folder}/*" for folder in _DROP)]
+    excludes = [f"--exclude={path}" for path in (_PIP_LOCK, *_OF_THIS_MACHINE)]
+    excludes += [f"--exclude={folder}/*" for folder in _DROP]
     subprocess.run(
         [
             "tar",

@@ -38,6 +38,7 @@ def base() -> BuiltImage:
     layer = built.archive.with_suffix(".layer")
     if not (built.archive.exists() and layer.exists()):
         _say("building the Python base image (debootstrap)")
+        _forget_older(built)
         with tempfile.TemporaryDirectory(dir=_folder()) as work:
             debian.write_layer(layer, Path(work))
         write_archive(built.archive, Image(built.reference, command=["python3"]), [layer])
@@ -52,6 +53,7 @@ def operator() -> BuiltImage:
     built = _named("operator", _hash(sources + start.reference.encode()))
     if not built.archive.exists():
         _say("building the operator's image (buildah)")
+        _forget_older(built)
         build(dockerfile, REPOSITORY, _sources(*_CONTEXT), start, built)
     return built
 
@@ -67,6 +69,7 @@ def trainer() -> BuiltImage:
     content = b"".join(_content(path) for path in sorted(files.values()))
     built = _named("trainer", _hash(content + start.reference.encode()))
     if not built.archive.exists():
+        _forget_older(built)
         image = Image(
             built.reference,
             command=["python3", "-m", "finetune_trainer.supervisor"],
@@ -99,6 +102,13 @@ def provide(runtime: Containerd, *names: str) -> dict[str, str]:
 
 def _named(name: str, digest: str) -> BuiltImage:
     return BuiltImage(f"finetune.local/{name}:{digest}", _folder() / f"{name}-{digest}.tar")
+
+
+def _forget_older(image: BuiltImage) -> None:
+    """Delete the archives of earlier contents: a few hundred MB each."""
+    name = image.archive.name.rpartition("-")[0]
+    for old in _folder().glob(f"{name}-*"):
+        old.unlink()
 
 
 def _folder() -> Path:

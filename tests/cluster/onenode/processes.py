@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ class Service:
     command: Sequence[str]
     folder: Path
     env: Mapping[str, str] = field(default_factory=dict)
-    _child: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
     def log(self) -> Path:
@@ -40,8 +38,6 @@ class Service:
     @property
     def pid(self) -> int | None:
         """The pid of the running program, or None."""
-        if self._child is not None and self._child.poll() is not None:
-            return None
         return running_pid(self._pid_file)
 
     @property
@@ -55,16 +51,20 @@ class Service:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._pid_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._child = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.env},
-                start_new_session=True,
+        with self.log.open("ab") as log, open(os.devnull, "rb") as nothing:
+            # Not a Popen, which complains about a process that outlives it, as these do.
+            pid = os.posix_spawn(
+                self.command[0],
+                list(self.command),
+                {**os.environ, **self.env},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+                ],
+                setsid=True,
             )
-        self._pid_file.write_text(f"{self._child.pid} {_start_time(self._child.pid)}")
+        self._pid_file.write_text(f"{pid} {_start_time(pid)}")
 
     def stop(self, grace: float = 15.0) -> None:
         """End the program with SIGTERM, and with SIGKILL if it is still there after `grace` seconds."""
@@ -116,6 +116,8 @@ def running_pid(pid_file: Path) -> int | None:
         pid, started = pid_file.read_text().split()
         if _start_time(int(pid)) == started:
             return int(pid)
+        with contextlib.suppress(ChildProcessError):  # another process's child, or reaped already
+            os.waitpid(int(pid), os.WNOHANG)
     return None
 
 

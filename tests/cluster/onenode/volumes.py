@@ -56,6 +56,11 @@ def provide(server: ApiServer, namespace: str) -> Volumes:
     return Volumes(LIBRARIES_CLAIM, STUDIES_CLAIM, studies)
 
 
+def names(namespace: str) -> list[str]:
+    """The names of a namespace's PersistentVolumes, which outlive the namespace."""
+    return [f"{namespace}-{claim}" for claim in (LIBRARIES_CLAIM, STUDIES_CLAIM)]
+
+
 def _namespace(name: str) -> dict[str, object]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}

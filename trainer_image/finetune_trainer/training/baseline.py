@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.training.head import label_priors
 from finetune_trainer.training.metrics import compute_metrics
 
 
@@ -35,16 +36,8 @@ def _constants(
     data: PreparedData, known: NDArray[Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits of the constant prediction, and logits with the shares of the labels."""
-    if data.task == "Regression":
-        mean = np.array([known.mean(dtype=np.float64)], dtype=np.float32)
-        return mean, mean
-    if data.task == "SingleLabel":
-        shares = np.bincount(known, minlength=len(data.label_names)) / len(known)
-        priors = np.log(shares).astype(np.float32)  # every class has a training row
-        return priors, priors
-    shares = known.mean(axis=0).clip(0.5 / len(known), 1 - 0.5 / len(known))
-    priors = np.log(shares / (1 - shares)).astype(np.float32)
-    return _best_set(known), priors
+    priors = label_priors(data.task, known, len(data.label_names)).astype(np.float32)
+    return (_best_set(known) if data.task == "MultiLabel" else priors), priors
 
 
 def _best_set(known: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -30,6 +30,9 @@ class Pretrained:
     weights: dict[str, Tensor]
     """Pretrained tensors by name, on the CPU in float32; those of a new head are not among them."""
 
+    new: frozenset[str]
+    """Names of the tensors that no pretrained weights exist for: those of the task's head."""
+
     model_class: type[Any]
 
     @classmethod
@@ -47,7 +50,7 @@ class Pretrained:
         weights = {
             name: tensor.detach() for name, tensor in model.state_dict().items() if name not in new
         }
-        return cls(source, config, weights, type(model))
+        return cls(source, config, weights, frozenset(new), type(model))
 
     def fresh_model(self, hyperparameters: Hyperparameters, seed: int) -> nn.Module:
         """A copy of the model with these dropouts, its head drawn from `seed`."""

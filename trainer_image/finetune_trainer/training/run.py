@@ -28,6 +28,7 @@ from finetune_trainer.training.batches import (
 )
 from finetune_trainer.training.checkpoint import Checkpoint
 from finetune_trainer.training.export import export_model
+from finetune_trainer.training.head import start_at_priors
 from finetune_trainer.training.losses import mean_loss
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.optimizers import build_optimizer
@@ -91,7 +92,9 @@ class TrialRun:
         self._objective = objective
         self._device = torch.device(device)
         with self._memory_watched():
-            self.model: Any = pretrained.fresh_model(config, seed).to(self._device)
+            model = pretrained.fresh_model(config, seed)
+            start_at_priors(model, pretrained.new, data.task, data.labels[data.train])
+            self.model: Any = model.to(self._device)
         self._optimizer = build_optimizer(self.model, config)
         self._random = Randomness(seed, self._device)
         self._batch = Batcher(data, config.max_length, self._device)

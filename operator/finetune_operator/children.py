@@ -1,0 +1,120 @@
+"""The children of a study that do not change from attempt to attempt."""
+
+import hashlib
+import json
+from typing import Any
+
+from finetune_api.study import API_VERSION, KIND, FineTuneStudy, StudySpec
+from finetune_operator import names
+from finetune_operator.settings import Settings
+
+Manifest = dict[str, Any]
+
+
+def resolved(study: FineTuneStudy, settings: Settings) -> StudySpec:
+    """The spec with the operator's defaults for storage and resources filled in."""
+    cluster = study.spec.cluster
+    resources = {**settings.default_resources, **cluster.resources_per_worker}
+    return study.spec.model_copy(
+        update={
+            "storage": study.spec.storage or settings.default_storage,
+            "cluster": cluster.model_copy(update={"resources_per_worker": resources}),
+        }
+    )
+
+
+def children(study: FineTuneStudy, settings: Settings) -> list[Manifest]:
+    """Account, rights, network policy and the two ConfigMaps, in an order in which they can be applied."""
+    return [
+        _service_account(study),
+        spec_config_map(study, settings),
+        _progress_config_map(study),
+        _network_policy(study),
+        _role(study),
+        _role_binding(study),
+    ]
+
+
+def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
+    """What the driver runs; edits of the budget reach it through this ConfigMap."""
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": study.metadata.name,
+            "namespace": study.metadata.namespace,
+            "uid": study.metadata.uid,
+        },
+        "spec": resolved(study, settings).to_json(),
+    }
+    text = json.dumps(document, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": names.metadata(
+            study, names.spec_config(study.metadata.name), annotations={names.SPEC_HASH: digest}
+        ),
+        "data": {"study.json": text},
+    }
+
+
+def _progress_config_map(study: FineTuneStudy) -> Manifest:
+    # Metadata only: the data belong to the driver.
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": names.metadata(study, names.progress_config(study.metadata.name)),
+    }
+
+
+def _service_account(study: FineTuneStudy) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": names.metadata(study, names.account(study.metadata.name)),
+    }
+
+
+def _role(study: FineTuneStudy) -> Manifest:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": names.metadata(study, names.account(study.metadata.name)),
+        "rules": [
+            {
+                "apiGroups": [""],
+                "resources": ["configmaps"],
+                "resourceNames": [names.progress_config(study.metadata.name)],
+                "verbs": ["get", "patch"],
+            }
+        ],
+    }
+
+
+def _role_binding(study: FineTuneStudy) -> Manifest:
+    name = names.account(study.metadata.name)
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": names.metadata(study, name),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [
+            {"kind": "ServiceAccount", "name": name, "namespace": study.metadata.namespace}
+        ],
+    }
+
+
+def _network_policy(study: FineTuneStudy) -> Manifest:
+    """Only the study's own pods may connect to its pods."""
+    own = {"matchLabels": {names.UID_LABEL: study.metadata.uid}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": names.metadata(study, names.account(study.metadata.name)),
+        "spec": {
+            "podSelector": own,
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": own}]}],
+        },
+    }

@@ -1,0 +1,222 @@
+"""The engine that needs nothing installed: one Indexed Job a study's attempt, pod 0 its Ray head.
+
+The Job is created from this template and never changed afterwards, so an upgraded operator does not
+fight the immutable fields of Jobs that its predecessor made.
+"""
+
+import secrets
+from typing import Any
+
+from finetune_api.study import ClusterSpec, FineTuneStudy, StudySpec
+from finetune_operator import names
+from finetune_operator.children import Manifest, resolved
+from finetune_operator.merge import overlay
+from finetune_operator.settings import Settings
+
+EXIT_USER_ERROR = 42
+CONTAINER = "trainer"
+BASE = "/mnt/storage"
+
+_BACKOFF_LIMIT = 100
+"""Pod failures of one attempt, disruptions not counted, after which the Job gives up."""
+
+_UNREACHABLE_SECONDS = 60
+_GRACE_SECONDS = 30
+
+
+def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
+    """The objects of one attempt, to be created in this order: Service, Secret, Job."""
+    name = names.attempt_name(study.metadata.name, attempt)
+    return [_service(study, name), _secret(study, name), _job(study, attempt, settings)]
+
+
+def _service(study: FineTuneStudy, name: str) -> Manifest:
+    """Gives the pods names, before they are ready too."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": names.metadata(study, name),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": name},
+        },
+    }
+
+
+def _secret(study: FineTuneStudy, name: str) -> Manifest:
+    """The token without which nobody can use the study's Ray cluster."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": names.metadata(study, name),
+        "stringData": {"token": secrets.token_hex(32)},
+        "immutable": True,
+    }
+
+
+def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
+    spec = resolved(study, settings)
+    name = names.attempt_name(study.metadata.name, attempt)
+    metadata = names.metadata(study, name)
+    metadata["labels"][names.ATTEMPT_LABEL] = str(attempt)
+    workers = spec.cluster.workers
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": workers,
+            "parallelism": workers,
+            "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
+            # Per-index limits would end the whole Job, or leave it Running for ever (see docs/architecture.md).
+            "backoffLimitPerIndex": 1_000_000,
+            "backoffLimit": _BACKOFF_LIMIT,
+            "template": _pod_template(study, spec, name, settings),
+        },
+    }
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    return [
+        {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": CONTAINER,
+                "operator": "In",
+                "values": [EXIT_USER_ERROR],
+            },
+        },
+        {
+            "action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+    ]
+
+
+def _pod_template(study: FineTuneStudy, spec: StudySpec, name: str, settings: Settings) -> Manifest:
+    template: Any = {
+        "metadata": {"labels": names.labels(study)},
+        "spec": {
+            "subdomain": name,
+            "restartPolicy": "Never",
+            "serviceAccountName": names.account(study.metadata.name),
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "securityContext": _pod_security(settings),
+            "nodeSelector": spec.cluster.node_selector,
+            "tolerations": _tolerations(spec.cluster),
+            "volumes": _volumes(study, spec, name),
+            "containers": [_container(study, spec, name, settings)],
+        },
+    }
+    for over in (settings.pod_template, spec.cluster.pod_template or {}):
+        template = overlay(template, over)
+    return dict(template)
+
+
+def _pod_security(settings: Settings) -> dict[str, Any]:
+    user = settings.run_as_user
+    ids = {} if user is None else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **ids}
+
+
+def _tolerations(cluster: ClusterSpec) -> list[dict[str, Any]]:
+    lost = [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": _UNREACHABLE_SECONDS,
+        }
+        for state in ("not-ready", "unreachable")
+    ]
+    return [*(toleration.to_json() for toleration in cluster.tolerations), *lost]
+
+
+def _container(
+    study: FineTuneStudy, spec: StudySpec, name: str, settings: Settings
+) -> dict[str, Any]:
+    resources = spec.cluster.resources_per_worker
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python3", "-m", "finetune_trainer.supervisor"],
+        "env": _environment(study, spec, name),
+        "resources": {"requests": resources, "limits": resources} if resources else {},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "study", "mountPath": "/etc/finetune/study", "readOnly": True},
+            {"name": "ray", "mountPath": "/etc/finetune/ray", "readOnly": True},
+        ],
+    }
+    storage = spec.storage
+    if storage is not None and storage.persistent_volume_claim is not None:
+        container["volumeMounts"].append({"name": "storage", "mountPath": BASE})
+    if storage is not None and storage.secret_name is not None:
+        container["envFrom"] = [{"secretRef": {"name": storage.secret_name}}]
+    return container
+
+
+def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
+    """The study's own folder: no other study, of whatever name, ever has the same."""
+    storage = spec.storage
+    if storage is None:
+        raise ValueError("spec.storage must be given")  # decide() does not come here without
+    root = BASE if storage.uri is None else storage.uri.rstrip("/")
+    return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{study.metadata.uid}"
+
+
+def _environment(study: FineTuneStudy, spec: StudySpec, name: str) -> list[dict[str, Any]]:
+    values = {
+        "FINETUNE_STUDY_FILE": "/etc/finetune/study/study.json",
+        "FINETUNE_STORAGE": storage_location(study, spec),
+        "FINETUNE_HEAD": f"{name}-0.{name}.{study.metadata.namespace}.svc",
+        "FINETUNE_PROGRESS": names.progress_config(study.metadata.name),
+        "FINETUNE_STUDY_UID": study.metadata.uid,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/etc/finetune/ray/token",
+        "RAY_TMPDIR": "/tmp/ray",
+        "TMPDIR": "/tmp",
+        "HOME": "/tmp",
+        "USER": "finetune",
+        "HF_HOME": "/tmp/huggingface",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if spec.storage is not None and spec.storage.persistent_volume_claim is not None:
+        values["FINETUNE_BASE"] = BASE
+    fields = {
+        "FINETUNE_NAMESPACE": "metadata.namespace",
+        "FINETUNE_JOB_UID": "metadata.labels['batch.kubernetes.io/controller-uid']",
+    }
+    return [
+        *({"name": key, "value": value} for key, value in values.items()),
+        *(
+            {"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for key, path in fields.items()
+        ),
+    ]
+
+
+def _volumes(study: FineTuneStudy, spec: StudySpec, name: str) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "study", "configMap": {"name": names.spec_config(study.metadata.name)}},
+        {"name": "ray", "secret": {"secretName": name, "defaultMode": 0o440}},
+    ]
+    storage = spec.storage
+    if storage is not None and storage.persistent_volume_claim is not None:
+        claim = {"claimName": storage.persistent_volume_claim.claim_name}
+        volumes.append({"name": "storage", "persistentVolumeClaim": claim})
+    return volumes

@@ -1,0 +1,60 @@
+"""Names and labels of a study's children."""
+
+from typing import Any
+
+from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy
+
+STUDY_LABEL = f"{GROUP}/study"
+UID_LABEL = f"{GROUP}/study-uid"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+SPEC_HASH = f"{GROUP}/spec-hash"
+MANAGER = "finetune-operator"
+
+
+def attempt_name(study: str, attempt: int) -> str:
+    """Name of the engine's objects of one attempt."""
+    return f"{study}-{attempt}"
+
+
+def spec_config(study: str) -> str:
+    """Name of the ConfigMap with the spec that the driver runs."""
+    return f"{study}-spec"
+
+
+def progress_config(study: str) -> str:
+    """Name of the ConfigMap that the driver writes."""
+    return f"{study}-progress"
+
+
+def account(study: str) -> str:
+    """Name of the ServiceAccount, Role, RoleBinding and NetworkPolicy of a study's pods."""
+    return f"{study}-trainer"
+
+
+def labels(study: FineTuneStudy) -> dict[str, str]:
+    """Labels of every child. The study's own labels are not copied: Argo CD would prune the children."""
+    return {
+        STUDY_LABEL: study.metadata.name,
+        UID_LABEL: study.metadata.uid or "",
+        "app.kubernetes.io/managed-by": MANAGER,
+        "app.kubernetes.io/name": "finetune-study",
+    }
+
+
+def metadata(study: FineTuneStudy, name: str, **more: Any) -> dict[str, Any]:
+    """Metadata of a child: name, labels, and the study as its owner."""
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": study.metadata.name,
+        "uid": study.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": name,
+        "namespace": study.metadata.namespace,
+        "labels": labels(study),
+        "ownerReferences": [owner],
+        **more,
+    }

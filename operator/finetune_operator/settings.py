@@ -1,0 +1,60 @@
+"""What the platform team decides, read from the operator's environment."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from finetune_api.schema import Model
+from finetune_api.study import Quantity, Storage
+
+
+class Settings(Model):
+    """The operator's settings; each field is an environment variable (see `read`)."""
+
+    trainer_image: str = "finetune-trainer:latest"
+    image_pull_policy: str = "IfNotPresent"
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; empty watches all."""
+
+    default_storage: Storage | None = None
+    default_resources: dict[str, Quantity] = Field({})
+    pod_template: dict[str, Any] = Field({})
+    """Laid over every study's pods, below the study's own podTemplate."""
+
+    run_as_user: int | None = 65532
+    """User and group id of study pods; None leaves it to the cluster (OpenShift)."""
+
+    max_failed_attempts: int = Field(5, ge=1)
+    """Attempts in a row without a result after which a study fails."""
+
+    metrics_port: int = 8080
+    health_port: int = 8081
+
+
+_JSON = {"default_storage", "default_resources", "pod_template", "run_as_user"}
+_NUMBERS = {"max_failed_attempts", "metrics_port", "health_port"}
+
+
+def read(env: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from `FINETUNE_<FIELD>` variables. Raises ValueError naming the variable that is wrong."""
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        variable = f"FINETUNE_{name.upper()}"
+        text = env.get(variable, "")
+        if not text:
+            continue
+        try:
+            if name in _JSON:
+                values[name] = json.loads(text)
+            elif name in _NUMBERS:
+                values[name] = int(text)
+            elif name == "namespaces":
+                values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
+            else:
+                values[name] = text
+        except ValueError as error:
+            raise ValueError(f"{variable} must be JSON or a number (got {text!r})") from error
+    return Settings.model_validate(values)

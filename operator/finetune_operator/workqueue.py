@@ -1,0 +1,99 @@
+"""A keyed work queue: each study is worked on by one task at a time, failures come back with backoff."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+log = logging.getLogger("finetune.queue")
+
+Key = TypeVar("Key")
+
+FIRST_BACKOFF = 0.5
+MAX_BACKOFF = 60.0
+
+
+class WorkQueue(Generic[Key]):
+    """Calls `work(key)` for every added key; a key added while it is worked on is worked on again.
+
+    `work` returns the seconds after which to look again, or None. What it raises is logged and retried.
+    """
+
+    def __init__(
+        self, work: Callable[[Key], Awaitable[float | None]], on_error: Callable[[], None]
+    ) -> None:
+        self._work = work
+        self._on_error = on_error
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: set[Key] = set()
+        self._busy: set[Key] = set()
+        self._dirty: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, workers: int) -> None:
+        """Start that many tasks."""
+        self._tasks = [
+            asyncio.create_task(self._serve(), name=f"worker-{i}") for i in range(workers)
+        ]
+
+    async def stop(self) -> None:
+        """End all tasks, in the middle of their work if need be."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._timers.values():
+            timer.cancel()
+
+    def add(self, key: Key) -> None:
+        """Have `key` worked on soon."""
+        if key in self._busy:
+            self._dirty.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+
+    def forget(self, key: Key) -> None:
+        """Drop the timer and the failures of a key that is gone."""
+        self._failures.pop(key, None)
+        self._cancel_timer(key)
+
+    async def _serve(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._busy.add(key)
+            self._cancel_timer(key)
+            try:
+                again = await self._work(key)
+                self._failures.pop(key, None)
+            except Exception as error:  # noqa: BLE001  # any: one study's trouble must not end the worker
+                again = self._back_off(key, error)
+            finally:
+                self._busy.discard(key)
+            if key in self._dirty:
+                self._dirty.discard(key)
+                self.add(key)
+            elif again is not None:
+                self._timers[key] = asyncio.get_running_loop().call_later(again, self.add, key)
+
+    def _cancel_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _back_off(self, key: Key, error: Exception) -> float:
+        self._on_error()
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** (failures - 1)) * random.uniform(0.75, 1.25)
+        log.warning(
+            "%s failed (%s in a row), again in %.1f s: %s",
+            key,
+            failures,
+            delay,
+            error,
+            exc_info=failures == 1,
+        )
+        return float(delay)

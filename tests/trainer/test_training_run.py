@@ -1,0 +1,397 @@
+"""Trials with a real encoder on real text: they learn, stop, go on bit for bit, and fail as they should."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.metrics import Task
+from finetune_api.study import Objective
+from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.errors import TrialFailure
+from finetune_trainer.training import EpochResult, Pretrained, TrialRun, baseline_metrics
+from finetune_trainer.training.batches import Batcher, training_steps
+from finetune_trainer.training.head import output_layer, start_at_priors
+from tests.trainer.conftest import MakeSpec
+
+OBJECTIVE = Objective(metric="f1_macro", additional_metrics=["accuracy"])
+CONFIG = Hyperparameters(epochs=2, batch_size=4, max_length=16, learning_rate=3e-4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(data: PreparedData, rows: int, others: int) -> PreparedData:
+    cut = replace(
+        data, train=data.train[:rows], validation=data.validation[:others], test=data.test[:others]
+    )
+    return replace(cut, fingerprint=cut.digest())
+
+
+@pytest.fixture(scope="module")
+def data(make_spec: MakeSpec) -> PreparedData:
+    """24 rows to train on, 16 for validation and for test, of 8 classes."""
+    return small(prepare(make_spec(), Path("/")), 24, 16)
+
+
+@pytest.fixture(scope="module")
+def pretrained(data: PreparedData) -> Pretrained:
+    return Pretrained.load(data.model, data.task, data.label_names)
+
+
+@pytest.fixture(scope="module")
+def start(data: PreparedData, pretrained: Pretrained) -> Callable[..., TrialRun]:
+    def start(
+        config: Hyperparameters = CONFIG, seed: int = 5, data: PreparedData = data
+    ) -> TrialRun:
+        return TrialRun(pretrained, data, config, seed, OBJECTIVE)
+
+    return start
+
+
+def weights(run: TrialRun) -> dict[str, Any]:
+    return dict(run.model.state_dict())
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def train(run: TrialRun) -> list[EpochResult]:
+    results = []
+    while not run.finished:
+        result = run.train_epoch()
+        assert result is not None
+        results.append(result)
+    return results
+
+
+def outcome(results: list[EpochResult]) -> list[EpochResult]:
+    return [replace(result, seconds=0.0) for result in results]
+
+
+class PauseAt:
+    """Says yes at the given call."""
+
+    def __init__(self, call: int) -> None:
+        self.calls_left = call
+
+    def __call__(self) -> bool:
+        self.calls_left -= 1
+        return self.calls_left < 0
+
+
+@pytest.fixture(scope="module")
+def unbroken(start: Callable[..., TrialRun]) -> tuple[TrialRun, list[EpochResult]]:
+    """A trial that was never interrupted, and what its epochs showed."""
+    run = start()
+    return run, train(run)
+
+
+def test_a_trial_learns(make_spec: MakeSpec, pretrained: Pretrained) -> None:
+    data = small(prepare(make_spec(), Path("/")), 96, 48)
+    config = Hyperparameters(epochs=3, batch_size=4, max_length=16, learning_rate=2e-4)
+    run = TrialRun(pretrained, data, config, 5, OBJECTIVE)
+    results = train(run)
+    assert [result.epoch for result in results] == [1, 2, 3]
+    assert results[2].train_loss < results[1].train_loss < results[0].train_loss
+    tested, constant = run.evaluate("test"), baseline_metrics(data, run.metric_names)
+    assert tuple(tested) == tuple(constant) == ("f1_macro", "accuracy", "loss")
+    assert tested["accuracy"] > constant["accuracy"] + 0.15
+    assert tested["loss"] < constant["loss"]
+
+
+TASKS: dict[Task, tuple[dict[str, Any], dict[str, Any], Objective]] = {
+    "MultiLabel": (
+        {"files": {"train": "data/parameters.jsonl"}, "labelColumn": "parameters"},
+        {"metric": "f1_micro"},
+        Objective(metric="loss", additional_metrics=["f1_micro", "jaccard"]),
+    ),
+    "Regression": (
+        {"files": {"train": "data/arity.csv"}, "labelColumn": "arity"},
+        {"metric": "rmse"},
+        Objective(metric="rmse", additional_metrics=["mae", "r2"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_tasks_learn_too(task: Task, make_spec: MakeSpec, examples: Path) -> None:
+    dataset, asked, objective = TASKS[task]
+    data = small(prepare(make_spec(task=task, dataset=dataset, objective=asked), examples), 48, 16)
+    pretrained = Pretrained.load(data.model, data.task, data.label_names)
+    config = Hyperparameters(epochs=3, batch_size=8, max_length=16, learning_rate=2e-4)
+    results = train(TrialRun(pretrained, data, config, 5, objective))
+    assert results[-1].train_loss < results[0].train_loss
+    assert set(results[-1].metrics) == {objective.metric, *objective.additional_metrics, "loss"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "accumulation"),
+    [
+        ("AdamW", "Linear", 1),
+        ("SGD", "Cosine", 1),
+        ("RMSprop", "Constant", 1),
+        ("AdamW", "Cosine", 2),
+    ],
+)
+def test_training_is_that_of_a_plain_loop(
+    optimizer: str,
+    schedule: str,
+    accumulation: int,
+    data: PreparedData,
+    start: Callable[..., TrialRun],
+    pretrained: Pretrained,
+) -> None:
+    """The same weights as torch's optimizers, transformers' schedules and its model's own loss give."""
+    config = Hyperparameters(
+        epochs=1, batch_size=4, gradient_accumulation=accumulation, max_length=16, optimizer=optimizer,
+        learning_rate=1e-3, lr_schedule=schedule, warmup_ratio=0.4, max_grad_norm=0.5, weight_decay=0.1, adam_epsilon=1e-4,
+        hidden_dropout=0, attention_dropout=0, classifier_dropout=0,
+    )  # fmt: skip
+    run = start(config)
+    train(run)
+    reference: Any = pretrained.fresh_model(config, 5)
+    start_at_priors(reference, pretrained.new, data.task, data.labels[data.train])
+    plain_loop(reference, config, data)
+    for name, tensor in reference.state_dict().items():
+        torch.testing.assert_close(weights(run)[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_head_starts_at_the_shares_of_the_labels(
+    data: PreparedData, start: Callable[..., TrialRun], pretrained: Pretrained
+) -> None:
+    labels = data.labels.copy()
+    labels[data.train] = np.repeat(np.arange(8), [10, 2, 2, 2, 2, 2, 2, 2])
+    layer = output_layer(start(data=replace(data, labels=labels)).model, pretrained.new)
+    assert layer is not None
+    shares = layer.bias.softmax(0).tolist()
+    assert shares == pytest.approx([10 / 24, *[2 / 24] * 7])
+    assert output_layer(start().model, new=frozenset()) is None
+
+
+def plain_loop(model: Any, config: Hyperparameters, data: PreparedData) -> None:
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer: Any = {
+        "AdamW": lambda: torch.optim.AdamW(groups, lr=1e-3, eps=1e-4),
+        "SGD": lambda: torch.optim.SGD(groups, lr=1e-3, momentum=0.9),
+        "RMSprop": lambda: torch.optim.RMSprop(groups, lr=1e-3, eps=1e-4, momentum=0.9),
+    }[config.optimizer]()
+    lengths = data.lengths(data.train, 16)
+    steps = training_steps(data.train, lengths, 4, config.gradient_accumulation, 5, 0)
+    kind = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
+    schedule = transformers.get_scheduler(
+        kind[config.lr_schedule], optimizer, int(np.ceil(0.4 * len(steps))), len(steps)
+    )
+    batcher = Batcher(data, 16, torch.device("cpu"))
+    for step in steps:
+        # However many batches a step has, it is one step over all of their rows.
+        batch = batcher(np.concatenate(step))
+        logits = model(**batch.inputs).logits
+        cross_entropy(logits, batch.labels).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+def test_the_seed_decides_everything(
+    start: Callable[..., TrialRun], unbroken: tuple[TrialRun, list[EpochResult]]
+) -> None:
+    run, results = unbroken
+    again, other = start(), start(seed=6)
+    torch.manual_seed(99)  # random numbers of others in the process are no matter
+    assert outcome(train(again)) == outcome(results)
+    assert_same(weights(again), weights(run))
+    train(other)
+    assert not torch.equal(weights(other)["classifier.weight"], weights(run)["classifier.weight"])
+
+
+@pytest.mark.parametrize("call", [0, 3, 6, 7])
+def test_a_paused_trial_goes_on_bit_for_bit(
+    call: int,
+    start: Callable[..., TrialRun],
+    unbroken: tuple[TrialRun, list[EpochResult]],
+    tmp_path: Path,
+    data: PreparedData,
+    pretrained: Pretrained,
+) -> None:
+    """Before the first batch, in mid-epoch, and before and after the first of validation's batches."""
+    first = start()
+    result = first.train_epoch(PauseAt(call))
+    assert (result is None) == (call < 7)
+    first.save(tmp_path)
+    resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
+    rest = train(resumed)
+    results = rest if result is None else [result, *rest]
+    assert outcome(results) == outcome(unbroken[1])
+    assert_same(weights(resumed), weights(unbroken[0]))
+
+
+def test_a_pause_within_a_step_begins_the_step_anew(start: Callable[..., TrialRun]) -> None:
+    config = CONFIG.model_copy(update={"gradient_accumulation": 3, "epochs": 1})
+    reference, paused = start(config), start(config)
+    expected = train(reference)
+    assert paused.train_epoch(PauseAt(4)) is None
+    assert outcome(train(paused)) == outcome(expected)
+    assert_same(weights(paused), weights(reference))
+
+
+RESUME = """
+import sys, torch, pickle
+from pathlib import Path
+torch.set_num_threads(1)
+from finetune_api.study import Objective
+from finetune_trainer.training import Pretrained, TrialRun
+folder = Path(sys.argv[1])
+data = pickle.loads((folder / "data").read_bytes())
+pretrained = Pretrained.load(data.model, data.task, data.label_names)
+objective = Objective(metric="f1_macro", additional_metrics=["accuracy"])
+run = TrialRun.resume(folder / "paused", pretrained, data, objective)
+while not run.finished:
+    run.train_epoch()
+run.save(folder / "finished")
+"""
+
+
+def test_a_fresh_process_goes_on_bit_for_bit(
+    start: Callable[..., TrialRun],
+    unbroken: tuple[TrialRun, list[EpochResult]],
+    tmp_path: Path,
+    data: PreparedData,
+    pretrained: Pretrained,
+) -> None:
+    first = start()
+    assert first.train_epoch(PauseAt(2)) is None
+    first.save(tmp_path / "paused")
+    (tmp_path / "data").write_bytes(pickle.dumps(data))
+    subprocess.run([sys.executable, "-c", RESUME, str(tmp_path)], check=True)
+    finished = TrialRun.resume(tmp_path / "finished", pretrained, data, OBJECTIVE)
+    assert finished.finished
+    assert_same(weights(finished), weights(unbroken[0]))
+
+
+def test_trials_that_take_turns_do_not_disturb_each_other(
+    start: Callable[..., TrialRun], unbroken: tuple[TrialRun, list[EpochResult]]
+) -> None:
+    one, other = start(), start(seed=6)
+    assert one.train_epoch(PauseAt(2)) is None
+    assert other.train_epoch(PauseAt(3)) is None
+    assert outcome(train(one)) == outcome(unbroken[1])
+
+
+def test_a_checkpoint_of_other_rows_is_refused(
+    start: Callable[..., TrialRun], tmp_path: Path, data: PreparedData, pretrained: Pretrained
+) -> None:
+    start().save(tmp_path)
+    with pytest.raises(TrialFailure, match="the data set has changed") as error:
+        TrialRun.resume(tmp_path, pretrained, data.merged(), OBJECTIVE)
+    assert error.value.failure_class == "UserError"
+
+
+def test_a_half_written_checkpoint_is_none(
+    start: Callable[..., TrialRun], tmp_path: Path, data: PreparedData, pretrained: Pretrained
+) -> None:
+    start().save(tmp_path)
+    (tmp_path / "state.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
+
+
+def test_a_trial_that_diverges_ends_at_once(data: PreparedData) -> None:
+    labels = np.linspace(0, 1e5, len(data.labels), dtype=np.float32)
+    numbers = replace(data, task="Regression", labels=labels, label_names=("y",))
+    pretrained = Pretrained.load(data.model, "Regression", ["y"])
+    wild = {"optimizer": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e6, "warmup_ratio": 0.0}
+    run = TrialRun(pretrained, numbers, CONFIG.model_copy(update=wild), 5, Objective(metric="rmse"))
+    with pytest.raises(TrialFailure, match="the training loss became (nan|inf)") as error:
+        train(run)
+    assert error.value.failure_class == "Diverged"
+    assert run.epoch < 2
+
+
+def test_a_trial_stops_when_its_patience_is_spent(
+    start: Callable[..., TrialRun], tmp_path: Path, data: PreparedData, pretrained: Pretrained
+) -> None:
+    config = CONFIG.model_copy(
+        update={"epochs": 9, "early_stopping_patience": 2, "learning_rate": 1e-12}
+    )
+    run = start(config)
+    run.train_epoch()
+    run.train_epoch()
+    run.save(tmp_path)
+    resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
+    assert not resumed.finished
+    assert [result.epoch for result in train(resumed)] == [3]
+
+
+def test_final_fit_has_no_validation_and_ignores_patience(
+    start: Callable[..., TrialRun], data: PreparedData
+) -> None:
+    config = CONFIG.model_copy(update={"early_stopping_patience": 1, "learning_rate": 1e-12})
+    run = start(config, data=data.merged())
+    results = train(run)
+    assert [result.metrics for result in results] == [{}, {}]
+    assert set(run.evaluate("test")) == {"f1_macro", "accuracy", "loss"}
+
+
+def test_exported_model_predicts_the_same_without_this_project(
+    unbroken: tuple[TrialRun, list[EpochResult]], data: PreparedData, tmp_path: Path
+) -> None:
+    run, _ = unbroken
+    run.export(tmp_path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tuple(model.config.id2label[n] for n in range(8)) == data.label_names
+    texts = [tokenizer.decode(data.columns[0][row]) for row in data.test]
+    inputs = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] <= 16
+    with torch.inference_mode():
+        logits = model(**inputs).logits.numpy()
+    np.testing.assert_allclose(logits, run.predict(data.test), atol=1e-5)
+    assert not list(tmp_path.glob("*.bin"))
+    config = (tmp_path / "config.json").read_text() + (
+        tmp_path / "tokenizer_config.json"
+    ).read_text()
+    assert str(Path(data.model.name).parent) not in config
+
+
+def test_baselines_are_what_a_constant_reaches(data: PreparedData) -> None:
+    labels = np.array([0, 0, 0, 1, 2, 0, 1])
+    one = replace(
+        data, label_names=("a", "b", "c"), labels=labels, train=np.arange(5), test=np.arange(5, 7)
+    )
+    found = baseline_metrics(one, ["accuracy", "f1_macro", "roc_auc", "loss"])
+    loss = -(np.log(0.6) + np.log(0.2)) / 2
+    expected = {"accuracy": 0.5, "f1_macro": 1 / 3, "roc_auc": 0.5, "loss": loss}
+    assert found == pytest.approx(expected, rel=1e-5)
+
+    many = replace(
+        one, task="MultiLabel", label_names=("a", "b"), test=np.arange(4), train=np.arange(4),
+        labels=np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=np.bool_),
+    )  # fmt: skip
+    assert baseline_metrics(many, ["f1_micro"]) == {"f1_micro": 0.75}
+
+    number = replace(
+        one, task="Regression", labels=np.array([1, 1, 4, 4, 5, 3, 5], dtype=np.float32)
+    )
+    assert baseline_metrics(number, ["mae", "r2"]) == {"mae": 1.0, "r2": -1.0}
