@@ -49,8 +49,9 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
         }
     elif isinstance(node.get("additionalProperties"), dict):
         schema["additionalProperties"] = _structural(node["additionalProperties"], definitions)
-    if "properties" in schema and "default" in schema:
-        schema["default"] = {}  # the API server fills in the defaults of the fields
+    if isinstance(schema.get("default"), dict):
+        # The API server checks a default by the rules before it fills in those of the fields.
+        schema["default"] = _without_nulls(schema["default"])
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
     return schema
@@ -69,6 +70,12 @@ def openapi_schema() -> dict[str, Any]:
     properties["status"] = _without_defaults(properties["status"])
     properties["status"]["default"] = {"observedGeneration": -1}
     return schema
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,8 @@ The schema keeps what the API server can check within its cost limits: a `when` 
 lists, so one rule checks all of them.
 """
 
-import math
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args, overload
 
 from pydantic import Field, create_model
 from pydantic.config import JsonDict
@@ -36,6 +35,27 @@ _UNIQUE = Rule(
 )
 
 
+class Steps(Sequence[Scalar]):
+    """The numbers from `low` up to at most `high` in steps, made one by one: there may be billions."""
+
+    def __init__(self, low: float, high: float, step: float, integer: bool) -> None:
+        self._low, self._step, self._integer = low, step, integer
+        self._count = int(min((high - low) / step + 1e-9, 2.0**53)) + 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Scalar: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Scalar]: ...
+    def __getitem__(self, index: int | slice) -> Scalar | Sequence[Scalar]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        value = self._low + range(self._count)[index] * self._step
+        return int(value) if self._integer else float(f"{value:.12g}")
+
+
 class Domain(Model):
     """The values one hyperparameter can take in a search space."""
 
@@ -43,7 +63,7 @@ class Domain(Model):
     """Search this hyperparameter only in trials where each named hyperparameter has one of the listed
     values; elsewhere it has its fixed value or default."""
 
-    def finite_values(self) -> tuple[Scalar, ...] | None:
+    def finite_values(self) -> Sequence[Scalar] | None:
         """Every value of the domain in ascending or written order; None if it is continuous."""
         raise NotImplementedError
 
@@ -55,7 +75,7 @@ class ChoiceDomain(Domain):
 
     values: list[Any]
 
-    def finite_values(self) -> tuple[Scalar, ...]:
+    def finite_values(self) -> Sequence[Scalar]:
         """The listed values, in the order written."""
         return tuple(self.values)
 
@@ -117,7 +137,7 @@ class NumericDomain(Domain):
 
     integer: ClassVar[bool] = False
 
-    def finite_values(self) -> tuple[Scalar, ...] | None:
+    def finite_values(self) -> Sequence[Scalar] | None:
         """Listed values, or the steps from `min` up to at most `max`; None for a continuous range."""
         if self.values is not None:
             return tuple(self.values)
@@ -126,10 +146,7 @@ class NumericDomain(Domain):
             step = 1
         if step is None or self.min is None or self.max is None:
             return None
-        count = math.floor((self.max - self.min) / step + 1e-9) + 1
-        if self.integer:
-            return tuple(int(self.min + i * step) for i in range(count))
-        return tuple(float(f"{self.min + i * step:.12g}") for i in range(count))
+        return Steps(self.min, self.max, step, self.integer)
 
 
 class FloatDomain(NumericDomain):

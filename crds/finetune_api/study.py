@@ -502,7 +502,7 @@ class FineTuneStudy(Model):
             cel=f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('{_NAME}')",
             message=f"metadata.name must be a DNS label of at most {MAX_NAME} characters that begins with a letter",
             holds=_name_holds,
-            field=".metadata.name",
+            field=".metadata",
         ),
     )
 

@@ -42,6 +42,8 @@ class Operator:
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Indexes are complete before events are handled: nothing is judged missing too soon."""
+        kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
+        kopf.on.login(id="kubeconfig", registry=registry)(_login_by_kubeconfig)
         kopf.on.startup(id="startup", registry=registry)(self.start)
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.index(GROUP, VERSION, PLURAL, id="studies", registry=registry)(self.see_study)
@@ -117,6 +119,14 @@ class Operator:
         else:
             self.reconciler.put(key, _plain(body))
             self.queue.add(key)
+
+
+def _login_in_pod(**context: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**context)
+
+
+def _login_by_kubeconfig(**context: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_kubeconfig(**context)
 
 
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:

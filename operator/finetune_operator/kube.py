@@ -115,7 +115,7 @@ class Kube:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         try:
-            parameters = self._api.param_serialize(
+            parameters = await self._api.param_serialize(
                 method,
                 path,
                 query_params=query or [],

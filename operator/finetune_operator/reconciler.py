@@ -61,7 +61,7 @@ class Reconciler:
             return await self._carry_out(key, study, await self._decide(key, study))
 
     async def _decide(self, key: Key, study: FineTuneStudy) -> Decision:
-        now = datetime.now(UTC)
+        now = datetime.now(UTC).replace(microsecond=0)
         observed = self._store.observed(key)
         decision = decide(study, observed, self._settings, now)
         if decision.explain is None:

@@ -228,7 +228,7 @@ WRONG = (
     Wrong(
         "a name too long for its children",
         {"metadata.name": "x" * 41},
-        "metadata.name",
+        "metadata",
         "metadata.name must be a DNS label",
     ),
 )

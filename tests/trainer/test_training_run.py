@@ -45,8 +45,8 @@ def small(data: PreparedData, rows: int, others: int) -> PreparedData:
 
 @pytest.fixture(scope="module")
 def data(make_spec: MakeSpec) -> PreparedData:
-    """24 rows to train on, 16 for validation and for test, of 8 classes."""
-    return small(prepare(make_spec(), Path("/")), 24, 16)
+    """16 rows to train on, 16 for validation and for test, of 8 classes."""
+    return small(prepare(make_spec(), Path("/")), 16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def unbroken(start: Callable[..., TrialRun]) -> tuple[TrialRun, list[EpochResult
 
 def test_a_trial_learns(make_spec: MakeSpec, pretrained: Pretrained) -> None:
     data = small(prepare(make_spec(), Path("/")), 96, 48)
-    config = Hyperparameters(epochs=3, batch_size=4, max_length=16, learning_rate=2e-4)
+    config = Hyperparameters(epochs=3, batch_size=8, max_length=16, learning_rate=3e-4)
     run = TrialRun(pretrained, data, config, 5, OBJECTIVE)
     results = train(run)
     assert [result.epoch for result in results] == [1, 2, 3]
@@ -134,7 +134,7 @@ TASKS: dict[Task, tuple[dict[str, Any], dict[str, Any], Objective]] = {
 @pytest.mark.parametrize("task", TASKS)
 def test_other_tasks_learn_too(task: Task, make_spec: MakeSpec, examples: Path) -> None:
     dataset, asked, objective = TASKS[task]
-    data = small(prepare(make_spec(task=task, dataset=dataset, objective=asked), examples), 48, 16)
+    data = small(prepare(make_spec(task=task, dataset=dataset, objective=asked), examples), 32, 16)
     pretrained = Pretrained.load(data.model, data.task, data.label_names)
     config = Hyperparameters(epochs=3, batch_size=8, max_length=16, learning_rate=2e-4)
     results = train(TrialRun(pretrained, data, config, 5, objective))
@@ -178,11 +178,11 @@ def test_a_new_head_starts_at_the_shares_of_the_labels(
     data: PreparedData, start: Callable[..., TrialRun], pretrained: Pretrained
 ) -> None:
     labels = data.labels.copy()
-    labels[data.train] = np.repeat(np.arange(8), [10, 2, 2, 2, 2, 2, 2, 2])
+    labels[data.train] = np.repeat(np.arange(8), [9, 1, 1, 1, 1, 1, 1, 1])
     layer = output_layer(start(data=replace(data, labels=labels)).model, pretrained.new)
     assert layer is not None
     shares = layer.bias.softmax(0).tolist()
-    assert shares == pytest.approx([10 / 24, *[2 / 24] * 7])
+    assert shares == pytest.approx([9 / 16, *[1 / 16] * 7])
     assert output_layer(start().model, new=frozenset()) is None
 
 
@@ -226,7 +226,7 @@ def test_the_seed_decides_everything(
     assert not torch.equal(weights(other)["classifier.weight"], weights(run)["classifier.weight"])
 
 
-@pytest.mark.parametrize("call", [0, 3, 6, 7])
+@pytest.mark.parametrize("call", [0, 2, 4, 5])
 def test_a_paused_trial_goes_on_bit_for_bit(
     call: int,
     start: Callable[..., TrialRun],
@@ -238,7 +238,7 @@ def test_a_paused_trial_goes_on_bit_for_bit(
     """Before the first batch, in mid-epoch, and before and after the first of validation's batches."""
     first = start()
     result = first.train_epoch(PauseAt(call))
-    assert (result is None) == (call < 7)
+    assert (result is None) == (call < 5)
     first.save(tmp_path)
     resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
     rest = train(resumed)
@@ -318,15 +318,14 @@ def test_a_half_written_checkpoint_is_none(
 
 
 def test_a_trial_that_diverges_ends_at_once(data: PreparedData) -> None:
-    labels = np.linspace(0, 1e5, len(data.labels), dtype=np.float32)
+    labels = np.linspace(0, 1e22, len(data.labels), dtype=np.float32)
     numbers = replace(data, task="Regression", labels=labels, label_names=("y",))
     pretrained = Pretrained.load(data.model, "Regression", ["y"])
-    wild = {"optimizer": "SGD", "learning_rate": 1.0, "max_grad_norm": 1e6, "warmup_ratio": 0.0}
-    run = TrialRun(pretrained, numbers, CONFIG.model_copy(update=wild), 5, Objective(metric="rmse"))
-    with pytest.raises(TrialFailure, match="the training loss became (nan|inf)") as error:
+    run = TrialRun(pretrained, numbers, CONFIG, 5, Objective(metric="rmse"))
+    with pytest.raises(TrialFailure, match="the training loss became inf") as error:
         train(run)
     assert error.value.failure_class == "Diverged"
-    assert run.epoch < 2
+    assert run.epoch == 0
 
 
 def test_a_trial_stops_when_its_patience_is_spent(

@@ -1,0 +1,33 @@
+{{/* Prefix of all names: the release's name, with the chart's unless it is part of it. */}}
+{{- define "finetune-operator.fullname" -}}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $name | trunc 54 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "finetune-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "finetune-operator.labels" -}}
+{{ include "finetune-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Reference of an image: a dict of image (repository, tag) and version. */}}
+{{- define "finetune-operator.image" -}}
+{{ .image.repository }}:{{ .image.tag | default .version }}
+{{- end }}
+
+{{/* study.storage as spec.storage of a study has it, in JSON; empty without storage. */}}
+{{- define "finetune-operator.storage" -}}
+{{- with .Values.study.storage -}}
+{{- if .claimName -}}
+{{ dict "persistentVolumeClaim" (dict "claimName" .claimName) | toJson }}
+{{- else if .uri -}}
+{{ . | toJson }}
+{{- end -}}
+{{- end -}}
+{{- end }}
