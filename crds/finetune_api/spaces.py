@@ -39,7 +39,7 @@ class Steps(Sequence[Scalar]):
     """The numbers from `low` up to at most `high` in steps, made one by one: there may be billions."""
 
     def __init__(self, low: float, high: float, step: float, integer: bool) -> None:
-        self._low, self._step, self._integer = low, step, integer
+        self._low, self._high, self._step, self._integer = low, high, step, integer
         self._count = int(min((high - low) / step + 1e-9, 2.0**53)) + 1
 
     def __len__(self) -> int:
@@ -53,7 +53,9 @@ class Steps(Sequence[Scalar]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         value = self._low + range(self._count)[index] * self._step
-        return int(value) if self._integer else float(f"{value:.12g}")
+        if self._integer:
+            return int(value)
+        return min(max(float(f"{value:.12g}"), self._low), self._high)
 
 
 class Domain(Model):

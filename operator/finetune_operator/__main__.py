@@ -77,6 +77,8 @@ class Operator:
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Set kopf up, connect, serve metrics."""
         settings.posting.enabled = False
+        # A namespaced operator may not list namespaces or CRDs: kopf would retry that for a minute, blind.
+        settings.scanning.disabled = bool(self.settings.namespaces)
         settings.persistence.finalizer = f"{GROUP}/unused"
         for resource in _CHILDREN:
             group, _version, plural = resource

@@ -4,14 +4,17 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoConfig
 
 from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.data.prepare import _limited, _max_tokens
 from finetune_trainer.errors import DataError, ModelError, StudyError
 from tests.trainer.conftest import MakeSpec
 
@@ -233,6 +236,14 @@ def test_bad_rows_are_counted_and_no_other_is_lost(prepare_files: Any, tmp_path:
     assert len(data.test) == 5
 
 
+def test_a_file_of_broken_rows_says_so(prepare_files: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\none;a\ntwo;b\n")
+    with pytest.raises(
+        DataError, match=r"got 0 readable rows.*; 2 broken rows skipped \(lines 2, 3\)"
+    ):
+        prepare_files({"train": "train.csv"})
+
+
 def test_a_part_with_unknown_labels_only_is_refused(prepare_files: Any, tmp_path: Path) -> None:
     files = {
         "train": write_csv(tmp_path / "train.csv", good()),
@@ -256,6 +267,26 @@ def test_warnings_stay_within_what_the_status_holds(prepare_files: Any, tmp_path
     (warning,) = data.warnings
     assert len(warning) == 256
     assert warning.startswith("spec.dataset.files.test: 5 of 25 test rows")
+
+
+def test_more_warnings_than_the_status_holds_go_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shown = _limited([f"warning {number}" for number in range(15)])
+    assert len(shown) == 10
+    assert shown[-2:] == ("warning 8", "and 6 more, in the log of the driver")
+    assert [record.message for record in caplog.records][-1] == "warning 14"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "expected"), [("bert", 512), ("xlm-roberta", 510), ("mpnet", 510)]
+)
+def test_a_row_is_never_longer_than_the_positions_of_the_model(
+    model_type: str, expected: int
+) -> None:
+    config = AutoConfig.for_model(model_type, max_position_embeddings=512, pad_token_id=1)
+    assert _max_tokens(SimpleNamespace(model_max_length=10**30), config) == expected
+    assert _max_tokens(SimpleNamespace(model_max_length=256), config) == 256
 
 
 def test_roc_auc_says_which_labels_it_leaves_out(prepare_files: Any, tmp_path: Path) -> None:

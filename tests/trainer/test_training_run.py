@@ -45,8 +45,11 @@ def small(data: PreparedData, rows: int, others: int) -> PreparedData:
 
 @pytest.fixture(scope="module")
 def data(make_spec: MakeSpec) -> PreparedData:
-    """16 rows to train on, 16 for validation and for test, of 8 classes."""
-    return small(prepare(make_spec(), Path("/")), 16, 16)
+    """16 rows to train on, 16 for validation and for test, of 8 classes; read-only, as Ray hands them out."""
+    data = small(prepare(make_spec(), Path("/")), 16, 16)
+    for array in (data.labels, data.train, data.columns[0].ids, data.columns[0].offsets):
+        array.flags.writeable = False
+    return data
 
 
 @pytest.fixture(scope="module")

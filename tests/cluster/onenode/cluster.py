@@ -134,7 +134,8 @@ class Cluster:
         kubelet.wait_until(ready, timeout=120)
 
     def _stop(self, name: str) -> None:
-        Service(name, (), self.folder).stop()
+        # The API server would wait for every open watch; its data are deleted anyway.
+        Service(name, (), self.folder).stop(grace=3)
 
     def _end_containers(self) -> None:
         runtime = self.runtime()

@@ -72,7 +72,7 @@ def trainer() -> BuiltImage:
         _forget_older(built)
         image = Image(
             built.reference,
-            command=["python3", "-m", "finetune_trainer.supervisor"],
+            entrypoint=["python3", "-m", "finetune_trainer.supervisor"],
             user=_NOBODY,
             env={
                 "PYTHONPATH": f"/opt/finetune:{LIBRARIES}",

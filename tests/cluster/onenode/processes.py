@@ -125,7 +125,10 @@ def _start_time(pid: int) -> str:
     """The kernel's start time of a process; empty if it is gone or only waits to be reaped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
+        threads = len(os.listdir(f"/proc/{pid}/task"))
     except (FileNotFoundError, ProcessLookupError):
         return ""
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] in ("Z", "X") else fields[19]
+    # A killed process's first thread can be dead while another still holds its ports.
+    dead = fields[0] in ("Z", "X") and threads <= 1
+    return "" if dead else fields[19]

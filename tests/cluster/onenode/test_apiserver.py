@@ -53,7 +53,8 @@ def test_other_users_are_authorized_by_rbac(server: ApiServer) -> None:
     asked = ["get", "pods", f"--kubeconfig={server.kubeconfig_for('alice')}"]
     with pytest.raises(subprocess.CalledProcessError):
         server.kubectl(*asked)
-    server.kubectl("create", "clusterrolebinding", "alice", "--clusterrole=view", "--user=alice")
+    server.kubectl("create", "clusterrole", "lister", "--verb=list", "--resource=pods")
+    server.kubectl("create", "clusterrolebinding", "alice", "--clusterrole=lister", "--user=alice")
     # The authorizer sees a new binding through its watch, a moment later.
     server.apiserver.wait_until(lambda: succeeds(server, asked), timeout=10)
 

@@ -51,16 +51,18 @@ def usable_rows(
     no_label = [row for row, label in enumerate(labels) if label is None]
     no_text = {row for column in texts for row, text in enumerate(column) if text is None}
     no_text -= set(no_label)
-    for count, what in ((len(no_label), "without a label"), (len(no_text), "without a text")):
-        if count:
-            warnings.append(f"{raw.field}: {count} of {len(raw)} {raw.part} rows {what} dropped")
     dropped = no_text.union(no_label)
     if len(dropped) == len(raw):
+        earlier = [text.removeprefix(f"{raw.field}: ") for text in warnings if raw.field in text]
         raise DataError(
             raw.field,
             f"must have {raw.part} rows with a text and a label (got {len(raw)} readable rows, "
-            f"{len(no_label)} without a label, {len(no_text)} without a text)",
+            f"{len(no_label)} without a label, {len(no_text)} without a text"
+            f"{''.join(f'; {text}' for text in earlier)})",
         )
+    for count, what in ((len(no_label), "without a label"), (len(no_text), "without a text")):
+        if count:
+            warnings.append(f"{raw.field}: {count} of {len(raw)} {raw.part} rows {what} dropped")
     complete = LabelledRows(raw.field, raw.part, texts, labels)  # type: ignore[arg-type]  # None goes now
     return complete.keep(row for row in range(len(raw)) if row not in dropped)
 

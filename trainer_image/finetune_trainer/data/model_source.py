@@ -66,6 +66,10 @@ class ModelSource:
             )
         return model, info
 
+    def _not_a_folder(self) -> str:
+        offline = ", and HF_HUB_OFFLINE keeps from asking the hub"
+        return f"; no such folder{offline if constants.HF_HUB_OFFLINE else ''}"
+
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         try:
@@ -75,8 +79,7 @@ class ModelSource:
         except Exception as error:  # whatever a broken folder makes transformers raise
             if is_transient(error):
                 raise
-            offline = "; the hub is not asked while HF_HUB_OFFLINE is set"
-            note = offline if constants.HF_HUB_OFFLINE and not Path(self.name).is_dir() else ""
+            note = "" if Path(self.name).is_dir() else self._not_a_folder()
             raise ModelError(
                 FIELD,
                 f"must be a folder or hub id of a model whose {what} can be loaded without remote code "

@@ -1,5 +1,6 @@
 """From a study's spec to the rows that every trial shares."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,20 @@ from finetune_trainer.data.split import split_rows
 from finetune_trainer.data.tokens import Frame, tokenise
 from finetune_trainer.errors import DataError
 
+log = logging.getLogger("finetune.data")
+
 _MAX_WARNINGS = 10
 _MAX_WARNING = 256
+_POSITIONS_AFTER_PADDING = (
+    "roberta",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "xmod",
+    "data2vec",
+    "ibert",
+)
+"""Model types that number a row's positions from the padding token's number on."""
 
 
 def prepare(spec: StudySpec, base: Path) -> PreparedData:
@@ -104,9 +117,8 @@ def _max_tokens(tokenizer: Any, config: Any) -> int:
     limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of none
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions > 0:
-        # RoBERTa and its kin number positions from the padding token's number on.
-        offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-        limits.append(positions - offset)
+        shifted = any(name in config.model_type for name in _POSITIONS_AFTER_PADDING)
+        limits.append(positions - (config.pad_token_id + 1 if shifted else 0))
     return min(limits)
 
 
@@ -135,26 +147,27 @@ def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
 
 
 def _undefined_metrics(data: PreparedData, spec: StudySpec) -> list[str]:
-    if data.task == "Regression":
-        return []
-    named = {spec.objective.metric, *spec.objective.additional_metrics}
-    if "roc_auc" not in named:
+    metric = spec.objective.metric
+    if metric == "r2" and len(data.validation) < 2:
+        raise DataError(
+            "spec.objective.metric", "r2 must have at least two validation rows (got 1)"
+        )
+    if "roc_auc" not in (metric, *spec.objective.additional_metrics):
         return []
     labels = data.labels[data.validation]
-    positive = (
-        labels if data.task == "MultiLabel" else labels[:, None] == np.arange(len(data.label_names))
-    )
-    share = positive.mean(axis=0)
-    defined = int(((share > 0) & (share < 1)).sum())
-    if not defined and spec.objective.metric == "roc_auc":
+    if data.task == "SingleLabel":
+        labels = labels[:, None] == np.arange(len(data.label_names))
+    defined = int((labels.any(axis=0) & ~labels.all(axis=0)).sum())
+    if not defined and metric == "roc_auc":
         raise DataError(
             "spec.objective.metric",
             "roc_auc must have a label that some validation rows have and some have not",
         )
-    if defined == len(share):
+    if defined == len(data.label_names):
         return []
     return [
-        f"roc_auc is the mean over {defined} of {len(share)} labels: the others have no validation rows"
+        f"roc_auc is the mean over {defined} of {len(data.label_names)} labels: the others are in all "
+        "validation rows or in none"
     ]
 
 
@@ -162,7 +175,9 @@ def _limited(warnings: list[str]) -> tuple[str, ...]:
     shown = [
         text if len(text) <= _MAX_WARNING else text[: _MAX_WARNING - 1] + "…" for text in warnings
     ]
-    if len(shown) > _MAX_WARNINGS:
-        rest = len(shown) - _MAX_WARNINGS + 1
-        shown = [*shown[: _MAX_WARNINGS - 1], f"and {rest} more warnings, in the driver's log"]
-    return tuple(shown)
+    if len(shown) <= _MAX_WARNINGS:
+        return tuple(shown)
+    for text in warnings:
+        log.warning(text)
+    rest = len(shown) - _MAX_WARNINGS + 1
+    return (*shown[: _MAX_WARNINGS - 1], f"and {rest} more, in the log of the driver")

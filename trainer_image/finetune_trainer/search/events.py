@@ -16,11 +16,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class TermStarted(Event):
-    """A driver started. `reads` freezes how far it read the terms before it (term → events)."""
+    """A driver started. What comes before in its log is all that it read of earlier drivers."""
 
     kind: ClassVar[str] = "term"
     term: int
-    reads: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +94,14 @@ class Failed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """The paused trial will not be promoted any more; its checkpoint is not needed."""
+
+    kind: ClassVar[str] = "stopped"
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchEnded(Event):
     """Nothing more will be proposed or promoted."""
 
@@ -114,10 +121,11 @@ class RefitStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class RefitRequeued(Event):
-    """The refit lost its slot, or failed with `message`."""
+    """The refit lost its slot (drained, or its worker went away), or failed with `message`."""
 
     kind: ClassVar[str] = "refit-requeued"
     message: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,7 @@ _KINDS: dict[str, type[Event]] = {
         Reached,
         Requeued,
         Failed,
+        Stopped,
         SearchEnded,
         RefitStarted,
         RefitRequeued,

@@ -1,12 +1,13 @@
 """The record log: an append-only list of events in storage that cannot append.
 
-Every append is one segment `records/<term>/<first>-<last>.jsonl`, written whole. Sixteen segments of one
+Every append is one segment `records/<term>/<first>-<last>.jsonl`, written whole. Eight segments of one
 size are merged into one of the next, so that tens of thousands of appends stay a few dozen files. A
 segment names its events and their checksum in its first line: a torn one is skipped, and what follows a
 gap is not read.
 
-A term is one start of a driver. Its first event says how far it read the terms before it; whatever an
-older driver writes later is never read.
+A term is one start of a driver. Its first segment holds all that it read of the terms before it, so that
+one object, written whole, both freezes the past and makes the term complete in itself: readers read the
+latest term that has begun and nothing else. Whatever an older driver writes later is never read.
 """
 
 import json
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field
 from finetune_trainer.search.events import Event, TermStarted, from_json, to_json
 from finetune_trainer.search.storage import Storage
 
-_FOLDER = "records"
-_FANOUT = 16
+FOLDER = "records"
+_FANOUT = 8
+_READS = 10
 
 
 @dataclass(frozen=True)
@@ -30,37 +32,58 @@ class _Segment:
 
     @property
     def path(self) -> str:
-        return f"{_FOLDER}/{self.term:06d}/{self.first:09d}-{self.last:09d}.jsonl"
+        return f"{FOLDER}/{self.term:06d}/{self.first:09d}-{self.last:09d}.jsonl"
 
     @classmethod
     def parse(cls, path: str) -> "_Segment | None":
         try:
             _, term, name = path.split("/")
             first, last = name.removesuffix(".jsonl").split("-")
-            return cls(int(term), int(first), int(last))
+            segment = cls(int(term), int(first), int(last))
         except ValueError:
-            return None  # not ours: a temporary file, or somebody's note
+            return None
+        return segment if segment.path == path else None  # a temporary file, or somebody's note
+
+    def encode(self, lines: list[str]) -> bytes:
+        """The segment with its events, as bytes."""
+        body = "".join(f"{line}\n" for line in lines).encode()
+        return json.dumps(self._header(body)).encode() + b"\n" + body
+
+    def decode(self, data: bytes) -> list[str] | None:
+        """The events that `encode` was given; None if the bytes are not whole."""
+        head, _, body = data.partition(b"\n")
+        try:
+            header = json.loads(head)
+        except ValueError:
+            return None
+        return body.decode().splitlines() if header == self._header(body) else None
+
+    def _header(self, body: bytes) -> dict[str, int]:
+        crc32 = zlib.crc32(body)
+        return {"term": self.term, "first": self.first, "last": self.last, "crc32": crc32}
 
 
 @dataclass(frozen=True)
 class History:
-    """What a reader finds: the events that count, how far each term goes, and segments it had to skip."""
+    """What a reader finds."""
 
     events: list[Event]
-    reads: dict[str, int]
+    last_term: int
+    """The latest term that has begun; 0 if none."""
+
     torn: list[str]
+    """Segments that could not be used: torn, or cut off by a gap before them."""
 
-    @property
-    def last_term(self) -> int:
-        """The latest term that has begun; 0 if none."""
-        return max((int(term) for term in self.reads), default=0)
-
-
-_READS = 10
+    lines: list[str] = field(repr=False)
+    """The events as stored."""
 
 
 def read_history(storage: Storage) -> History:
-    """All events that count, in order. Raises FileNotFoundError if segments keep vanishing."""
+    """All events that count, in order.
+
+    Raises ValueError for an event that this version does not know, FileNotFoundError if segments keep
+    vanishing.
+    """
     for _ in range(_READS - 1):
         try:
             return _read_history(storage)
@@ -70,67 +93,42 @@ def read_history(storage: Storage) -> History:
 
 
 def _read_history(storage: Storage) -> History:
-    torn: list[str] = []
     terms: dict[int, list[_Segment]] = defaultdict(list)
-    for path in storage.files(_FOLDER):
+    for path in storage.files(FOLDER):
         segment = _Segment.parse(path)
         if segment is not None:
             terms[segment.term].append(segment)
-    lines = {term: _read_term(storage, segments, torn) for term, segments in terms.items()}
-    begun = {
-        term: found for term, found in lines.items() if found and isinstance(found[0], TermStarted)
-    }
-    if not begun:
-        return History([], {}, torn)
-    latest = max(begun)
-    first = begun[latest][0]
-    assert isinstance(first, TermStarted)  # filtered above
-    reads = {term: count for term, count in first.reads.items() if int(term) in begun}
-    reads[str(latest)] = len(begun[latest])
-    events = [event for term in sorted(begun) for event in begun[term][: reads.get(str(term), 0)]]
-    return History(events, reads, torn)
+    torn: list[str] = []
+    for term in sorted(terms, reverse=True):
+        lines = _read_term(storage, terms[term], torn)
+        if lines:
+            return History(_events(lines, term), term, torn, lines)
+    return History([], 0, torn, [])
 
 
-def _read_term(storage: Storage, segments: list[_Segment], torn: list[str]) -> list[Event]:
-    events: list[Event] = []
+def _read_term(storage: Storage, segments: list[_Segment], torn: list[str]) -> list[str]:
+    lines: list[str] = []
     for segment in sorted(segments, key=lambda s: (s.first, -s.last)):
-        if segment.first > len(events):
-            break  # a gap: what comes after it was decided on events that are lost
-        if segment.last < len(events):
+        if segment.last < len(lines):
             continue  # already read as part of a merged segment
-        found = _decode(storage.read(segment.path), segment)
+        found = None
+        if segment.first <= len(lines):  # else a gap: it was decided on events that are lost
+            found = segment.decode(storage.read(segment.path))
         if found is None:
             torn.append(segment.path)
         else:
-            events.extend(found[len(events) - segment.first :])
+            lines.extend(found[len(lines) - segment.first :])
+    return lines
+
+
+def _events(lines: list[str], term: int) -> list[Event]:
+    events = []
+    for number, value in enumerate(json.loads(f"[{','.join(lines)}]")):
+        try:
+            events.append(from_json(value))
+        except ValueError as error:  # written by another version: to go on would lose it
+            raise ValueError(f"event {number} of term {term} in {FOLDER} {error}") from error
     return events
-
-
-def _encode(lines: list[str], segment: _Segment) -> bytes:
-    body = "".join(f"{line}\n" for line in lines).encode()
-    header = {
-        "term": segment.term,
-        "first": segment.first,
-        "last": segment.last,
-        "crc32": zlib.crc32(body),
-    }
-    return json.dumps(header).encode() + b"\n" + body
-
-
-def _decode(data: bytes, segment: _Segment) -> list[Event] | None:
-    head, _, body = data.partition(b"\n")
-    try:
-        header = json.loads(head)
-        if header != {
-            "term": segment.term,
-            "first": segment.first,
-            "last": segment.last,
-            "crc32": zlib.crc32(body),
-        }:
-            return None
-        return [from_json(json.loads(line)) for line in body.splitlines()]
-    except ValueError:
-        return None
 
 
 @dataclass
@@ -143,40 +141,72 @@ class RecordLog:
     _levels: list[list[tuple[_Segment, list[str]]]] = field(default_factory=list)
     """Unmerged segments by size class, with their lines."""
 
+    _broken: OSError | None = None
+
     @classmethod
     def start(cls, storage: Storage, term: int, now: float) -> tuple["RecordLog", History]:
         """Read what there is, freeze it, and begin `term`, which must be above every term that has begun.
 
-        Raises ValueError if it is not.
+        Removes the earlier terms. Raises ValueError if `term` is not above them, and as `read_history`.
         """
         history = read_history(storage)
         if history.last_term >= term:
             raise ValueError(f"term must be above {history.last_term} (got {term})")
         log = cls(storage, term)
-        started = TermStarted(now, term, history.reads)
-        log.append([started])
-        return log, History([*history.events, started], history.reads, history.torn)
+        started = TermStarted(now, term)
+        lines = [*history.lines, _line(started)]
+        log._write(lines, _level(len(lines)))
+        for path in storage.files(FOLDER):
+            segment = _Segment.parse(path)
+            if segment is not None and segment.term < term:
+                storage.delete(path)
+        return log, History([*history.events, started], term, history.torn, [])
 
     def append(self, events: Iterable[Event]) -> None:
-        """Write the events durably, as one segment. Raises OSError if storage refuses."""
-        lines = [json.dumps(to_json(event), separators=(",", ":")) for event in events]
+        """Write the events durably, as one segment.
+
+        Raises OSError if storage refuses, then and ever after: nobody knows whether the segment is there,
+        so only a new term can go on.
+        """
+        lines = [_line(event) for event in events]
+        if self._broken is not None:
+            raise OSError(f"the records of term {self.term} ended: {self._broken}")
         if lines:
-            segment = _Segment(self.term, self._written, self._written + len(lines) - 1)
-            self.storage.write(segment.path, _encode(lines, segment))
-            self._written += len(lines)
-            self._file(segment, lines, level=0)
+            try:
+                self._write(lines, level=0)
+            except OSError as error:
+                self._broken = error
+                raise
+
+    def _write(self, lines: list[str], level: int) -> None:
+        segment = _Segment(self.term, self._written, self._written + len(lines) - 1)
+        self.storage.write(segment.path, segment.encode(lines))
+        self._written += len(lines)
+        self._file(segment, lines, level)
 
     def _file(self, segment: _Segment, lines: list[str], level: int) -> None:
-        if level == len(self._levels):
+        while level >= len(self._levels):
             self._levels.append([])
         self._levels[level].append((segment, lines))
         if len(self._levels[level]) < _FANOUT:
             return
-        parts = self._levels[level]
+        parts = self._levels[level]  # whatever has a lower level is younger, so these have no gaps
         merged = _Segment(self.term, parts[0][0].first, segment.last)
         merged_lines = [line for _, found in parts for line in found]
-        self.storage.write(merged.path, _encode(merged_lines, merged))
+        self.storage.write(merged.path, merged.encode(merged_lines))
         self._levels[level] = []
         for old, _ in parts:  # only now: a reader always finds one or the other
             self.storage.delete(old.path)
         self._file(merged, merged_lines, level + 1)
+
+
+def _level(lines: int) -> int:
+    """The size class of a term's first segment, so that it is not soon merged again."""
+    level = 0
+    while lines >= _FANOUT ** (level + 1):
+        level += 1
+    return level
+
+
+def _line(event: Event) -> str:
+    return json.dumps(to_json(event), separators=(",", ":"))

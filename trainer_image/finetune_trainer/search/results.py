@@ -1,6 +1,5 @@
 """What people see of the records: the findings in the status, and the table of all trials."""
 
-import heapq
 import io
 from typing import Any
 
@@ -11,9 +10,10 @@ import pyarrow.parquet
 from finetune_api.hyperparameters import JSON_NAMES
 from finetune_api.status import MAX_TOP_TRIALS, FinalModel, Findings, TrialCounts, TrialResult
 from finetune_api.study import Budget
-from finetune_trainer.search.plan import planned_trials
-from finetune_trainer.search.state import StudyState, Trial, best_epoch, trial_score
+from finetune_trainer.search.events import EpochDone
+from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.trials import Trial
 
 RESULTS = "results"
 """Folder of the tables within the study's storage."""
@@ -23,12 +23,8 @@ def findings(
     state: StudyState, budget: Budget, storage: Storage, warnings: tuple[str, ...] = ()
 ) -> Findings:
     """The part of the status that the records tell."""
-    ranked = heapq.nsmallest(
-        MAX_TOP_TRIALS,
-        (trial for trial in state.trials if trial.epochs),
-        key=lambda trial: (-trial_score(state, trial), trial.number),
-    )
-    top = [_result(state, trial) for trial in ranked]
+    ranked = state.top_trials(MAX_TOP_TRIALS)
+    top = [_result(trial, trial.best) for trial in ranked if trial.best is not None]
     final = None
     if state.refit is not None:
         final = FinalModel(
@@ -44,12 +40,11 @@ def findings(
         final=final,
         results_uri=storage.uri(RESULTS) if state.ended else None,
         gpu_seconds=round(state.gpu_seconds, 1),
-        warnings=list(warnings),
+        warnings=[warning[:256] for warning in warnings[:10]],
     )
 
 
-def _result(state: StudyState, trial: Trial) -> TrialResult:
-    epoch = best_epoch(state, trial)
+def _result(trial: Trial, epoch: EpochDone) -> TrialResult:
     return TrialResult(
         trial=trial.number,
         value=epoch.value,
@@ -66,7 +61,7 @@ def _counts(state: StudyState, budget: Budget) -> TrialCounts:
     for trial in state.trials:
         by_status[trial.status] += 1
     ended = sum(by_status[status] for status in ("Completed", "Stopped", "Diverged", "Failed"))
-    planned = len(state.trials) if state.ended else planned_trials(state.spec, budget)
+    planned = len(state.trials) if state.ended else state.planned(budget)
     return TrialCounts(
         planned=planned,
         running=by_status["Running"],
@@ -92,7 +87,7 @@ def table(state: StudyState) -> pa.Table:
 
 
 def _row(state: StudyState, trial: Trial, names: list[str], metrics: list[str]) -> dict[str, Any]:
-    best = best_epoch(state, trial) if trial.epochs else None
+    best = trial.best
     by_epoch = {epoch.epoch: epoch.value for epoch in trial.epochs}
     return {
         "trial": trial.number,

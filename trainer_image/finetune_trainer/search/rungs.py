@@ -1,11 +1,11 @@
 """Promoting ASHA: a free worker continues the best trial of a rung's top 1/η, else starts a new one.
 
 Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2. Each rung
-keeps its top 1/η in a heap, so a report costs O(log n).
+keeps its results in heaps, so that a decision costs O(log n).
 """
 
 import heapq
-from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from finetune_api.study import Scheduler
 
@@ -22,41 +22,55 @@ def rung_epochs(scheduler: Scheduler, max_epochs: int) -> tuple[int, ...]:
     return (*epochs, max_epochs)
 
 
-@dataclass
+_Entry: TypeAlias = tuple[float, int]
+"""(score, -trial): of two entries the larger is better."""
+
+
 class Rung:
-    """The results of one rung; `score` is larger for better trials."""
+    """The results of one rung; every operation costs O(log n)."""
 
-    reduction_factor: int
-    results: int = 0
-    _top: list[tuple[float, int]] = field(default_factory=list)
-    """Min-heap of (score, -trial): the worst of the top at the front, later trials losing ties."""
+    def __init__(self, reduction_factor: int) -> None:
+        self._factor = reduction_factor
+        self.results = 0
+        self._top: list[_Entry] = []
+        """The best 1/reductionFactor, its worst at the front."""
 
-    _rest: list[tuple[float, int]] = field(default_factory=list)
-    """Min-heap of (-score, trial): the best of the rest at the front."""
+        self._rest: list[_Entry] = []
+        """The others, their best at the front; entries negated."""
 
-    _waiting: set[int] = field(default_factory=set)
-    """Trials of the top that are not promoted yet."""
+        self._waiting: set[int] = set()
+        """Trials of the top that can be promoted."""
 
-    _gone: set[int] = field(default_factory=set)
-    """Trials that cannot be promoted (again)."""
+        self._candidates: list[_Entry] = []
+        """Every trial that was ever in the top, the best at the front; entries negated."""
+
+        self._in_reach: list[_Entry] = []
+        """Trials that may still come to the top, the worst at the front."""
+
+        self._gone: set[int] = set()
+        """Trials that cannot be promoted (again)."""
 
     def report(self, trial: int, score: float) -> None:
-        """Add the result of `trial`."""
+        """Add the result of `trial`; a larger score is better, and of equals the earlier trial."""
         self.results += 1
-        heapq.heappush(self._rest, (-score, trial))
-        if self._top and (-self._rest[0][0], -self._rest[0][1]) > self._top[0]:
-            worst = heapq.heappop(self._top)
+        entry = (score, -trial)
+        heapq.heappush(self._in_reach, entry)
+        if self._top and entry > self._top[0]:
+            worst = heapq.heapreplace(self._top, entry)
             self._waiting.discard(-worst[1])
-            self._lift()
-            heapq.heappush(self._rest, (-worst[0], -worst[1]))
-        while len(self._top) < self.results // self.reduction_factor:
-            self._lift()
+            self._await(entry)
+            entry = worst
+        heapq.heappush(self._rest, _negated(entry))
+        if len(self._top) < self.results // self._factor:
+            best = _negated(heapq.heappop(self._rest))
+            heapq.heappush(self._top, best)
+            self._await(best)
 
-    def _lift(self) -> None:
-        negative, trial = heapq.heappop(self._rest)
-        heapq.heappush(self._top, (-negative, -trial))
+    def _await(self, entry: _Entry) -> None:
+        trial = -entry[1]
         if trial not in self._gone:
             self._waiting.add(trial)
+            heapq.heappush(self._candidates, _negated(entry))
 
     def withdraw(self, trial: int) -> None:
         """`trial` was promoted, or has ended: it is not to be promoted from here (again)."""
@@ -64,8 +78,20 @@ class Rung:
         self._waiting.discard(trial)
 
     def promotable(self) -> int | None:
-        """The best trial in the top that was not promoted yet."""
-        if not self._waiting:
-            return None
-        ranked = ((score, negative) for score, negative in self._top if -negative in self._waiting)
-        return -max(ranked)[1]
+        """The best trial in the top 1/reductionFactor that can be promoted."""
+        while self._candidates and self._candidates[0][1] not in self._waiting:
+            heapq.heappop(self._candidates)
+        return self._candidates[0][1] if self._candidates else None
+
+    def out_of_reach(self, results: int) -> list[int]:
+        """Trials that will not come to the top even if the rung gets `results` results in all."""
+        found = []
+        while len(self._in_reach) > results // self._factor:
+            trial = -heapq.heappop(self._in_reach)[1]
+            if trial not in self._gone:
+                found.append(trial)
+        return found
+
+
+def _negated(entry: _Entry) -> _Entry:
+    return -entry[0], -entry[1]

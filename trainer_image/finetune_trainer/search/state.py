@@ -3,47 +3,23 @@
 import hashlib
 import heapq
 import math
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 from finetune_api.metrics import score
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.proposals import Params, Proposer
+from finetune_trainer.search.proposals import Params, Proposer, grid_size
 from finetune_trainer.search.rungs import Rung, rung_epochs
-
-TrialStatus: TypeAlias = Literal[
-    "Pending", "Running", "Paused", "Completed", "Stopped", "Diverged", "Failed"
-]
-"""Pending: waits for a slot, new or after losing one. Paused: at a rung, goes on if promoted. Stopped:
-paused when the search ended. The last four are final."""
+from finetune_trainer.search.trials import Trial, TrialStatus
 
 MAX_RETRIES = 2
 """Times a trial that failed for an internal reason is tried again, and the refit likewise."""
 
 MAX_LOSSES = 10
-"""Times a trial may take its worker with it (a kernel OOM kill, say) before it counts as failed."""
-
-
-@dataclass(slots=True)
-class Trial:
-    """All that is known of one trial."""
-
-    number: int
-    params: Params
-    status: TrialStatus = "Pending"
-    level: int = 0
-    """Index of the rung it trains for, or waits at."""
-
-    epochs: list[ev.EpochDone] = field(default_factory=list)
-    checkpoint: str | None = None
-    checkpoint_epoch: int = 0
-    slot: str = ""
-    failures: int = 0
-    losses: int = 0
-    failure_class: str = ""
-    message: str = ""
-    stopped_early: bool = False
+"""Times in a row that a trial, or the refit, may lose its worker without a new checkpoint (a kernel
+OOM kill, say) before it counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class End:
-    """The search is over, for this reason; or the study is, if `over`."""
+    """The search is over for this reason, or the whole study if `next_item` says so after the search."""
 
     reason: str
     message: str = ""
@@ -88,22 +64,24 @@ class StudyState:
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec = spec
-        self.goal = spec.objective.direction
         self.trials: list[Trial] = []
         self.rungs = rung_epochs(spec.search.scheduler, spec.max_epochs)
+        self.running: set[int] = set()
+        self.failed = 0
+        self.gpu_seconds = 0.0
         self.ended: ev.SearchEnded | None = None
         self.refit: ev.RefitDone | None = None
         self.refit_slot: str | None = None
         self.refit_failures: list[str] = []
-        self.running: set[int] = set()
-        self.failed = 0
-        self.gpu_seconds = 0.0
-        self.best: tuple[float, int] | None = None
-        """(score, -trial) of the best epoch of any trial; earlier trials win ties."""
-
+        self._refit_losses = 0
         self._proposer = Proposer(spec)
         self._levels = [Rung(spec.search.scheduler.reduction_factor) for _ in self.rungs[:-1]]
         self._requeued: list[int] = []
+        """Heap of trials that lost their slot; those that are not Pending any more are skipped."""
+
+        self._ranking: list[tuple[float, int]] = []
+        """Heap of (-score, trial); entries that are not the trial's best any more are skipped."""
+
         self._elapsed = 0.0
         self._term_began: float | None = None
         self._last_time = 0.0
@@ -116,36 +94,32 @@ class StudyState:
             case ev.TermStarted():
                 self._begin_term(event)
             case ev.Proposed():
+                self._proposer.record(event.params)
                 self.trials.append(Trial(event.trial, event.params))
             case ev.Started():
-                trial = self.trials[event.trial]
-                trial.status, trial.slot = "Running", event.slot
-                if (
-                    trial.level < len(self.rungs) - 1
-                    and event.to_epoch > self.rungs[trial.level]
-                    and trial.epochs
-                ):
-                    self._promote(trial)
-                self.running.add(event.trial)
+                self._start(self.trials[event.trial], event.slot)
             case ev.EpochDone():
-                self._epoch(event)
+                self._epoch(self.trials[event.trial], event)
             case ev.Saved():
                 trial = self.trials[event.trial]
                 trial.checkpoint, trial.checkpoint_epoch = event.path, event.epoch
+                trial.losses = 0
             case ev.Reached():
                 self._reached(self.trials[event.trial], event.stopped_early)
             case ev.Requeued():
                 self._requeue(self.trials[event.trial], event.lost)
             case ev.Failed():
                 self._fail(self.trials[event.trial], event.failure_class, event.message)
+            case ev.Stopped():
+                trial = self.trials[event.trial]
+                self._levels[trial.level].withdraw(trial.number)
+                trial.status = "Stopped"
             case ev.SearchEnded():
                 self._end(event)
             case ev.RefitStarted():
                 self.refit_slot = event.slot
             case ev.RefitRequeued():
-                self.refit_slot = None
-                if event.message:
-                    self.refit_failures.append(event.message)
+                self._requeue_refit(event.message, event.lost)
             case ev.RefitDone():
                 self.refit, self.refit_slot = event, None
                 self.gpu_seconds += event.gpu_seconds
@@ -157,49 +131,51 @@ class StudyState:
         self._term_began = self._last_time = event.time
         # Whatever an earlier driver had in flight lost its slot with it.
         for number in sorted(self.running):
-            self._requeue(self.trials[number], lost=False)
-        self.refit_slot = None
+            self._requeue(self.trials[number], lost=True)
+        if self.refit_slot is not None:
+            self._requeue_refit("", lost=True)
 
-    def _epoch(self, event: ev.EpochDone) -> None:
-        trial = self.trials[event.trial]
-        del trial.epochs[event.epoch - 1 :]  # an epoch that is trained again replaces itself
+    def _start(self, trial: Trial, slot: str) -> None:
+        if trial.status == "Paused":  # promoted
+            self._levels[trial.level].withdraw(trial.number)
+            trial.level += 1
+        trial.status, trial.slot = "Running", slot
+        self.running.add(trial.number)
+
+    def _epoch(self, trial: Trial, event: ev.EpochDone) -> None:
+        if trial.epochs and trial.epochs[-1].epoch >= event.epoch:
+            # Trained again after a loss: what is new replaces what was seen before.
+            trial.epochs = [epoch for epoch in trial.epochs if epoch.epoch < event.epoch]
+            trial.best = max(trial.epochs, key=self._epoch_rank, default=None)
         trial.epochs.append(event)
         self.gpu_seconds += event.gpu_seconds
-        rank = (score(event.value, self.goal), -event.trial)
-        if self.best is None or rank > self.best:
-            self.best = rank
-
-    def _promote(self, trial: Trial) -> None:
-        self._levels[trial.level].withdraw(trial.number)
-        trial.level += 1
+        if trial.best is None or self._score(event) > self._score(trial.best):
+            trial.best = event
+        heapq.heappush(self._ranking, (-self._score(trial.best), trial.number))
 
     def _reached(self, trial: Trial, stopped_early: bool) -> None:
         self.running.discard(trial.number)
         trial.stopped_early = stopped_early
+        trial.status = "Completed"
         if trial.level < len(self._levels):
             rung = self._levels[trial.level]
             if stopped_early:
                 rung.withdraw(trial.number)
-            rung.report(trial.number, score(trial.epochs[-1].value, self.goal))
-            trial.status = "Completed" if stopped_early else "Paused"
-        else:
-            trial.status = "Completed"
-        if self.ended is not None and trial.status == "Paused":
-            trial.status = "Stopped"
+            else:
+                trial.status = "Paused" if self.ended is None else "Stopped"
+            rung.report(trial.number, self._score(trial.epochs[-1] if trial.epochs else None))
 
     def _requeue(self, trial: Trial, lost: bool) -> None:
         self.running.discard(trial.number)
-        trial.slot = ""
         trial.losses += lost
         if trial.losses > MAX_LOSSES:
-            self._close(
-                trial, "Failed", "Preempted", f"its worker process ended {trial.losses} times"
-            )
-            return
-        del trial.epochs[trial.checkpoint_epoch :]
-        self._to_pending(trial)
+            message = f"its worker process ended {trial.losses} times in a row"
+            self._close(trial, "Failed", "Preempted", message)
+        else:
+            self._to_pending(trial)
 
     def _to_pending(self, trial: Trial) -> None:
+        trial.slot = ""
         trial.status = "Pending" if self.ended is None else "Stopped"
         heapq.heappush(self._requeued, trial.number)
 
@@ -207,12 +183,10 @@ class StudyState:
         self.running.discard(trial.number)
         trial.failures += 1
         if failure_class == "Internal" and trial.failures <= MAX_RETRIES:
-            del trial.epochs[trial.checkpoint_epoch :]
             self._to_pending(trial)
-        elif failure_class == "Diverged":
-            self._close(trial, "Diverged", failure_class, message)
         else:
-            self._close(trial, "Failed", failure_class, message)
+            status: TrialStatus = "Diverged" if failure_class == "Diverged" else "Failed"
+            self._close(trial, status, failure_class, message)
 
     def _close(self, trial: Trial, status: TrialStatus, failure_class: str, message: str) -> None:
         trial.status, trial.failure_class, trial.message = status, failure_class, message
@@ -226,11 +200,15 @@ class StudyState:
             if trial.status in ("Paused", "Pending"):
                 trial.status = "Stopped"
 
-    # What follows from it.
+    def _requeue_refit(self, message: str, lost: bool) -> None:
+        self.refit_slot = None
+        self._refit_losses += lost
+        if self._refit_losses > MAX_LOSSES:
+            message = message or f"its worker process ended {self._refit_losses} times"
+        if message:
+            self.refit_failures.append(message)
 
-    def propose(self, number: int) -> Params | None:
-        """The parameters of trial `number`; None if the space has no such trial."""
-        return self._proposer.propose(number)
+    # What follows from it.
 
     def elapsed(self, now: float) -> float:
         """Seconds of searching over all terms; time without a driver does not count."""
@@ -239,103 +217,138 @@ class StudyState:
         return self._elapsed + max(0.0, now - self._term_began)
 
     def best_trial(self) -> Trial | None:
-        """The trial with the best epoch."""
-        return self.trials[-self.best[1]] if self.best else None
+        """The trial with the best epoch of all that neither diverged nor failed; of equals the earlier."""
+        while self._ranking:
+            negative, number = self._ranking[0]
+            trial = self.trials[number]
+            if trial.best and trial.is_candidate and self._score(trial.best) == -negative:
+                return trial
+            heapq.heappop(self._ranking)
+        return None
 
-    def target_epoch(self, trial: Trial) -> int:
-        """The epoch that `trial` trains to next: its rung, or its own last epoch."""
-        last = int(trial.params.get("epochs", self.rungs[-1]))
-        return last if trial.level == len(self.rungs) - 1 else self.rungs[trial.level]
+    def top_trials(self, count: int) -> list[Trial]:
+        """The best trials, best first; O(n)."""
+        candidates = (trial for trial in self.trials if trial.is_candidate)
+        return heapq.nsmallest(count, candidates, key=lambda t: (-self._score(t.best), t.number))
 
-    def seed(self, trial: int) -> int:
-        """The training seed of a trial."""
-        digest = hashlib.sha256(f"{self.spec.search.seed}/{trial}".encode()).digest()
-        return int.from_bytes(digest[:4], "big")
+    def planned(self, budget: Budget) -> int | None:
+        """Trials the study will propose unless something ends it early; None where only time limits it."""
+        counts = (self._space_size, budget.max_trials)
+        return min((count for count in counts if count is not None), default=None)
+
+    @cached_property
+    def _space_size(self) -> int | None:
+        return grid_size(self.spec.spaces)
+
+    def out_of_reach(self, budget: Budget) -> list[int]:
+        """Paused trials, each named once, that will not be promoted whatever the trials to come bring."""
+        planned = self.planned(budget)
+        if planned is None or self.ended is not None:
+            return []
+        return [number for rung in self._levels for number in rung.out_of_reach(planned)]
 
     def needs_checkpoint(self, trial: Trial) -> bool:
         """Whether the trial's checkpoint may be needed again."""
-        if trial.status == "Paused":
-            return trial.number not in self._levels[trial.level]._gone
-        return trial.status in ("Pending", "Running")
+        return trial.status in ("Pending", "Running", "Paused")
+
+    def checkpoints(self) -> set[str]:
+        """The checkpoints that may be needed again; anything else of that kind in storage is waste."""
+        needed = (trial for trial in self.trials if self.needs_checkpoint(trial))
+        return {trial.checkpoint for trial in needed if trial.checkpoint is not None}
+
+    def item(self, trial: Trial) -> TrainItem:
+        """The next piece of work for a trial: to its rung, or from there to the next, or to its end."""
+        level = trial.level + (trial.status == "Paused")
+        last = int(trial.params.get("epochs", self.rungs[-1]))
+        to_epoch = self.rungs[level] if level < len(self._levels) else last
+        return TrainItem(
+            trial.number, trial.params, to_epoch, trial.checkpoint, self._seed(trial.number)
+        )
+
+    def refit_item(self, winner: Trial) -> RefitItem:
+        """The refit of the winner, for as many epochs as served it best."""
+        assert winner.best is not None  # a winner has a value
+        return RefitItem(winner.number, winner.params, winner.best.epoch, self._seed(winner.number))
+
+    def next_continued(self) -> Trial | None:
+        """A trial to go on with: first what lost its slot (its rung waits for it), then the highest promotion."""
+        while self._requeued and self.trials[self._requeued[0]].status != "Pending":
+            heapq.heappop(self._requeued)
+        if self._requeued:
+            return self.trials[self._requeued[0]]
+        promotable = (rung.promotable() for rung in reversed(self._levels))
+        return next((self.trials[number] for number in promotable if number is not None), None)
+
+    def next_new(self, budget: Budget) -> Trial | None:
+        """The next new trial, not part of the state yet; None if budget or space have no more."""
+        number = len(self.trials)
+        if budget.max_trials is not None and number >= budget.max_trials:
+            return None
+        params = self._proposer.propose()
+        return Trial(number, params) if params is not None else None
+
+    def _seed(self, trial: int) -> int:
+        digest = hashlib.sha256(f"{self.spec.search.seed}/{trial}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+    def _score(self, epoch: ev.EpochDone | None) -> float:
+        """Larger is better; NaN is worse than anything."""
+        if epoch is None or math.isnan(epoch.value):
+            return -math.inf
+        return score(epoch.value, self.spec.objective.direction)
+
+    def _epoch_rank(self, epoch: ev.EpochDone) -> tuple[float, int]:
+        return self._score(epoch), -epoch.epoch
 
 
 def next_item(state: StudyState, budget: Budget, now: float) -> Decision:
     """What a free slot should do, by the records so far and the budget as it stands."""
     if state.ended is not None:
         return _after_search(state)
-    ending = search_ending(state, budget, now)
-    if ending is not None:
-        return ending
-    if _at_limit(state, budget):
+    spent = _spent(state, budget, now)
+    if spent is not None:
+        return spent
+    trial = state.next_continued() or state.next_new(budget)
+    if trial is None:
+        return Wait() if state.running else _finished(state)
+    limit = budget.max_parallel_trials
+    if limit is not None and len(state.running) >= limit:
         return Wait()
-    return _continued(state) or _proposed(state, budget) or Wait()
+    return state.item(trial)
 
 
 def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
-    """Why the search is over at `now`; None while it goes on."""
-    ending = _spent(state, budget, now)
-    if ending is not None or state.running or _continued(state) or _proposed(state, budget):
-        return ending
-    if state.best is None:
-        return End("NoSuccessfulTrial", _no_success(state))
-    return End("SearchFinished", f"all {len(state.trials)} trials ended")
-
-
-def _at_limit(state: StudyState, budget: Budget) -> bool:
-    limit = budget.max_parallel_trials
-    return limit is not None and len(state.running) >= limit
-
-
-def _proposed(state: StudyState, budget: Budget) -> TrainItem | None:
-    """The next new trial, if the budget and the space have one."""
-    number = len(state.trials)
-    if budget.max_trials is not None and number >= budget.max_trials:
-        return None
-    params = state.propose(number)
-    if params is None:
-        return None
-    return TrainItem(
-        number, params, state.target_epoch(Trial(number, params)), None, state.seed(number)
-    )
-
-
-def _continued(state: StudyState) -> TrainItem | None:
-    """A trial that goes on: one that lost its slot first (its rung waits for it), else the highest promotion."""
-    while state._requeued and state.trials[state._requeued[0]].status != "Pending":
-        heapq.heappop(state._requeued)
-    if state._requeued:
-        trial = state.trials[state._requeued[0]]
-        return TrainItem(
-            trial.number,
-            trial.params,
-            state.target_epoch(trial),
-            trial.checkpoint,
-            state.seed(trial.number),
-        )
-    for level in range(len(state._levels) - 1, -1, -1):
-        number = state._levels[level].promotable()
-        if number is not None:
-            trial = state.trials[number]
-            epochs = state.rungs[level + 1]
-            return TrainItem(number, trial.params, epochs, trial.checkpoint, state.seed(number))
-    return None
+    """Why the search is over at `now`; None while it goes on, or once its end is in the records."""
+    decision = next_item(state, budget, now) if state.ended is None else None
+    return decision if isinstance(decision, End) else None
 
 
 def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
-    target = state.spec.objective.target
-    if target is not None and state.best is not None and state.best[0] >= score(target, state.goal):
-        return End("TargetReached", f"{state.spec.objective.metric} reached {target:g}")
+    objective = state.spec.objective
+    best = state.best_trial()
+    if objective.target is not None and best is not None and best.best is not None:
+        goal = objective.direction
+        if score(best.best.value, goal) >= score(objective.target, goal):
+            return End("TargetReached", f"{objective.metric} reached {objective.target:g}")
     if state.failed > budget.max_failed_trials:
-        last = max((t for t in state.trials if t.status == "Failed"), key=lambda t: t.number)
-        return End(
-            "TooManyFailedTrials",
-            f"{state.failed} trials failed, more than spec.budget.maxFailedTrials = {budget.max_failed_trials};"
-            f" trial {last.number}: {last.failure_class}: {last.message}"[:1000],
-        )
+        return End("TooManyFailedTrials", _failures(state, budget))
     limit = budget.max_duration_seconds
     if limit is not None and state.elapsed(now) >= limit:
         return End("BudgetSpent", f"spec.budget.maxDurationSeconds = {limit} passed")
     return None
+
+
+def _failures(state: StudyState, budget: Budget) -> str:
+    last = next(trial for trial in reversed(state.trials) if trial.status == "Failed")
+    limit = f"more than spec.budget.maxFailedTrials = {budget.max_failed_trials}"
+    why = f"trial {last.number}: {last.failure_class}: {last.message}"
+    return f"{state.failed} trials failed, {limit}; {why}"[:1000]
+
+
+def _finished(state: StudyState) -> End:
+    if state.best_trial() is None:
+        return End("NoSuccessfulTrial", _no_success(state))
+    return End("SearchFinished", f"all {len(state.trials)} trials ended")
 
 
 def _after_search(state: StudyState) -> Decision:
@@ -345,8 +358,8 @@ def _after_search(state: StudyState) -> Decision:
     outcome = End(state.ended.reason, state.ended.message)
     if outcome.reason == "TooManyFailedTrials":
         return outcome
-    best = state.best_trial()
-    if best is None:
+    winner = state.best_trial()
+    if winner is None:
         return End("NoSuccessfulTrial", _no_success(state))
     if not state.spec.refit or state.refit is not None:
         return outcome
@@ -354,9 +367,7 @@ def _after_search(state: StudyState) -> Decision:
         return Wait()
     if len(state.refit_failures) > MAX_RETRIES:
         return End("RefitFailed", state.refit_failures[-1])
-    return RefitItem(
-        best.number, best.params, best_epoch(state, best).epoch, state.seed(best.number)
-    )
+    return state.refit_item(winner)
 
 
 def _no_success(state: StudyState) -> str:
@@ -364,13 +375,3 @@ def _no_success(state: StudyState) -> str:
         return "no trial could be proposed"
     classes = sorted({trial.failure_class or trial.status for trial in state.trials})
     return f"none of {len(state.trials)} trials has a value ({', '.join(classes)})"
-
-
-def best_epoch(state: StudyState, trial: Trial) -> ev.EpochDone:
-    """The epoch of the trial with the best value, the earliest of equals."""
-    return max(trial.epochs, key=lambda e: (score(e.value, state.goal), -e.epoch))
-
-
-def trial_score(state: StudyState, trial: Trial) -> float:
-    """The trial's best score; -inf without one."""
-    return score(best_epoch(state, trial).value, state.goal) if trial.epochs else -math.inf

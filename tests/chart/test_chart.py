@@ -1,0 +1,306 @@
+"""What the chart renders, and which values it refuses."""
+
+import json
+import re
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator.settings import Settings, read
+from tests.chart.helm import (
+    CHART,
+    CLUSTER_SCOPED,
+    NAMESPACE,
+    ROOT,
+    environment,
+    helm,
+    of_kind,
+    options,
+    pod_of,
+    refusal,
+    render,
+)
+
+NAMESPACED = {"watch.namespaces": ["nlp", "search"]}
+EVERYTHING = {
+    "image": {"repository": "mirror:5000/operator", "tag": f"1.2.3@sha256:{'a' * 64}"},
+    "imagePullSecrets": [{"name": "mirror"}],
+    "podAnnotations": {"team": "platform"},
+    "nodeSelector": {"pool": "system"},
+    "tolerations": [{"key": "system", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "metrics.service.annotations": {"prometheus.io/scrape": "true"},
+    "study": {
+        "image": {"repository": "mirror:5000/trainer", "tag": "4", "pullPolicy": "Always"},
+        "resources": {"cpu": 4, "memory": "16Gi", "nvidia.com/gpu": 1},
+        "storage": {"claimName": "studies"},
+        "podTemplate": {"spec": {"imagePullSecrets": [{"name": "mirror"}]}},
+        "maxFailedAttempts": 3,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def cluster_wide() -> list[dict[str, Any]]:
+    return render()
+
+
+@pytest.fixture(scope="module")
+def namespaced() -> list[dict[str, Any]]:
+    return render(NAMESPACED)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, NAMESPACED, EVERYTHING], ids=["default", "namespaced", "all"]
+)
+def test_lint_has_no_warnings(values: dict[str, Any]) -> None:
+    helm("lint", "--strict", str(CHART), *options(values))
+
+
+def test_version_is_that_of_the_python_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart["appVersion"] == project["version"]
+
+
+def test_every_value_has_a_comment() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    bare = [
+        line
+        for before, line in zip(["", *lines], lines, strict=False)
+        if re.match(r" *\w+: \S", line) and not before.lstrip().startswith("#")
+    ]
+    assert bare == []
+
+
+# -- the CRD
+
+
+def test_crd_is_the_generated_one_and_survives_uninstall(
+    cluster_wide: list[dict[str, Any]],
+) -> None:
+    (crd,) = of_kind(cluster_wide, "CustomResourceDefinition")
+    generated = yaml.safe_load((ROOT / "crds" / "finetunestudies.yaml").read_text())
+    generated["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+    assert crd == generated
+
+
+def test_crd_is_a_template_so_that_it_is_upgraded() -> None:
+    assert not (CHART / "crds").exists()  # Helm never upgrades what is in there
+
+
+def test_everything_else_goes_with_uninstall(cluster_wide: list[dict[str, Any]]) -> None:
+    kept = [m for m in cluster_wide if "annotations" in m["metadata"]]
+    assert [manifest["kind"] for manifest in kept] == ["CustomResourceDefinition"]
+
+
+def test_crd_can_be_left_out() -> None:
+    assert of_kind(render({"crds.enabled": False}), "CustomResourceDefinition") == []
+
+
+# -- rights
+
+
+def test_namespaced_mode_has_nothing_cluster_scoped_but_the_crd(
+    namespaced: list[dict[str, Any]],
+) -> None:
+    kinds = {manifest["kind"] for manifest in namespaced}
+    assert kinds & CLUSTER_SCOPED == {"CustomResourceDefinition"}
+    namespaces = {m["metadata"]["namespace"] for m in namespaced if m["kind"] not in CLUSTER_SCOPED}
+    assert namespaces == {NAMESPACE, "nlp", "search"}
+
+
+def test_namespaced_mode_binds_the_operator_in_each_namespace(
+    namespaced: list[dict[str, Any]],
+) -> None:
+    (account,) = of_kind(namespaced, "ServiceAccount")
+    subject = {
+        "kind": "ServiceAccount",
+        "name": account["metadata"]["name"],
+        "namespace": NAMESPACE,
+    }
+    bindings = of_kind(namespaced, "RoleBinding")
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["nlp", "search"]
+    for role, binding in zip(of_kind(namespaced, "Role"), bindings, strict=True):
+        assert role["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [subject]
+    assert read(environment(namespaced)).namespaces == ("nlp", "search")
+
+
+def test_both_modes_have_the_same_rights_over_studies(
+    cluster_wide: list[dict[str, Any]], namespaced: list[dict[str, Any]]
+) -> None:
+    everywhere = _operator_role(cluster_wide)["rules"]
+    crds = {
+        "apiGroups": ["apiextensions.k8s.io"],
+        "resources": ["customresourcedefinitions"],
+        "verbs": ["list", "watch"],
+    }
+    for role in of_kind(namespaced, "Role"):
+        assert [*role["rules"], crds] == everywhere
+
+
+@pytest.mark.parametrize("values", [{}, NAMESPACED], ids=["cluster-wide", "namespaced"])
+def test_rights_are_least(values: dict[str, Any]) -> None:
+    for role in of_kind(render(values), "Role", "ClusterRole"):
+        rights = _rights(role)
+        assert not any("*" in (*right, verb) for right, verbs in rights.items() for verb in verbs)
+        assert rights.get(("", "secrets"), {"create"}) == {"create"}
+        assert rights.get(("", "configmaps"), {"get", "patch"}) >= {"get", "patch"}
+        assert not {"escalate", "bind", "impersonate"} & set().union(*rights.values())
+
+
+def test_operator_cannot_write_specs(cluster_wide: list[dict[str, Any]]) -> None:
+    rights = _rights(_operator_role(cluster_wide))
+    assert not {"create", "update", "patch"} & rights["finetune.dev", "finetunestudies"]
+
+
+def test_user_roles_are_aggregated_and_can_be_left_out(cluster_wide: list[dict[str, Any]]) -> None:
+    label = "rbac.authorization.k8s.io/aggregate-to-"
+    aggregated = {
+        role["metadata"]["name"]: key.removeprefix(label)
+        for role in of_kind(cluster_wide, "ClusterRole")
+        for key in role["metadata"]["labels"]
+        if key.startswith(label)
+    }
+    assert aggregated == {"finetune-study-editor": "edit", "finetune-study-viewer": "view"}
+    assert len(of_kind(render({"rbac.userRoles": False}), "ClusterRole")) == 1
+
+
+# -- the operator's pod
+
+
+@pytest.mark.parametrize(
+    "values", [{}, EVERYTHING, {"runAsUser": None}], ids=["default", "all", "any user"]
+)
+def test_pod_is_within_the_restricted_standard(values: dict[str, Any]) -> None:
+    pod = pod_of(render(values))
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert all(set(volume) == {"name", "emptyDir"} for volume in pod["volumes"])
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not any("hostPort" in port for port in container["ports"])
+
+
+def test_user_id_is_left_to_the_cluster_on_demand() -> None:
+    manifests = render({"runAsUser": None, "study.runAsUser": None})
+    assert "runAsUser" not in pod_of(manifests)["securityContext"]
+    assert read(environment(manifests)).run_as_user is None
+
+
+def test_never_two_operators_at_a_time(cluster_wide: list[dict[str, Any]]) -> None:
+    (deployment,) = of_kind(cluster_wide, "Deployment")
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_services_of_the_namespace_cannot_set_the_operators_environment(
+    cluster_wide: list[dict[str, Any]],
+) -> None:
+    assert pod_of(cluster_wide)["enableServiceLinks"] is False
+
+
+def test_ports_are_those_the_operator_listens_on(cluster_wide: list[dict[str, Any]]) -> None:
+    settings = read(environment(cluster_wide))
+    (container,) = pod_of(cluster_wide)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"metrics": settings.metrics_port, "health": settings.health_port}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+
+
+def test_metrics_service_selects_the_operator(cluster_wide: list[dict[str, Any]]) -> None:
+    (service,) = of_kind(cluster_wide, "Service")
+    (deployment,) = of_kind(cluster_wide, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert service["spec"]["ports"][0]["targetPort"] == "metrics"
+    assert of_kind(render({"metrics.service.enabled": False}), "Service") == []
+
+
+# -- settings
+
+
+def test_defaults_are_the_operators_own(cluster_wide: list[dict[str, Any]]) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert read(environment(cluster_wide)) == Settings(trainer_image=f"finetune-trainer:{version}")
+    (container,) = pod_of(cluster_wide)["containers"]
+    assert container["image"] == f"finetune-operator:{version}"
+
+
+def test_values_reach_the_operator() -> None:
+    manifests = render(EVERYTHING)
+    settings = read(environment(manifests))
+    assert settings.trainer_image == "mirror:5000/trainer:4"
+    assert settings.image_pull_policy == "Always"
+    assert settings.default_resources == {"cpu": 4, "memory": "16Gi", "nvidia.com/gpu": 1}
+    assert settings.pod_template == {"spec": {"imagePullSecrets": [{"name": "mirror"}]}}
+    assert settings.max_failed_attempts == 3
+    assert settings.default_storage is not None
+    assert settings.default_storage.to_json() == {"persistentVolumeClaim": {"claimName": "studies"}}
+    pod = pod_of(manifests)
+    assert pod["containers"][0]["image"] == f"mirror:5000/operator:1.2.3@sha256:{'a' * 64}"
+    assert pod["nodeSelector"] == {"pool": "system"}
+    assert pod["imagePullSecrets"] == [{"name": "mirror"}]
+
+
+def test_object_store_is_passed_with_its_secret() -> None:
+    storage = {"uri": "s3://bucket/studies", "secretName": "s3"}
+    settings = read(environment(render({"study.storage": storage})))
+    assert settings.default_storage is not None
+    assert settings.default_storage.to_json() == storage
+
+
+def test_every_variable_is_one_the_operator_reads() -> None:
+    known = {f"FINETUNE_{name.upper()}" for name in Settings.model_fields}
+    assert set(environment(render({**EVERYTHING, **NAMESPACED}))) <= known
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"watch.namespaces": "nlp"}, "/watch/namespaces"),
+        ({"watch.namespaces": ["NLP"]}, "/watch/namespaces/0"),
+        ({"watch.namespaces": ["nlp", "nlp"]}, "/watch/namespaces"),
+        ({"crds.enabled": "no"}, "/crds/enabled"),
+        ({"image.tag": 1.5}, "/image/tag"),
+        ({"image.pullPolicy": "Sometimes"}, "/image/pullPolicy"),
+        ({"runAsUser": 0}, "/runAsUser"),
+        ({"resources.limit": {"memory": "1Gi"}}, "limit"),
+        ({"study.resources": {"cpu": "four"}}, "/study/resources/cpu"),
+        ({"study.resources": {"cpu": 0.5}}, "/study/resources/cpu"),
+        ({"study.storage": {"claimName": "a", "uri": "s3://b/c"}}, "/study/storage"),
+        ({"study.storage": {"claimName": "a", "secretName": "b"}}, "/study/storage"),
+        ({"study.storage": {"uri": "/data"}}, "/study/storage/uri"),
+        ({"study.podTemplate": {"containers": []}}, "containers"),
+        ({"study.maxFailedAttempts": 0}, "/study/maxFailedAttempts"),
+    ],
+    ids=json.dumps,
+)
+def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field: str) -> None:
+    assert field in refusal(values)
+
+
+def _operator_role(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    (binding,) = of_kind(manifests, "ClusterRoleBinding")
+    roles = of_kind(manifests, "ClusterRole")
+    return next(r for r in roles if r["metadata"]["name"] == binding["roleRef"]["name"])
+
+
+def _rights(role: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
+    """Verbs by API group and resource."""
+    rights: dict[tuple[str, str], set[str]] = {}
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                rights.setdefault((group, resource), set()).update(rule["verbs"])
+    return rights

@@ -1,0 +1,174 @@
+"""Studies of an imaginary model, and a driver with one slot that runs them: for tests of the search."""
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_api.hyperparameters import Scalar
+from finetune_api.study import StudySpec
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.records import RecordLog
+from finetune_trainer.search.state import (
+    Decision,
+    End,
+    RefitItem,
+    StudyState,
+    TrainItem,
+    Wait,
+    next_item,
+    search_ending,
+)
+from finetune_trainer.search.storage import Storage
+
+CONTINUOUS = {"learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"}}
+
+
+def study_spec(**changes: Any) -> StudySpec:
+    """A random search over one continuous hyperparameter, 9 epochs, 12 trials, unless `changes` say else."""
+    return StudySpec.model_validate(
+        {
+            "task": "SingleLabel",
+            "model": {"name": "none"},
+            "dataset": {"files": {"train": "a.csv"}, "textColumns": ["t"], "labelColumn": "l"},
+            "objective": {"metric": "accuracy"},
+            "hyperparameters": {"epochs": 9},
+            "searchSpaces": [CONTINUOUS],
+            "search": {"algorithm": "Random", "seed": 7},
+            "budget": {"maxTrials": 12},
+            **changes,
+        }
+    )
+
+
+ASHA = {"algorithm": "Random", "seed": 7, "scheduler": {"type": "ASHA"}}
+
+
+def accuracy(params: dict[str, Scalar], epoch: int) -> float:
+    """The imaginary validation accuracy: best near a learning rate of 1e-3, rising with epochs, noisy."""
+    rate = float(params.get("learningRate", 1e-3))
+    noise = zlib.crc32(f"{sorted(params.items())}/{epoch}".encode()) / 2**32
+    quality = math.exp(-(math.log10(rate / 1e-3) ** 2) / 4)
+    return round(quality * (1 - 0.8**epoch) + 0.05 * noise, 6)
+
+
+class Killed(Exception):
+    """The process was killed."""
+
+
+@dataclass
+class Clock:
+    """Seconds that pass one at a time."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@dataclass
+class Driver:
+    """One term of a study with one slot, up to its end or until something kills it."""
+
+    spec: StudySpec
+    storage: Storage
+    term: int
+    clock: Clock = field(default_factory=Clock)
+    items: list[TrainItem | RefitItem] = field(default_factory=list)
+    epochs: list[tuple[int, int]] = field(default_factory=list)
+    """(trial, epoch) in the order trained."""
+
+    def __post_init__(self) -> None:
+        self.log, history = RecordLog.start(self.storage, self.term, self.clock())
+        self.state = replay(self.spec, history.events)
+        self.torn = history.torn
+
+    def write(self, *events: ev.Event) -> None:
+        """Make events durable, then part of the state."""
+        self.log.append(events)
+        for event in events:
+            self.state.apply(event)
+
+    def decide(self) -> Decision:
+        """What the slot does next; it is in the records before anybody knows."""
+        decision = next_item(self.state, self.spec.budget, self.clock())
+        if isinstance(decision, End) and self.state.ended is None:
+            self.write(ev.SearchEnded(self.clock(), decision.reason, decision.message))
+            return self.decide()
+        if isinstance(decision, TrainItem):
+            now = self.clock()
+            stops = self.state.out_of_reach(self.spec.budget)
+            new = decision.trial == len(self.state.trials)
+            self.write(
+                *(ev.Stopped(now, number) for number in stops),
+                *([ev.Proposed(now, decision.trial, decision.params)] if new else []),
+                ev.Started(now, decision.trial, "slot", decision.to_epoch),
+            )
+        elif isinstance(decision, RefitItem):
+            self.write(ev.RefitStarted(self.clock(), decision.trial, "slot"))
+        return decision
+
+    def work(self, item: TrainItem | RefitItem) -> Iterator[list[ev.Event]]:
+        """Reports of one item, one epoch at a time."""
+        if isinstance(item, RefitItem):
+            yield [ev.RefitDone(self.clock(), item.trial, "model", {"accuracy": 0.5})]
+            return
+        begun = int(item.checkpoint.split("/")[-1]) if item.checkpoint else 0
+        for epoch in range(begun + 1, item.to_epoch + 1):
+            self.epochs.append((item.trial, epoch))
+            yield [epoch_done(item.trial, epoch, accuracy(item.params, epoch), self.clock())]
+        path = f"checkpoints/{item.trial}/{item.to_epoch}"
+        yield [
+            ev.Saved(self.clock(), item.trial, item.to_epoch, path),
+            ev.Reached(self.clock(), item.trial),
+        ]
+
+    def run(self) -> End:
+        """Drive the study to its end."""
+        while True:
+            decision = self.decide()
+            assert not isinstance(decision, Wait)  # one slot never waits for another
+            if isinstance(decision, End):
+                return decision
+            self.items.append(decision)
+            self._do(decision)
+
+    def _do(self, item: TrainItem | RefitItem) -> None:
+        for report in self.work(item):
+            self.write(*report)
+            ending = search_ending(self.state, self.spec.budget, self.clock())
+            if ending is not None:
+                self.write(ev.SearchEnded(self.clock(), ending.reason, ending.message))
+                if item.trial in self.state.running:  # called back
+                    self.write(ev.Requeued(self.clock(), item.trial))
+                return
+
+
+def replay(spec: StudySpec, events: list[ev.Event]) -> StudyState:
+    """The state that the events lead to."""
+    state = StudyState(spec)
+    for event in events:
+        state.apply(event)
+    return state
+
+
+def epoch_done(trial: int, epoch: int, value: float, time: float = 0.0) -> ev.EpochDone:
+    """An epoch that took a second."""
+    return ev.EpochDone(time, trial, epoch, value, {"accuracy": value}, 0.1, 1.0, 0.5)
+
+
+def summary(state: StudyState) -> list[tuple[Any, ...]]:
+    """What must not depend on crashes: params, fate and values of every trial."""
+    return [
+        (
+            t.number,
+            t.params,
+            t.status,
+            t.level,
+            t.checkpoint,
+            [(e.epoch, e.value) for e in t.epochs],
+        )
+        for t in state.trials
+    ]

@@ -1,0 +1,238 @@
+"""What is tried: within bounds, never twice, the same whatever happened to earlier trials."""
+
+import json
+import random
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.hyperparameters import resolve
+from finetune_api.spaces import IntegerDomain, NumericDomain
+from finetune_api.study import StudySpec
+from finetune_trainer.search.proposals import Params, Proposer, grid, grid_size
+from tests.trainer.search_studies import study_spec
+
+CONDITIONAL = {
+    "optimizer": {"values": ["AdamW", "SGD", "RMSprop"]},
+    "momentum": {"values": [0.5, 0.9], "when": {"optimizer": ["SGD", "RMSprop"]}},
+    "batchSize": {"values": [8, 16]},
+}
+
+
+def proposals(spec: StudySpec, count: int = 10_000) -> list[Params]:
+    """The first `count` proposals, or all if the space has fewer."""
+    proposer = Proposer(spec)
+    made: list[Params] = []
+    while len(made) < count and (params := proposer.propose()) is not None:
+        proposer.record(params)
+        made.append(params)
+    return made
+
+
+def random_spec(*spaces: dict[str, Any], seed: int = 7) -> StudySpec:
+    return study_spec(searchSpaces=list(spaces), search={"algorithm": "Random", "seed": seed})
+
+
+def grid_spec(*spaces: dict[str, Any]) -> StudySpec:
+    return study_spec(searchSpaces=list(spaces), search={"algorithm": "Grid"})
+
+
+def test_grid_is_the_product_in_declared_order() -> None:
+    spec = grid_spec(
+        {
+            "learningRate": {"values": [1e-3, 1e-4]},
+            "weightDecay": {"min": 0, "max": 0.1, "step": 0.05},
+        }
+    )
+    assert [tuple(params.values()) for params in proposals(spec)] == [
+        (1e-3, 0.0),
+        (1e-3, 0.05),
+        (1e-3, 0.1),
+        (1e-4, 0.0),
+        (1e-4, 0.05),
+        (1e-4, 0.1),
+    ]
+
+
+def test_grid_leaves_out_what_a_condition_excludes() -> None:
+    made = proposals(grid_spec(CONDITIONAL))
+    assert len(made) == grid_size(grid_spec(CONDITIONAL).spaces) == 2 + 2 * 2 * 2
+    assert all(("momentum" in params) == (params["optimizer"] != "AdamW") for params in made)
+
+
+def test_grid_tries_what_several_spaces_share_once() -> None:
+    spec = grid_spec({"batchSize": {"values": [8, 16, 32]}}, {"batchSize": {"values": [16, 64]}})
+    assert [params["batchSize"] for params in proposals(spec)] == [8, 16, 32, 64]
+    assert grid_size(spec.spaces) == 4
+
+
+def test_grid_of_billions_starts_at_once() -> None:
+    spec = grid_spec(
+        {
+            "learningRate": {"min": 0.0001, "max": 0.9, "step": 1e-9},
+            "weightDecay": {"min": 0, "max": 1, "step": 1e-12},
+        }
+    )
+    assert grid_size(spec.spaces) is None
+    assert [params["weightDecay"] for params in proposals(spec, 3)] == [0.0, 1e-12, 2e-12]
+
+
+def test_random_draws_from_billions_of_steps() -> None:
+    spec = random_spec({"weightDecay": {"min": 0, "max": 1, "step": 1e-12}})
+    assert len(proposals(spec, 100)) == 100
+
+
+def test_random_exhausts_a_finite_space() -> None:
+    made = proposals(random_spec(CONDITIONAL))
+    expected = list(grid(random_spec(CONDITIONAL).spaces))
+    assert len(made) == len(expected)
+    assert all(params in expected for params in made)
+
+
+def test_random_exhausts_whole_numbers_on_a_log_scale() -> None:
+    spec = random_spec({"batchSize": {"min": 4, "max": 40, "scale": "Log"}})
+    assert sorted(params["batchSize"] for params in proposals(spec)) == list(range(4, 41))
+    assert grid_size(spec.spaces) == 37
+
+
+def test_random_uses_every_space_of_a_list() -> None:
+    spec = random_spec(
+        {
+            "learningRate": {"min": 1e-5, "max": 1e-3, "scale": "Log"},
+            "optimizer": {"values": ["AdamW"]},
+        },
+        {
+            "learningRate": {"min": 1e-3, "max": 1e-1, "scale": "Log"},
+            "optimizer": {"values": ["SGD"]},
+        },
+    )
+    counts = Counter(params["optimizer"] for params in proposals(spec, 400))
+    assert 150 < counts["SGD"] < 250
+
+
+def test_log_scale_is_uniform_in_the_exponent() -> None:
+    made = proposals(
+        random_spec({"learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"}}), 1000
+    )
+    decades = Counter(int(f"{params['learningRate']:e}".split("e")[1]) for params in made)
+    assert all(200 < decades[exponent] < 300 for exponent in (-5, -4, -3, -2))
+
+
+def test_another_seed_gives_other_trials() -> None:
+    space = {"learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"}}
+    assert proposals(random_spec(space, seed=1), 5) != proposals(random_spec(space, seed=2), 5)
+
+
+def test_recorded_trials_hold_even_if_they_would_be_drawn_differently_today() -> None:
+    spec = random_spec({"batchSize": {"values": [8, 16, 32]}})
+    proposer = Proposer(spec)
+    told: list[Params] = [{"batchSize": 32}, {"batchSize": 8}]
+    for params in told:
+        proposer.record(params)
+    assert proposer.propose() == {"batchSize": 16}
+    proposer.record({"batchSize": 16})
+    assert proposer.propose() is None
+
+
+def test_the_params_of_a_seed_are_fixed_for_good() -> None:
+    spec = random_spec(
+        {
+            "learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"},
+            "batchSize": {"values": [8, 16, 32]},
+        }
+    )
+    assert proposals(spec, 2) == [
+        {"batchSize": 32, "learningRate": 0.0021131},
+        {"batchSize": 16, "learningRate": 0.00987349},
+    ]
+
+
+@st.composite
+def numbers(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    whole = name in ("batchSize", "epochs")
+    if whole:
+        low = draw(st.integers(1, 500))
+        high = low + draw(st.integers(1, 400))
+        step: Any = st.integers(1, high - low)
+        value: Any = st.integers(1, 900)
+    else:
+        low = draw(st.floats(1e-8, 0.4, allow_subnormal=False))
+        high = low + draw(st.floats(1e-6, 0.5))
+        step = st.floats((high - low) / 50, high - low)
+        value = st.floats(1e-8, 0.9)
+    kind = draw(st.sampled_from(["values", "range", "step", "log"]))
+    if kind == "values":
+        return {"values": draw(st.lists(value, min_size=1, max_size=6, unique=True))}
+    domain: dict[str, Any] = {"min": low, "max": high}
+    if kind == "step":
+        domain["step"] = draw(step)
+    if kind == "log":
+        domain["scale"] = "Log"
+    return domain
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> dict[str, Any]:
+    space: dict[str, Any] = {
+        name: draw(numbers(name))
+        for name in draw(
+            st.sets(
+                st.sampled_from(["batchSize", "epochs", "learningRate", "momentum"]), min_size=1
+            )
+        )
+    }
+    if draw(st.booleans()):
+        words = draw(
+            st.lists(st.sampled_from(["AdamW", "SGD", "RMSprop"]), min_size=1, unique=True)
+        )
+        space["optimizer"] = {"values": words}
+        name = draw(st.sampled_from([key for key in space if key != "optimizer"]))
+        space[name]["when"] = {
+            "optimizer": draw(st.lists(st.sampled_from(words), min_size=1, unique=True))
+        }
+    return space
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(spaces(), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
+def test_proposals_are_within_bounds_active_distinct_and_resume_anywhere(
+    found: list[dict[str, Any]], seed: int
+) -> None:
+    spec = study_spec(
+        hyperparameters=None, searchSpaces=found, search={"algorithm": "Random", "seed": seed}
+    )
+    made = proposals(spec, 25)
+    assert len({json.dumps(params, sort_keys=True) for params in made}) == len(made)
+    for params in made:
+        assert json.loads(json.dumps(params)) == params
+        resolve(None, params)
+        assert any(_fits(params, space.domains()) for space in spec.spaces), params
+    if made:
+        again = Proposer(spec)
+        cut = random.Random(seed).randrange(len(made))
+        for params in made[:cut]:
+            again.record(params)
+        assert again.propose() == made[cut]
+
+
+def _fits(params: Params, domains: dict[str, Any]) -> bool:
+    active = {
+        name: domain
+        for name, domain in domains.items()
+        if all(params.get(key) in words for key, words in (domain.when or {}).items())
+    }
+    return set(params) == set(active) and all(
+        _contains(domain, params[name]) for name, domain in active.items()
+    )
+
+
+def _contains(domain: Any, value: Any) -> bool:
+    if domain.values is not None:
+        return value in domain.values
+    assert isinstance(domain, NumericDomain)
+    assert domain.min is not None
+    assert domain.max is not None
+    whole = not isinstance(domain, IntegerDomain) or isinstance(value, int)
+    return whole and domain.min <= value <= domain.max

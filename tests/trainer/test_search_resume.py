@@ -1,0 +1,121 @@
+"""A driver killed anywhere goes on where it was: the same trials, the same promotions, the same end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.study import StudySpec
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.state import RefitItem, TrainItem
+from finetune_trainer.search.storage import Storage
+from tests.trainer.search_studies import (
+    ASHA,
+    CONTINUOUS,
+    Clock,
+    Driver,
+    replay,
+    study_spec,
+    summary,
+)
+from tests.trainer.test_search_records import Crash, Failing, crash_after, crash_before, crash_torn
+
+STUDIES: dict[str, StudySpec] = {
+    "random": study_spec(hyperparameters={"epochs": 2}, budget={"maxTrials": 6}),
+    "asha": study_spec(search=ASHA),
+    "grid": study_spec(
+        hyperparameters={"epochs": 2},
+        searchSpaces=[{"learningRate": {"values": [1e-4, 1e-3]}, "batchSize": {"values": [8, 16]}}],
+        search={"algorithm": "Grid"},
+        budget={},
+    ),
+    "target": study_spec(
+        search=ASHA, searchSpaces=[CONTINUOUS], objective={"metric": "accuracy", "target": 0.6}
+    ),
+}
+
+
+def _undisturbed(spec: StudySpec, root: Path) -> tuple[Driver, int]:
+    """The study run in one go, and how many writes and deletes it took."""
+    storage = Failing(*_parts(root), crash_before, 0, [])
+    driver = Driver(spec, storage, 1)
+    driver.run()
+    return driver, len(storage.count)
+
+
+def _parts(root: Path) -> tuple[Any, str]:
+    storage = Storage.open(str(root))
+    return storage.filesystem, storage.root
+
+
+def _distinct(items: list[TrainItem | RefitItem]) -> list[tuple[Any, ...]]:
+    """Items without the repetitions that a restart causes, and without where they went on from."""
+    steps = [
+        (
+            item.trial,
+            item.to_epoch if isinstance(item, TrainItem) else "refit",
+            item.params,
+            item.seed,
+        )
+        for item in items
+    ]
+    return [step for n, step in enumerate(steps) if n == 0 or step != steps[n - 1]]
+
+
+@pytest.mark.parametrize("fail", [crash_before, crash_torn, crash_after])
+@pytest.mark.parametrize("name", STUDIES)
+def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: Path) -> None:
+    spec = STUDIES[name]
+    reference, writes = _undisturbed(spec, tmp_path / "reference")
+    for at in range(1, writes + 1, 1 if fail is crash_torn else 3):
+        root = tmp_path / str(at)
+        items, epochs, clock = [], [], Clock()
+        try:
+            first = Driver(spec, Failing(*_parts(root), fail, at, []), 1, clock, items, epochs)
+            first.run()
+        except Crash:
+            pass
+        second = Driver(spec, Storage.open(str(root)), 2, clock, items, epochs)
+        outcome = second.run()
+        assert outcome.reason == reference.state.ended.reason  # type: ignore[union-attr]  # it has ended
+        assert summary(second.state) == summary(reference.state)
+        assert _distinct(items) == _distinct(reference.items)
+        # Repeated at most: the item that was in flight, from its last checkpoint.
+        repeated = len(epochs) - len(reference.epochs)
+        assert 0 <= repeated <= max(spec.max_epochs - 3, 2)
+
+
+def test_killed_again_and_again_it_still_ends_the_same(tmp_path: Path) -> None:
+    spec = STUDIES["asha"]
+    reference, _ = _undisturbed(spec, tmp_path / "reference")
+    clock, items = Clock(), []
+    for term in range(1, 200):
+        storage = Failing(*_parts(tmp_path / "killed"), crash_torn, 24, [])
+        try:
+            last = Driver(spec, storage, term, clock, items)
+            last.run()
+            break
+        except Crash:
+            continue
+    assert term > 4
+    assert summary(last.state) == summary(reference.state)
+    assert _distinct(items) == _distinct(reference.items)
+
+
+def test_the_state_is_the_same_live_and_from_the_records(tmp_path: Path) -> None:
+    spec = STUDIES["asha"]
+    driver, _ = _undisturbed(spec, tmp_path)
+    state = replay(spec, read_history(Storage.open(str(tmp_path))).events)
+    assert summary(state) == summary(driver.state)
+    assert state.elapsed(0) == driver.state.elapsed(0)
+    assert state.gpu_seconds == driver.state.gpu_seconds
+    assert state.refit == driver.state.refit
+
+
+def test_a_finished_study_started_again_has_nothing_to_do(tmp_path: Path) -> None:
+    spec = STUDIES["asha"]
+    reference, _ = _undisturbed(spec, tmp_path)
+    again = Driver(spec, Storage.open(str(tmp_path)), 2)
+    assert again.run().reason == "SearchFinished"
+    assert again.items == []
+    assert summary(again.state) == summary(reference.state)

@@ -1,0 +1,422 @@
+"""What is done next, by what the records tell and the budget allows."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.study import Budget, StudySpec
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.state import (
+    MAX_LOSSES,
+    MAX_RETRIES,
+    End,
+    RefitItem,
+    StudyState,
+    TrainItem,
+    Wait,
+    next_item,
+    search_ending,
+)
+from tests.trainer.search_studies import ASHA, epoch_done, study_spec
+
+
+class Desk:
+    """Writes what happens by hand."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.spec: StudySpec = study_spec(**changes)
+        self.state = StudyState(self.spec)
+        self.now = 100.0
+        self.state.apply(ev.TermStarted(self.now, 1))
+
+    def next(self, budget: Budget | None = None) -> Any:
+        return next_item(self.state, budget or self.spec.budget, self.now)
+
+    def start(self, budget: Budget | None = None) -> TrainItem:
+        item = self.next(budget)
+        assert isinstance(item, TrainItem)
+        if item.trial == len(self.state.trials):
+            self.state.apply(ev.Proposed(self.now, item.trial, item.params))
+        self.state.apply(ev.Started(self.now, item.trial, "slot", item.to_epoch))
+        return item
+
+    def train(self, item: TrainItem, value: float) -> None:
+        """Report all epochs of the item with the same value."""
+        seen = int(item.checkpoint or 0)
+        for epoch in range(seen + 1, item.to_epoch + 1):
+            self.state.apply(epoch_done(item.trial, epoch, value, self.now))
+        self.state.apply(ev.Saved(self.now, item.trial, item.to_epoch, str(item.to_epoch)))
+        self.state.apply(ev.Reached(self.now, item.trial))
+
+    def fail(self, item: TrainItem, failure_class: str) -> None:
+        self.state.apply(ev.Failed(self.now, item.trial, failure_class, "why"))
+
+    def end(self) -> End:
+        ending = search_ending(self.state, self.spec.budget, self.now)
+        assert ending is not None
+        self.state.apply(ev.SearchEnded(self.now, ending.reason, ending.message))
+        return ending
+
+    def statuses(self) -> list[str]:
+        return [trial.status for trial in self.state.trials]
+
+
+def test_without_a_scheduler_a_trial_is_one_item() -> None:
+    desk = Desk()
+    item = desk.start()
+    assert (item.trial, item.to_epoch, item.checkpoint) == (0, 9, None)
+    desk.train(item, 0.5)
+    assert desk.statuses() == ["Completed"]
+    assert desk.start().trial == 1
+
+
+def test_a_trial_trains_for_the_epochs_it_was_given() -> None:
+    desk = Desk(hyperparameters=None, searchSpaces=[{"epochs": {"values": [2]}}])
+    assert desk.start().to_epoch == 2
+
+
+def test_a_promotion_goes_before_a_new_trial_and_the_highest_first() -> None:
+    desk = Desk(search=ASHA)
+    for value in (0.1, 0.3, 0.2):
+        desk.train(desk.start(), value)
+    assert desk.statuses() == ["Paused"] * 3
+    item = desk.start()
+    assert (item.trial, item.to_epoch, item.checkpoint) == (1, 3, "1")
+    desk.train(item, 0.4)
+    assert desk.start().trial == 3
+
+
+def test_a_trial_that_lost_its_slot_goes_on_from_its_checkpoint_before_anything_else() -> None:
+    desk = Desk(search=ASHA)
+    for value in (0.1, 0.3, 0.2):
+        desk.train(desk.start(), value)
+    promoted = desk.start()
+    desk.state.apply(ev.Requeued(desk.now, promoted.trial))
+    assert desk.start() == promoted
+    desk.state.apply(ev.Saved(desk.now, promoted.trial, 2, "2"))
+    desk.state.apply(ev.Requeued(desk.now, promoted.trial))
+    again = desk.start()
+    assert (again.trial, again.to_epoch, again.checkpoint) == (1, 3, "2")
+
+
+def test_the_seed_of_a_trial_is_its_own_and_fixed_for_good() -> None:
+    seeds = [Desk(budget={"maxTrials": 3}).start().seed]
+    desk = Desk()
+    seeds += [desk.start().seed, desk.start().seed]
+    assert seeds == [431379789, 431379789, seeds[2]]
+    assert seeds[2] != seeds[0]
+
+
+def test_epochs_trained_again_after_a_loss_replace_the_earlier_ones() -> None:
+    desk = Desk()
+    item = desk.start()
+    for epoch, value in ((1, 0.3), (2, 0.9)):
+        desk.state.apply(epoch_done(item.trial, epoch, value))
+    desk.state.apply(ev.Requeued(desk.now, item.trial, lost=True))
+    trial = desk.state.trials[0]
+    assert trial.best is not None
+    assert trial.best.value == 0.9  # it was measured, lost or not
+    desk.start()
+    desk.state.apply(epoch_done(item.trial, 1, 0.2))
+    assert [epoch.value for epoch in trial.epochs] == [0.2]
+    assert trial.best.value == 0.2
+    assert desk.state.best_trial() is trial
+    assert desk.state.gpu_seconds == 1.5  # what was spent stays spent
+
+
+def test_the_best_is_the_best_epoch_of_any_trial_and_the_earlier_of_equals() -> None:
+    desk = Desk(search=ASHA)
+    for value in (0.4, 0.6, 0.6):
+        desk.train(desk.start(), value)
+    best = desk.state.best_trial()
+    assert best is not None
+    assert best.number == 1
+
+
+def test_a_minimised_metric_prefers_small_values() -> None:
+    desk = Desk(search=ASHA, objective={"metric": "loss", "target": 0.15})
+    for value in (0.4, 0.2, 0.6):
+        desk.train(desk.start(), value)
+    assert desk.start().trial == 1
+    desk.state.apply(epoch_done(1, 2, 0.1))
+    assert desk.end().reason == "TargetReached"
+
+
+def test_a_value_that_is_no_number_never_ranks() -> None:
+    desk = Desk(search=ASHA)
+    for value in (float("nan"), float("nan"), 0.1):
+        desk.train(desk.start(), value)
+    assert desk.start().trial == 2
+    for value in (float("nan"), 0.2):
+        desk.train(desk.start(), value)
+    assert desk.start().trial == 4
+    best = desk.state.best_trial()
+    assert best is not None
+    assert best.number == 4
+
+
+def test_an_early_stop_completes_the_trial_and_counts_in_its_rung() -> None:
+    desk = Desk(search=ASHA)
+    for value in (0.1, 0.3):
+        desk.train(desk.start(), value)
+    item = desk.start()
+    desk.state.apply(epoch_done(item.trial, 1, 0.9))
+    desk.state.apply(ev.Reached(desk.now, item.trial, stopped_early=True))
+    assert desk.statuses() == ["Paused", "Paused", "Completed"]
+    assert desk.start().trial == 3  # the only place in the top is its own
+
+
+# Failures.
+
+
+def test_a_diverged_trial_is_a_result_and_never_the_best() -> None:
+    desk = Desk(budget={"maxTrials": 2, "maxFailedTrials": 0})
+    item = desk.start()
+    desk.state.apply(epoch_done(item.trial, 1, 0.99))
+    desk.fail(item, "Diverged")
+    assert desk.statuses() == ["Diverged"]
+    desk.train(desk.start(), 0.2)
+    assert desk.end().reason == "SearchFinished"
+    best = desk.state.best_trial()
+    assert best is not None
+    assert best.number == 1
+
+
+def test_an_internal_failure_is_tried_again_twice() -> None:
+    desk = Desk(budget={"maxTrials": 1, "maxFailedTrials": 0})
+    for _ in range(MAX_RETRIES):
+        desk.fail(desk.start(), "Internal")
+        assert desk.statuses() == ["Pending"]
+    desk.fail(desk.start(), "Internal")
+    assert desk.statuses() == ["Failed"]
+    ending = desk.end()
+    assert ending.reason == "TooManyFailedTrials"
+    assert "maxFailedTrials = 0; trial 0: Internal: why" in ending.message
+
+
+@pytest.mark.parametrize("failure_class", ["UserError", "OutOfMemory"])
+def test_what_would_fail_again_is_not_tried_again(failure_class: str) -> None:
+    desk = Desk()
+    desk.fail(desk.start(), failure_class)
+    assert desk.statuses() == ["Failed"]
+
+
+def test_a_failed_trial_does_not_count_in_a_rung() -> None:
+    desk = Desk(search=ASHA)
+    for value in (0.1, 0.2):
+        desk.train(desk.start(), value)
+    desk.fail(desk.start(), "OutOfMemory")
+    assert desk.start().trial == 3
+
+
+def test_losing_its_worker_is_no_failure_unless_nothing_else_happens() -> None:
+    desk = Desk(budget={"maxTrials": 1, "maxFailedTrials": 0})
+    for _ in range(MAX_LOSSES):
+        desk.state.apply(ev.Requeued(desk.now, desk.start().trial, lost=True))
+    item = desk.start()
+    desk.state.apply(ev.Saved(desk.now, item.trial, 1, "1"))  # it got somewhere
+    for _ in range(MAX_LOSSES):
+        desk.state.apply(ev.Requeued(desk.now, item.trial, lost=True))
+        desk.start()
+    assert desk.state.failed == 0
+    desk.state.apply(ev.Requeued(desk.now, item.trial, lost=True))
+    assert desk.statuses() == ["Failed"]
+    assert desk.state.trials[0].failure_class == "Preempted"
+
+
+def test_a_trial_that_takes_the_driver_with_it_is_given_up_too() -> None:
+    desk = Desk(budget={"maxTrials": 2})
+    for term in range(MAX_LOSSES + 1):
+        assert desk.start().trial == 0
+        desk.state.apply(ev.TermStarted(desk.now, term + 2))
+    assert desk.start().trial == 1
+
+
+def test_a_drained_trial_may_be_drained_for_ever() -> None:
+    desk = Desk()
+    for _ in range(3 * MAX_LOSSES):
+        desk.state.apply(ev.Requeued(desk.now, desk.start().trial))
+    assert desk.statuses() == ["Pending"]
+
+
+# Budgets.
+
+
+def test_parallel_trials_are_limited_and_the_limit_can_be_edited() -> None:
+    desk = Desk()
+    limit = Budget(max_trials=12, max_parallel_trials=2)
+    desk.start(limit)
+    desk.start(limit)
+    assert desk.next(limit) == Wait()
+    assert isinstance(desk.next(Budget(max_trials=12, max_parallel_trials=3)), TrainItem)
+
+
+def test_more_trials_can_be_allowed_while_the_last_one_runs() -> None:
+    desk = Desk(budget={"maxTrials": 1})
+    item = desk.start()
+    assert desk.next() == Wait()
+    assert isinstance(desk.next(Budget(max_trials=2)), TrainItem)
+    desk.train(item, 0.5)
+    assert desk.end().reason == "SearchFinished"
+
+
+def test_a_space_without_more_combinations_ends_the_search() -> None:
+    desk = Desk(searchSpaces=[{"batchSize": {"values": [8, 16]}}])
+    desk.train(desk.start(), 0.1)
+    desk.train(desk.start(), 0.2)
+    assert desk.end() == End("SearchFinished", "all 2 trials ended")
+
+
+def test_the_end_waits_for_what_can_still_be_promoted() -> None:
+    desk = Desk(search=ASHA, budget={"maxTrials": 3})
+    items = [desk.start() for _ in range(3)]
+    for item, value in zip(items, (0.1, 0.2, 0.3), strict=True):
+        assert desk.next() == Wait()
+        desk.train(item, value)
+    promoted = desk.start()
+    assert promoted.trial == 2
+    desk.train(promoted, 0.4)
+    assert desk.end().reason == "SearchFinished"
+    assert desk.statuses() == ["Stopped", "Stopped", "Stopped"]
+
+
+def test_seconds_are_counted_over_all_terms_without_the_time_between() -> None:
+    desk = Desk(budget={"maxTrials": 12, "maxDurationSeconds": 60})
+    desk.now += 40
+    item = desk.start()
+    desk.state.apply(epoch_done(item.trial, 1, 0.5, desk.now))
+    desk.now += 1000  # no driver
+    desk.state.apply(ev.TermStarted(desk.now, 2))
+    assert desk.state.elapsed(desk.now + 19) == 59
+    desk.now += 19
+    assert isinstance(desk.next(), TrainItem)
+    desk.now += 1
+    assert desk.end() == End("BudgetSpent", "spec.budget.maxDurationSeconds = 60 passed")
+
+
+def test_a_clock_that_goes_back_takes_nothing_off() -> None:
+    desk = Desk()
+    desk.state.apply(ev.Proposed(desk.now + 50, 0, {"learningRate": 1e-3}))
+    desk.state.apply(ev.TermStarted(10.0, 2))
+    assert desk.state.elapsed(5.0) == 50
+
+
+def test_the_target_ends_the_search_at_once_and_what_runs_is_stopped() -> None:
+    desk = Desk(objective={"metric": "accuracy", "target": 0.9})
+    first, second = desk.start(), desk.start()
+    desk.state.apply(epoch_done(first.trial, 1, 0.91))
+    assert desk.end() == End("TargetReached", "accuracy reached 0.9")
+    assert desk.next() == Wait()
+    for item in (first, second):
+        desk.state.apply(ev.Requeued(desk.now, item.trial))
+    assert desk.statuses() == ["Stopped", "Stopped"]
+    refit = desk.next()
+    assert isinstance(refit, RefitItem)
+    assert (refit.trial, refit.epochs, refit.seed) == (0, 1, first.seed)
+
+
+def test_too_many_failures_leave_no_winner() -> None:
+    desk = Desk(budget={"maxTrials": 12, "maxFailedTrials": 1})
+    desk.train(desk.start(), 0.5)
+    for _ in range(2):
+        desk.fail(desk.start(), "UserError")
+    assert desk.end().reason == "TooManyFailedTrials"
+    assert isinstance(desk.next(), End)
+
+
+def test_a_study_without_any_value_has_no_successful_trial() -> None:
+    desk = Desk(budget={"maxTrials": 2})
+    for _ in range(2):
+        desk.fail(desk.start(), "Diverged")
+    assert desk.end() == End("NoSuccessfulTrial", "none of 2 trials has a value (Diverged)")
+    assert desk.next().reason == "NoSuccessfulTrial"
+
+
+def test_a_budget_spent_before_the_first_value_has_no_successful_trial() -> None:
+    desk = Desk(budget={"maxDurationSeconds": 5})
+    item = desk.start()
+    desk.now += 5
+    assert desk.end().reason == "BudgetSpent"
+    desk.state.apply(ev.Requeued(desk.now, item.trial))
+    assert desk.next().reason == "NoSuccessfulTrial"
+
+
+# The refit.
+
+
+def _searched(**changes: Any) -> Desk:
+    desk = Desk(budget={"maxTrials": 1}, **changes)
+    item = desk.start()
+    for epoch, value in enumerate((0.3, 0.6, 0.6, 0.4, 0.5, 0.1, 0.1, 0.1, 0.1), start=1):
+        desk.state.apply(epoch_done(item.trial, epoch, value))
+    desk.state.apply(ev.Reached(desk.now, item.trial))
+    desk.end()
+    return desk
+
+
+def test_the_winner_is_refitted_for_the_epochs_that_served_it_best() -> None:
+    desk = _searched()
+    item = desk.next()
+    assert isinstance(item, RefitItem)
+    assert (item.trial, item.epochs) == (0, 2)
+    desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+    assert desk.next() == Wait()
+    desk.state.apply(ev.RefitDone(desk.now, 0, "model", {"accuracy": 0.5}, {}, 2.0))
+    assert desk.next() == End("SearchFinished", "all 1 trials ended")
+
+
+def test_no_refit_if_none_is_wanted() -> None:
+    assert isinstance(_searched(refit=False).next(), End)
+
+
+def test_a_refit_that_keeps_failing_fails_the_study() -> None:
+    desk = _searched()
+    for attempt in range(MAX_RETRIES + 1):
+        assert isinstance(desk.next(), RefitItem)
+        desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+        desk.state.apply(ev.RefitRequeued(desk.now, f"OutOfMemory: {attempt}"))
+    assert desk.next() == End("RefitFailed", "OutOfMemory: 2")
+
+
+def test_a_drained_refit_goes_on() -> None:
+    desk = _searched()
+    for term in range(30):
+        assert isinstance(desk.next(), RefitItem)
+        desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+        desk.state.apply(ev.RefitRequeued(desk.now))
+        desk.state.apply(ev.TermStarted(desk.now, term + 2))
+    assert isinstance(desk.next(), RefitItem)
+
+
+def test_a_refit_that_kills_its_worker_every_time_is_given_up() -> None:
+    desk = _searched()
+    for _ in range(MAX_LOSSES + MAX_RETRIES + 1):
+        desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+        desk.state.apply(ev.RefitRequeued(desk.now, lost=True))
+    assert desk.next().reason == "RefitFailed"
+
+
+# Checkpoints.
+
+
+def test_checkpoints_are_needed_while_their_trial_can_go_on() -> None:
+    desk = Desk(search=ASHA, budget={"maxTrials": 6})
+    for value in (0.3, 0.5, 0.4):
+        desk.train(desk.start(), value)
+    assert desk.state.out_of_reach(desk.spec.budget) == [0]
+    desk.state.apply(ev.Stopped(desk.now, 0))
+    assert desk.statuses() == ["Stopped", "Paused", "Paused"]
+    assert [desk.state.needs_checkpoint(trial) for trial in desk.state.trials] == [
+        False,
+        True,
+        True,
+    ]
+    assert desk.state.checkpoints() == {"1"}
+    assert desk.state.out_of_reach(desk.spec.budget) == []
+
+
+def test_nothing_is_out_of_reach_of_a_search_that_only_time_limits() -> None:
+    desk = Desk(search=ASHA, budget={"maxDurationSeconds": 1000})
+    for value in (0.3, 0.5, 0.4):
+        desk.train(desk.start(), value)
+    assert desk.state.out_of_reach(desk.spec.budget) == []

@@ -1,0 +1,86 @@
+"""The study's folder behaves the same on a disk and in an object store."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.errors import SpecError
+from finetune_trainer.search.identity import claim
+from finetune_trainer.search.storage import Storage
+from tests.trainer.object_store import object_store
+from tests.trainer.search_studies import ASHA, study_spec
+
+
+@pytest.fixture(params=["disk", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "disk":
+        yield Storage.open(str(tmp_path / "study"))
+    else:
+        with object_store() as store:
+            yield Storage.open(store.uri)
+
+
+def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
+    for path in ("records/000001/b", "records/000001/a", "results/t.csv"):
+        storage.write(path, path.encode())
+    assert storage.read("records/000001/a") == b"records/000001/a"
+    assert storage.files("records") == ["records/000001/a", "records/000001/b"]
+    storage.write("records/000001/a", b"")
+    assert storage.read("records/000001/a") == b""
+    storage.delete("records/000001/a")
+    assert storage.files("records") == ["records/000001/b"]
+    storage.delete("records")
+    assert storage.files("records") == []
+
+
+def test_what_is_not_there_is_said_or_ignored(storage: Storage) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read("nothing")
+    storage.delete("nothing")
+    assert storage.files("nothing") == []
+
+
+def test_a_folder_comes_back_whole_and_replaces_the_one_before(
+    storage: Storage, tmp_path: Path
+) -> None:
+    for version in ("one", "two"):
+        folder = tmp_path / version
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "model").write_text(version)
+        storage.upload(folder, "checkpoints/3/1")
+    found = storage.download("checkpoints/3/1", tmp_path / "fetched")
+    assert (found / "inner" / "model").read_text() == "two"
+    storage.delete("checkpoints/3")
+    assert storage.files("checkpoints") == []
+
+
+def test_a_thousand_files_are_listed_page_by_page() -> None:
+    with object_store() as store:
+        storage = Storage.open(store.uri)
+        bucket = store.uri.split("//")[1].split("?")[0].split("@")[1]
+        store.objects.update({f"{bucket}/many/{n:05d}": b"" for n in range(2500)})
+        store.requests.clear()
+        assert len(storage.files("many")) == 2500
+        assert dict(store.requests) == {"LIST": 3}
+
+
+def test_locations_are_told_as_people_write_them(tmp_path: Path) -> None:
+    assert Storage.open(str(tmp_path)).uri("results") == f"{tmp_path}/results"
+    assert Storage.open(f"file://{tmp_path}").uri() == str(tmp_path)
+    with object_store() as store:
+        assert Storage.open(store.uri).uri("results") == "s3://bucket/studies/one/results"
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ValueError, match="ftp"):
+        Storage.open("ftp://somewhere/else")
+
+
+def test_a_folder_belongs_to_one_study(storage: Storage) -> None:
+    claim(storage, study_spec())
+    claim(storage, study_spec(budget={"maxTrials": 99}, refit=False, suspend=True))
+    with pytest.raises(SpecError, match=r"^spec\.search: must be what it was when the records in"):
+        claim(storage, study_spec(search=ASHA))
+    with pytest.raises(SpecError, match=r"^spec\.hyperparameters: "):
+        claim(storage, study_spec(hyperparameters={"epochs": 2}))

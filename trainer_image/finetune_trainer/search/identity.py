@@ -1,0 +1,33 @@
+"""What makes a study the one whose records are in a folder."""
+
+import json
+
+from finetune_api.study import StudySpec
+from finetune_trainer.errors import SpecError
+from finetune_trainer.search.records import FOLDER
+from finetune_trainer.search.storage import Storage
+
+_PATH = f"{FOLDER}/study.json"
+_PARTS = ("task", "model", "dataset", "objective", "hyperparameters", "searchSpaces", "search")
+
+
+def claim(storage: Storage, spec: StudySpec) -> None:
+    """Mark the folder as that of `spec`, or check that it is.
+
+    The API server holds a study to what it was; on a laptop a manifest may have been edited between two
+    runs. Raises SpecError with the first part that differs.
+    """
+    document = spec.to_json()
+    parts = {name: document.get(name) for name in _PARTS}
+    try:
+        found = json.loads(storage.read(_PATH))
+    except FileNotFoundError:
+        storage.write(_PATH, json.dumps(parts, indent=1).encode())
+        return
+    for name, value in parts.items():
+        if found.get(name) != value:
+            raise SpecError(
+                f"spec.{name}",
+                f"must be what it was when the records in {storage.uri()} began; "
+                "a changed study needs a folder of its own",
+            )
