@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -162,12 +163,13 @@ def _log_as_json() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("kopf.objects", "kopf.activities"):
+    for noisy in ("kopf.objects", "kopf.activities", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def main() -> None:
     """Run until told to end."""
+    os.environ.setdefault("USER", names.MANAGER)  # kopf asks for it, and an arbitrary user id has no name
     _log_as_json()
     settings = read()
     registry = kopf.OperatorRegistry()

@@ -92,7 +92,7 @@ class Platform:
             "resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "512Mi"}},
         }
         command = ["upgrade", "--install", RELEASE, str(ROOT / "charts" / "finetune-operator")]
-        options = ["--namespace", SYSTEM, "--wait", "--timeout", "180s"]
+        options = ["--namespace", SYSTEM, "--wait", "--timeout", "120s"]
         self.helm(
             *command,
             *options,

@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         return True
 
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def _answer(self, status: int, body: bytes = b"", /, **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             part = data[int(span[1]) : int(span[2]) + 1] if span else data
             self._answer(
-                206 if span else 200, part, **{**_headers(data), "Content_Length": str(len(part))}
+                206 if span else 200, part, **_headers(data, len(part))
             )
 
     def _list(self, bucket: str, query: dict[str, str]) -> None:
@@ -159,9 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(204)
 
 
-def _headers(data: bytes) -> dict[str, str]:
+def _headers(data: bytes, length: int | None = None) -> dict[str, str]:
     return {
-        "Content_Length": str(len(data)),
+        "Content_Length": str(len(data) if length is None else length),
         "ETag": _etag(data),
         "Last_Modified": formatdate(usegmt=True),
         "Content_Type": "application/octet-stream",

@@ -66,7 +66,6 @@ class Supervisor:
             "--block",
             f"--num-cpus={resources.cpus}",
             f"--num-gpus={resources.gpus}",
-            "--include-dashboard=false",
             "--disable-usage-stats",
         ]
         if resources.memory_bytes is not None:
@@ -74,7 +73,7 @@ class Supervisor:
         return subprocess.Popen(command)
 
     def _head(self) -> int:
-        ray = self._ray_start("--head", f"--port={RAY_PORT}")
+        ray = self._ray_start("--head", f"--port={RAY_PORT}", "--include-dashboard=false")
         try:
             if not self._wait_for_port("127.0.0.1", ray):
                 return EXIT_DRAINED if self.told_to_end.is_set() else 1
