@@ -1,0 +1,25 @@
+"""One real API server with the CRD, shared by the tests of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.onenode.access import skip_unless_ci
+from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.onenode.build import ToolMissing
+
+CRD = Path(__file__).resolve().parents[2] / "crds" / "finetunestudies.yaml"
+CONTROLLERS = ("garbage-collector-controller", "job-controller", "serviceaccount-controller")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    try:
+        started = ApiServer(tmp_path_factory.mktemp("apiserver"), controllers=CONTROLLERS)
+    except ToolMissing as missing:
+        skip_unless_ci(missing)
+    with started:
+        started.kubectl("apply", "--server-side", "-f", str(CRD))
+        started.kubectl("wait", "--for=condition=Established", "crd/finetunestudies.finetune.dev")
+        yield started

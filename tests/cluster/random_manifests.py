@@ -1,0 +1,172 @@
+"""Random studies, valid and broken, in canonical JSON (whole numbers are written as integers)."""
+
+import copy
+import random
+from typing import Any, get_args
+
+from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, json_name
+from finetune_api.manifest import ManifestError, parse_study
+from finetune_api.metrics import METRICS
+
+_ODD: tuple[Any, ...] = (
+    None,
+    -1,
+    0,
+    1,
+    2,
+    0.5,
+    1e-5,
+    10**6,
+    4294967296,
+    "",
+    "x",
+    "None",
+    "16Gi",
+    "-1",
+    True,
+    False,
+    [],
+    {},
+    [1, 1],
+    ["a"],
+    "é" * 300,
+)
+
+
+def _bounds(name: str) -> tuple[float, float, bool]:
+    schema = Hyperparameters.model_json_schema()["properties"][json_name(name)]
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    return low, high, schema["type"] == "integer"
+
+
+_NUMERIC = {name: _bounds(name) for name in Hyperparameters.model_fields if name not in CATEGORICAL}
+
+
+def _number(rng: random.Random, name: str) -> float | int:
+    low, high, whole = _NUMERIC[name]
+    if whole:
+        return rng.randint(int(low), min(int(high), int(low) + 50))
+    value = float(f"{rng.uniform(low, min(high, low + 1)):.4g}")
+    return int(value) if value.is_integer() else value
+
+
+def _words(name: str) -> list[str]:
+    return list(get_args(Hyperparameters.model_fields[name].annotation))
+
+
+def _domain(rng: random.Random, name: str) -> dict[str, Any]:
+    if name in CATEGORICAL:
+        words = _words(name)
+        return {"values": rng.sample(words, rng.randint(1, len(words)))}
+    if rng.random() < 0.5:
+        return {"values": [_number(rng, name) for _ in range(rng.randint(1, 4))]}
+    domain: dict[str, Any] = dict(
+        zip(("min", "max"), sorted(_number(rng, name) for _ in range(2)), strict=True)
+    )
+    if rng.random() < 0.3:
+        domain["step"] = rng.choice([1, 2]) if _NUMERIC[name][2] else rng.choice([0.01, 0.1, 1])
+    elif rng.random() < 0.4:
+        domain["scale"] = rng.choice(["Linear", "Log"])
+    return domain
+
+
+def _space(rng: random.Random) -> dict[str, Any]:
+    names = rng.sample(list(Hyperparameters.model_fields), rng.randint(1, 5))
+    space = {json_name(name): _domain(rng, name) for name in names}
+    for domain in space.values():
+        if rng.random() < 0.2:
+            key = rng.choice(CATEGORICAL)
+            domain["when"] = {json_name(key): rng.sample(_words(key), 1)}
+    return space
+
+
+def _valid(rng: random.Random) -> dict[str, Any]:
+    task = rng.choice(list(METRICS))
+    metrics = METRICS[task] if rng.random() < 0.9 else METRICS["Regression"]
+    source = {"files": {"train": "a.csv"}} if rng.random() < 0.7 else {"hub": {"path": "org/data"}}
+    spec: dict[str, Any] = {
+        "task": task,
+        "model": {"name": "bert-base-uncased"},
+        "dataset": {**source, "textColumns": ["a", "b"][: rng.randint(1, 2)], "labelColumn": "y"},
+        "objective": {"metric": rng.choice(metrics)},
+        "searchSpaces": [_space(rng) for _ in range(rng.randint(1, 3))],
+        "search": {"algorithm": rng.choice(["Grid", "Random"])},
+    }
+    optional: dict[str, Any] = {
+        "hyperparameters": {
+            json_name(name): _number(rng, name) for name in rng.sample(list(_NUMERIC), 2)
+        },
+        "budget": {"maxTrials": rng.randint(1, 50), "maxFailedTrials": rng.randint(0, 5)},
+        "refit": rng.random() < 0.5,
+        "cluster": {
+            "workers": rng.randint(1, 8),
+            "resourcesPerWorker": {"cpu": rng.choice([1, "500m", "1.5"]), "memory": "4Gi"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        },
+        "storage": rng.choice(
+            [{"uri": "s3://bucket/x"}, {"persistentVolumeClaim": {"claimName": "studies"}}]
+        ),
+        "suspend": rng.random() < 0.5,
+        "ttlSecondsAfterFinished": rng.randint(0, 1000),
+    }
+    spec |= {name: value for name, value in optional.items() if rng.random() < 0.5}
+    if rng.random() < 0.4:
+        spec["search"]["scheduler"] = {
+            "type": rng.choice(["None", "ASHA"]),
+            "minEpochs": rng.randint(1, 4),
+        }
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneStudy",
+        "metadata": {"name": f"study-{rng.randint(0, 10**9)}", "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def _places(node: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) below `node`."""
+    items = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
+    found = []
+    for key, child in items:
+        found += [(node, key), *_places(child)]
+    return found
+
+
+def _break(rng: random.Random, spec: dict[str, Any]) -> None:
+    container, key = rng.choice(_places(spec))
+    kind = rng.random()
+    if kind < 0.25:
+        del container[key]
+    elif kind < 0.35 and isinstance(container, dict):
+        container["unknown"] = 1
+    elif kind < 0.45 and isinstance(container, list):
+        container.append(copy.deepcopy(container[key]))
+    else:
+        container[key] = copy.deepcopy(rng.choice(_ODD))
+
+
+def _accepted(manifest: dict[str, Any]) -> bool:
+    try:
+        parse_study(manifest)
+    except ManifestError:
+        return False
+    return True
+
+
+def random_manifest(seed: int) -> dict[str, Any]:
+    """The study of that number: of three, one is right, one is right but for one place, one is anything."""
+    rng = random.Random(seed)
+    manifest = _valid(rng)
+    if seed % 3:
+        while not _accepted(manifest):
+            manifest = _valid(rng)
+    if seed % 3 == 2:
+        _break(rng, manifest["spec"])
+    return manifest

@@ -1,0 +1,112 @@
+"""The real API server and pydantic accept the same studies and name the same fields."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.manifest import ManifestError, load_yaml, parse_study
+from tests.api.wrong_manifests import EDITS, VALID, WRONG, Wrong, changed
+from tests.cluster.client import STUDIES, Client
+from tests.cluster.conftest import CRD
+from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.onenode.build import program
+from tests.cluster.random_manifests import random_manifest
+
+MANIFESTS = 2000
+
+
+@pytest.fixture(scope="module")
+def client(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    made = Client(server, tmp_path_factory.mktemp("client"))
+    yield made
+    made.close()
+
+
+def test_api_server_and_pydantic_agree_on_random_manifests(client: Client) -> None:
+    manifests = [random_manifest(seed) for seed in range(MANIFESTS)]
+    accepted = 0
+    for seed, (manifest, (status, answer)) in enumerate(
+        zip(manifests, client.dry_runs(manifests), strict=True)
+    ):
+        try:
+            parse_study(manifest)
+            problem = ""
+        except ManifestError as error:
+            problem = str(error)
+        says = f"seed {seed}: API server {status} {answer.get('message', '')}; pydantic: {problem}"
+        assert (status == 201) == (not problem), f"{says}\n{json.dumps(manifest['spec'])}"
+        accepted += status == 201
+    assert MANIFESTS / 5 < accepted < MANIFESTS * 4 / 5
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
+def test_wrong_manifest_is_refused_at_its_field(client: Client, wrong: Wrong) -> None:
+    status, answer = client.dry_run(wrong.manifest())
+    assert status in (400, 422), answer
+    # The API server counts list items as pydantic does, but names the list where an item is at fault.
+    assert wrong.field in answer["message"], answer["message"]
+    assert wrong.reason in answer["message"], answer["message"]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
+def test_edit_of_what_must_not_change_is_refused(client: Client, edit: Wrong) -> None:
+    client.request("POST", STUDIES, VALID)
+    status, answer = client.request(
+        "PUT", f"{STUDIES}/tickets?dryRun=All", _stored(client, edit.changes)
+    )
+    assert status == 422, answer
+    assert edit.field in answer["message"]
+    assert edit.reason in answer["message"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec.suspend": True},
+        {"spec.budget": {"maxTrials": 99}},
+        {"spec.ttlSecondsAfterFinished": 60},
+    ],
+    ids=["suspend", "budget", "ttl"],
+)
+def test_edit_of_what_may_change_is_accepted(client: Client, changes: dict[str, object]) -> None:
+    client.request("POST", STUDIES, VALID)
+    status, answer = client.request(
+        "PUT", f"{STUDIES}/tickets?dryRun=All", _stored(client, changes)
+    )
+    assert status == 200, answer
+
+
+def _stored(client: Client, changes: dict[str, object]) -> object:
+    _, stored = client.request("GET", f"{STUDIES}/tickets")
+    return changed(stored, changes)
+
+
+def test_rules_stay_within_their_cost() -> None:
+    done = subprocess.run(
+        [program("celcost"), str(CRD)], text=True, capture_output=True, check=False
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+TRICKY = """
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: tricky
+  annotations:
+    words: "yes"
+scalars: [1e-5, 1e3, 16.0, 010, 0o10, 0x1F, 0b11, 1_000, 1:30, 2001-01-01, y, Yes, off, ~, None, "1e-5", -0.5, +7, .5, 5., 08]
+"""
+
+
+def test_yaml_is_read_as_kubectl_reads_it(server: ApiServer, tmp_path: Path) -> None:
+    path = tmp_path / "tricky.yaml"
+    path.write_text(TRICKY)
+    printed = server.kubectl(
+        "create", "--dry-run=client", "--validate=false", "-o", "json", "-f", str(path)
+    )
+    assert load_yaml(TRICKY)["scalars"] == json.loads(printed)["scalars"]

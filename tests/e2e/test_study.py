@@ -1,0 +1,205 @@
+"""A study on a real node: it completes, survives faults, suspends and resumes; its model predicts."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.storage import Storage
+from tests.cluster.onenode import volumes
+from tests.e2e.platform import TEAM, Platform, condition, example
+
+Manifest = dict[str, Any]
+
+
+def study(name: str, **changes: Any) -> Manifest:
+    """The library example, smaller: its rungs at 1 and 3 epochs, two workers."""
+    manifest = example("library")
+    manifest["metadata"]["name"] = name
+    manifest["spec"] |= {
+        "hyperparameters": {"epochs": 3, "maxLength": 16, "batchSize": 16},
+        "searchSpaces": [{"learningRate": {"min": 1e-4, "max": 6e-4, "scale": "Log"}}],
+        **changes,
+    }
+    return manifest
+
+
+def state(platform: Platform, name: str) -> str:
+    return str(platform.study(name).get("status", {}).get("state", ""))
+
+
+def wait_complete(platform: Platform, name: str) -> Manifest:
+    def over() -> bool:
+        found = platform.study(name)
+        assert condition(found, "Failed") != "True", platform.describe()
+        return condition(found, "Complete") == "True"
+
+    platform.wait(f"{name} to complete", over, 900)
+    return platform.study(name)
+
+
+def folder(platform: Platform, name: str) -> Path:
+    """The study's own folder on this machine."""
+    assert platform.cluster is not None
+    root = platform.cluster.server().folder / "volumes" / TEAM
+    return root / TEAM / name / str(platform.study(name)["metadata"]["uid"])
+
+
+def running_trials(platform: Platform, name: str) -> int:
+    return int(platform.study(name).get("status", {}).get("trials", {}).get("paused", 0))
+
+
+def check_records(path: Path, trials: int) -> None:
+    """Every trial once, no epoch trained twice that a checkpoint had, every report after its start."""
+    events = read_history(Storage.open(str(path))).events
+    proposed = [event.trial for event in events if isinstance(event, ev.Proposed)]
+    assert proposed == list(range(trials))
+    saved: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, ev.Saved):
+            saved[event.trial] = event.epoch
+        elif isinstance(event, ev.EpochDone):
+            assert event.epoch > saved.get(event.trial, 0), (
+                f"{event} repeats what its checkpoint had"
+            )
+
+
+def test_study_completes_and_its_model_predicts(platform: Platform) -> None:
+    name = "completes"
+    platform.apply(study(name))
+    pods = platform.wait("two running pods", lambda: _running(platform, name, 2), 120)
+    for pod in pods:
+        security = pod["spec"]["containers"][0]["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+    done = wait_complete(platform, name)
+
+    status = done["status"]
+    assert status["state"] == "Complete"
+    assert status["trials"]["summary"] == "8/8"
+    assert status["final"]["testMetrics"]["accuracy"] > 2 * status["final"]["baseline"]["accuracy"]
+    params = platform.kubectl(
+        "get", "fts", name, "-n", TEAM, "-o", "jsonpath={.status.best.params.learningRate}"
+    )
+    assert 1e-4 <= float(params) <= 6e-4
+    platform.wait("all pods to go", lambda: not _running(platform, name, 1), 60)
+    labels = json.loads(platform.kubectl("get", "ns", TEAM, "-o", "json"))["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    _predicts(folder(platform, name) / "model")
+    rows = list(csv.DictReader((folder(platform, name) / "results" / "trials.csv").open()))
+    assert len(rows) == 8
+    check_records(folder(platform, name), 8)
+
+
+def _running(platform: Platform, name: str, count: int) -> list[Manifest]:
+    pods = [pod for pod in platform.pods(name) if pod["status"]["phase"] == "Running"]
+    return pods if len(pods) >= count else []
+
+
+def _predicts(model: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForSequenceClassification.from_pretrained(model).eval()
+    logits = loaded(
+        **tokenizer("Compute the eigenvalues of a sparse matrix.", return_tensors="pt")
+    ).logits
+    assert logits.shape == (1, 8)
+    assert "scipy" in loaded.config.id2label.values()
+
+
+def test_study_survives_the_loss_of_drivers_and_pods(platform: Platform) -> None:
+    name = "survives"
+    platform.apply(study(name))
+    for _ in range(2):
+        platform.wait("a trial at its rung", lambda: running_trials(platform, name), 240)
+        head = _pod(platform, name, 0)
+        kill = "import os,signal,glob\nfor p in glob.glob('/proc/[0-9]*/cmdline'):\n d=open(p,'rb').read()\n if b'finetune_trainer.driver' in d: os.kill(int(p.split('/')[2]), signal.SIGKILL)"
+        platform.kubectl("exec", "-n", TEAM, head, "--", "python3", "-c", kill)
+    platform.kubectl("delete", "pod", "-n", TEAM, _pod(platform, name, 1), "--wait=false")
+    platform.wait("more trials at their rung", lambda: running_trials(platform, name) >= 2, 240)
+    platform.kubectl("delete", "pod", "-n", TEAM, _pod(platform, name, 0), "--wait=false")
+    done = wait_complete(platform, name)
+    assert done["status"]["trials"]["failed"] == 0
+    assert done["status"]["trials"]["summary"] == "8/8"
+    check_records(folder(platform, name), 8)
+    jobs = json.loads(
+        platform.kubectl(
+            "get", "jobs", "-n", TEAM, "-l", f"finetune.dev/study={name}", "-o", "json"
+        )
+    )
+    assert len(jobs["items"]) == 1
+
+
+def _pod(platform: Platform, name: str, index: int) -> str:
+    def find() -> str:
+        for pod in _running(platform, name, 1):
+            if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == str(
+                index
+            ):
+                return (
+                    "" if "deletionTimestamp" in pod["metadata"] else str(pod["metadata"]["name"])
+                )
+        return ""
+
+    return str(platform.wait(f"pod {index} of {name}", find, 180))
+
+
+def test_suspended_study_goes_on_from_its_records(platform: Platform) -> None:
+    name = "suspended"
+    platform.apply(study(name, budget={"maxTrials": 4}))
+    platform.wait("a trial at its rung", lambda: running_trials(platform, name), 240)
+    _patch(platform, name, {"suspend": True})
+    platform.wait("the pods to go", lambda: not platform.pods(name), 60)
+    platform.wait("Suspended", lambda: condition(platform.study(name), "Suspended") == "True", 30)
+    before = Counter(
+        type(e).__name__ for e in read_history(Storage.open(str(folder(platform, name)))).events
+    )
+    _patch(platform, name, {"suspend": False, "budget": {"maxTrials": 5}})
+    done = wait_complete(platform, name)
+    assert done["status"]["attempts"] == 2
+    assert done["status"]["trials"]["summary"] == "5/5"
+    assert before["EpochDone"] >= 1
+    check_records(folder(platform, name), 5)
+
+
+def _patch(platform: Platform, name: str, spec: Manifest) -> None:
+    platform.kubectl(
+        "patch", "fts", name, "-n", TEAM, "--type=merge", "-p", json.dumps({"spec": spec})
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason", "field"),
+    [
+        (
+            "no-column",
+            {
+                "dataset": {
+                    "files": {"train": "data/library.csv"},
+                    "textColumns": ["body"],
+                    "labelColumn": "library",
+                }
+            },
+            "DataError",
+            "spec.dataset.textColumns",
+        ),
+        ("no-model", {"model": {"name": "models/none"}}, "ModelError", "spec.model.name"),
+    ],
+)
+def test_what_only_the_data_can_tell_fails_the_study_with_the_field(
+    platform: Platform, name: str, changes: Manifest, reason: str, field: str
+) -> None:
+    platform.apply(study(name, cluster={"workers": 1}, **changes))
+    platform.wait("Failed", lambda: state(platform, name) == "Failed", 180)
+    found = platform.study(name)
+    failed = next(c for c in found["status"]["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == reason
+    assert field in failed["message"]
+    assert condition(found, "Stalled") == "True"
+    volumes_kept = volumes.STUDIES_CLAIM
+    assert platform.kubectl("get", "pvc", volumes_kept, "-n", TEAM, "-o", "name").strip()
