@@ -103,9 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = self.store.objects[key]
             span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             part = data[int(span[1]) : int(span[2]) + 1] if span else data
-            self._answer(
-                206 if span else 200, part, **_headers(data, len(part))
-            )
+            self._answer(206 if span else 200, part, **_headers(data, len(part)))
 
     def _list(self, bucket: str, query: dict[str, str]) -> None:
         start = query.get("continuation-token", "")

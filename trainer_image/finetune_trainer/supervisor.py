@@ -117,19 +117,25 @@ class Supervisor:
         return EXIT_DRAINED
 
     def _let_slots_save(self, ray: "subprocess.Popen[bytes]") -> None:
-        # Slots on this pod have seen the drain file; the head says when there is nothing left to save.
+        # Slots on this pod have seen the drain file. Without a head there is nobody to save for.
         deadline = time.monotonic() + _GRACE_SECONDS
-        while ray.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.2)
+        while ray.poll() is None and time.monotonic() < deadline and _listens(self.pod.head):
+            time.sleep(0.5)
 
     def _wait_for_port(self, host: str, ray: "subprocess.Popen[bytes] | None") -> bool:
         while not self.told_to_end.is_set() and (ray is None or ray.poll() is None):
-            try:
-                with socket.create_connection((host, RAY_PORT), timeout=2):
-                    return True
-            except OSError as error:  # no name yet, nobody listening yet
-                log.debug("waiting for Ray's head at %s: %s", host, error)
-                self.told_to_end.wait(0.5)
+            if _listens(host):
+                return True
+            self.told_to_end.wait(0.5)
+        return False
+
+
+def _listens(host: str) -> bool:
+    """Whether Ray's head answers there; a name that does not resolve yet does not."""
+    try:
+        with socket.create_connection((host, RAY_PORT), timeout=2):
+            return True
+    except OSError:
         return False
 
 

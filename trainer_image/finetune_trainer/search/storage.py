@@ -26,7 +26,8 @@ class Storage:
         else:
             filesystem, root = fs.LocalFileSystem(), str(Path(location).absolute())
         storage = cls(filesystem, root.rstrip("/"))
-        filesystem.create_dir(storage.root, recursive=True)
+        if storage.is_local:  # object stores have no folders
+            filesystem.create_dir(storage.root, recursive=True)
         return storage
 
     @property

@@ -1,0 +1,57 @@
+"""Writes the golden manifests: `python -m tests.operator.regenerate`."""
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from finetune_api.manifest import dump_yaml, parse_study
+from finetune_operator import job
+from finetune_operator.children import children
+from finetune_operator.settings import Settings
+from tests.api.wrong_manifests import VALID, changed
+from tests.operator.studies import SETTINGS, UID
+
+GOLDEN = Path(__file__).parent / "golden"
+_TOKEN = "0" * 64
+
+CASES: dict[str, tuple[dict[str, Any], Settings]] = {
+    "claim": ({}, SETTINGS),
+    "gpus-and-object-store": (
+        {
+            "spec.storage": {"uri": "s3://bucket/studies", "secretName": "s3"},
+            "spec.cluster": {
+                "workers": 4,
+                "resourcesPerWorker": {"nvidia.com/gpu": 1, "cpu": 4, "memory": "16Gi"},
+                "nodeSelector": {"gpu": "h200"},
+                "tolerations": [
+                    {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+                ],
+                "podTemplate": {
+                    "metadata": {"annotations": {"team": "nlp"}},
+                    "spec": {
+                        "containers": [
+                            {"name": "trainer", "env": [{"name": "HF_TOKEN", "value": "x"}]}
+                        ]
+                    },
+                },
+            },
+        },
+        SETTINGS.model_copy(update={"run_as_user": None}),
+    ),
+}
+"""Name of the golden file → changes to the valid study, and the operator's settings."""
+
+
+def rendered(name: str) -> str:
+    """All objects of the study's first attempt as YAML documents."""
+    changes, settings = CASES[name]
+    study = parse_study(changed(VALID, {**changes, "metadata.uid": UID}))
+    with patch.object(job.secrets, "token_hex", lambda _: _TOKEN):  # the one random thing in them
+        made = [*children(study, settings), *job.manifests(study, 1, settings)]
+    return "---\n".join(dump_yaml(manifest) for manifest in made)
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for case in CASES:
+        (GOLDEN / f"{case}.yaml").write_text(rendered(case))

@@ -1,0 +1,289 @@
+"""What the operator decides, path by path: values in, values out."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.conditions import with_condition
+from finetune_api.status import MAX_PROGRESS_BYTES, ConditionType, StudyStatus
+from finetune_operator.decide import Decision, Deletion, believed_progress, decide
+from finetune_operator.observe import Observed
+from finetune_operator.settings import Settings
+from tests.operator.studies import (
+    JOB_UID,
+    NOW,
+    SETTINGS,
+    UID,
+    job,
+    later,
+    observed,
+    pod,
+    progress,
+    study,
+)
+
+
+def after(*steps: tuple[Observed, float]) -> tuple[StudyStatus, Decision]:
+    """The status and last decision after the operator has seen each step at its second."""
+    status = StudyStatus()
+    for seen, second in steps:
+        decision = decide(study(status), seen, SETTINGS, later(second))
+        status = decision.status
+    return status, decision
+
+
+def true_conditions(status: StudyStatus) -> set[str]:
+    return {condition.type for condition in status.conditions if condition.status == "True"}
+
+
+def test_new_study_gets_its_children_and_the_job_last() -> None:
+    decision = decide(study(), Observed(), SETTINGS, NOW)
+    kinds = [manifest["kind"] for manifest in (*decision.apply, *decision.create)]
+    assert kinds == [
+        "ServiceAccount",
+        "ConfigMap",
+        "ConfigMap",
+        "NetworkPolicy",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "Secret",
+        "Job",
+    ]
+    assert decision.status.state == "Starting"
+    assert decision.status.attempts == 1
+    assert decision.status.observed_generation == 1
+    assert true_conditions(decision.status) == {"Reconciling"}
+    assert [event.reason for event in decision.events] == ["AttemptStarted"]
+
+
+def test_same_observation_gives_the_same_status() -> None:
+    first = decide(study(), observed(job(), pod()), SETTINGS, NOW)
+    second = decide(study(first.status), observed(job(), pod()), SETTINGS, later(60))
+    assert second.status == first.status
+    assert (second.apply, second.create, second.delete, second.events) == ((), (), (), ())
+
+
+def test_study_without_storage_says_so_and_waits() -> None:
+    decision = decide(study(), Observed(), Settings(), NOW)
+    assert true_conditions(decision.status) == {"Stalled"}
+    assert decision.status.message.startswith("spec.storage must be given")
+    assert not decision.create
+
+
+def test_running_study_is_not_reconciling() -> None:
+    decision = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW)
+    assert decision.status.state == "Running"
+    assert true_conditions(decision.status) == set()
+    assert decision.status.trials.summary == "1/4"
+
+
+def test_edited_budget_reaches_the_driver() -> None:
+    decision = decide(
+        study(), observed(job(), pod(), document=progress(), fresh=False), SETTINGS, NOW
+    )
+    (applied,) = decision.apply
+    assert applied["metadata"]["name"] == "tickets-spec"
+    assert json.loads(applied["data"]["study.json"])["spec"]["budget"]["maxTrials"] == 4
+
+
+def test_study_is_complete_when_the_job_and_the_driver_say_so() -> None:
+    done = progress("Finished", reason="SearchFinished", message="all 4 trials ended")
+    decision = decide(study(), observed(job(succeeded=True), document=done), SETTINGS, NOW)
+    assert true_conditions(decision.status) == {"Complete"}
+    assert decision.status.completion_time == NOW
+    assert [event.reason for event in decision.events] == ["Completed"]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        observed(job(), pod(), document=progress("Finished", reason="SearchFinished")),
+        observed(job(succeeded=True), document=progress("Drained", reason="SuspendRequested")),
+        observed(job(succeeded=True), document=progress("Searching")),
+        observed(job(succeeded=True)),
+        observed(job(succeeded=True), document=progress("Finished", job_uid="another")),
+        observed(job(succeeded=True), document=progress("Finished", study_uid="another")),
+    ],
+    ids=[
+        "job runs",
+        "drained",
+        "searching",
+        "silent",
+        "document of another job",
+        "of another study",
+    ],
+)
+def test_neither_alone_completes_a_study(seen: Observed) -> None:
+    assert "Complete" not in true_conditions(decide(study(), seen, SETTINGS, NOW).status)
+
+
+def test_user_error_fails_the_study_with_the_drivers_words() -> None:
+    wrong = progress(
+        "Failed", reason="DataError", message="spec.dataset.labelColumn: must name a column"
+    )
+    decision = decide(
+        study(), observed(job(failed="PodFailurePolicy: exit 42"), document=wrong), SETTINGS, NOW
+    )
+    assert true_conditions(decision.status) == {"Failed", "Stalled"}
+    failed = decision.status.condition("Failed")
+    assert failed is not None
+    assert (failed.reason, failed.message) == (
+        "DataError",
+        "spec.dataset.labelColumn: must name a column",
+    )
+
+
+def test_failed_attempt_is_deleted_and_another_follows_when_its_pods_are_gone() -> None:
+    status, decision = after((observed(job(failed="BackoffLimitExceeded")), 0))
+    assert decision.delete == (Deletion("Job", "tickets-1", JOB_UID),)
+    assert status.failed_attempts == 1
+    status, decision = after(
+        (observed(job(failed="BackoffLimitExceeded")), 0), (observed(job(deleting=True), pod()), 1)
+    )
+    assert not decision.create
+    assert true_conditions(status) == {"Reconciling"}
+    status, decision = after(
+        (observed(job(failed="BackoffLimitExceeded")), 0),
+        (observed(job(deleting=True), pod()), 1),
+        (Observed(), 2),
+    )
+    assert decision.create[-1]["metadata"]["name"] == "tickets-2"
+    assert status.attempts == 2
+
+
+def test_attempts_that_get_nowhere_end_the_study() -> None:
+    status = StudyStatus(attempts=5, failed_attempts=4)
+    decision = decide(study(status), observed(job(5, failed="BackoffLimitExceeded")), SETTINGS, NOW)
+    assert true_conditions(decision.status) == {"Failed", "Stalled"}
+    assert "5 attempts in a row" in decision.status.message
+
+
+def test_trial_that_ends_resets_the_count_of_failed_attempts() -> None:
+    status = StudyStatus(attempts=3, failed_attempts=2)
+    decision = decide(study(status), observed(job(3), pod(), document=progress()), SETTINGS, NOW)
+    assert decision.status.failed_attempts == 0
+
+
+def test_suspended_study_loses_its_job_and_says_so_when_the_pods_are_gone() -> None:
+    decision = decide(study(suspend=True), observed(job(), pod()), SETTINGS, NOW)
+    assert decision.delete == (Deletion("Job", "tickets-1", JOB_UID),)
+    assert true_conditions(decision.status) == {"Reconciling"}
+    decision = decide(study(decision.status, suspend=True), observed(pod()), SETTINGS, NOW)
+    assert "Suspended" not in true_conditions(decision.status)
+    decision = decide(study(decision.status, suspend=True), observed(), SETTINGS, NOW)
+    assert true_conditions(decision.status) == {"Suspended"}
+    assert decision.status.state == "Suspended"
+
+
+def test_resumed_study_starts_the_next_attempt_with_what_was_found() -> None:
+    running = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW).status
+    decision = decide(study(running), observed(), SETTINGS, NOW)
+    assert decision.create[-1]["metadata"]["name"] == "tickets-2"
+    assert decision.status.trials.completed == 1
+
+
+def test_study_waits_for_the_pods_of_a_namesake() -> None:
+    decision = decide(
+        study(), observed(job(study_uid="older"), pod(study_uid="older")), SETTINGS, NOW
+    )
+    assert (decision.create, decision.delete) == ((), ())
+    assert decision.status.conditions[0].reason == "WaitingForPodsToEnd"
+
+
+def test_silent_job_is_explained_after_five_seconds() -> None:
+    quiet = observed(job(active=0))
+    early = decide(study(), quiet, SETTINGS, later(1))
+    assert early.explain is None
+    assert early.again_after == pytest.approx(4.1)
+    assert decide(study(), quiet, SETTINGS, later(6)).explain == job(active=0)
+    told = decide(study(), quiet, SETTINGS, later(6), explanation="exceeded quota: gpus")
+    assert told.status.message == "exceeded quota: gpus"
+    assert [event.reason for event in told.events] == ["PodsPending", "AttemptStarted"]
+
+
+def test_pod_that_cannot_start_is_explained() -> None:
+    stuck = pod(running=False, problem="ImagePullBackOff: no such image")
+    decision = decide(study(), observed(job(), stuck), SETTINGS, NOW)
+    assert decision.status.message == "pod tickets-1-0-abcde: ImagePullBackOff: no such image"
+    assert true_conditions(decision.status) == {"Reconciling"}
+
+
+def test_pod_on_a_lost_node_is_deleted_by_force_only_after_its_deadline() -> None:
+    lost = observed(job(), pod(deadline=NOW))
+    waiting = decide(study(), lost, SETTINGS, later(10))
+    assert not waiting.delete
+    assert waiting.again_after == pytest.approx(20)
+    assert decide(study(), lost, SETTINGS, later(30)).delete == (
+        Deletion("Pod", "tickets-1-0-abcde", "pod-0", force=True),
+    )
+
+
+def test_finished_study_is_deleted_when_its_time_is_over() -> None:
+    finished = decide(
+        study(), observed(job(succeeded=True), document=progress("Finished")), SETTINGS, NOW
+    ).status
+    kept = decide(study(finished), observed(), SETTINGS, later(10**6))
+    assert not kept.delete_study
+    assert kept.again_after is None
+    early = decide(study(finished, ttlSecondsAfterFinished=60), observed(), SETTINGS, later(10))
+    assert (early.delete_study, early.again_after) == (False, 50)
+    assert decide(
+        study(finished, ttlSecondsAfterFinished=60), observed(), SETTINGS, later(60)
+    ).delete_study
+
+
+def test_finished_study_stays_finished_whatever_is_seen() -> None:
+    finished = decide(
+        study(), observed(job(succeeded=True), document=progress("Finished")), SETTINGS, NOW
+    ).status
+    for seen in (
+        Observed(),
+        observed(job(failed="x")),
+        observed(job(), pod(), document=progress()),
+    ):
+        decision = decide(study(finished), seen, SETTINGS, later(9))
+        assert true_conditions(decision.status) == {"Complete"}
+        assert (decision.create, decision.apply, decision.events) == ((), (), ())
+
+
+_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3)
+    ),
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["findings", "term", "phase", "reason", "message", "time", "x"]), _JSON
+    )
+)
+def test_document_of_a_hostile_driver_is_believed_or_ignored_but_never_raises(
+    changes: dict[str, Any],
+) -> None:
+    text = json.dumps({**json.loads(progress().model_dump_json()), **changes})
+    found = believed_progress(study(), observed(job(), document=text))
+    assert found is None or (found.study_uid, found.job_uid) == (UID, JOB_UID)
+
+
+@given(st.text(max_size=200))
+def test_text_that_is_no_document_is_ignored(text: str) -> None:
+    assert believed_progress(study(), observed(job(), document=text)) is None
+
+
+def test_document_that_is_too_long_is_ignored() -> None:
+    text = progress().model_dump_json() + " " * MAX_PROGRESS_BYTES
+    assert believed_progress(study(), observed(job(), document=text)) is None
+
+
+def test_transition_time_moves_only_with_the_status_of_a_condition() -> None:
+    kind: ConditionType = "Failed"
+    first = with_condition([], kind, False, "Running", "", 1, NOW)
+    same = with_condition(first, kind, False, "Running", "more", 2, later(5))
+    changed = with_condition(same, kind, True, "DataError", "", 2, later(9))
+    assert [c[0].last_transition_time for c in (first, same, changed)] == [NOW, NOW, later(9)]

@@ -1,0 +1,73 @@
+"""The queue: one task a key, nothing lost, failures come back."""
+
+import asyncio
+
+from finetune_operator import workqueue
+from finetune_operator.workqueue import WorkQueue
+
+
+async def test_key_added_while_it_is_worked_on_is_worked_on_again_and_never_twice_at_once() -> None:
+    running, most, done = 0, 0, 0
+    release = asyncio.Event()
+
+    async def work(_: str) -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await release.wait()
+        running -= 1
+        done += 1
+
+    queue = WorkQueue(work, lambda: None)
+    queue.start(4)
+    queue.add("a")
+    await asyncio.sleep(0.01)
+    for _ in range(5):
+        queue.add("a")
+    release.set()
+    await asyncio.sleep(0.05)
+    await queue.stop()
+    assert (most, done) == (1, 2)
+
+
+async def test_failure_is_counted_and_comes_back() -> None:
+    errors, calls = 0, 0
+    finished = asyncio.Event()
+
+    def count() -> None:
+        nonlocal errors
+        errors += 1
+
+    async def work(_: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("no answer")
+        finished.set()
+
+    queue = WorkQueue(work, count)
+    queue.start(1)
+    queue.add("a")
+    await asyncio.wait_for(finished.wait(), 10 * workqueue.FIRST_BACKOFF)
+    await queue.stop()
+    assert (errors, calls) == (1, 2)
+
+
+async def test_key_is_looked_at_again_when_it_asks_for_it() -> None:
+    calls = 0
+    finished = asyncio.Event()
+
+    async def work(_: str) -> float | None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            finished.set()
+            return None
+        return 0.01
+
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a")
+    await asyncio.wait_for(finished.wait(), 5)
+    await queue.stop()
+    assert calls == 3
