@@ -169,7 +169,9 @@ def _log_as_json() -> None:
 
 def main() -> None:
     """Run until told to end."""
-    os.environ.setdefault("USER", names.MANAGER)  # kopf asks for it, and an arbitrary user id has no name
+    os.environ.setdefault(
+        "USER", names.MANAGER
+    )  # kopf asks for it, and an arbitrary user id has no name
     _log_as_json()
     settings = read()
     registry = kopf.OperatorRegistry()

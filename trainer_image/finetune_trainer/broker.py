@@ -6,6 +6,7 @@ sees all earlier ones. What it hands out is in storage before the slot has it.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from finetune_trainer.search.state import (
 from finetune_trainer.search.storage import Storage
 
 CHECKPOINTS = "checkpoints"
+REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
 
 log = logging.getLogger("finetune.broker")
 
@@ -57,7 +59,17 @@ class Broker:
         self._recalled = False
         self._outcome: End | None = None
         self._changed = asyncio.Event()
+        self._sweep()
         self._chores: set[asyncio.Task[None]] = set()
+
+    def _sweep(self) -> None:
+        """Delete checkpoints that an earlier driver left and no trial needs."""
+        needed = self._state.checkpoints()
+        kept = (REFIT_CHECKPOINT, *needed)
+        folders = {path.rpartition("/")[0] for path in self._storage.files(CHECKPOINTS)}
+        for folder in folders:
+            if not any(folder == path or folder.startswith(f"{path}/") for path in kept):
+                self._storage.delete(folder)
 
     async def next(self, slot: str, report: list[ev.Event]) -> TrainItem | RefitItem | None:
         """Take the slot's report and give it its next item; None when everything is over.
@@ -89,9 +101,11 @@ class Broker:
 
     def _start(self, slot: str, item: TrainItem) -> None:
         now = time.time()
+        # What cannot be promoted any more gives its checkpoint back.
+        stops = [ev.Stopped(now, number) for number in self._state.out_of_reach(self._budget)]
         new = item.trial == len(self._state.trials)
         proposed = [ev.Proposed(now, item.trial, item.params)] if new else []
-        self._write([*proposed, ev.Started(now, item.trial, slot, item.to_epoch)])
+        self._write([*stops, *proposed, ev.Started(now, item.trial, slot, item.to_epoch)])
 
     def _in_flight(self) -> bool:
         return bool(self._state.running) or self._state.refit_slot is not None
@@ -115,7 +129,12 @@ class Broker:
             written.append(event)
         if not written:
             return
-        self._log.append(written)
+        try:
+            self._log.append(written)
+        except OSError:
+            # The write may or may not have landed: only a new term can tell. The driver sees us go.
+            log.exception("the records cannot be written")
+            os._exit(1)
         for event in written:
             self._state.apply(event)
         for number, path in before.items():
@@ -175,7 +194,7 @@ class Broker:
             if self._state.trials[number].slot.startswith(f"{worker}/")
         )
         if (self._state.refit_slot or "").startswith(f"{worker}/"):
-            self._write([ev.RefitRequeued(now)])
+            self._write([ev.RefitRequeued(now, lost=True)])
 
     async def drain(self) -> None:
         """Hand out nothing more; slots save and stop."""

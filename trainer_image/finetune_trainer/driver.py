@@ -23,6 +23,8 @@ from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import StudyError
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
+from finetune_trainer.search.identity import claim
+from finetune_trainer.search.storage import Storage
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
 # Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.
@@ -125,6 +127,7 @@ class Driver:
             ray.shutdown()
 
     def _search(self) -> Snapshot:
+        claim(Storage.open(self._place.storage), self._spec)
         told, data = _prepare_here(self._spec, self._place.base)
         self._broker = start_broker(self._spec, self._place.storage, self._term, told)
         if self._told_to_end.is_set():
@@ -191,9 +194,11 @@ class _Repeat:
             try:
                 self._act()
                 failures = 0
-            except Fenced:
-                log.exception("another driver has taken over")
-                os._exit(1)  # nothing more may be written, and the main thread is inside Ray Tune
+            except (Fenced, ray.exceptions.RayActorError):
+                # Another driver has taken over, or the broker could not write: nothing more may be
+                # decided in this term, and the main thread is inside Ray Tune.
+                log.exception("this driver ends")
+                os._exit(1)
             except Exception:  # any: the search must outlive a moment without the API server
                 failures += 1
                 log.exception("progress could not be published (%s in a row)", failures)

@@ -1,5 +1,6 @@
 """Works on items with real models: trains a trial towards its rung, or trains the winner again."""
 
+import logging
 import shutil
 import tempfile
 import time
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from finetune_api.hyperparameters import resolve
-from finetune_trainer.broker import CHECKPOINTS
+from finetune_trainer.broker import CHECKPOINTS, REFIT_CHECKPOINT
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.search import events as ev
@@ -24,8 +25,9 @@ from finetune_trainer.training import EpochResult, Pretrained, TrialRun, baselin
 SAVE_SECONDS = 30.0
 """On its way to a rung a trial saves at the end of the first epoch this long after its last save."""
 
+log = logging.getLogger("finetune.trainer")
+
 FINAL_MODEL = "model"
-_REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
 
 
 class Trainer:
@@ -77,10 +79,13 @@ class Trainer:
     def _start(self, item: TrainItem) -> TrialRun:
         objective = self._spec.objective
         if item.checkpoint is not None:
-            with self._fetched(item.checkpoint) as folder:
-                return TrialRun.resume(
-                    folder, self._pretrained, self._data, objective, self._device
-                )
+            try:
+                with self._fetched(item.checkpoint) as folder:
+                    return TrialRun.resume(
+                        folder, self._pretrained, self._data, objective, self._device
+                    )
+            except FileNotFoundError as error:  # the trial is worth more than the epochs it lost
+                log.warning("trial %s begins anew, its checkpoint is gone: %s", item.trial, error)
         config = resolve(self._spec.hyperparameters, item.params)
         return TrialRun(self._pretrained, self._data, config, item.seed, objective, self._device)
 
@@ -112,10 +117,10 @@ class Trainer:
         saved = time.monotonic()
         while run.epoch < item.epochs:
             if run.train_epoch(work.should_pause) is None:
-                self._store(_REFIT_CHECKPOINT, run.save)
+                self._store(REFIT_CHECKPOINT, run.save)
                 return [ev.RefitRequeued(time.time())]
             if run.epoch < item.epochs and time.monotonic() - saved > SAVE_SECONDS:
-                self._store(_REFIT_CHECKPOINT, run.save)
+                self._store(REFIT_CHECKPOINT, run.save)
                 saved = time.monotonic()
         self._store(FINAL_MODEL, run.export)
         tested = run.evaluate("test")
@@ -125,8 +130,8 @@ class Trainer:
 
     def _start_refit(self, item: RefitItem) -> TrialRun:
         data, objective = self._data.merged(), self._spec.objective
-        if self._storage.files(_REFIT_CHECKPOINT):
-            with self._fetched(_REFIT_CHECKPOINT) as folder:
+        if self._storage.files(REFIT_CHECKPOINT):
+            with self._fetched(REFIT_CHECKPOINT) as folder:
                 return TrialRun.resume(folder, self._pretrained, data, objective, self._device)
         config = resolve(self._spec.hyperparameters, item.params)
         return TrialRun(self._pretrained, data, config, item.seed, objective, self._device)

@@ -1,0 +1,179 @@
+"""Runs the operator as a process against an API server, and plays the part of kubelet and driver."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from finetune_api.manifest import dump_yaml
+from tests.api.wrong_manifests import VALID, changed
+from tests.cluster.onenode.apiserver import ApiServer
+
+
+class OperatorProcess:
+    """`python -m finetune_operator`, started, killed and started again."""
+
+    def __init__(
+        self, server: ApiServer, log: Path, kubeconfig: Path | None = None, **env: str
+    ) -> None:
+        self._env = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig or server.kubeconfig),
+            "FINETUNE_DEFAULT_STORAGE": '{"persistentVolumeClaim":{"claimName":"studies"}}',
+            "FINETUNE_METRICS_PORT": "0",
+            "FINETUNE_HEALTH_PORT": "0",
+            **env,
+        }
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start a new process."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator"], env=self._env, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as Kubernetes does."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(timeout=20)
+            self.process = None
+
+
+class Studies:
+    """Studies of one namespace, and what kubelet and the driver would write about them."""
+
+    def __init__(self, server: ApiServer, namespace: str) -> None:
+        self._server = server
+        self.namespace = namespace
+        server.kubectl("create", "namespace", namespace)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """kubectl in the namespace."""
+        return self._server.kubectl("-n", self.namespace, *arguments, stdin=stdin)
+
+    def apply(self, name: str, **changes: Any) -> None:
+        """Apply the valid study under that name."""
+        spec = {f"spec.{key}": value for key, value in changes.items()}
+        manifest = changed(
+            VALID, {**spec, "metadata.name": name, "metadata.namespace": self.namespace}
+        )
+        self.kubectl("apply", "-f", "-", stdin=dump_yaml(manifest))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """One object; empty if it is not there."""
+        found = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
+        return dict(json.loads(found)) if found else {}
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        """All objects of a kind."""
+        return list(json.loads(self.kubectl("get", kind, "-o", "json"))["items"])
+
+    def state(self, name: str) -> str:
+        """The study's state."""
+        return str(self.get("fts", name).get("status", {}).get("state", ""))
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        """A condition of the study."""
+        found = self.get("fts", name).get("status", {}).get("conditions", [])
+        return next((c for c in found if c["type"] == kind), {})
+
+    def report(self, name: str, job: str, phase: str, **more: Any) -> None:
+        """Write the driver's progress document."""
+        document = {
+            "studyUid": self.get("fts", name)["metadata"]["uid"],
+            "jobUid": self.get("job", job)["metadata"]["uid"],
+            "term": 1,
+            "phase": phase,
+            "reason": "Running",
+            "time": datetime.now(UTC).isoformat(),
+            "findings": {"trials": {"planned": 4, "completed": 4, "summary": "4/4"}},
+            **more,
+        }
+        patch = {"data": {"term": "1", "progress": json.dumps(document)}}
+        self.kubectl(
+            "patch", "configmap", f"{name}-progress", "--type=merge", "-p", json.dumps(patch)
+        )
+
+    def end_pod(self, job: str, index: int, phase: str, code: int) -> None:
+        """Write the end of a pod as kubelet would; the real Job controller draws the conclusions."""
+        pods = json.loads(
+            self.kubectl("get", "pods", "-l", f"batch.kubernetes.io/job-name={job}", "-o", "json")
+        )["items"]
+        pod = next(
+            p
+            for p in pods
+            if p["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
+            == str(index)
+            and "deletionTimestamp" not in p["metadata"]
+        )
+        ended = {
+            "exitCode": code,
+            "reason": "Completed" if code == 0 else "Error",
+            "finishedAt": _now(),
+        }
+        status = {
+            "phase": phase,
+            "containerStatuses": [
+                {
+                    "name": "trainer",
+                    "image": "x",
+                    "imageID": "x",
+                    "ready": False,
+                    "restartCount": 0,
+                    "state": {"terminated": ended},
+                }
+            ],
+        }
+        self.kubectl(
+            "patch",
+            "pod",
+            pod["metadata"]["name"],
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            json.dumps({"status": status}),
+        )
+
+    def remove_pods(self) -> None:
+        """Let go of deleted pods, as kubelet does when their processes have ended."""
+        for pod in self.all("pods"):
+            if "deletionTimestamp" in pod["metadata"]:
+                self.kubectl(
+                    "delete",
+                    "pod",
+                    pod["metadata"]["name"],
+                    "--force",
+                    "--grace-period=0",
+                    "--wait=false",
+                )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def until(what: str, true: Callable[[], Any], seconds: float = 30) -> Any:
+    """The first true answer. Raises AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = true()
+        if answer:
+            return answer
+        time.sleep(0.2)
+    raise AssertionError(f"waited {seconds:.0f} s for {what}")

@@ -1,0 +1,187 @@
+"""The operator against a real API server, garbage collector and Job controller; kubelet is played."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.operator_process import OperatorProcess, Studies, until
+
+KILLS = 20
+
+
+@pytest.fixture
+def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(server, tmp_path / "operator.log")
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def studies(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[Studies]:
+    made = Studies(
+        server, request.node.name.replace("_", "-").removeprefix("test-")[:60].strip("-")
+    )
+    yield made
+    made.kubectl("delete", "fts", "--all")
+
+
+def _finish(studies: Studies, name: str, job: str) -> None:
+    studies.report(name, job, "Finished", reason="SearchFinished", message="all 4 trials ended")
+    studies.end_pod(job, 0, "Succeeded", 0)
+
+
+def test_study_runs_to_complete_and_its_children_go_with_it(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets")
+    until("the pod", lambda: studies.all("pods"))
+    studies.report("tickets", "tickets-1", "Searching")
+    until("Running", lambda: studies.state("tickets") == "Running")
+    _finish(studies, "tickets", "tickets-1")
+    until("Complete", lambda: studies.condition("tickets", "Complete").get("status") == "True")
+    assert studies.get("fts", "tickets")["status"]["trials"]["summary"] == "4/4"
+    studies.kubectl("delete", "fts", "tickets")
+    for kind in (
+        "jobs",
+        "configmaps",
+        "secrets",
+        "services",
+        "roles",
+        "rolebindings",
+        "networkpolicies",
+    ):
+        until(
+            f"the {kind} to go",
+            lambda kind=kind: (
+                not [o for o in studies.all(kind) if o["metadata"]["name"].startswith("tickets")]
+            ),
+            90,  # the garbage collector learns of new kinds every 30 s
+        )
+
+
+def test_operator_killed_at_random_moments_does_the_same_thing(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    rng = random.Random(7)
+    for number in range(KILLS):
+        studies.apply(f"study-{number}")
+        time.sleep(rng.uniform(0, 0.6))
+        operator.kill()
+        operator.start()
+        if number % 4 == 3:
+            time.sleep(rng.uniform(0, 4))  # now and then it lives long enough to work
+    names = [f"study-{number}" for number in range(KILLS)]
+    until("all Jobs", lambda: len(studies.all("jobs")) >= KILLS, 60)
+    for name in names:
+        until(
+            f"a pod of {name}",
+            lambda name=name: studies.get("job", f"{name}-1").get("status", {}).get("active"),
+        )
+        operator.kill() if rng.random() < 0.3 else None
+        _finish(studies, name, f"{name}-1")
+        if operator.process is None or operator.process.poll() is not None:
+            operator.start()
+    for name in names:
+        until(f"{name} to complete", lambda name=name: studies.state(name) == "Complete", 60)
+    jobs = sorted(job["metadata"]["name"] for job in studies.all("jobs"))
+    assert jobs == sorted(f"{name}-1" for name in names)
+    for study in studies.all("fts"):
+        assert study["status"]["attempts"] == 1
+        assert study["status"]["observedGeneration"] == 1
+    owners = {study["metadata"]["uid"] for study in studies.all("fts")}
+    for kind in ("configmaps", "secrets", "services"):
+        for child in studies.all(kind):
+            assert {
+                owner["uid"] for owner in child["metadata"].get("ownerReferences", [])
+            } <= owners
+
+
+def test_driver_that_ends_early_never_completes_a_study(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets")
+    until("the pod", lambda: studies.all("pods"))
+    studies.report("tickets", "tickets-1", "Drained", reason="SuspendRequested")
+    studies.end_pod("tickets-1", 0, "Succeeded", 0)
+    until(
+        "the next attempt", lambda: (studies.remove_pods(), studies.get("job", "tickets-2"))[1], 60
+    )
+    assert studies.condition("tickets", "Complete").get("status") != "True"
+
+
+def test_user_error_fails_the_study(operator: OperatorProcess, studies: Studies) -> None:
+    studies.apply("tickets")
+    until("the pod", lambda: studies.all("pods"))
+    words = "spec.dataset.labelColumn: must name a column of the train rows"
+    studies.report("tickets", "tickets-1", "Failed", reason="DataError", message=words)
+    studies.end_pod("tickets-1", 0, "Failed", 42)
+    until("Failed", lambda: studies.condition("tickets", "Failed").get("status") == "True")
+    assert studies.condition("tickets", "Failed")["reason"] == "DataError"
+    assert studies.condition("tickets", "Failed")["message"] == words
+    assert studies.condition("tickets", "Stalled")["status"] == "True"
+
+
+def test_suspended_study_resumes_as_a_new_attempt(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets")
+    until("the pod", lambda: studies.all("pods"))
+    studies.report("tickets", "tickets-1", "Searching")
+    studies.kubectl("patch", "fts", "tickets", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    until("Suspended", lambda: (studies.remove_pods(), studies.state("tickets") == "Suspended")[1])
+    assert not studies.all("jobs")
+    studies.kubectl("patch", "fts", "tickets", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    until("the second attempt", lambda: studies.get("job", "tickets-2"))
+    assert studies.get("fts", "tickets")["status"]["trials"]["completed"] == 4
+
+
+def test_recreated_study_never_adopts_what_its_namesake_left(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets")
+    until("the pod", lambda: studies.all("pods"))
+    old = studies.get("job", "tickets-1")["metadata"]["uid"]
+    studies.kubectl("delete", "fts", "tickets")
+    studies.apply("tickets")
+    new = until(
+        "its own Job", lambda: (studies.remove_pods(), studies.get("job", "tickets-1"))[1], 60
+    )
+    until("its own Job", lambda: studies.get("job", "tickets-1")["metadata"]["uid"] != old, 60)
+    new = studies.get("job", "tickets-1")
+    uid = studies.get("fts", "tickets")["metadata"]["uid"]
+    assert new["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_budget_edit_reaches_the_mounted_spec(operator: OperatorProcess, studies: Studies) -> None:
+    studies.apply("tickets")
+    until("the Job", lambda: studies.get("job", "tickets-1"))
+    studies.kubectl(
+        "patch", "fts", "tickets", "--type=merge", "-p", '{"spec":{"budget":{"maxTrials":77}}}'
+    )
+    until(
+        "the new budget",
+        lambda: '"maxTrials": 77' in studies.get("configmap", "tickets-spec")["data"]["study.json"],
+    )
+
+
+def test_finished_study_goes_when_its_time_is_over(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets", ttlSecondsAfterFinished=2)
+    until("the pod", lambda: studies.all("pods"))
+    _finish(studies, "tickets", "tickets-1")
+    until("the study to go", lambda: not studies.get("fts", "tickets"))
+
+
+def test_pod_template_that_the_api_server_refuses_fails_the_study(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets", cluster={"podTemplate": {"spec": {"nonsense": 1}}})
+    until("Failed", lambda: studies.state("tickets") == "Failed")
+    assert studies.condition("tickets", "Failed")["reason"] == "InvalidPodTemplate"
+    assert "nonsense" in studies.condition("tickets", "Failed")["message"]
