@@ -23,37 +23,34 @@ Reason: TypeAlias = Literal[
     "SearchFinished",
     "TargetReached",
     "BudgetSpent",
-    "Accepted",
     "CreatingPods",
     "PodsPending",
     "WaitingForPodsToEnd",
     "Running",
     "SuspendRequested",
-    "Resumed",
     "InvalidSpec",
     "NoStorage",
     "InvalidPodTemplate",
+    "Forbidden",
     "DataError",
     "ModelError",
     "TooManyFailedTrials",
     "NoSuccessfulTrial",
     "RefitFailed",
-    "StorageError",
     "AttemptFailed",
     "RetriesExhausted",
 ]
 """Every reason a condition can carry.
 
 SearchFinished: every planned trial ended. TargetReached: a trial reached `objective.target`.
-BudgetSpent: `maxDurationSeconds` passed. Accepted: seen, nothing created yet. CreatingPods: the Job
-exists, pods do not run yet. PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd:
-pods of an earlier attempt still run. Running: the driver reports. SuspendRequested, Resumed:
-`spec.suspend` changed. InvalidSpec: the API server accepted what this operator cannot read. NoStorage:
+BudgetSpent: `maxDurationSeconds` passed. CreatingPods: the Job exists, pods do not run yet. PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd:
+pods of an earlier attempt still run. Running: the driver reports. SuspendRequested:
+`spec.suspend` is true. InvalidSpec: the API server accepted what this operator cannot read. NoStorage:
 neither the study nor the operator names storage. InvalidPodTemplate: the API server refused the Job.
+Forbidden: the API server does not take the study's objects now (a quota, a missing right); tried again.
 DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
-RefitFailed: the winner could not be trained again.
-StorageError: storage could not be written. AttemptFailed: an attempt ended without a result, another
+RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result, another
 follows. RetriesExhausted: too many attempts in a row ended without a result.
 """
 

@@ -16,9 +16,10 @@ from prometheus_client import start_http_server
 from finetune_api.study import GROUP, PLURAL, VERSION
 from finetune_operator import metrics, names
 from finetune_operator.kube import Kube
-from finetune_operator.observe import ConfigView, JobView, Key, PodView, Store
+from finetune_operator.observe import ConfigView, JobView, Key, PodView
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
+from finetune_operator.store import Store
 from finetune_operator.workqueue import WorkQueue
 
 WORKERS = 16
@@ -117,8 +118,8 @@ class Operator:
         assert self.queue is not None
         key = (str(namespace), name)
         if event["type"] == "DELETED":
-            self.reconciler.remove(key)
-            self.queue.forget(key)
+            if self.reconciler.remove(key, body):
+                self.queue.forget(key)
         else:
             self.reconciler.put(key, _plain(body))
             self.queue.add(key)

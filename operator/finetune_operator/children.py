@@ -47,15 +47,16 @@ def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
         },
         "spec": resolved(study, settings).to_json(),
     }
-    text = json.dumps(document, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    # What the user wrote, without the operator's defaults: new ones do not reach studies that run.
+    written = json.dumps(study.spec.to_json(), sort_keys=True)
+    digest = hashlib.sha256(written.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": names.metadata(
             study, names.spec_config(study.metadata.name), annotations={names.SPEC_HASH: digest}
         ),
-        "data": {"study.json": text},
+        "data": {"study.json": json.dumps(document, sort_keys=True)},
     }
 
 

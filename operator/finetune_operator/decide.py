@@ -7,12 +7,9 @@ that was killed at any point goes on where it was.
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-
 from finetune_api.conditions import with_condition
 from finetune_api.status import (
     MAX_MESSAGE,
-    MAX_PROGRESS_BYTES,
     Condition,
     ConditionType,
     Findings,
@@ -24,51 +21,21 @@ from finetune_api.status import (
 from finetune_api.study import FineTuneStudy
 from finetune_operator import job as engine
 from finetune_operator import names
-from finetune_operator.children import Manifest, children, resolved, spec_config_map
+from finetune_operator.announce import transitions
+from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
+from finetune_operator.children import children, resolved, spec_config_map
+from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.settings import Settings
 
 QUIET_SECONDS = 5
 """A Job without pods and without a word for this long is explained from its Events."""
 
+EXPLAIN_SECONDS = 60
+"""Its Events are looked at again, at doubling intervals, until it has been quiet for this long."""
+
 LOST_SECONDS = 30
 """A pod still there this long after its deletion deadline is on a lost node, and is deleted by force."""
-
-
-@dataclass(frozen=True)
-class Deletion:
-    """An object to delete; `uid` guards against deleting its successor."""
-
-    kind: str
-    name: str
-    uid: str
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class StudyEvent:
-    """A Kubernetes Event on the study, posted once a transition."""
-
-    type: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Everything to do now, in this order: delete, apply, create, write the status, post the events."""
-
-    status: StudyStatus
-    delete: tuple[Deletion, ...] = ()
-    apply: tuple[Manifest, ...] = ()
-    create: tuple[Manifest, ...] = ()
-    events: tuple[StudyEvent, ...] = ()
-    explain: JobView | None = None
-    """A Job whose silence the caller may explain from its Events, and decide again."""
-
-    delete_study: bool = False
-    again_after: float | None = None
-    """Seconds after which to look again even if nothing changes."""
 
 
 @dataclass
@@ -79,7 +46,8 @@ class _Case:
     observed: Observed
     settings: Settings
     now: datetime
-    explanation: str
+    explanation: str = ""
+    confirmed: bool = True
     findings: Findings = field(init=False)
     progress: StudyProgress | None = field(init=False)
 
@@ -98,7 +66,13 @@ class _Case:
         return [job for job in self.observed.jobs if job.study_uid == self.uid]
 
     @property
+    def current(self) -> JobView | None:
+        """The Job of the attempt that runs, or that has ended and not been judged yet."""
+        return next((job for job in reversed(self.jobs) if not job.deleting), None)
+
+    @property
     def pods(self) -> list[PodView]:
+        """Pods that have not ended, of this study and of earlier ones of its name."""
         return [pod for pod in self.observed.pods if not pod.ended]
 
     @property
@@ -112,17 +86,46 @@ def decide(
     settings: Settings,
     now: datetime,
     explanation: str = "",
+    confirmed: bool = False,
 ) -> Decision:
-    """What to do about `study` now. `explanation` tells why its Job has no pods, if the caller knows."""
-    case = _Case(study, observed, settings, now, explanation)
-    if study.status.finished:
-        return _finished(case)
-    decision = _lost_pods(case, _unfinished(case))
-    return replace(decision, events=_events(study.status, decision.status))
+    """What to do about `study` now.
+
+    `explanation` tells why its Job has no pods, if the caller knows; `confirmed` that `study` and its
+    progress were read just now, as an earlier decision asked with `confirm`.
+    """
+    case = _Case(study, observed, settings, now, explanation, confirmed)
+    decision = _finished(case) if study.status.finished else _unfinished(case)
+    decision = _lost_pods(case, decision)
+    return replace(decision, events=transitions(study.status, decision.status))
+
+
+def refused(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
+    """The API server will never take what the study asks for: the study fails."""
+    case = _Case(study, observed, Settings(), now)
+    message = f"the API server refused the study's objects: {why}"
+    decision = _fail(case, "InvalidPodTemplate", message)
+    return replace(decision, events=transitions(study.status, decision.status))
+
+
+def forbidden(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
+    """The API server does not take the study's objects now (a quota, a missing right): the study waits."""
+    case = _Case(study, observed, Settings(), now)
+    status = _status(case, "Pending", "Forbidden", why, reconciling=True)
+    return Decision(status, events=transitions(study.status, status))
+
+
+def unreadable(status: StudyStatus, generation: int, now: datetime, why: str) -> StudyStatus:
+    """The status of a study that a newer operator may read: it stands still, and loses nothing."""
+    message = f"this operator cannot read the study, a newer one may: {why}"[:MAX_MESSAGE]
+    conditions = with_condition(
+        status.conditions, "Stalled", True, "InvalidSpec", message, generation, now
+    )
+    changes = {"observed_generation": generation, "conditions": conditions, "message": message}
+    return status.model_copy(update=changes)
 
 
 def _finished(case: _Case) -> Decision:
-    """A finished study needs nothing but its TTL; a suspended or failed one may still have a Job."""
+    """A finished study needs nothing but its TTL."""
     old = case.study.status
     leftover = tuple(
         _delete_job(job) for job in case.jobs if not (job.succeeded or job.failed or job.deleting)
@@ -138,42 +141,43 @@ def _finished(case: _Case) -> Decision:
 
 
 def _unfinished(case: _Case) -> Decision:
+    current = case.current
+    ending = _ending(case, current) if current is not None else None
+    if ending is not None:
+        return ending
     if case.study.spec.suspend:
         return _suspend(case)
-    if resolved(case.study, case.settings).storage is None:
-        message = "spec.storage must be given: the operator has no default storage"
-        return Decision(_status(case, "Pending", "NoStorage", message, stalled=True))
-    current = next((job for job in reversed(case.jobs) if not job.deleting), None)
     if current is None:
         return _start(case)
-    strangers = [pod for pod in case.pods if pod.study_uid != case.uid]
-    if current.succeeded:
-        return _succeeded(case, current)
-    if current.failed is not None:
-        return _failed(case, current, current.failed)
-    return _running(case, current, strangers)
+    if current.succeeded or current.failed is not None:
+        return _retry(case, current)
+    return _running(case, current)
+
+
+def _ending(case: _Case, current: JobView) -> Decision | None:
+    """Complete or Failed: only if the Job has ended and its last driver said the same."""
+    word = last_word(case.progress, current, case.study, case.observed)
+    if word is not None and current.succeeded and word.phase == "Finished":
+        status = _status(case, "Complete", word.reason, word.message, complete=True, ended=True)
+        return Decision(status)
+    if word is not None and current.failed is not None and word.phase == "Failed":
+        return _fail(case, word.reason, word.message)
+    return None
+
+
+def _fail(case: _Case, reason: Reason, message: str) -> Decision:
+    return Decision(_status(case, "Failed", reason, message, failed=True, stalled=True, ended=True))
 
 
 def _suspend(case: _Case) -> Decision:
     """Delete the Job; suspended once its pods are gone."""
-    progress = case.progress
-    if (
-        progress is not None
-        and progress.phase == "Finished"
-        and any(job.succeeded for job in case.jobs)
-    ):
-        return _complete(case, progress)
-    delete = tuple(_delete_job(job) for job in case.jobs if not job.deleting)
     own = [pod for pod in case.pods if pod.study_uid == case.uid]
-    if delete or own or case.jobs:
-        status = _status(
-            case,
-            "Suspending",
-            "SuspendRequested",
-            "waiting for the pods to save and end",
-            reconciling=True,
-        )
-        return Decision(status, delete)
+    if own or case.jobs:
+        message = "waiting for the pods to save and end"
+        status = _status(case, "Suspending", "SuspendRequested", message, reconciling=True)
+        delete = tuple(_delete_job(job) for job in case.jobs if not job.deleting)
+        ended = any(job.succeeded or job.failed for job in case.jobs if not job.deleting)
+        return Decision(status, delete, confirm=ended and not case.confirmed)
     return Decision(
         _status(case, "Suspended", "SuspendRequested", "spec.suspend is true", suspended=True)
     )
@@ -181,6 +185,9 @@ def _suspend(case: _Case) -> Decision:
 
 def _start(case: _Case) -> Decision:
     """Begin the next attempt, once nothing of an earlier one or of a namesake is left."""
+    if resolved(case.study, case.settings).storage is None:
+        message = "spec.storage must be given: the operator has no default storage"
+        return Decision(_status(case, "Pending", "NoStorage", message, stalled=True))
     if case.pods or case.observed.jobs:
         message = f"waiting for {len(case.pods)} pods of an earlier attempt to end"
         return Decision(_status(case, "Pending", "WaitingForPodsToEnd", message, reconciling=True))
@@ -191,84 +198,96 @@ def _start(case: _Case) -> Decision:
         status,
         apply=tuple(children(case.study, case.settings)),
         create=tuple(engine.manifests(case.study, attempt, case.settings)),
+        confirm=attempt > 1 and not case.confirmed,
     )
 
 
-def _running(case: _Case, current: JobView, strangers: list[PodView]) -> Decision:
+def _running(case: _Case, current: JobView) -> Decision:
+    """Nothing to do but to hand on edits of the budget and to say how it goes."""
     config = case.observed.configs.get(names.spec_config(case.study.metadata.name))
     wanted = spec_config_map(case.study, case.settings)
     stale = config is None or config.spec_hash != wanted["metadata"]["annotations"][names.SPEC_HASH]
-    apply = (wanted,) if stale else ()
-    progress = case.progress
-    if progress is not None and progress.phase in ("Searching", "Refitting"):
-        state: State = "Refitting" if progress.phase == "Refitting" else "Running"
-        message = _pod_problem(case) or progress.message
-        moved = _ended_trials(case.findings) > _ended_trials(case.study.status)
-        status = _status(case, state, "Running", message, failed_attempts=0 if moved else None)
-        return Decision(status, apply=apply)
-    if progress is not None and progress.phase in ("Finished", "Failed"):
+    decision = _searching(case, current) or _starting(case, current)
+    return replace(decision, apply=(wanted,) if stale else ())
+
+
+def _searching(case: _Case, current: JobView) -> Decision | None:
+    """The driver has the word, as long as there is a pod for it to run in."""
+    word = speaks_for(case.progress, current)
+    if word is not None and word.phase in ("Finished", "Failed"):
         # The document alone is not believed: the Job has to end too.
-        return Decision(
-            _status(case, "Running", "Running", "the driver is done, its pod is ending"),
-            apply=apply,
-        )
-    quiet = current.created is not None and not current.active and not case.pods
-    age = (case.now - current.created).total_seconds() if current.created else 0.0
-    problem = case.explanation or _pod_problem(case)
+        message = "the driver is done, its pod is ending"
+        return Decision(_status(case, "Running", "Running", message))
+    alive = any(pod.running and pod.job_uid == current.uid for pod in case.pods)
+    if word is None or word.phase not in ("Searching", "Refitting") or not alive:
+        return None
+    state: State = "Refitting" if word.phase == "Refitting" else "Running"
+    moved = _ended_trials(case.findings) > _ended_trials(case.study.status)
+    message = _pod_problem(case) or word.message
+    return Decision(_status(case, state, "Running", message, failed_attempts=0 if moved else None))
+
+
+def _starting(case: _Case, current: JobView) -> Decision:
+    """Pods are on their way; if they are not, say why."""
+    quiet = not current.active and not case.pods
+    age = (case.now - _quiet_since(case, current)).total_seconds()
+    known = _known_explanation(case) if quiet and age >= QUIET_SECONDS else ""
+    problem = case.explanation or _pod_problem(case) or known
+    word = speaks_for(case.progress, current)
+    strangers = sum(pod.study_uid != case.uid for pod in case.pods)
+    if problem:
+        message = problem
+    elif strangers:
+        message = f"waiting for {strangers} pods of a study of the same name to end"
+    else:
+        waiting = f"attempt {current.attempt}: waiting for the pods to start"
+        message = (word.message if word is not None else "") or waiting
     reason: Reason = "PodsPending" if problem else "CreatingPods"
-    message = problem or f"attempt {current.attempt}: waiting for the pods to start"
-    if strangers:
-        message = f"waiting for {len(strangers)} pods of a study of the same name to end"
-    elif progress is not None:
-        message = progress.message
     starting = not any(pod.running for pod in case.pods)
     status = _status(case, "Starting", reason, message, reconciling=starting)
-    if quiet and not case.explanation:
-        if age < QUIET_SECONDS:
-            return Decision(status, apply=apply, again_after=QUIET_SECONDS - age + 0.1)
-        return Decision(status, apply=apply, explain=current, again_after=30.0)
-    return Decision(status, apply=apply, again_after=30.0 if quiet else None)
+    if not quiet:
+        return Decision(status)
+    if age < QUIET_SECONDS:
+        return Decision(status, again_after=QUIET_SECONDS - age + 0.1)
+    explain = not case.explanation and (age < EXPLAIN_SECONDS or not known)
+    return Decision(status, explain=current if explain else None, again_after=_next_look(age))
 
 
-def _succeeded(case: _Case, current: JobView) -> Decision:
-    if (
-        case.progress is not None
-        and case.progress.phase == "Finished"
-        and case.progress.job_uid == current.uid
-    ):
-        return _complete(case, case.progress)
-    return _retry(case, current, "pod 0 succeeded without saying that the study is finished")
+def _quiet_since(case: _Case, current: JobView) -> datetime:
+    """Since when pods are being waited for."""
+    condition = case.study.status.condition("Reconciling")
+    if condition is None or condition.status != "True":
+        return case.now
+    return max(condition.last_transition_time, current.created or condition.last_transition_time)
 
 
-def _complete(case: _Case, progress: StudyProgress) -> Decision:
-    return Decision(
-        _status(case, "Complete", progress.reason, progress.message, complete=True, ended=True)
-    )
+def _known_explanation(case: _Case) -> str:
+    condition = case.study.status.condition("Reconciling")
+    known = condition is not None and condition.reason == "PodsPending"
+    return case.study.status.message if known else ""
 
 
-def _failed(case: _Case, current: JobView, why: str) -> Decision:
-    progress = case.progress
-    if progress is not None and progress.job_uid == current.uid and progress.phase == "Failed":
-        return _fail(case, progress.reason, progress.message)
-    return _retry(case, current, why)
+def _next_look(age: float) -> float | None:
+    """Seconds until the Events are worth another look; None once that has gone on for long enough."""
+    look = float(QUIET_SECONDS)
+    while look <= age:
+        look *= 2
+    return look - age + 0.1 if look < EXPLAIN_SECONDS else None
 
 
-def _fail(case: _Case, reason: str, message: str) -> Decision:
-    return Decision(_status(case, "Failed", reason, message, failed=True, stalled=True, ended=True))
-
-
-def _retry(case: _Case, current: JobView, why: str) -> Decision:
+def _retry(case: _Case, current: JobView) -> Decision:
     """Give the attempt up: another follows when its pods are gone, unless too many got nowhere."""
+    why = current.failed or "pod 0 succeeded without saying that the study is finished"
     failures = case.study.status.failed_attempts + 1
     if failures >= case.settings.max_failed_attempts:
-        return _fail(
-            case, "RetriesExhausted", f"{failures} attempts in a row got nowhere; the last: {why}"
-        )
+        message = f"{failures} attempts in a row got nowhere; the last: {why}"
+        decision = _fail(case, "RetriesExhausted", message)
+        return replace(decision, confirm=not case.confirmed)
     message = f"attempt {current.attempt} ended without a result ({why}); another follows"
     status = _status(
         case, "Pending", "AttemptFailed", message, reconciling=True, failed_attempts=failures
     )
-    return Decision(status, (_delete_job(current),))
+    return Decision(status, (_delete_job(current),), confirm=not case.confirmed)
 
 
 def _ended_trials(findings: Findings) -> int:
@@ -278,15 +297,14 @@ def _ended_trials(findings: Findings) -> int:
 
 def _lost_pods(case: _Case, decision: Decision) -> Decision:
     """Add the deletion by force of pods that a lost node will never end."""
-    deadlines = [pod for pod in case.observed.pods if pod.deadline is not None and not pod.ended]
     limit = timedelta(seconds=LOST_SECONDS)
-    lost = [pod for pod in deadlines if pod.deadline and pod.deadline + limit <= case.now]
-    waiting = [
-        pod.deadline + limit - case.now for pod in deadlines if pod.deadline and pod not in lost
-    ]
-    deletions = tuple(Deletion("Pod", pod.name, pod.uid, force=True) for pod in lost)
-    soonest = min((delay.total_seconds() for delay in waiting), default=None)
-    delays = [delay for delay in (decision.again_after, soonest) if delay is not None]
+    ends = [(pod, pod.deadline + limit) for pod in case.pods if pod.deadline is not None]
+    deletions = tuple(
+        Deletion("Pod", pod.name, pod.uid, force=True) for pod, end in ends if end <= case.now
+    )
+    delays = [(end - case.now).total_seconds() for _, end in ends if end > case.now]
+    if decision.again_after is not None:
+        delays.append(decision.again_after)
     return replace(
         decision, delete=(*decision.delete, *deletions), again_after=min(delays, default=None)
     )
@@ -297,33 +315,13 @@ def _delete_job(job: JobView) -> Deletion:
 
 
 def _pod_problem(case: _Case) -> str:
-    return next((f"pod {pod.name}: {pod.problem}" for pod in case.pods if pod.problem), "")
-
-
-def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress | None:
-    """The driver's document, if it is well formed and speaks of this study and one of its Jobs.
-
-    The study's pods write it, and a study's pods are not trusted.
-    """
-    config = observed.configs.get(names.progress_config(study.metadata.name))
-    if config is None or config.study_uid != study.metadata.uid or not config.progress:
-        return None
-    if len(config.progress.encode(errors="replace")) > MAX_PROGRESS_BYTES:
-        return None
-    try:
-        progress = StudyProgress.model_validate_json(config.progress)
-    except (ValidationError, RecursionError):
-        return None
-    jobs = {job.uid for job in observed.jobs if job.study_uid == study.metadata.uid}
-    if progress.study_uid != study.metadata.uid or progress.job_uid not in jobs:
-        return None
-    return progress
+    return next((f"pod {pod.index}: {pod.problem}" for pod in case.pods if pod.problem), "")
 
 
 def _status(
     case: _Case,
     state: State,
-    reason: str,
+    reason: Reason,
     message: str,
     *,
     complete: bool = False,
@@ -349,8 +347,9 @@ def _status(
         generation = case.study.metadata.generation
         conditions = with_condition(conditions, kind, value, reason, message, generation, case.now)
     started = old.start_time or (case.now if case.attempts or attempts else None)
+    findings = at_rest(case.findings) if suspended or ended else case.findings
     return StudyStatus(
-        **case.findings.__dict__,
+        **findings.__dict__,
         observed_generation=case.study.metadata.generation,
         state=state,
         conditions=conditions,
@@ -360,29 +359,3 @@ def _status(
         failed_attempts=old.failed_attempts if failed_attempts is None else failed_attempts,
         message=message,
     )
-
-
-_ANNOUNCED: dict[State, str] = {
-    "Starting": "AttemptStarted",
-    "Running": "SearchStarted",
-    "Refitting": "RefitStarted",
-    "Suspended": "Suspended",
-    "Complete": "Completed",
-    "Failed": "Failed",
-}
-
-
-def _events(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
-    """One Event for each transition that a user would want in `kubectl describe`."""
-    said = {(condition.reason, condition.message) for condition in old.conditions}
-    warning = next(
-        (c for c in new.conditions if c.reason in ("PodsPending", "AttemptFailed", "NoStorage")),
-        None,
-    )
-    events = []
-    if warning is not None and (warning.reason, warning.message) not in said:
-        events.append(StudyEvent("Warning", warning.reason, warning.message))
-    if new.state is not None and new.state != old.state and new.state in _ANNOUNCED:
-        kind = "Warning" if new.state == "Failed" else "Normal"
-        events.append(StudyEvent(kind, _ANNOUNCED[new.state], new.message or new.state))
-    return tuple(events)

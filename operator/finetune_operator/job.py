@@ -26,30 +26,30 @@ _GRACE_SECONDS = 30
 
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
     """The objects of one attempt, to be created in this order: Service, Secret, Job."""
-    name = names.attempt_name(study.metadata.name, attempt)
-    return [_service(study, name), _secret(study, name), _job(study, attempt, settings)]
+    return [_service(study, attempt), _secret(study, attempt), _job(study, attempt, settings)]
 
 
-def _service(study: FineTuneStudy, name: str) -> Manifest:
+def _service(study: FineTuneStudy, attempt: int) -> Manifest:
     """Gives the pods names, before they are ready too."""
+    job = names.attempt_name(study.metadata.name, attempt)
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": names.metadata(study, name),
+        "metadata": names.metadata(study, names.private_name(study, attempt)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {"batch.kubernetes.io/job-name": name},
+            "selector": {names.UID_LABEL: study.metadata.uid, "batch.kubernetes.io/job-name": job},
         },
     }
 
 
-def _secret(study: FineTuneStudy, name: str) -> Manifest:
+def _secret(study: FineTuneStudy, attempt: int) -> Manifest:
     """The token without which nobody can use the study's Ray cluster."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": names.metadata(study, name),
+        "metadata": names.metadata(study, names.private_name(study, attempt)),
         "stringData": {"token": secrets.token_hex(32)},
         "immutable": True,
     }
@@ -75,7 +75,7 @@ def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
             # Per-index limits would end the whole Job, or leave it Running for ever (see docs/architecture.md).
             "backoffLimitPerIndex": 1_000_000,
             "backoffLimit": _BACKOFF_LIMIT,
-            "template": _pod_template(study, spec, name, settings),
+            "template": _pod_template(study, spec, attempt, settings),
         },
     }
 
@@ -97,11 +97,14 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod_template(study: FineTuneStudy, spec: StudySpec, name: str, settings: Settings) -> Manifest:
+def _pod_template(
+    study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings
+) -> Manifest:
+    labels = {"metadata": {"labels": names.labels(study)}}
     template: Any = {
-        "metadata": {"labels": names.labels(study)},
+        **labels,
         "spec": {
-            "subdomain": name,
+            "subdomain": names.private_name(study, attempt),
             "restartPolicy": "Never",
             "serviceAccountName": names.account(study.metadata.name),
             "enableServiceLinks": False,
@@ -109,11 +112,12 @@ def _pod_template(study: FineTuneStudy, spec: StudySpec, name: str, settings: Se
             "securityContext": _pod_security(settings),
             "nodeSelector": spec.cluster.node_selector,
             "tolerations": _tolerations(spec.cluster),
-            "volumes": _volumes(study, spec, name),
-            "containers": [_container(study, spec, name, settings)],
+            "volumes": _volumes(study, spec, attempt),
+            "containers": [_container(study, spec, attempt, settings)],
         },
     }
-    for over in (settings.pod_template, spec.cluster.pod_template or {}):
+    # Last our own labels again: by them the pods are watched, and taken for this study's.
+    for over in (settings.pod_template, spec.cluster.pod_template or {}, labels):
         template = overlay(template, over)
     return dict(template)
 
@@ -138,7 +142,7 @@ def _tolerations(cluster: ClusterSpec) -> list[dict[str, Any]]:
 
 
 def _container(
-    study: FineTuneStudy, spec: StudySpec, name: str, settings: Settings
+    study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings
 ) -> dict[str, Any]:
     resources = spec.cluster.resources_per_worker
     container: dict[str, Any] = {
@@ -146,7 +150,7 @@ def _container(
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python3", "-m", "finetune_trainer.supervisor"],
-        "env": _environment(study, spec, name),
+        "env": _environment(study, spec, attempt),
         "resources": {"requests": resources, "limits": resources} if resources else {},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -177,11 +181,13 @@ def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
     return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{study.metadata.uid}"
 
 
-def _environment(study: FineTuneStudy, spec: StudySpec, name: str) -> list[dict[str, Any]]:
+def _environment(study: FineTuneStudy, spec: StudySpec, attempt: int) -> list[dict[str, Any]]:
+    job = names.attempt_name(study.metadata.name, attempt)
+    service = names.private_name(study, attempt)
     values = {
         "FINETUNE_STUDY_FILE": "/etc/finetune/study/study.json",
         "FINETUNE_STORAGE": storage_location(study, spec),
-        "FINETUNE_HEAD": f"{name}-0.{name}.{study.metadata.namespace}.svc",
+        "FINETUNE_HEAD": f"{job}-0.{service}.{study.metadata.namespace}.svc",
         "FINETUNE_PROGRESS": names.progress_config(study.metadata.name),
         "FINETUNE_STUDY_UID": study.metadata.uid,
         "RAY_AUTH_MODE": "token",
@@ -208,12 +214,13 @@ def _environment(study: FineTuneStudy, spec: StudySpec, name: str) -> list[dict[
     ]
 
 
-def _volumes(study: FineTuneStudy, spec: StudySpec, name: str) -> list[dict[str, Any]]:
+def _volumes(study: FineTuneStudy, spec: StudySpec, attempt: int) -> list[dict[str, Any]]:
+    token = names.private_name(study, attempt)
     volumes: list[dict[str, Any]] = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         {"name": "study", "configMap": {"name": names.spec_config(study.metadata.name)}},
-        {"name": "ray", "secret": {"secretName": name, "defaultMode": 0o440}},
+        {"name": "ray", "secret": {"secretName": token, "defaultMode": 0o440}},
     ]
     storage = spec.storage
     if storage is not None and storage.persistent_volume_claim is not None:

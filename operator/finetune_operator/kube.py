@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import ClientError
 from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 
@@ -44,6 +45,10 @@ class Refused(KubeError):
     """The API server will not take this object, however often it is asked."""
 
 
+class Forbidden(KubeError):
+    """The API server does not allow this now: a quota, a policy, or a right that is missing."""
+
+
 class Gone(KubeError):
     """The object, or its namespace, is not there."""
 
@@ -74,6 +79,13 @@ class Kube:
         path = self._path(manifest["kind"], manifest["metadata"]["namespace"])
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
         return await self._request("POST", path, manifest, query)
+
+    async def read(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """GET; None if there is no such object. Raises KubeError."""
+        try:
+            return await self._request("GET", self._path(kind, namespace, name), None)
+        except Gone:
+            return None
 
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str, force: bool = False
@@ -129,7 +141,7 @@ class Kube:
                 raise _error(response.status, data)
         except ApiException as error:
             raise _error(error.status or 0, error.body or str(error.reason)) from error
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ClientError) as error:
             raise KubeError(0, f"{type(error).__name__}: {error}") from error
         return dict(json.loads(data))
 
@@ -139,6 +151,8 @@ def _error(status: int, body: Any) -> KubeError:
         message = str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         message = str(body)[:500]
+    if status == 403:
+        return Forbidden(status, message)
     if status == 404:
         return Gone(status, message)
     if status == 409:

@@ -12,26 +12,38 @@ _KEYS = {
 }
 """Lists whose items are matched by a key, as in Kubernetes' strategic merge; other lists are replaced."""
 
+_UNIONS = ("volumes", "env")
+"""Lists whose items have one of several fields: a new field takes the place of the old one."""
+
 
 def overlay(base: Any, over: Any, name: str = "") -> Any:
-    """`base` with `over` laid on it: objects merge, keyed lists merge item by item, the rest is replaced."""
+    """`base` with `over` laid on it: objects merge, keyed lists merge item by item, the rest is replaced.
+
+    Any JSON values will do: what makes no sense as a pod is for the API server to refuse.
+    """
     if isinstance(base, dict) and isinstance(over, dict):
         return {
             key: overlay(base.get(key), over[key], key) if key in over else base[key]
             for key in (*base, *(key for key in over if key not in base))
         }
     if isinstance(base, list) and isinstance(over, list) and name in _KEYS:
-        return _overlay_list(base, over, _KEYS[name])
+        return _overlay_list(base, over, _KEYS[name], name in _UNIONS)
     return over
 
 
-def _overlay_list(base: list[Any], over: list[Any], key: str) -> list[Any]:
-    changes = {item.get(key): item for item in over if isinstance(item, dict)}
-    known = {item.get(key) for item in base}
-    merged = [
-        overlay(item, changes[item.get(key)]) if item.get(key) in changes else item for item in base
-    ]
-    return [
-        *merged,
-        *(item for item in over if not isinstance(item, dict) or item.get(key) not in known),
-    ]
+def _overlay_list(base: list[Any], over: list[Any], key: str, union: bool) -> list[Any]:
+    changes = {name: item for item in over if (name := _name(item, key)) is not None}
+    known = {_name(item, key) for item in base} - {None}
+    merged = [_overlay_item(item, changes.get(_name(item, key) or ""), union) for item in base]
+    return [*merged, *(item for item in over if _name(item, key) not in known)]
+
+
+def _overlay_item(item: Any, change: Any, union: bool) -> Any:
+    if change is None:
+        return item
+    return overlay({k: v for k, v in item.items() if k in change} if union else item, change)
+
+
+def _name(item: Any, key: str) -> str | None:
+    name = item.get(key) if isinstance(item, dict) else None
+    return name if isinstance(name, str) else None

@@ -16,6 +16,15 @@ def attempt_name(study: str, attempt: int) -> str:
     return f"{study}-{attempt}"
 
 
+def private_name(study: FineTuneStudy, attempt: int) -> str:
+    """Name of the Service and the Secret of one attempt.
+
+    They are created blindly, without the right to look at what is there, so the name is this study's
+    alone: those of an earlier study of its name may still wait for the garbage collector.
+    """
+    return f"{attempt_name(study.metadata.name, attempt)}-{(study.metadata.uid or '')[:8]}"
+
+
 def spec_config(study: str) -> str:
     """Name of the ConfigMap with the spec that the driver runs."""
     return f"{study}-spec"

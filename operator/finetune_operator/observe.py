@@ -1,11 +1,12 @@
-"""What the operator has seen of a study's children: slim copies, kept up to date by watch events."""
+"""What the operator sees of a study's children: slim views of what the API serves."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
+from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
 
 Key: TypeAlias = tuple[str, str]
@@ -38,7 +39,7 @@ class JobView:
             name=meta["name"],
             uid=meta["uid"],
             study_uid=_owner(meta),
-            attempt=_number(meta.get("labels", {}).get(names.ATTEMPT_LABEL)),
+            attempt=number(meta.get("labels", {}).get(names.ATTEMPT_LABEL)),
             deleting="deletionTimestamp" in meta,
             # The result counts as soon as pod 0 has succeeded; Complete waits for the other pods to end.
             succeeded="SuccessCriteriaMet" in true or "Complete" in true,
@@ -79,7 +80,7 @@ class PodView:
             uid=meta["uid"],
             study_uid=labels.get(names.UID_LABEL, ""),
             job_uid=labels.get("batch.kubernetes.io/controller-uid", ""),
-            index=_number(annotations.get("batch.kubernetes.io/job-completion-index")),
+            index=number(annotations.get("batch.kubernetes.io/job-completion-index")),
             ended=phase in ("Succeeded", "Failed"),
             running=phase == "Running",
             deadline=parse_time(meta.get("deletionTimestamp")),
@@ -95,7 +96,9 @@ class ConfigView:
     study_uid: str
     spec_hash: str
     progress: str
-    term: str
+    """The driver's document as it stands there; empty if it is longer than it may be."""
+
+    term: int
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "ConfigView":
@@ -105,8 +108,8 @@ class ConfigView:
             name=meta["name"],
             study_uid=_owner(meta),
             spec_hash=(meta.get("annotations") or {}).get(names.SPEC_HASH, ""),
-            progress=str(data.get("progress", "")),
-            term=str(data.get("term", "")),
+            progress=_bounded(data.get("progress", "")),
+            term=number(data.get("term")),
         )
 
 
@@ -122,69 +125,20 @@ class Observed:
 View = JobView | PodView | ConfigView
 
 
-class Store:
-    """The latest view of every child, by study."""
-
-    def __init__(self) -> None:
-        self._views: dict[Key, dict[tuple[type[View], str], View]] = defaultdict(dict)
-        self._versions: dict[tuple[Key, type[View], str], int] = {}
-
-    def put(self, namespace: str, kind: type[View], body: Mapping[str, Any]) -> Key | None:
-        """Take in an object; the key of its study, None if it is no study's or older than what is known."""
-        key, slot = self._place(namespace, kind, body)
-        if key is None:
-            return None
-        version = _number(body["metadata"].get("resourceVersion"))
-        if version < self._versions.get((key, *slot), 0):
-            return None
-        self._versions[(key, *slot)] = version
-        self._views[key][slot] = kind.of(body)
-        return key
-
-    def remove(self, namespace: str, kind: type[View], body: Mapping[str, Any]) -> Key | None:
-        """Forget an object that is gone, unless one of the same name has replaced it."""
-        key, slot = self._place(namespace, kind, body)
-        if key is None:
-            return None
-        version = _number(body["metadata"].get("resourceVersion"))
-        if version >= self._versions.get((key, *slot), 0):
-            self._versions.pop((key, *slot), None)
-            self._views[key].pop(slot, None)
-            if not self._views[key]:
-                del self._views[key]
-        return key
-
-    def expect_deletion(self, key: Key, job: str) -> None:
-        """A Job was told to go: do not take it for a live one until its event arrives."""
-        view = self._views.get(key, {}).get((JobView, job))
-        if isinstance(view, JobView):
-            self._views[key][JobView, job] = replace(view, deleting=True)
-
-    def _place(
-        self, namespace: str, kind: type[View], body: Mapping[str, Any]
-    ) -> tuple[Key | None, tuple[type[View], str]]:
-        study = (body["metadata"].get("labels") or {}).get(names.STUDY_LABEL)
-        return ((namespace, study) if study else None), (kind, body["metadata"]["name"])
-
-    def observed(self, key: Key) -> Observed:
-        """What is known of the study's children."""
-        views = list(self._views.get(key, {}).values())
-        configs = {view.name: view for view in views if isinstance(view, ConfigView)}
-        jobs = tuple(sorted(_of(views, JobView), key=lambda job: job.attempt))
-        return Observed(jobs, tuple(sorted(_of(views, PodView), key=lambda pod: pod.name)), configs)
-
-
-def _of(views: list[View], kind: type[Any]) -> Iterator[Any]:
-    return (view for view in views if isinstance(view, kind))
-
-
 def parse_time(text: Any) -> datetime | None:
     """A Kubernetes timestamp."""
     return datetime.fromisoformat(text) if isinstance(text, str) else None
 
 
-def _number(text: Any) -> int:
-    return int(text) if isinstance(text, str | int) and str(text).isdigit() else 0
+def number(text: Any) -> int:
+    """A number that a label, an annotation or a ConfigMap holds as text; 0 if it holds none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", str(text)) else 0
+
+
+def _bounded(text: Any) -> str:
+    # Pods write it, as long as they like: what is too long is not even kept.
+    text = str(text)
+    return text if len(text.encode(errors="replace")) <= MAX_PROGRESS_BYTES else ""
 
 
 def _owner(meta: Mapping[str, Any]) -> str:
@@ -192,12 +146,24 @@ def _owner(meta: Mapping[str, Any]) -> str:
     return next((owner["uid"] for owner in owners if owner.get("controller")), "")
 
 
+_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_NO_PROBLEM = (None, "ContainerCreating", "PodInitializing")
+
+
 def _problem(status: Mapping[str, Any]) -> str:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}"
-    for container in status.get("containerStatuses") or []:
+    for container in (
+        *(status.get("initContainerStatuses") or []),
+        *(status.get("containerStatuses") or []),
+    ):
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return f"{waiting['reason']}: {waiting.get('message', '')}"
+        reason, message = waiting.get("reason"), waiting.get("message", "")
+        if reason in _IMAGE_REASONS:
+            # The kubelet alternates between two reasons, one quoting the other: say what they share.
+            detail = message.rpartition("ErrImagePull: ")[2]
+            return f"image {container.get('image', '')} cannot be pulled: {detail}"
+        if reason not in _NO_PROBLEM:
+            return f"{reason}: {message}"
     return ""

@@ -1,22 +1,25 @@
 """Carries out decisions: the thin shell between `decide` and Kubernetes."""
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.manifest import ManifestError, parse_study
-from finetune_api.study import API_VERSION, KIND, FineTuneStudy
+from finetune_api.status import Findings, StudyStatus
+from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
 from finetune_operator import metrics
-from finetune_operator.decide import Decision, Deletion, StudyEvent, decide
-from finetune_operator.kube import Exists, Gone, Kube, Refused
-from finetune_operator.names import MANAGER
-from finetune_operator.observe import ConfigView, JobView, Key, PodView, Store
+from finetune_operator.decide import decide, forbidden, refused, unreadable
+from finetune_operator.decision import Decision, Deletion
+from finetune_operator.events import event_manifest
+from finetune_operator.kube import Exists, Forbidden, Gone, Kube, KubeError, Refused
+from finetune_operator.names import progress_config
+from finetune_operator.observe import ConfigView, JobView, Key, PodView
 from finetune_operator.settings import Settings
+from finetune_operator.store import Store, Versions
 
 log = logging.getLogger("finetune.reconciler")
 
@@ -31,65 +34,114 @@ class Reconciler:
         self._store = store
         self._settings = settings
         self._bodies: dict[Key, Mapping[str, Any]] = {}
+        self._versions = Versions()
         self._metrics = metrics.StudyMetrics()
 
     def put(self, key: Key, body: Mapping[str, Any]) -> None:
         """Remember the study's latest body."""
-        known = self._bodies.get(key)
-        if known is None or _version(body) >= _version(known) or _uid(body) != _uid(known):
+        if self._versions.seen(key, body):
             self._bodies[key] = _slim(body)
 
-    def remove(self, key: Key) -> None:
-        """Forget a study that is gone."""
+    def remove(self, key: Key, body: Mapping[str, Any]) -> bool:
+        """Forget a study that is gone; False if another of its name has come since."""
+        if not self._versions.gone(key, body):
+            return False
+        self._forget(key)
+        return True
+
+    def _forget(self, key: Key) -> None:
         self._bodies.pop(key, None)
         self._metrics.remove(key)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the study closer to what it asks for; seconds until the next look, if one is due."""
+        with metrics.RECONCILE_SECONDS.time():
+            study = await self._study(key)
+            if study is None:
+                return None
+            decision = self._decide(key, study)
+            if decision.confirm:
+                study = await self._read_again(key)
+                if study is None:
+                    return None
+                decision = self._decide(key, study, confirmed=True)
+            elif decision.explain is not None:
+                why = await self._explain(key, decision.explain)
+                decision = self._decide(key, study, explanation=why)
+            return await self._carry_out(key, study, decision)
+
+    async def _study(self, key: Key) -> FineTuneStudy | None:
+        """The study as last seen; None if there is nothing to do for it."""
         body = self._bodies.get(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             return None  # its children go by their owner references
-        with metrics.RECONCILE_SECONDS.time():
-            try:
-                study = parse_study(body)
-            except (ManifestError, ValidationError) as error:
-                # The API server let it pass, so this operator is older than the CRD.
-                log.error(
-                    "study cannot be read", extra={"study": "/".join(key), "error": str(error)}
-                )
-                return None
-            return await self._carry_out(key, study, await self._decide(key, study))
+        try:
+            return parse_study(body)
+        except ManifestError as error:
+            # The API server let it pass, so this operator is older than the CRD.
+            log.error("study cannot be read", extra={"study": "/".join(key), "error": str(error)})
+            await self._say_unreadable(key, body, str(error))
+            return None
 
-    async def _decide(self, key: Key, study: FineTuneStudy) -> Decision:
-        now = datetime.now(UTC).replace(microsecond=0)
-        observed = self._store.observed(key)
-        decision = decide(study, observed, self._settings, now)
-        if decision.explain is None:
-            return decision
-        found = await self._kube.events_of(key[0], "Job", decision.explain.uid)
-        message = (
-            str(found[-1].get("message", "")) if found else "no pods yet, and no Event says why"
+    async def _say_unreadable(self, key: Key, body: Mapping[str, Any], why: str) -> None:
+        try:
+            status = StudyStatus.model_validate(body.get("status") or {}, by_alias=True)
+        except ValidationError:
+            return  # what a newer operator wrote stays as it is
+        meta = ObjectMeta.model_validate(body["metadata"], by_alias=True)
+        await self._write_status(
+            key, meta, status, unreadable(status, meta.generation, _now(), why)
         )
-        return decide(study, observed, self._settings, now, explanation=message)
+
+    def _decide(
+        self, key: Key, study: FineTuneStudy, explanation: str = "", confirmed: bool = False
+    ) -> Decision:
+        observed = self._store.observed(key)
+        return decide(study, observed, self._settings, _now(), explanation, confirmed)
+
+    async def _explain(self, key: Key, job: JobView) -> str:
+        found = await self._kube.events_of(key[0], "Job", job.uid)
+        return str(found[-1].get("message", "")) if found else "no pods yet, and no Event says why"
+
+    async def _read_again(self, key: Key) -> FineTuneStudy | None:
+        """The study as it is now, with its progress: what its watches are still about to tell."""
+        body, progress = await asyncio.gather(
+            self._kube.read(KIND, *key),
+            self._kube.read("ConfigMap", key[0], progress_config(key[1])),
+        )
+        if progress is not None:
+            self._store.put(key[0], ConfigView, progress)
+        if body is None:
+            self._forget(key)
+            return None
+        self.put(key, body)
+        return await self._study(key)
 
     async def _carry_out(self, key: Key, study: FineTuneStudy, decision: Decision) -> float | None:
         for deletion in decision.delete:
             await self._delete(key, deletion)
-        try:
-            await self._make(key, decision)
-        except Refused as error:
-            decision = _refused(study, decision, error)
         if decision.delete_study:
             await self._kube.delete(KIND, *key, study.metadata.uid or "")
             return None
-        await self._write_status(key, study, decision)
-        await asyncio.gather(*(self._post(study, event) for event in decision.events))
+        trouble: KubeError | None = None
+        try:
+            await self._make(key, decision)
+        except Refused as error:
+            decision = refused(study, self._store.observed(key), _now(), error.message)
+        except Forbidden as error:
+            trouble = error
+            decision = forbidden(study, self._store.observed(key), _now(), error.message)
+        await self._write_status(key, study.metadata, study.status, decision.status)
+        manifests = [event_manifest(study, event, _now()) for event in decision.events]
+        await _together(*(self._post(manifest) for manifest in manifests))
+        if trouble is not None:
+            raise trouble  # said in the status; the queue tries again
         return decision.again_after
 
     async def _delete(self, key: Key, deletion: Deletion) -> None:
         await self._kube.delete(deletion.kind, key[0], deletion.name, deletion.uid, deletion.force)
         if deletion.kind == "Job":
-            self._store.expect_deletion(key, deletion.name)
+            self._store.expect_deletion(key, deletion.uid)
 
     async def _make(self, key: Key, decision: Decision) -> None:
         """Apply and create; what does not depend on each other at the same time, the Job last."""
@@ -97,7 +149,7 @@ class Reconciler:
         first = [manifest for manifest in decision.apply if manifest["kind"] != "RoleBinding"]
         before_job = [manifest for manifest in decision.create if manifest["kind"] != "Job"]
         jobs = [manifest for manifest in decision.create if manifest["kind"] == "Job"]
-        await asyncio.gather(
+        await _together(
             *(self._apply(key, manifest) for manifest in first),
             *(self._create(key, manifest) for manifest in before_job),
         )
@@ -124,83 +176,50 @@ class Reconciler:
         if view is not None:  # the watch would tell us, but perhaps after the next decision
             self._store.put(key[0], view, body)
 
-    async def _write_status(self, key: Key, study: FineTuneStudy, decision: Decision) -> None:
-        self._metrics.show(key, decision.status)
-        if decision.status == study.status:
+    async def _write_status(
+        self, key: Key, meta: ObjectMeta, old: StudyStatus, status: StudyStatus
+    ) -> None:
+        if key in self._bodies:
+            self._metrics.show(key, status)
+        if status == old:
             return
+        try:
+            self.put(key, await self._apply_status(meta, status))
+        except Refused as error:
+            # What the pods say fits our schema but not the API server's: keep what was found before.
+            log.warning("status refused", extra={"study": "/".join(key), "error": str(error)})
+            found = {name: getattr(old, name) for name in Findings.model_fields}
+            self.put(key, await self._apply_status(meta, status.model_copy(update=found)))
+        except Gone:
+            self._forget(key)
+            log.info("study is gone", extra={"study": "/".join(key)})
+
+    async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
         manifest = {
             "apiVersion": API_VERSION,
             "kind": KIND,
-            "metadata": {"name": key[1], "namespace": key[0], "uid": study.metadata.uid},
-            "status": decision.status.to_json(),
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+            "status": status.to_json(),
         }
+        return await self._kube.apply(manifest, "status")
+
+    async def _post(self, event: dict[str, Any]) -> None:
         try:
-            self.put(key, await self._kube.apply(manifest, "status"))
-        except Gone:
-            log.info("study is gone", extra={"study": "/".join(key)})
-
-    async def _post(self, study: FineTuneStudy, event: StudyEvent) -> None:
-        meta = study.metadata
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        digest = hashlib.sha256(
-            f"{meta.uid}{event.reason}{event.message}{now}".encode()
-        ).hexdigest()[:16]
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{meta.name}.{digest}", "namespace": meta.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": meta.name,
-                "namespace": meta.namespace,
-                "uid": meta.uid,
-            },
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message[:1024],
-            "source": {"component": MANAGER},
-            "reportingComponent": MANAGER,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self._kube.create(body)
-        except (Exists, Refused) as error:  # an Event is a courtesy; the status has the facts
-            log.warning("Event not posted", extra={"study": meta.name, "error": str(error)})
+            await self._kube.create(event)
+        except (Exists, Refused, Forbidden) as error:
+            # An Event is a courtesy; the status has the facts.
+            log.warning("Event not posted", extra={"error": str(error)})
 
 
-def _refused(study: FineTuneStudy, decision: Decision, error: Refused) -> Decision:
-    """The API server will not take what the study asks for: the study says so and waits."""
-    message = f"the API server refused the study's objects: {error.message}"[:1024]
-    conditions = [
-        condition.model_copy(
-            update={"reason": "InvalidPodTemplate", "message": message, "status": "True"}
-        )
-        if condition.type in ("Failed", "Stalled")
-        else condition
-        for condition in decision.status.conditions
-    ]
-    status = decision.status.model_copy(
-        update={
-            "state": "Failed",
-            "message": message,
-            "conditions": conditions,
-            "completion_time": datetime.now(UTC),
-            "attempts": study.status.attempts,
-        }
-    )
-    return Decision(status, events=(StudyEvent("Warning", "Failed", message),))
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
 
 
-def _version(body: Mapping[str, Any]) -> int:
-    version = body["metadata"].get("resourceVersion", "")
-    return int(version) if version.isdigit() else 0
-
-
-def _uid(body: Mapping[str, Any]) -> str:
-    return str(body["metadata"].get("uid", ""))
+async def _together(*requests: Coroutine[Any, Any, None]) -> None:
+    """Run all to their end, then raise the first error: none is left running when another task retries."""
+    for result in await asyncio.gather(*requests, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _slim(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -162,7 +163,9 @@ def eventually(operator: subprocess.Popen[bytes], log: Path, done: Callable[[], 
 
 def children(server: ApiServer) -> set[str]:
     kinds = "configmaps,jobs,networkpolicies,roles,rolebindings,secrets,services,serviceaccounts"
-    return set(server.kubectl("get", kinds, *OURS, "-o=name").split())
+    names = server.kubectl("get", kinds, *OURS, "-o=name").split()
+    # Service and Secret carry the beginning of the study's uid.
+    return {re.sub("-[0-9a-f]{8}$", "", name) for name in names}
 
 
 def state(server: ApiServer) -> str:

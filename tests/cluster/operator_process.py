@@ -93,6 +93,10 @@ class Studies:
         found = self.get("fts", name).get("status", {}).get("conditions", [])
         return next((c for c in found if c["type"] == kind), {})
 
+    def run_pod(self, job: str, index: int) -> None:
+        """Write the start of a pod as kubelet would."""
+        self._write_pod(job, index, {"phase": "Running"})
+
     def report(self, name: str, job: str, phase: str, **more: Any) -> None:
         """Write the driver's progress document."""
         document = {
@@ -112,43 +116,33 @@ class Studies:
 
     def end_pod(self, job: str, index: int, phase: str, code: int) -> None:
         """Write the end of a pod as kubelet would; the real Job controller draws the conclusions."""
-        pods = json.loads(
-            self.kubectl("get", "pods", "-l", f"batch.kubernetes.io/job-name={job}", "-o", "json")
-        )["items"]
-        pod = next(
-            p
-            for p in pods
-            if p["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
-            == str(index)
-            and "deletionTimestamp" not in p["metadata"]
-        )
         ended = {
             "exitCode": code,
             "reason": "Completed" if code == 0 else "Error",
             "finishedAt": _now(),
         }
-        status = {
-            "phase": phase,
-            "containerStatuses": [
-                {
-                    "name": "trainer",
-                    "image": "x",
-                    "imageID": "x",
-                    "ready": False,
-                    "restartCount": 0,
-                    "state": {"terminated": ended},
-                }
-            ],
+        container = {
+            "name": "trainer",
+            "image": "x",
+            "imageID": "x",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"terminated": ended},
         }
-        self.kubectl(
-            "patch",
-            "pod",
-            pod["metadata"]["name"],
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps({"status": status}),
+        self._write_pod(job, index, {"phase": phase, "containerStatuses": [container]})
+
+    def _write_pod(self, job: str, index: int, status: dict[str, Any]) -> None:
+        label = f"batch.kubernetes.io/job-name={job}"
+        pods = json.loads(self.kubectl("get", "pods", "-l", label, "-o", "json"))["items"]
+        name = next(
+            pod["metadata"]["name"]
+            for pod in pods
+            if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
+            == str(index)
+            and "deletionTimestamp" not in pod["metadata"]
         )
+        patch = json.dumps({"status": status})
+        self.kubectl("patch", "pod", name, "--subresource=status", "--type=merge", "-p", patch)
 
     def remove_pods(self) -> None:
         """Let go of deleted pods, as kubelet does when their processes have ended."""

@@ -40,6 +40,7 @@ def test_study_runs_to_complete_and_its_children_go_with_it(
 ) -> None:
     studies.apply("tickets")
     until("the pod", lambda: studies.all("pods"))
+    studies.run_pod("tickets-1", 0)
     studies.report("tickets", "tickets-1", "Searching")
     until("Running", lambda: studies.state("tickets") == "Running")
     _finish(studies, "tickets", "tickets-1")
@@ -131,6 +132,7 @@ def test_suspended_study_resumes_as_a_new_attempt(
 ) -> None:
     studies.apply("tickets")
     until("the pod", lambda: studies.all("pods"))
+    studies.run_pod("tickets-1", 0)
     studies.report("tickets", "tickets-1", "Searching")
     studies.kubectl("patch", "fts", "tickets", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     until("Suspended", lambda: (studies.remove_pods(), studies.state("tickets") == "Suspended")[1])

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
 from tests.cluster.onenode import volumes
 from tests.e2e.platform import TEAM, Platform, condition, example
+from tests.records import check_records, events_of
 
 Manifest = dict[str, Any]
 
@@ -52,21 +50,6 @@ def folder(platform: Platform, name: str) -> Path:
 
 def running_trials(platform: Platform, name: str) -> int:
     return int(platform.study(name).get("status", {}).get("trials", {}).get("paused", 0))
-
-
-def check_records(path: Path, trials: int) -> None:
-    """Every trial once, no epoch trained twice that a checkpoint had, every report after its start."""
-    events = read_history(Storage.open(str(path))).events
-    proposed = [event.trial for event in events if isinstance(event, ev.Proposed)]
-    assert proposed == list(range(trials))
-    saved: dict[int, int] = {}
-    for event in events:
-        if isinstance(event, ev.Saved):
-            saved[event.trial] = event.epoch
-        elif isinstance(event, ev.EpochDone):
-            assert event.epoch > saved.get(event.trial, 0), (
-                f"{event} repeats what its checkpoint had"
-            )
 
 
 def test_study_completes_and_its_model_predicts(platform: Platform) -> None:
@@ -156,9 +139,7 @@ def test_suspended_study_goes_on_from_its_records(platform: Platform) -> None:
     _patch(platform, name, {"suspend": True})
     platform.wait("the pods to go", lambda: not platform.pods(name), 60)
     platform.wait("Suspended", lambda: condition(platform.study(name), "Suspended") == "True", 30)
-    before = Counter(
-        type(e).__name__ for e in read_history(Storage.open(str(folder(platform, name)))).events
-    )
+    before = Counter(type(event).__name__ for event in events_of(folder(platform, name)))
     _patch(platform, name, {"suspend": False, "budget": {"maxTrials": 5}})
     done = wait_complete(platform, name)
     assert done["status"]["attempts"] == 2

@@ -77,16 +77,19 @@ def progress(phase: str = "Searching", **more: Any) -> StudyProgress:
 
 
 def observed(
-    *children: JobView | PodView, document: StudyProgress | str | None = None, fresh: bool = True
+    *children: JobView | PodView,
+    document: StudyProgress | str | None = None,
+    term: int = 1,
+    fresh: bool = True,
 ) -> Observed:
-    """What the store would hold; `fresh` has the spec ConfigMap up to date."""
+    """What the store would hold: drivers have claimed `term` terms; `fresh` has the spec up to date."""
     text = document if isinstance(document, str) else document.model_dump_json() if document else ""
     spec = names.spec_config("tickets")
     digest = spec_config_map(study(), SETTINGS)["metadata"]["annotations"][names.SPEC_HASH]
     configs = {
-        spec: ConfigView(spec, UID, digest if fresh else "old", "", ""),
+        spec: ConfigView(spec, UID, digest if fresh else "old", "", 0),
         names.progress_config("tickets"): ConfigView(
-            names.progress_config("tickets"), UID, "", text, "1"
+            names.progress_config("tickets"), UID, "", text, term
         ),
     }
     jobs = tuple(child for child in children if isinstance(child, JobView))

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from finetune_api.conditions import with_condition
 from finetune_api.status import MAX_PROGRESS_BYTES, ConditionType, StudyStatus
-from finetune_operator.decide import Decision, Deletion, believed_progress, decide
-from finetune_operator.observe import Observed
+from finetune_operator.belief import believed_progress
+from finetune_operator.decide import decide, forbidden, refused, unreadable
+from finetune_operator.decision import Decision, Deletion
+from finetune_operator.observe import ConfigView, Observed
 from finetune_operator.settings import Settings
 from tests.operator.studies import (
     JOB_UID,
@@ -92,7 +94,8 @@ def test_edited_budget_reaches_the_driver() -> None:
 
 def test_study_is_complete_when_the_job_and_the_driver_say_so() -> None:
     done = progress("Finished", reason="SearchFinished", message="all 4 trials ended")
-    decision = decide(study(), observed(job(succeeded=True), document=done), SETTINGS, NOW)
+    running = StudyStatus(attempts=1, state="Running")
+    decision = decide(study(running), observed(job(succeeded=True), document=done), SETTINGS, NOW)
     assert true_conditions(decision.status) == {"Complete"}
     assert decision.status.completion_time == NOW
     assert [event.reason for event in decision.events] == ["Completed"]
@@ -107,6 +110,8 @@ def test_study_is_complete_when_the_job_and_the_driver_say_so() -> None:
         observed(job(succeeded=True)),
         observed(job(succeeded=True), document=progress("Finished", job_uid="another")),
         observed(job(succeeded=True), document=progress("Finished", study_uid="another")),
+        observed(job(succeeded=True), document=progress("Finished"), term=2),
+        observed(job(succeeded=True), document=progress("Finished", term=2), term=1),
     ],
     ids=[
         "job runs",
@@ -115,6 +120,8 @@ def test_study_is_complete_when_the_job_and_the_driver_say_so() -> None:
         "silent",
         "document of another job",
         "of another study",
+        "of a driver that was replaced",
+        "of a term that nobody claimed",
     ],
 )
 def test_neither_alone_completes_a_study(seen: Observed) -> None:
@@ -196,20 +203,73 @@ def test_study_waits_for_the_pods_of_a_namesake() -> None:
 
 def test_silent_job_is_explained_after_five_seconds() -> None:
     quiet = observed(job(active=0))
-    early = decide(study(), quiet, SETTINGS, later(1))
+    created = decide(study(), observed(), SETTINGS, NOW).status
+    early = decide(study(created), quiet, SETTINGS, later(1))
     assert early.explain is None
     assert early.again_after == pytest.approx(4.1)
-    assert decide(study(), quiet, SETTINGS, later(6)).explain == job(active=0)
-    told = decide(study(), quiet, SETTINGS, later(6), explanation="exceeded quota: gpus")
+    assert decide(study(created), quiet, SETTINGS, later(6)).explain == job(active=0)
+    told = decide(study(created), quiet, SETTINGS, later(6), explanation="exceeded quota: gpus")
     assert told.status.message == "exceeded quota: gpus"
-    assert [event.reason for event in told.events] == ["PodsPending", "AttemptStarted"]
+    assert [event.reason for event in told.events] == ["PodsPending"]
+
+
+def test_explanation_is_looked_for_less_and_less_often_and_then_no_more() -> None:
+    quiet = observed(job(active=0))
+    status = decide(study(), observed(), SETTINGS, NOW).status
+    second, looks = 6.0, []
+    while True:
+        decision = decide(study(status), quiet, SETTINGS, later(second), explanation="no quota")
+        status = decision.status
+        if decision.again_after is None:
+            break
+        looks.append(second)
+        second += decision.again_after
+    assert looks == [6.0, pytest.approx(10.1), pytest.approx(20.1)]
+    assert decide(study(status), quiet, SETTINGS, later(3600)).explain is None
+    assert decide(study(status), quiet, SETTINGS, later(3600)).status == status
 
 
 def test_pod_that_cannot_start_is_explained() -> None:
-    stuck = pod(running=False, problem="ImagePullBackOff: no such image")
+    stuck = pod(running=False, problem="image x cannot be pulled: no such image")
     decision = decide(study(), observed(job(), stuck), SETTINGS, NOW)
-    assert decision.status.message == "pod tickets-1-0-abcde: ImagePullBackOff: no such image"
+    assert decision.status.message == "pod 0: image x cannot be pulled: no such image"
     assert true_conditions(decision.status) == {"Reconciling"}
+
+
+def test_search_without_a_running_pod_is_starting_again() -> None:
+    lost = observed(job(), pod(running=False), document=progress())
+    decision = decide(study(StudyStatus(attempts=1)), lost, SETTINGS, NOW)
+    assert decision.status.state == "Starting"
+    assert decision.status.trials.completed == 1
+
+
+def test_attempt_is_given_up_only_after_a_second_look() -> None:
+    failed = observed(job(failed="BackoffLimitExceeded"))
+    assert decide(study(), failed, SETTINGS, NOW).confirm
+    assert not decide(study(), failed, SETTINGS, NOW, confirmed=True).confirm
+    assert not decide(study(), observed(), SETTINGS, NOW).confirm  # the first begins at once
+
+
+def test_what_the_api_server_never_takes_fails_the_study() -> None:
+    decision = refused(study(), observed(), NOW, 'unknown field "spec.nonsense"')
+    assert true_conditions(decision.status) == {"Failed", "Stalled"}
+    assert [event.reason for event in decision.events] == ["Failed"]
+
+
+def test_what_the_api_server_does_not_take_now_lets_the_study_wait() -> None:
+    first = forbidden(study(), observed(), NOW, "exceeded quota: used 4 of 4")
+    assert true_conditions(first.status) == {"Reconciling"}
+    assert [event.reason for event in first.events] == ["Forbidden"]
+    again = forbidden(study(first.status), observed(), later(9), "exceeded quota: used 3 of 4")
+    assert again.events == ()  # no news
+
+
+def test_study_that_only_a_newer_operator_can_read_stands_still() -> None:
+    running = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW).status
+    status = unreadable(running, 2, later(5), "spec.task: must be one of …")
+    assert true_conditions(status) == {"Stalled"}
+    assert status.trials == running.trials
+    assert unreadable(status, 2, later(60), "spec.task: must be one of …") == status
 
 
 def test_pod_on_a_lost_node_is_deleted_by_force_only_after_its_deadline() -> None:
@@ -278,7 +338,8 @@ def test_text_that_is_no_document_is_ignored(text: str) -> None:
 
 def test_document_that_is_too_long_is_ignored() -> None:
     text = progress().model_dump_json() + " " * MAX_PROGRESS_BYTES
-    assert believed_progress(study(), observed(job(), document=text)) is None
+    meta = {"name": "tickets-progress", "uid": "c", "ownerReferences": []}
+    assert ConfigView.of({"metadata": meta, "data": {"progress": text}}).progress == ""
 
 
 def test_transition_time_moves_only_with_the_status_of_a_condition() -> None:

@@ -1,11 +1,11 @@
-"""The rendered objects, and how templates and views are made."""
+"""The rendered objects, how templates are laid over them, and how views are made."""
 
 import json
 
 import pytest
 
 from finetune_operator.merge import overlay
-from finetune_operator.observe import JobView, PodView, Store
+from finetune_operator.observe import JobView, PodView
 from finetune_operator.settings import read
 from tests.operator.regenerate import CASES, GOLDEN, rendered
 from tests.operator.studies import JOB_UID, UID
@@ -59,18 +59,6 @@ def _body(version: int, **status: object) -> dict[str, object]:
     return {"metadata": meta, "status": status}
 
 
-def test_store_keeps_the_newest_of_what_it_hears() -> None:
-    store = Store()
-    assert store.put("nlp", JobView, _body(5, active=1)) == ("nlp", "tickets")
-    assert store.put("nlp", JobView, _body(4, active=2)) is None
-    (found,) = store.observed(("nlp", "tickets")).jobs
-    assert (found.active, found.attempt, found.study_uid) == (1, 1, UID)
-    store.expect_deletion(("nlp", "tickets"), "tickets-1")
-    assert store.observed(("nlp", "tickets")).jobs[0].deleting
-    store.remove("nlp", JobView, _body(6))
-    assert store.observed(("nlp", "tickets")).jobs == ()
-
-
 @pytest.mark.parametrize(
     ("condition", "succeeded", "failed"),
     [
@@ -109,10 +97,13 @@ def test_end_of_a_job_is_read_from_its_first_word(
         (
             {
                 "containerStatuses": [
-                    {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}}}
+                    {
+                        "image": "x:1",
+                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}},
+                    }
                 ]
             },
-            "ImagePullBackOff: no image",
+            "image x:1 cannot be pulled: no image",
         ),
         ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
         ({}, ""),

@@ -286,6 +286,7 @@ def run_slots(
                 stop=_Over(),
                 callbacks=[_LostSlots(broker)],
                 failure_config=tune.FailureConfig(max_failures=-1),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()

@@ -1,0 +1,35 @@
+"""The Events a study posts: one for each transition that a user would want in `kubectl describe`."""
+
+import re
+
+from finetune_api.status import State, StudyStatus
+from finetune_operator.decision import StudyEvent
+
+_ANNOUNCED: dict[State, str] = {
+    "Running": "SearchStarted",
+    "Refitting": "RefitStarted",
+    "Suspended": "Suspended",
+    "Complete": "Completed",
+    "Failed": "Failed",
+}
+_WARNINGS = ("PodsPending", "AttemptFailed", "NoStorage", "Forbidden", "InvalidSpec")
+
+
+def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
+    """The Events that lead from `old` to `new`."""
+    events = []
+    warning = next((c for c in new.conditions if c.reason in _WARNINGS), None)
+    said = {(condition.reason, _gist(condition.message)) for condition in old.conditions}
+    if warning is not None and (warning.reason, _gist(warning.message)) not in said:
+        events.append(StudyEvent("Warning", warning.reason, warning.message))
+    if new.attempts > old.attempts:
+        events.append(StudyEvent("Normal", "AttemptStarted", new.message))
+    if new.state is not None and new.state != old.state and new.state in _ANNOUNCED:
+        kind = "Warning" if new.state == "Failed" else "Normal"
+        events.append(StudyEvent(kind, _ANNOUNCED[new.state], new.message or new.state))
+    return tuple(events)
+
+
+def _gist(message: str) -> str:
+    """The message without its numbers: 3 nodes short of memory is no news after 4 nodes."""
+    return re.sub(r"\d+", "", message)

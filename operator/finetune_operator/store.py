@@ -1,0 +1,117 @@
+"""What the operator has seen: the latest view of every child of every study, kept up to date by events."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from finetune_operator import names
+from finetune_operator.observe import (
+    ConfigView,
+    JobView,
+    Key,
+    Observed,
+    PodView,
+    View,
+    number,
+)
+
+_REMEMBERED_GONE = 4096
+"""Deleted objects whose last version is remembered."""
+
+_Slot: TypeAlias = tuple[type[View], str]
+
+
+class Versions:
+    """Tells news from old news.
+
+    Events of one name but different UIDs, and answers to the operator's own requests, overtake each
+    other; what is deleted must not come back by an answer that was sent before.
+    """
+
+    def __init__(self) -> None:
+        self._live: dict[Hashable, int] = {}
+        self._gone: OrderedDict[Hashable, int] = OrderedDict()
+
+    def seen(self, name: Hashable, body: Mapping[str, Any]) -> bool:
+        """Note that an object is there; False if something newer is known of its name."""
+        version = version_of(body)
+        if version < self._live.get(name, 0) or version <= self._gone.get(name, -1):
+            return False
+        self._live[name] = version
+        return True
+
+    def gone(self, name: Hashable, body: Mapping[str, Any]) -> bool:
+        """Note that an object is gone; False if another of its name has come since."""
+        version = version_of(body)
+        if version < self._live.get(name, 0):
+            return False
+        self._live.pop(name, None)
+        self._gone[name] = version
+        self._gone.move_to_end(name)
+        if len(self._gone) > _REMEMBERED_GONE:
+            self._gone.popitem(last=False)
+        return True
+
+
+class Store:
+    """The latest view of every child, by study."""
+
+    def __init__(self) -> None:
+        self._views: dict[Key, dict[_Slot, View]] = defaultdict(dict)
+        self._versions = Versions()
+        self._doomed: set[str] = set()
+
+    def put(self, namespace: str, kind: type[View], body: Mapping[str, Any]) -> Key | None:
+        """Take in an object; the key of its study, None if it is no study's or older than what is known."""
+        key, slot = _place(namespace, kind, body)
+        if key is None or not self._versions.seen((key, slot), body):
+            return None
+        self._views[key][slot] = kind.of(body)
+        return key
+
+    def remove(self, namespace: str, kind: type[View], body: Mapping[str, Any]) -> Key | None:
+        """Forget an object that is gone, unless one of the same name has replaced it."""
+        key, slot = _place(namespace, kind, body)
+        if key is None or not self._versions.gone((key, slot), body):
+            return None
+        self._doomed.discard(str(body["metadata"].get("uid")))
+        self._views[key].pop(slot, None)
+        if not self._views[key]:
+            del self._views[key]
+        return key
+
+    def expect_deletion(self, key: Key, uid: str) -> None:
+        """A Job was told to go: until its event arrives, whatever else arrives, it is no live one."""
+        if any(view.uid == uid for view in _of(self._known(key), JobView)):
+            self._doomed.add(uid)
+
+    def observed(self, key: Key) -> Observed:
+        """What is known of the study's children."""
+        views = self._known(key)
+        jobs = [
+            replace(job, deleting=True) if job.uid in self._doomed else job
+            for job in _of(views, JobView)
+        ]
+        return Observed(
+            jobs=tuple(sorted(jobs, key=lambda job: job.attempt)),
+            pods=tuple(sorted(_of(views, PodView), key=lambda pod: (pod.index, pod.name))),
+            configs={view.name: view for view in _of(views, ConfigView)},
+        )
+
+    def _known(self, key: Key) -> list[View]:
+        return list(self._views[key].values()) if key in self._views else []
+
+
+def version_of(body: Mapping[str, Any]) -> int:
+    """The resource version, which grows with every write to any object of the kind."""
+    return number(body["metadata"].get("resourceVersion"))
+
+
+def _place(namespace: str, kind: type[View], body: Mapping[str, Any]) -> tuple[Key | None, _Slot]:
+    study = (body["metadata"].get("labels") or {}).get(names.STUDY_LABEL)
+    return ((namespace, study) if study else None), (kind, body["metadata"]["name"])
+
+
+def _of(views: list[View], kind: type[Any]) -> Iterator[Any]:
+    return (view for view in views if isinstance(view, kind))

@@ -1,0 +1,27 @@
+"""What must hold of any study's records, however often its driver was killed."""
+
+from pathlib import Path
+
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.storage import Storage
+
+
+def events_of(folder: Path) -> list[ev.Event]:
+    """The events of the study in `folder`."""
+    return list(read_history(Storage.open(str(folder))).events)
+
+
+def check_records(folder: Path, trials: int) -> None:
+    """Every trial was proposed once, and no epoch was trained again that a checkpoint had."""
+    events = events_of(folder)
+    proposed = [event.trial for event in events if isinstance(event, ev.Proposed)]
+    assert proposed == list(range(trials))
+    saved: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, ev.Saved):
+            saved[event.trial] = event.epoch
+        elif isinstance(event, ev.EpochDone):
+            assert event.epoch > saved.get(event.trial, 0), (
+                f"{event} repeats what its checkpoint had"
+            )

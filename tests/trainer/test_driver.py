@@ -1,0 +1,103 @@
+"""The whole driver on this machine, with real Ray, model and data: killed, interrupted, gone on with."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune_api.manifest import dump_yaml, load_yaml
+from finetune_trainer.search import events as ev
+from tests.records import check_records, events_of
+
+ROOT = Path(__file__).resolve().parents[2]
+TRIALS = 4
+
+
+@pytest.fixture
+def study(tmp_path: Path, examples: Path) -> Path:
+    """A small study on the first rows of the library data."""
+    (tmp_path / "models").symlink_to(examples / "models")
+    rows = (examples / "data" / "library.csv").read_text().splitlines()
+    (tmp_path / "rows.csv").write_text("\n".join(rows[:161]) + "\n")
+    manifest = load_yaml((ROOT / "examples" / "library.yaml").read_text())
+    manifest["spec"] |= {
+        "hyperparameters": {"epochs": 3, "maxLength": 16, "batchSize": 16},
+        "searchSpaces": [{"learningRate": {"min": 1e-4, "max": 6e-4, "scale": "Log"}}],
+        "budget": {"maxTrials": TRIALS},
+    }
+    manifest["spec"]["dataset"]["files"]["train"] = "rows.csv"
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_yaml(manifest))
+    return path
+
+
+def start(study: Path, into: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "finetune_trainer.cli", "run", str(study), "--into", str(into)]
+    with (into.parent / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def until(true: Callable[[], bool], run: "subprocess.Popen[bytes]", seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert run.poll() is None, "the run ended before"
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
+
+
+def saved(into: Path) -> int:
+    return sum(isinstance(event, ev.Saved) for event in events_of(into)) if into.is_dir() else 0
+
+
+def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_path: Path) -> None:
+    into = tmp_path / "run"
+    run = start(study, into)
+    until(lambda: saved(into) >= 1, run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+    run = start(study, into)
+    before = saved(into)
+    until(lambda: saved(into) > before, run)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=60) == 1
+    status = load_yaml((into / "study.yaml").read_text())["status"]
+    assert status["state"] == "Suspended"
+
+    run = start(study, into)
+    assert run.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    check_records(into, TRIALS)
+    status = load_yaml((into / "study.yaml").read_text())["status"]
+    assert status["state"] == "Complete"
+    assert status["attempts"] == 3
+    assert status["trials"]["summary"] == f"{TRIALS}/{TRIALS}"
+    assert set(status["final"]["testMetrics"]) >= {"accuracy", "f1_macro"}
+    rows = list(csv.DictReader((into / "results" / "trials.csv").read_text().splitlines()))
+    assert [int(row["trial"]) for row in rows] == list(range(TRIALS))
+    assert max(float(row["value"]) for row in rows) == pytest.approx(status["best"]["value"])
+    assert (into / "model" / "model.safetensors").is_file()
+    assert not list((into / "checkpoints").rglob("*.safetensors"))
+
+
+def test_data_that_cannot_be_used_fail_the_run_with_the_field(
+    study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = load_yaml(study.read_text())
+    manifest["spec"]["dataset"]["labelColumn"] = "author"
+    study.write_text(dump_yaml(manifest))
+    plan = [sys.executable, "-m", "finetune_trainer.cli", "plan", str(study)]
+    assert subprocess.run(plan, check=False).returncode == 2
+    planned = capfd.readouterr().err
+    run = start(study, tmp_path / "run")
+    assert run.wait(timeout=120) == 1
+    status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
+    failed = next(c for c in status["conditions"] if c["type"] == "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "DataError")
+    assert "spec.dataset.labelColumn" in failed["message"]
+    assert failed["message"] in planned
