@@ -8,10 +8,7 @@ client needs for the same writes, right before, on the same API server. Exits 1 
 
 import argparse
 import asyncio
-import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,10 +21,11 @@ from kubernetes.aio import client, config, watch
 from tests.api.wrong_manifests import VALID, changed
 from tests.cluster.conftest import CRD
 from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.operator_process import OperatorProcess
 
 from benchmarks.machine import describe
 from finetune_api.manifest import parse_study
-from finetune_operator.decide import decide
+from finetune_operator.decide import EXPLAIN_SECONDS, decide
 from finetune_operator.kube import Kube
 from finetune_operator.observe import Observed
 from finetune_operator.settings import Settings, read
@@ -104,28 +102,33 @@ class JobWatch:
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self._api, self._namespace = api, namespace
+        self._changed = asyncio.Event()
         self.seen: dict[str, float] = {}
-        self.changed = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
+    async def _run(self) -> None:
         async with watch.Watch() as stream:
             batch = client.BatchV1Api(self._api)
             async for event in stream.stream(batch.list_namespaced_job, self._namespace):
                 self.seen.setdefault(event["object"].metadata.name, time.perf_counter())
-                self.changed.set()
+                self._changed.set()
 
     async def wait(self, names: Iterable[str]) -> None:
-        """Return when all Jobs of these names exist."""
+        """Return when all Jobs of these names exist. Raises TimeoutError, or what ended the watch."""
         missing = set(names)
-        while missing:
-            self.changed.clear()
-            missing -= set(self.seen)
-            if missing:
-                await asyncio.wait_for(self.changed.wait(), 120)
+        async with asyncio.timeout(120):
+            while missing:
+                self._changed.clear()
+                missing -= set(self.seen)
+                if missing:
+                    changed = asyncio.create_task(self._changed.wait())
+                    await asyncio.wait({changed, self.task}, return_when="FIRST_COMPLETED")
+                    changed.cancel()
+                    if self.task.done():
+                        self.task.result()
 
 
-async def measure(server: ApiServer, studies: int, operator: "subprocess.Popen[bytes]") -> bool:
+async def measure(server: ApiServer, studies: int, operator: OperatorProcess) -> bool:
     """Run the phases and print their figures; whether a bar was missed."""
     await config.load_kube_config(config_file=str(server.kubeconfig))
     configuration = client.Configuration.get_default_copy()
@@ -135,15 +138,12 @@ async def measure(server: ApiServer, studies: int, operator: "subprocess.Popen[b
         settings = read({"FINETUNE_DEFAULT_STORAGE": _STORAGE})
         names = [f"study-{i}" for i in range(studies)]
         reference = await bare(kube, names, settings)
-        watch = JobWatch(api, "operator")
-        task = asyncio.create_task(watch.run())
-        await asyncio.sleep(1)
-
-        operator.send_signal(signal.SIGCONT)  # it was stopped while the reference ran
-        await asyncio.sleep(5)
+        operator.start()  # only now: the reference had the machine for itself
+        jobs = JobWatch(api, "operator")
+        await asyncio.sleep(8)
         started = time.perf_counter()
         await _bounded(lambda name: kube.create(study("operator", name)), names, 32)
-        await watch.wait(f"{name}-1" for name in names)
+        await jobs.wait(f"{name}-1" for name in names)
         took = time.perf_counter() - started
         await asyncio.sleep(5)
 
@@ -151,10 +151,11 @@ async def measure(server: ApiServer, studies: int, operator: "subprocess.Popen[b
         for i in range(SINGLE):
             begun = time.perf_counter()
             await kube.create(study("operator", f"single-{i}"))
-            await watch.wait([f"single-{i}-1"])
-            latencies.append(watch.seen[f"single-{i}-1"] - begun)
+            await jobs.wait([f"single-{i}-1"])
+            latencies.append(jobs.seen[f"single-{i}-1"] - begun)
             await asyncio.sleep(0.1)
-        await asyncio.sleep(10)
+        # Without a Job controller no pod ever comes; the operator looks for the reason, for a minute.
+        await asyncio.sleep(EXPLAIN_SECONDS + 15)
         before = _requests(server)
         await asyncio.sleep(QUIET_SECONDS)
         quiet = {
@@ -162,7 +163,7 @@ async def measure(server: ApiServer, studies: int, operator: "subprocess.Popen[b
             for key, n in _requests(server).items()
             if n > before.get(key, 0)
         }
-        task.cancel()
+        jobs.task.cancel()
     latencies.sort()
     rows: list[tuple[str, float, float | None]] = [
         (f"bare client, {studies} studies, s", round(reference, 2), None),
@@ -170,7 +171,7 @@ async def measure(server: ApiServer, studies: int, operator: "subprocess.Popen[b
         ("ratio", round(took / reference, 2), 2.5),
         ("one study until its Job exists, median s", round(latencies[SINGLE // 2], 3), None),
         (f"one study until its Job exists, slowest of {SINGLE}, s", round(latencies[-1], 3), 1),
-        ("operator, peak memory, MB", _peak_memory(operator.pid), 250),
+        ("operator, peak memory, MB", _peak_memory(operator.process.pid), 250),
         (f"writes and lists in {QUIET_SECONDS} quiet seconds", sum(quiet.values()), 0),
     ]
     missed = False
@@ -213,29 +214,18 @@ def main() -> int:
     studies: int = parser.parse_args().studies
     print(describe())
     with tempfile.TemporaryDirectory() as folder, ApiServer(Path(folder)) as server:
-        server.kubectl("apply", "--server-side", "-f", str(CRD))
-        server.kubectl("wait", "--for=condition=Established", "crd/finetunestudies.finetune.dev")
+        server.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
         for namespace in ("bare", "operator"):
             server.kubectl("create", "namespace", namespace)
-        env = {
-            **os.environ,
-            "KUBECONFIG": str(server.kubeconfig),
-            "FINETUNE_DEFAULT_STORAGE": _STORAGE,
-            "FINETUNE_NAMESPACES": "operator",
-            "FINETUNE_METRICS_PORT": "0",
-            "FINETUNE_HEALTH_PORT": "0",
-        }
-        with (Path(folder) / "operator.log").open("wb") as log:
-            operator = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"], env=env, stdout=log, stderr=log
-            )
-        time.sleep(8)
-        operator.send_signal(signal.SIGSTOP)  # the reference has the machine for itself
+        log = Path(folder) / "operator.log"
+        operator = OperatorProcess(server, log, FINETUNE_NAMESPACES="operator")
         try:
             return int(asyncio.run(measure(server, studies, operator)))
+        except TimeoutError:
+            print(log.read_text()[-2000:])
+            raise
         finally:
             operator.kill()
-            operator.wait()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     except ToolMissing as missing:
         skip_unless_ci(missing)
     with started:
-        started.kubectl("apply", "--server-side", "-f", str(CRD))
-        started.kubectl("wait", "--for=condition=Established", "crd/finetunestudies.finetune.dev")
+        started.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
         yield started

@@ -1,12 +1,16 @@
 """The operator against a real API server, garbage collector and Job controller; kubelet is played."""
 
+import json
 import random
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.cluster.conftest import CRD
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 
@@ -187,3 +191,26 @@ def test_pod_template_that_the_api_server_refuses_fails_the_study(
     until("Failed", lambda: studies.state("tickets") == "Failed")
     assert studies.condition("tickets", "Failed")["reason"] == "InvalidPodTemplate"
     assert "nonsense" in studies.condition("tickets", "Failed")["message"]
+
+
+def test_study_that_only_a_newer_operator_can_read_stands_still(
+    operator: OperatorProcess, studies: Studies, server: ApiServer
+) -> None:
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/search/properties/algorithm/enum/-"
+    newer = [{"op": "add", "path": path, "value": "TPE"}]
+    crd = "crd/finetunestudies.finetune.dev"
+    server.kubectl("patch", crd, "--type=json", "-p", json.dumps(newer))
+    until("the newer schema", lambda: _accepted(studies, "tickets", search={"algorithm": "TPE"}))
+    until("Stalled", lambda: studies.condition("tickets", "Stalled").get("status") == "True")
+    assert studies.condition("tickets", "Stalled")["reason"] == "InvalidSpec"
+    assert "spec.search.algorithm" in studies.condition("tickets", "Stalled")["message"]
+    studies.kubectl("delete", "fts", "tickets")
+    server.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
+
+
+def _accepted(studies: Studies, name: str, **changes: Any) -> bool:
+    try:
+        studies.apply(name, **changes)
+    except subprocess.CalledProcessError:
+        return False
+    return True

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.platform import TEAM, Platform
+from tests.e2e.platform import Platform
 
 
 @pytest.fixture(scope="session")
@@ -12,5 +12,6 @@ def platform() -> Iterator[Platform]:
     found = Platform.reach()
     found.install()
     found.team()
+    found.clear()  # what an earlier run may have left
     yield found
-    found.kubectl("delete", "fts", "--all", "-n", TEAM, "--wait")
+    found.clear()

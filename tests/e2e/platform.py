@@ -67,7 +67,7 @@ class Platform:
             return Images(os.environ["E2E_OPERATOR_IMAGE"], os.environ["E2E_TRAINER_IMAGE"], {})
         found = images.provide(self.cluster.runtime(), "operator", "trainer")
         # The development image has no libraries: they are mounted from this checkout's environment.
-        claim = {"claimName": volumes.LIBRARIES_CLAIM, "readOnly": True}
+        claim = {"claimName": volumes.libraries_claim(), "readOnly": True}
         mount = {"name": "libraries", "mountPath": images.LIBRARIES, "readOnly": True}
         template = {
             "spec": {
@@ -126,6 +126,11 @@ class Platform:
     def apply(self, manifest: dict[str, Any]) -> None:
         """`kubectl apply` of a study in the team's namespace."""
         self.kubectl("apply", "-n", TEAM, "-f", "-", stdin=dump_yaml(manifest))
+
+    def clear(self) -> None:
+        """Delete the team's studies; returns when their pods are gone."""
+        self.kubectl("delete", "fts", "--all", "-n", TEAM, "--wait")
+        self.kubectl("wait", "pods", "--all", "-n", TEAM, "--for=delete", "--timeout=120s")
 
     def study(self, name: str) -> dict[str, Any]:
         """The study as the API server has it."""

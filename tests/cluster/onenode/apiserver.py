@@ -95,14 +95,26 @@ class ApiServer:
         self.apiserver.wait_until(self._ready, timeout)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """What kubectl prints as the cluster's administrator; CalledProcessError if it fails."""
-        return subprocess.run(
-            [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
-            input=stdin,
-            check=True,
-            text=True,
-            stdout=subprocess.PIPE,
-        ).stdout
+        """What kubectl prints as the cluster's administrator; CalledProcessError, its words noted, if it fails."""
+        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        try:
+            done = subprocess.run(command, input=stdin, check=True, text=True, capture_output=True)
+        except subprocess.CalledProcessError as error:
+            error.add_note(str(error.stderr))
+            raise
+        return done.stdout
+
+    def serve(self, crd: Path, resource: str) -> None:
+        """Apply a CustomResourceDefinition; returns when its resource (`group/version/plural`) is served."""
+        self.kubectl("apply", "--server-side", "-f", str(crd))
+        group, _, plural = resource.split("/")
+        self.apiserver.wait_until(lambda: self._established(f"{plural}.{group}"), 30)
+        self.kubectl("get", "--raw", f"/apis/{resource}")
+
+    def _established(self, crd: str) -> bool:
+        status = json.loads(self.kubectl("get", "crd", crd, "-o=json")).get("status", {})
+        conditions = status.get("conditions") or []
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
     def kubeconfig_for(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig of another user, e.g. `system:serviceaccount:ns:name` (with its groups)."""

@@ -4,6 +4,7 @@ Restricted Pod Security refuses hostPath volumes, but accepts a claim bound to a
 whose source is one.
 """
 
+import hashlib
 import json
 import sysconfig
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from tests.cluster.onenode.apiserver import ApiServer
 
-LIBRARIES_CLAIM = "libraries"
 STUDIES_CLAIM = "studies"
 
 
@@ -24,6 +24,15 @@ class Volumes:
     studies_folder: Path
 
 
+def libraries_claim() -> str:
+    """The claim on this checkout's libraries: another checkout, which has its own, may use the same node."""
+    return f"libraries-{hashlib.sha256(str(_libraries()).encode()).hexdigest()[:8]}"
+
+
+def _libraries() -> Path:
+    return Path(sysconfig.get_path("purelib"))
+
+
 def provide(server: ApiServer, namespace: str) -> Volumes:
     """Make the namespace (restricted), its volumes and claims; what is there already stays.
 
@@ -33,10 +42,10 @@ def provide(server: ApiServer, namespace: str) -> Volumes:
     studies = server.folder / "volumes" / namespace
     studies.mkdir(parents=True, exist_ok=True)
     studies.chmod(0o777)
-    libraries = Path(sysconfig.get_path("purelib"))
+    claims = (libraries_claim(), STUDIES_CLAIM)
     manifests = [
         _namespace(namespace),
-        *_volume(namespace, LIBRARIES_CLAIM, libraries, "ReadOnlyMany"),
+        *_volume(namespace, claims[0], _libraries(), "ReadOnlyMany"),
         *_volume(namespace, STUDIES_CLAIM, studies, "ReadWriteMany"),
     ]
     server.kubectl(
@@ -49,16 +58,15 @@ def provide(server: ApiServer, namespace: str) -> Volumes:
         "wait",
         f"--namespace={namespace}",
         "--for=jsonpath={.status.phase}=Bound",
-        f"persistentvolumeclaim/{LIBRARIES_CLAIM}",
-        f"persistentvolumeclaim/{STUDIES_CLAIM}",
+        *(f"persistentvolumeclaim/{claim}" for claim in claims),
         "--timeout=30s",
     )
-    return Volumes(LIBRARIES_CLAIM, STUDIES_CLAIM, studies)
+    return Volumes(*claims, studies)
 
 
 def names(namespace: str) -> list[str]:
     """The names of a namespace's PersistentVolumes, which outlive the namespace."""
-    return [f"{namespace}-{claim}" for claim in (LIBRARIES_CLAIM, STUDIES_CLAIM)]
+    return [f"{namespace}-{claim}" for claim in (libraries_claim(), STUDIES_CLAIM)]
 
 
 def _namespace(name: str) -> dict[str, object]:
