@@ -43,15 +43,16 @@ Reason: TypeAlias = Literal[
 """Every reason a condition can carry.
 
 SearchFinished: every planned trial ended. TargetReached: a trial reached `objective.target`.
-BudgetSpent: `maxDurationSeconds` passed. CreatingPods: the Job exists, pods do not run yet. PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd:
-pods of an earlier attempt still run. Running: the driver reports. SuspendRequested:
-`spec.suspend` is true. InvalidSpec: the API server accepted what this operator cannot read. NoStorage:
-neither the study nor the operator names storage. InvalidPodTemplate: the API server refused the Job.
-Forbidden: the API server does not take the study's objects now (a quota, a missing right); tried again.
-DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
+BudgetSpent: `maxDurationSeconds` passed. CreatingPods: the Job exists, pods do not run yet.
+PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd: pods of an earlier attempt
+still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
+cannot run the spec, or this operator is older than the CRD and cannot read it. NoStorage: neither the
+study nor the operator names storage. InvalidPodTemplate: the API server refused the study's objects.
+Forbidden: the API server does not take them now (a quota, a missing right); tried again. DataError,
+ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
-RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result, another
-follows. RetriesExhausted: too many attempts in a row ended without a result.
+RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result,
+another follows. RetriesExhausted: too many attempts in a row ended without a result.
 """
 
 ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}

@@ -12,7 +12,7 @@ _ANNOUNCED: dict[State, str] = {
     "Complete": "Completed",
     "Failed": "Failed",
 }
-_WARNINGS = ("PodsPending", "AttemptFailed", "NoStorage", "Forbidden", "InvalidSpec")
+_WARNINGS = ("PodsPending", "AttemptFailed", "NoStorage", "Forbidden")
 
 
 def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
@@ -23,10 +23,11 @@ def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
     if warning is not None and (warning.reason, _gist(warning.message)) not in said:
         events.append(StudyEvent("Warning", warning.reason, warning.message))
     if new.attempts > old.attempts:
-        events.append(StudyEvent("Normal", "AttemptStarted", new.message))
+        events.append(StudyEvent("Normal", "AttemptStarted", f"attempt {new.attempts} begins"))
     if new.state is not None and new.state != old.state and new.state in _ANNOUNCED:
         kind = "Warning" if new.state == "Failed" else "Normal"
-        events.append(StudyEvent(kind, _ANNOUNCED[new.state], new.message or new.state))
+        ended = f"attempt {new.attempts}, {new.trials.summary} trials ended so far"
+        events.append(StudyEvent(kind, _ANNOUNCED[new.state], new.message or ended))
     return tuple(events)
 
 

@@ -214,14 +214,16 @@ def _running(case: _Case, current: JobView) -> Decision:
 def _searching(case: _Case, current: JobView) -> Decision | None:
     """The driver has the word, as long as there is a pod for it to run in."""
     word = speaks_for(case.progress, current)
+    state: State
     if word is not None and word.phase in ("Finished", "Failed"):
         # The document alone is not believed: the Job has to end too.
         message = "the driver is done, its pod is ending"
-        return Decision(_status(case, "Running", "Running", message))
+        state = "Refitting" if case.study.status.state == "Refitting" else "Running"
+        return Decision(_status(case, state, "Running", message))
     alive = any(pod.running and pod.job_uid == current.uid for pod in case.pods)
     if word is None or word.phase not in ("Searching", "Refitting") or not alive:
         return None
-    state: State = "Refitting" if word.phase == "Refitting" else "Running"
+    state = "Refitting" if word.phase == "Refitting" else "Running"
     moved = _ended_trials(case.findings) > _ended_trials(case.study.status)
     message = _pod_problem(case) or word.message
     return Decision(_status(case, state, "Running", message, failed_attempts=0 if moved else None))

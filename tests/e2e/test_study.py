@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.onenode import volumes
 from tests.e2e.platform import TEAM, Platform, condition, example
 from tests.records import check_records, events_of
 
@@ -95,27 +94,44 @@ def _predicts(model: Path) -> None:
     assert "scipy" in loaded.config.id2label.values()
 
 
+_KILL_DRIVER = """
+import glob, os, signal
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    command = open(path, "rb").read().split(b"\\0")
+    if b"finetune_trainer.driver" in command:
+        os.kill(int(path.split("/")[2]), signal.SIGKILL)
+"""
+
+
 def test_study_survives_the_loss_of_drivers_and_pods(platform: Platform) -> None:
     name = "survives"
     platform.apply(study(name))
-    for _ in range(2):
-        platform.wait("a trial at its rung", lambda: running_trials(platform, name), 240)
+    for term in (1, 2):
+        platform.wait(
+            f"term {term} with a trial at its rung",
+            lambda term=term: _term(platform, name) == term and running_trials(platform, name),
+            240,
+        )
         head = _pod(platform, name, 0)
-        kill = "import os,signal,glob\nfor p in glob.glob('/proc/[0-9]*/cmdline'):\n d=open(p,'rb').read()\n if b'finetune_trainer.driver' in d: os.kill(int(p.split('/')[2]), signal.SIGKILL)"
-        platform.kubectl("exec", "-n", TEAM, head, "--", "python3", "-c", kill)
+        platform.kubectl("exec", "-n", TEAM, head, "--", "python3", "-c", _KILL_DRIVER)
+    platform.wait("term 3", lambda: _term(platform, name) == 3, 120)
     platform.kubectl("delete", "pod", "-n", TEAM, _pod(platform, name, 1), "--wait=false")
     platform.wait("more trials at their rung", lambda: running_trials(platform, name) >= 2, 240)
     platform.kubectl("delete", "pod", "-n", TEAM, _pod(platform, name, 0), "--wait=false")
     done = wait_complete(platform, name)
+    assert _term(platform, name) == 4
     assert done["status"]["trials"]["failed"] == 0
     assert done["status"]["trials"]["summary"] == "8/8"
     check_records(folder(platform, name), 8)
-    jobs = json.loads(
-        platform.kubectl(
-            "get", "jobs", "-n", TEAM, "-l", f"finetune.dev/study={name}", "-o", "json"
-        )
-    )
+    label = f"finetune.dev/study={name}"
+    jobs = json.loads(platform.kubectl("get", "jobs", "-n", TEAM, "-l", label, "-o", "json"))
     assert len(jobs["items"]) == 1
+
+
+def _term(platform: Platform, name: str) -> int:
+    """How many drivers the study has had."""
+    config = ("configmap", f"{name}-progress", "-n", TEAM)
+    return int(platform.kubectl("get", *config, "-o", "jsonpath={.data.term}") or 0)
 
 
 def _pod(platform: Platform, name: str, index: int) -> str:
@@ -182,5 +198,3 @@ def test_what_only_the_data_can_tell_fails_the_study_with_the_field(
     assert failed["reason"] == reason
     assert field in failed["message"]
     assert condition(found, "Stalled") == "True"
-    volumes_kept = volumes.STUDIES_CLAIM
-    assert platform.kubectl("get", "pvc", volumes_kept, "-n", TEAM, "-o", "name").strip()
