@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-fast test-cluster test-e2e check format generate cluster-up cluster-down demo-cluster benchmarks clean
+.PHONY: help install demo test test-fast test-cluster test-e2e check format generate cluster-up cluster-down demo-cluster clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,10 +39,11 @@ demo: examples/data/.prepared ## Run an example study on this machine, without K
 test: test-fast test-cluster test-e2e ## Every test: in process, on a real API server, on a real node
 
 test-fast: examples/data/.prepared ## Tests in process
-	$(PYTHON) -m pytest tests/api tests/operator tests/trainer
+	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/api tests/operator tests/trainer
 
 test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
-	$(PYTHON) -m pytest tests/cluster tests/chart
+	$(PYTHON) -m tests.cluster.onenode build
+	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster tests/chart
 
 test-e2e: examples/data/.prepared ## Tests with real pods on a real one-node cluster
 	$(PYTHON) -m pytest tests/e2e

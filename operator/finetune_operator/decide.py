@@ -280,6 +280,9 @@ def _next_look(age: float) -> float | None:
 def _retry(case: _Case, current: JobView) -> Decision:
     """Give the attempt up: another follows when its pods are gone, unless too many got nowhere."""
     why = current.failed or "pod 0 succeeded without saying that the study is finished"
+    word = speaks_for(case.progress, current)
+    if word is not None and word.message:
+        why = f"{why}; its driver said: {word.message}"
     failures = case.study.status.failed_attempts + 1
     if failures >= case.settings.max_failed_attempts:
         message = f"{failures} attempts in a row got nowhere; the last: {why}"

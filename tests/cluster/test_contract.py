@@ -16,6 +16,7 @@ from tests.cluster.onenode.build import program
 from tests.cluster.random_manifests import random_manifest
 
 MANIFESTS = 2000
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,15 @@ def test_api_server_and_pydantic_agree_on_random_manifests(client: Client) -> No
         assert (status == 201) == (not problem), f"{says}\n{json.dumps(manifest['spec'])}"
         accepted += status == 201
     assert MANIFESTS / 5 < accepted < MANIFESTS * 4 / 5
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_example_is_accepted(client: Client, example: Path) -> None:
+    manifest = load_yaml(example.read_text())
+    parse_study(manifest)
+    manifest["metadata"]["namespace"] = "default"
+    status, answer = client.dry_run(manifest)
+    assert status == 201, answer
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "finetune"
 SYSTEM = "finetune-system"
 TEAM = "nlp"
+_OFFLINE = {"name": "HF_HUB_OFFLINE", "value": "1"}  # a node without internet: never ask the hub
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -72,7 +73,7 @@ class Platform:
         template = {
             "spec": {
                 "volumes": [{"name": "libraries", "persistentVolumeClaim": claim}],
-                "containers": [{"name": "trainer", "volumeMounts": [mount]}],
+                "containers": [{"name": "trainer", "volumeMounts": [mount], "env": [_OFFLINE]}],
             }
         }
         return Images(found["operator"], found["trainer"], template)

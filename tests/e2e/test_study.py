@@ -105,7 +105,7 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 
 def test_study_survives_the_loss_of_drivers_and_pods(platform: Platform) -> None:
     name = "survives"
-    platform.apply(study(name))
+    platform.apply(study(name, refit=False))
     for term in (1, 2):
         platform.wait(
             f"term {term} with a trial at its rung",
@@ -150,7 +150,7 @@ def _pod(platform: Platform, name: str, index: int) -> str:
 
 def test_suspended_study_goes_on_from_its_records(platform: Platform) -> None:
     name = "suspended"
-    platform.apply(study(name, budget={"maxTrials": 4}))
+    platform.apply(study(name, budget={"maxTrials": 4}, refit=False))
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 240)
     _patch(platform, name, {"suspend": True})
     platform.wait("the pods to go", lambda: not platform.pods(name), 60)

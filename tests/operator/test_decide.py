@@ -164,7 +164,10 @@ def test_failed_attempt_is_deleted_and_another_follows_when_its_pods_are_gone() 
 
 def test_attempts_that_get_nowhere_end_the_study() -> None:
     status = StudyStatus(attempts=5, failed_attempts=4)
-    decision = decide(study(status), observed(job(5, failed="BackoffLimitExceeded")), SETTINGS, NOW)
+    said = progress("Preparing", message="the driver starts again: the hub cannot be reached")
+    gone = observed(job(5, failed="BackoffLimitExceeded"), document=said)
+    decision = decide(study(status), gone, SETTINGS, NOW)
+    assert "the hub cannot be reached" in decision.status.message
     assert true_conditions(decision.status) == {"Failed", "Stalled"}
     assert "5 attempts in a row" in decision.status.message
 

@@ -1,6 +1,7 @@
 """The whole driver on this machine, with real Ray, model and data: killed, interrupted, gone on with."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -83,6 +84,22 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
     assert max(float(row["value"]) for row in rows) == pytest.approx(status["best"]["value"])
     assert (into / "model" / "model.safetensors").is_file()
     assert not list((into / "checkpoints").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(("name", "metric"), [("parameters", "f1_micro"), ("regression", "rmse")])
+def test_example_runs_to_its_end(name: str, metric: str, examples: Path, tmp_path: Path) -> None:
+    manifest = load_yaml((ROOT / "examples" / f"{name}.yaml").read_text())
+    manifest["spec"]["hyperparameters"]["epochs"] = 1
+    path = examples / f"{name}.yaml"
+    path.write_text(dump_yaml(manifest))
+    run = start(path, tmp_path / "run")
+    assert run.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
+    trials = status["trials"]
+    assert trials["completed"] == trials["planned"] > 1
+    test, constant = status["final"]["testMetrics"][metric], status["final"]["baseline"][metric]
+    assert math.isfinite(test)
+    assert constant > 0
 
 
 def test_data_that_cannot_be_used_fail_the_run_with_the_field(

@@ -96,6 +96,11 @@ class Driver:
                 snapshot = self._search()
         except StudyError as error:
             return self._publish("Failed", error.reason, str(error))
+        except Fenced:
+            raise
+        except Exception as error:  # any: it is told, and raised again
+            self._publish("Preparing", "AttemptFailed", f"the driver starts again: {_gist(error)}")
+            raise
         if snapshot.outcome is None:
             return self._publish(
                 "Drained", "SuspendRequested", "saved and stopped as told", snapshot.findings
@@ -171,6 +176,13 @@ class Driver:
         )
         self._place.sink.publish(progress)
         return progress
+
+
+def _gist(error: Exception) -> str:
+    """What happened, in one line; Ray wraps what a task or actor raised in a traceback."""
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
 
 
 class _Repeat:

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 import signal
 import tempfile
 from pathlib import Path
 
 from tests.cluster.onenode import images, volumes
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import build_all, program
+from tests.cluster.onenode.build import ToolMissing, build_all, program
 from tests.cluster.onenode.cluster import Cluster
 
 
@@ -33,7 +34,12 @@ def main() -> None:
     cluster = Cluster()
     match args.command:
         case "build":
-            build_all()
+            try:
+                build_all()
+            except ToolMissing as missing:
+                if os.environ.get("CI"):
+                    raise
+                print(f"not built, tests that need it are skipped: {missing}")
         case "program":
             print(program(args.name))
         case "up":

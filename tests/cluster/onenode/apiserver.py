@@ -106,7 +106,7 @@ class ApiServer:
 
     def serve(self, crd: Path, resource: str) -> None:
         """Apply a CustomResourceDefinition; returns when its resource (`group/version/plural`) is served."""
-        self.kubectl("apply", "--server-side", "-f", str(crd))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd))
         group, _, plural = resource.split("/")
         self.apiserver.wait_until(lambda: self._established(f"{plural}.{group}"), 30)
         self.kubectl("get", "--raw", f"/apis/{resource}")
