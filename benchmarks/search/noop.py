@@ -105,7 +105,11 @@ def main() -> int:
     spec = study(trials).spec
     with tempfile.TemporaryDirectory() as folder:
         ray.init(
-            num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            address="local",
+            num_cpus=SLOTS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
         )
         broker = start_broker(spec, folder, 1, ())
         ray.get(broker.snapshot.remote(spec.budget))

@@ -115,6 +115,7 @@ class Driver:
             cpus = max(1, round(self._place.resources.cpus * self._place.slots))
             gpus = round(self._place.resources.gpus * self._place.slots)
             ray.init(
+                address="local",  # whatever else runs on this machine
                 num_cpus=cpus,
                 num_gpus=gpus,
                 include_dashboard=False,
