@@ -59,7 +59,12 @@ class _Buildah:
         self._signatures = f"--signature-policy={policy}"
 
     def __call__(self, *arguments: str) -> None:
-        subprocess.run([*self._command, *arguments], check=True, stdout=sys.stderr)
+        command = [*self._command, *arguments]
+        try:
+            subprocess.run(command, check=True, text=True, capture_output=True)
+        except subprocess.CalledProcessError as error:
+            error.add_note(f"{error.stdout}{error.stderr}"[-4000:])
+            raise
 
     def pull(self, image: BuiltImage) -> None:
         command = [*self._command, "images", "--quiet", image.reference]
