@@ -165,8 +165,10 @@ class Scheduler(Model):
 class Search(Model):
     """How trials are proposed and scheduled."""
 
-    algorithm: Literal["Grid", "Random"]
-    """Grid tries every combination of finite domains; Random draws independently."""
+    algorithm: Literal["Grid", "Random", "QuasiRandom", "TPE"]
+    """Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
+    space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
+    Parzen estimators, after 10 trials at random)."""
 
     seed: int = Field(0, ge=0, le=4294967295)
     """Seed of proposals and of the trials' training."""
@@ -371,10 +373,10 @@ _SPEC_RULES = (
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.search.algorithm != 'Random' || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
-        message="with algorithm Random the budget must have maxTrials or maxDurationSeconds",
+        cel="self.search.algorithm == 'Grid' || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
+        message="unless algorithm is Grid the budget must have maxTrials or maxDurationSeconds",
         holds=lambda self: (
-            self.search.algorithm != "Random"
+            self.search.algorithm == "Grid"
             or self.budget.max_trials is not None
             or self.budget.max_duration_seconds is not None
         ),
@@ -439,7 +441,7 @@ class StudySpec(Model):
     search_spaces: list[SearchSpace] = Field(
         min_length=1, max_length=MAX_SPACES, json_schema_extra=ATOMIC
     )
-    """One space, or alternatives: Grid walks one after the other, Random draws one of them first."""
+    """One space, or alternatives: Grid walks one after the other, the others choose one for each trial."""
 
     search: Search
     budget: Budget = Budget()

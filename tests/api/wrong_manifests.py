@@ -161,7 +161,7 @@ WRONG = (
         "Random without an end",
         {"spec.budget": {}},
         "spec.budget",
-        "with algorithm Random the budget must have maxTrials or maxDurationSeconds",
+        "unless algorithm is Grid the budget must have maxTrials or maxDurationSeconds",
     ),
     Wrong(
         "fixed and searched",

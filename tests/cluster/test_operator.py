@@ -197,10 +197,10 @@ def test_study_that_only_a_newer_operator_can_read_stands_still(
     operator: OperatorProcess, studies: Studies, server: ApiServer
 ) -> None:
     path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/search/properties/algorithm/enum/-"
-    newer = [{"op": "add", "path": path, "value": "TPE"}]
+    newer = [{"op": "add", "path": path, "value": "Oracle"}]
     crd = "crd/finetunestudies.finetune.dev"
     server.kubectl("patch", crd, "--type=json", "-p", json.dumps(newer))
-    until("the newer schema", lambda: _accepted(studies, "tickets", search={"algorithm": "TPE"}))
+    until("the newer schema", lambda: _accepted(studies, "tickets", search={"algorithm": "Oracle"}))
     until("Stalled", lambda: studies.condition("tickets", "Stalled").get("status") == "True")
     assert studies.condition("tickets", "Stalled")["reason"] == "InvalidSpec"
     assert "spec.search.algorithm" in studies.condition("tickets", "Stalled")["message"]

@@ -1,18 +1,22 @@
 """What is tried: within bounds, never twice, the same whatever happened to earlier trials."""
 
 import json
+import math
 import random
 from collections import Counter
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import qmc
 
 from finetune_api.hyperparameters import resolve
 from finetune_api.spaces import IntegerDomain, NumericDomain
 from finetune_api.study import StudySpec
-from finetune_trainer.search.proposals import Params, Proposer, grid, grid_size
-from tests.trainer.search_studies import study_spec
+from finetune_trainer.search.domains import Params, grid, grid_size
+from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.trials import Trial
+from tests.trainer.search_studies import CONTINUOUS, accuracy, epoch_done, study_spec
 
 CONDITIONAL = {
     "optimizer": {"values": ["AdamW", "SGD", "RMSprop"]},
@@ -195,15 +199,114 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
     return space
 
 
+def modelled(spec: StudySpec, count: int) -> list[Trial]:
+    """`count` trials at most, each trained to its end before the next is proposed."""
+    proposer = Proposer(spec)
+    trials: list[Trial] = []
+    while len(trials) < count and (params := proposer.propose(trials)) is not None:
+        proposer.record(params)
+        done = epoch_done(len(trials), 9, accuracy(params, 9))
+        trials.append(Trial(len(trials), params, "Completed", epochs=[done], best=done))
+    return trials
+
+
+def tpe_spec(*spaces: dict[str, Any], seed: int = 7) -> StudySpec:
+    return study_spec(searchSpaces=list(spaces), search={"algorithm": "TPE", "seed": seed})
+
+
+def test_quasi_random_trials_cover_the_space_more_evenly_than_random_ones() -> None:
+    space = {
+        "weightDecay": {"min": 0.0, "max": 1.0},
+        "momentum": {"min": 0.0, "max": 0.9},
+    }
+
+    def unevenness(algorithm: str) -> float:
+        spec = study_spec(searchSpaces=[space], search={"algorithm": algorithm, "seed": 3})
+        points = [[p["weightDecay"], float(p["momentum"]) / 0.9] for p in proposals(spec, 64)]
+        return float(qmc.discrepancy(points))
+
+    assert unevenness("QuasiRandom") < unevenness("Random") / 3
+
+
+def test_quasi_random_exhausts_a_finite_space() -> None:
+    spec = study_spec(searchSpaces=[CONDITIONAL], search={"algorithm": "QuasiRandom"})
+    assert len(proposals(spec)) == grid_size(spec.spaces)
+
+
+def test_tpe_draws_near_what_did_well() -> None:
+    far = {}
+    for algorithm in ("Random", "TPE"):
+        spec = study_spec(searchSpaces=[CONTINUOUS], search={"algorithm": algorithm, "seed": 5})
+        rates = [float(trial.params["learningRate"]) for trial in modelled(spec, 60)[30:]]
+        far[algorithm] = sum(abs(math.log10(rate / 1e-3)) for rate in rates) / len(rates)
+    assert far["TPE"] < far["Random"] * 2 / 3
+
+
+def test_tpe_prefers_the_better_of_two_spaces() -> None:
+    good = {"learningRate": {"min": 5e-4, "max": 2e-3, "scale": "Log"}}
+    bad = {"learningRate": {"min": 1e-7, "max": 1e-6, "scale": "Log"}}
+    rates = [float(t.params["learningRate"]) for t in modelled(tpe_spec(bad, good), 40)[15:]]
+    assert sum(rate > 1e-4 for rate in rates) > 2 * len(rates) / 3
+
+
+def test_tpe_exhausts_a_finite_space_and_repeats_nothing() -> None:
+    spec = tpe_spec(CONDITIONAL, {"batchSize": {"values": [8, 64]}})
+    made = modelled(spec, 100)
+    assert len({json.dumps(t.params, sort_keys=True) for t in made}) == len(made)
+    assert len(made) == grid_size(spec.spaces)
+
+
+def test_tpe_spreads_trials_that_run_side_by_side() -> None:
+    spec = tpe_spec(CONTINUOUS)
+    done = modelled(spec, 20)
+
+    def proposal(running: list[Trial]) -> float:
+        proposer = Proposer(spec)
+        for trial in done:
+            proposer.record(trial.params)
+        params = proposer.propose([*done, *running])
+        assert params is not None
+        return float(params["learningRate"])
+
+    alone = proposal([])
+    beside = [Trial(20 + n, {"learningRate": alone * (1 + n / 100)}, "Running") for n in range(8)]
+    assert abs(math.log10(proposal(beside) / alone)) > 0.1
+
+
+def test_tpe_learns_from_every_fate_of_a_trial() -> None:
+    spec = tpe_spec(CONDITIONAL)
+    done = epoch_done(0, 3, 0.4)
+    params = [{"optimizer": "AdamW", "batchSize": 8}, {"optimizer": "AdamW", "batchSize": 16}]
+    trials = [
+        Trial(0, params[0], "Stopped", epochs=[done], best=done),
+        Trial(1, params[1], "Diverged"),
+        Trial(2, {"optimizer": "SGD", "momentum": 0.5, "batchSize": 8}, "Failed"),
+        Trial(3, {"batchSize": 7}, "Completed"),  # of another version's making
+        Trial(4, {"optimizer": "SGD", "momentum": 0.9, "batchSize": 8}, "Running"),
+    ]
+    proposer = Proposer(spec)
+    for trial in trials:
+        proposer.record(trial.params)
+    found = proposer.propose(trials)
+    assert found is not None
+    assert _fits(found, spec.spaces[0].domains())
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(spaces(), min_size=1, max_size=3), st.integers(0, 2**32 - 1))
+@given(
+    st.lists(spaces(), min_size=1, max_size=3),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([("Random", 25), ("QuasiRandom", 25), ("TPE", 14)]),
+)
 def test_proposals_are_within_bounds_active_distinct_and_resume_anywhere(
-    found: list[dict[str, Any]], seed: int
+    found: list[dict[str, Any]], seed: int, searcher: tuple[str, int]
 ) -> None:
+    algorithm, count = searcher
     spec = study_spec(
-        hyperparameters=None, searchSpaces=found, search={"algorithm": "Random", "seed": seed}
+        hyperparameters=None, searchSpaces=found, search={"algorithm": algorithm, "seed": seed}
     )
-    made = proposals(spec, 25)
+    trials = modelled(spec, count)
+    made = [trial.params for trial in trials]
     assert len({json.dumps(params, sort_keys=True) for params in made}) == len(made)
     for params in made:
         assert json.loads(json.dumps(params)) == params
@@ -214,7 +317,7 @@ def test_proposals_are_within_bounds_active_distinct_and_resume_anywhere(
         cut = random.Random(seed).randrange(len(made))
         for params in made[:cut]:
             again.record(params)
-        assert again.propose() == made[cut]
+        assert again.propose(trials[:cut]) == made[cut]
 
 
 def _fits(params: Params, domains: dict[str, Any]) -> bool:

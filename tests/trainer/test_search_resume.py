@@ -35,6 +35,23 @@ STUDIES: dict[str, StudySpec] = {
 }
 
 
+CONDITIONAL = {
+    **CONTINUOUS,
+    "batchSize": {"min": 4, "max": 64, "step": 4},
+    "optimizer": {"values": ["AdamW", "SGD"]},
+    "momentum": {"min": 0.1, "max": 0.9, "when": {"optimizer": ["SGD"]}},
+}
+MODELLED = {
+    algorithm: study_spec(
+        search={**ASHA, "algorithm": algorithm},
+        searchSpaces=[CONDITIONAL, CONTINUOUS],
+        budget={"maxTrials": 24},
+    )
+    for algorithm in ("QuasiRandom", "TPE")
+}
+"""Other ways to propose, with conditions and a list of spaces, and trials enough for a model."""
+
+
 def _undisturbed(spec: StudySpec, root: Path) -> tuple[Driver, int]:
     """The study run in one go, and how many writes and deletes it took."""
     storage = Failing(*_parts(root), crash_before, 0, [])
@@ -85,8 +102,9 @@ def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: 
         assert 0 <= repeated <= max(spec.max_epochs - 3, 2)
 
 
-def test_killed_again_and_again_it_still_ends_the_same(tmp_path: Path) -> None:
-    spec = STUDIES["asha"]
+@pytest.mark.parametrize("name", ["asha", *MODELLED])
+def test_killed_again_and_again_it_still_ends_the_same(name: str, tmp_path: Path) -> None:
+    spec = {**STUDIES, **MODELLED}[name]
     reference, _ = _undisturbed(spec, tmp_path / "reference")
     clock, items = Clock(), []
     for term in range(1, 200):

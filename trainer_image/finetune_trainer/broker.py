@@ -91,6 +91,8 @@ class Broker:
                     self._recalled = False
                     self._write([ev.RefitStarted(time.time(), decision.trial, slot)])
                     return decision
+                case End() if self._state.ended is None and not self._draining:
+                    continue  # it has just come about: first into the records with it
                 case End() if not self._in_flight():
                     if not self._draining:
                         self._outcome = decision

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_api.study import StudySpec
-from finetune_trainer.search.proposals import grid_size, values_of
+from finetune_trainer.search.domains import grid_size, values_of
 from finetune_trainer.search.rungs import rung_epochs
 
 

@@ -10,7 +10,8 @@ from typing import TypeAlias
 from finetune_api.metrics import score
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.proposals import Params, Proposer, grid_size
+from finetune_trainer.search.domains import Params, grid_size
+from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.rungs import Rung, rung_epochs
 from finetune_trainer.search.trials import Trial, TrialStatus
 
@@ -279,13 +280,15 @@ class StudyState:
         promotable = (rung.promotable() for rung in reversed(self._levels))
         return next((self.trials[number] for number in promotable if number is not None), None)
 
-    def next_new(self, budget: Budget) -> Trial | None:
-        """The next new trial, not part of the state yet; None if budget or space have no more."""
-        number = len(self.trials)
-        if budget.max_trials is not None and number >= budget.max_trials:
-            return None
-        params = self._proposer.propose()
-        return Trial(number, params) if params is not None else None
+    def has_new(self, budget: Budget) -> bool:
+        """Whether budget and space leave room for a new trial."""
+        spent = budget.max_trials is not None and len(self.trials) >= budget.max_trials
+        return not spent and not self._proposer.exhausted
+
+    def next_new(self) -> Trial | None:
+        """The next new trial, not part of the state yet; None, and `has_new` no more, if the space is walked."""
+        params = self._proposer.propose(self.trials)
+        return Trial(len(self.trials), params) if params is not None else None
 
     def _seed(self, trial: int) -> int:
         digest = hashlib.sha256(f"{self.spec.search.seed}/{trial}".encode()).digest()
@@ -305,22 +308,29 @@ def next_item(state: StudyState, budget: Budget, now: float) -> Decision:
     """What a free slot should do, by the records so far and the budget as it stands."""
     if state.ended is not None:
         return _after_search(state)
-    spent = _spent(state, budget, now)
-    if spent is not None:
-        return spent
-    trial = state.next_continued() or state.next_new(budget)
-    if trial is None:
-        return Wait() if state.running else _finished(state)
+    ending = search_ending(state, budget, now)
+    if ending is not None:
+        return ending
     limit = budget.max_parallel_trials
     if limit is not None and len(state.running) >= limit:
         return Wait()
-    return state.item(trial)
+    trial = state.next_continued()
+    if trial is None and state.has_new(budget):
+        trial = state.next_new()
+    if trial is not None:
+        return state.item(trial)
+    return Wait() if state.running else _finished(state)
 
 
 def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
     """Why the search is over at `now`; None while it goes on, or once its end is in the records."""
-    decision = next_item(state, budget, now) if state.ended is None else None
-    return decision if isinstance(decision, End) else None
+    if state.ended is not None:
+        return None
+    spent = _spent(state, budget, now)
+    if spent is not None:
+        return spent
+    more = state.running or state.next_continued() is not None or state.has_new(budget)
+    return None if more else _finished(state)
 
 
 def _spent(state: StudyState, budget: Budget, now: float) -> End | None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from finetune_trainer.search.domains import Params
 from finetune_trainer.search.events import EpochDone
-from finetune_trainer.search.proposals import Params
 
 TrialStatus: TypeAlias = Literal[
     "Pending", "Running", "Paused", "Completed", "Stopped", "Diverged", "Failed"

@@ -1,0 +1,160 @@
+"""Tree-structured Parzen estimators, by Optuna: a model of which parameters do well, told by the records.
+
+Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; the multivariate form of
+Falkner et al., "BOHB", ICML 2018. Optuna's study is built anew for each proposal and seeded by the trial's
+number, so a proposal is a function of the records. Trials that run count as bad ones ("constant liar"),
+so that parallel trials spread out; trials that stopped at a rung count below those that went further.
+"""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from finetune_api.hyperparameters import Scalar
+from finetune_api.metrics import score
+from finetune_api.spaces import ChoiceDomain, Domain, IntegerDomain, NumericDomain, Steps
+from finetune_api.study import StudySpec
+from finetune_trainer.search.domains import Params, conditions_last, is_active, rounded
+from finetune_trainer.search.trials import Trial
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_SPACE = "space"
+
+_Point: TypeAlias = dict[str, Scalar]
+"""Optuna's parameters: which space, and a coordinate for each of its active domains."""
+
+
+class TreeParzen:
+    """Proposes what Optuna's sampler makes of the trials so far."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._seed = spec.search.seed
+        self._direction = spec.objective.direction
+        self._spaces = [
+            [(name, _Axis(f"{index}/{name}", domain)) for name, domain in conditions_last(space)]
+            for index, space in enumerate(spec.spaces)
+        ]
+
+    def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Params:
+        digest = hashlib.sha256(f"{self._seed}/{number}/{attempt}".encode()).digest()
+        with warnings.catch_warnings():
+            # Conditions need `group`, which Optuna 5 (pinned) calls experimental.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = TPESampler(
+                seed=int.from_bytes(digest[:4], "big"),
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        study.add_trials([self._told(trial) for trial in trials])
+        return self._suggest(study.ask())
+
+    def _suggest(self, trial: optuna.Trial) -> Params:
+        choice = 0
+        if len(self._spaces) > 1:
+            choice = trial.suggest_categorical(_SPACE, range(len(self._spaces)))
+        params: Params = {}
+        for name, axis in self._spaces[choice]:
+            if is_active(axis.domain, params):
+                params[name] = axis.suggest(trial)
+        return params
+
+    def _told(self, trial: Trial) -> FrozenTrial:
+        """The trial as Optuna knows trials: complete, pruned at an epoch, running, or of no use."""
+        point, distributions = self._point(trial.params)
+        known: dict[str, Any] = {"params": point, "distributions": distributions}
+        if trial.status == "Failed":
+            return create_trial(state=TrialState.FAIL, **known)
+        if trial.status == "Completed" and trial.best is not None:
+            value = score(trial.best.value, self._direction)
+            if math.isfinite(value):
+                return create_trial(value=value, **known)
+        if trial.epochs and trial.status != "Diverged":
+            last = trial.epochs[-1]
+            reached = {last.epoch: score(last.value, self._direction)}
+            return create_trial(state=TrialState.PRUNED, intermediate_values=reached, **known)
+        running = trial.status in ("Pending", "Running")
+        return create_trial(state=TrialState.RUNNING if running else TrialState.PRUNED, **known)
+
+    def _point(self, params: Params) -> tuple[_Point, dict[str, BaseDistribution]]:
+        """What `_suggest` would have been told to give these parameters, in the first space that can."""
+        for choice, space in enumerate(self._spaces):
+            point: _Point = {}
+            kinds: dict[str, BaseDistribution] = {}
+            for name, axis in space:
+                if name in params and is_active(axis.domain, params):
+                    coordinate = axis.coordinate(params[name])
+                    if coordinate is None:
+                        break
+                    point[axis.name], kinds[axis.name] = coordinate, axis.distribution
+            else:
+                if len(point) == len(params):
+                    if len(self._spaces) > 1:
+                        point[_SPACE] = choice
+                        kinds[_SPACE] = CategoricalDistribution(range(len(self._spaces)))
+                    return point, kinds
+        return {}, {}  # of an earlier version's making: it teaches nothing
+
+
+class _Axis:
+    """A domain as one of Optuna's: steps and lists of numbers by their index, in ascending order."""
+
+    def __init__(self, name: str, domain: Domain) -> None:
+        self.name = name
+        self.domain = domain
+        self._steps: Sequence[Scalar] | None = None
+        self.distribution = self._make()
+
+    def _make(self) -> BaseDistribution:
+        if isinstance(self.domain, ChoiceDomain):
+            return CategoricalDistribution(self.domain.values)
+        numeric = cast(NumericDomain, self.domain)
+        values = numeric.finite_values()
+        if values is not None:
+            self._steps = values if isinstance(values, Steps) else sorted(values)
+            return IntDistribution(0, len(values) - 1)
+        low, high, log = cast(Any, numeric.min), cast(Any, numeric.max), numeric.scale == "Log"
+        if isinstance(numeric, IntegerDomain):
+            return IntDistribution(low, high, log=log)
+        return FloatDistribution(low, high, log=log)
+
+    def suggest(self, trial: optuna.Trial) -> Scalar:
+        """A value of the domain."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return cast(Scalar, trial.suggest_categorical(self.name, choices))
+            case IntDistribution(low=low, high=high, log=log):
+                whole = trial.suggest_int(self.name, low, high, log=log)
+                return whole if self._steps is None else self._steps[whole]
+            case FloatDistribution(low=low, high=high, log=log):
+                real = trial.suggest_float(self.name, low, high, log=log)
+                return rounded(cast(NumericDomain, self.domain), real)
+        raise TypeError(f"no suggestion from {self.distribution}")
+
+    def coordinate(self, value: Scalar) -> Scalar | None:
+        """Where `value` is on this axis; None if it is not."""
+        if isinstance(self.domain, ChoiceDomain):
+            return value if value in self.domain.values else None
+        numeric = cast(NumericDomain, self.domain)
+        if self._steps is None:
+            low, high = cast(Any, numeric.min), cast(Any, numeric.max)
+            return value if low <= cast(float, value) <= high else None
+        if not isinstance(self._steps, Steps):
+            return self._steps.index(value) if value in self._steps else None
+        step = numeric.step or 1
+        index = round((float(value) - cast(float, numeric.min)) / step)
+        return index if 0 <= index < len(self._steps) and self._steps[index] == value else None
