@@ -23,6 +23,7 @@ Reason: TypeAlias = Literal[
     "SearchFinished",
     "TargetReached",
     "BudgetSpent",
+    "NoImprovement",
     "CreatingPods",
     "PodsPending",
     "WaitingForPodsToEnd",
@@ -43,7 +44,8 @@ Reason: TypeAlias = Literal[
 """Every reason a condition can carry.
 
 SearchFinished: every planned trial ended. TargetReached: a trial reached `objective.target`.
-BudgetSpent: `maxDurationSeconds` passed. CreatingPods: the Job exists, pods do not run yet.
+BudgetSpent: `maxDurationSeconds` or `maxGpuHours` passed. NoImprovement: as many trials in a row as
+`maxTrialsWithoutImprovement` were no better. CreatingPods: the Job exists, pods do not run yet.
 PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd: pods of an earlier attempt
 still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
 cannot run the spec, or this operator is older than the CRD and cannot read it. NoStorage: neither the

@@ -191,6 +191,13 @@ class Budget(Model):
     max_duration_seconds: int | None = Field(None, ge=1, le=31536000)
     """Wall-clock seconds of searching, over all attempts, after which no new work starts."""
 
+    max_gpu_hours: float | None = Field(None, gt=0, le=1000000)
+    """GPU hours of training, over all trials and attempts, after which no new work starts."""
+
+    max_trials_without_improvement: int | None = Field(None, ge=1, le=10000)
+    """The search ends when this many trials in a row have reached their first rung, or ended, without a
+    new best value of the objective."""
+
 
 def _quantity(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str) or not is_quantity(value):

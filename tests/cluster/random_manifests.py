@@ -97,7 +97,12 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "hyperparameters": {
             json_name(name): _number(rng, name) for name in rng.sample(list(_NUMERIC), 2)
         },
-        "budget": {"maxTrials": rng.randint(1, 50), "maxFailedTrials": rng.randint(0, 5)},
+        "budget": {
+            "maxTrials": rng.randint(1, 50),
+            "maxFailedTrials": rng.randint(0, 5),
+            "maxGpuHours": rng.choice([0.5, 8]),
+            "maxTrialsWithoutImprovement": rng.randint(1, 20),
+        },
         "refit": rng.random() < 0.5,
         "cluster": {
             "workers": rng.randint(1, 8),

@@ -294,6 +294,37 @@ def test_seconds_are_counted_over_all_terms_without_the_time_between() -> None:
     assert desk.end() == End("BudgetSpent", "spec.budget.maxDurationSeconds = 60 passed")
 
 
+def test_gpu_hours_are_counted_over_all_trials() -> None:
+    desk = Desk(budget={"maxTrials": 12, "maxGpuHours": 0.0025})  # 9 seconds
+    desk.train(desk.start(), 0.5)  # nine epochs of half a second on a GPU
+    assert isinstance(desk.next(), TrainItem)
+    desk.train(desk.start(), 0.5)
+    assert desk.end() == End("BudgetSpent", "spec.budget.maxGpuHours = 0.0025 passed")
+
+
+def test_the_search_ends_when_trials_in_a_row_are_no_better() -> None:
+    budget = {"maxTrials": 12, "maxTrialsWithoutImprovement": 2}
+    desk = Desk(search=ASHA, budget=budget)
+    for value in (0.3, 0.2):
+        desk.train(desk.start(), value)
+    desk.train(desk.start(), 0.4)  # better: counted anew
+    desk.train(desk.start(), 0.5)  # its promotion is no new trial
+    assert desk.state.trials_since_best == 0
+    desk.fail(desk.start(), "Diverged")
+    assert isinstance(desk.next(), TrainItem)
+    desk.train(desk.start(), 0.1)
+    assert desk.end() == End("NoImprovement", "2 trials in a row were no better")
+    assert isinstance(desk.next(), RefitItem)
+
+
+def test_an_edited_budget_lets_an_idle_search_go_on() -> None:
+    desk = Desk(budget={"maxTrials": 12, "maxTrialsWithoutImprovement": 1})
+    for value in (0.3, 0.2):
+        desk.train(desk.start(), value)
+    assert isinstance(desk.next(), End)
+    assert isinstance(desk.next(Budget(max_trials=12, max_trials_without_improvement=9)), TrainItem)
+
+
 def test_a_clock_that_goes_back_takes_nothing_off() -> None:
     desk = Desk()
     desk.state.apply(ev.Proposed(desk.now + 50, 0, {"learningRate": 1e-3}))

@@ -7,8 +7,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from scipy.stats import qmc
-
 from finetune_api.study import StudySpec
 from finetune_trainer.search.domains import (
     Params,
@@ -113,6 +111,8 @@ class _Sobol:
     """
 
     def __init__(self, spec: StudySpec) -> None:
+        from scipy.stats import qmc  # large, and the driver does not need it
+
         self._spaces = [conditions_last(space) for space in spec.spaces]
         dimensions = 1 + max(len(space) for space in self._spaces)
         self._engine = qmc.Sobol(dimensions, scramble=True, rng=spec.search.seed)

@@ -83,6 +83,13 @@ class StudyState:
         self._ranking: list[tuple[float, int]] = []
         """Heap of (-score, trial); entries that are not the trial's best any more are skipped."""
 
+        self._best_score = -math.inf
+        self._improver: int | None = None
+        """The trial that brought the best score."""
+
+        self.trials_since_best = 0
+        """Trials in a row that reached their first rung, or ended, without a new best value."""
+
         self._elapsed = 0.0
         self._term_began: float | None = None
         self._last_time = 0.0
@@ -153,11 +160,16 @@ class StudyState:
         if trial.best is None or self._score(event) > self._score(trial.best):
             trial.best = event
         heapq.heappush(self._ranking, (-self._score(trial.best), trial.number))
+        if self._score(event) > self._best_score:
+            self._best_score, self._improver = self._score(event), trial.number
+            self.trials_since_best = 0
 
     def _reached(self, trial: Trial, stopped_early: bool) -> None:
         self.running.discard(trial.number)
         trial.stopped_early = stopped_early
         trial.status = "Completed"
+        if trial.level == 0:
+            self.trials_since_best += trial.number != self._improver
         if trial.level < len(self._levels):
             rung = self._levels[trial.level]
             if stopped_early:
@@ -192,6 +204,7 @@ class StudyState:
     def _close(self, trial: Trial, status: TrialStatus, failure_class: str, message: str) -> None:
         trial.status, trial.failure_class, trial.message = status, failure_class, message
         self.failed += status == "Failed"
+        self.trials_since_best += trial.level == 0
 
     def _end(self, event: ev.SearchEnded) -> None:
         if self._term_began is not None:
@@ -345,6 +358,12 @@ def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
     limit = budget.max_duration_seconds
     if limit is not None and state.elapsed(now) >= limit:
         return End("BudgetSpent", f"spec.budget.maxDurationSeconds = {limit} passed")
+    hours = budget.max_gpu_hours
+    if hours is not None and state.gpu_seconds >= hours * 3600:
+        return End("BudgetSpent", f"spec.budget.maxGpuHours = {hours:g} passed")
+    patience = budget.max_trials_without_improvement
+    if patience is not None and state.trials_since_best >= patience and best is not None:
+        return End("NoImprovement", f"{state.trials_since_best} trials in a row were no better")
     return None
 
 
