@@ -45,6 +45,22 @@ class Steps(Sequence[Scalar]):
     def __len__(self) -> int:
         return self._count
 
+    def __contains__(self, value: object) -> bool:
+        index = self._nearest(value)
+        return index is not None and 0 <= index < self._count and self[index] == value
+
+    def index(self, value: Scalar, start: int = 0, stop: int | None = None) -> int:
+        """Where `value` stands, without a walk. Raises ValueError if it is not there."""
+        index = self._nearest(value) if value in self else None
+        if index is None or not start <= index < (self._count if stop is None else stop):
+            raise ValueError(f"{value!r} is not in {self._low}, {self._low + self._step}, …")
+        return index
+
+    def _nearest(self, value: object) -> int | None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return round((value - self._low) / self._step)
+
     @overload
     def __getitem__(self, index: int) -> Scalar: ...
     @overload

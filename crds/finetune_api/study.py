@@ -173,6 +173,9 @@ class Search(Model):
     seed: int = Field(0, ge=0, le=4294967295)
     """Seed of proposals and of the trials' training."""
 
+    points: list[FixedHyperparameters] = Field([], max_length=16, json_schema_extra=ATOMIC)
+    """Trials to try first, for example what has served before. What a point leaves open is drawn at random."""
+
     scheduler: Scheduler = Scheduler()
 
 

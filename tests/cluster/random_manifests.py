@@ -116,6 +116,9 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "ttlSecondsAfterFinished": rng.randint(0, 1000),
     }
     spec |= {name: value for name, value in optional.items() if rng.random() < 0.5}
+    if rng.random() < 0.2:
+        names = rng.sample(list(_NUMERIC), 2)
+        spec["search"]["points"] = [{json_name(name): _number(rng, name) for name in names}]
     if rng.random() < 0.4:
         spec["search"]["scheduler"] = {
             "type": rng.choice(["None", "ASHA"]),

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
@@ -13,6 +14,7 @@ from scipy.stats import qmc
 from finetune_api.hyperparameters import resolve
 from finetune_api.spaces import IntegerDomain, NumericDomain
 from finetune_api.study import StudySpec
+from finetune_trainer.errors import SpecError
 from finetune_trainer.search.domains import Params, grid, grid_size
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.trials import Trial
@@ -290,6 +292,60 @@ def test_tpe_learns_from_every_fate_of_a_trial() -> None:
     found = proposer.propose(trials)
     assert found is not None
     assert _fits(found, spec.spaces[0].domains())
+
+
+POINTS = [
+    {"learningRate": 1e-3, "batchSize": 16, "optimizer": "SGD", "momentum": 0.5},
+    {"learningRate": 3e-4},
+    {"learningRate": 1e-3, "batchSize": 16, "optimizer": "SGD", "momentum": 0.5},
+]
+
+
+@pytest.mark.parametrize("algorithm", ["Random", "QuasiRandom", "TPE"])
+def test_named_points_come_first_once_and_completed(algorithm: str) -> None:
+    space = {**CONDITIONAL, "learningRate": CONTINUOUS["learningRate"]}
+    search = {"algorithm": algorithm, "seed": 7, "points": POINTS}
+    made = proposals(study_spec(searchSpaces=[space], search=search), 4)
+    assert made[0] == POINTS[0]
+    assert made[1]["learningRate"] == 3e-4
+    assert {"batchSize", "optimizer"} < set(made[1])
+    assert len({json.dumps(params, sort_keys=True) for params in made}) == 4
+    again = proposals(study_spec(searchSpaces=[space], search={**search, "seed": 8}), 2)
+    assert again[0] == made[0]
+
+
+def test_grid_tries_named_points_first_and_no_combination_twice() -> None:
+    space = {"batchSize": {"values": [8, 16]}, "weightDecay": {"min": 0, "max": 1, "step": 0.5}}
+    search = {"algorithm": "Grid", "points": [{"batchSize": 16, "weightDecay": 0}]}
+    made = proposals(study_spec(searchSpaces=[space], search=search))
+    assert made[0] == {"batchSize": 16, "weightDecay": 0.0}
+    assert len(made) == 6
+
+
+@pytest.mark.parametrize(
+    ("point", "field", "words"),
+    [
+        ({"warmupRatio": 0.1}, "warmupRatio", "must be searched"),
+        ({"batchSize": 9}, "batchSize", "must be in its domain"),
+        ({"momentum": 0.5}, "momentum", "must go with"),
+        ({"optimizer": "AdamW", "momentum": 0.5}, "momentum", "must go with"),
+    ],
+)
+def test_point_that_no_space_has_is_refused_with_its_field(
+    point: Params, field: str, words: str
+) -> None:
+    spec = study_spec(
+        searchSpaces=[CONDITIONAL], search={"algorithm": "Random", "points": [{}, point]}
+    )
+    with pytest.raises(SpecError, match=words) as refused:
+        Proposer(spec)
+    assert refused.value.field == f"spec.search.points[1].{field}"
+
+
+def test_point_may_be_in_any_of_several_spaces() -> None:
+    spaces = [{"batchSize": {"values": [8]}}, {"batchSize": {"values": [16]}}]
+    search = {"algorithm": "Random", "points": [{"batchSize": 16}]}
+    assert proposals(study_spec(searchSpaces=spaces, search=search), 1) == [{"batchSize": 16}]
 
 
 @settings(max_examples=60, deadline=None)

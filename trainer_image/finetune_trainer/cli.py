@@ -20,6 +20,7 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import StudyError
 from finetune_trainer.search.plan import make_plan
+from finetune_trainer.search.points import named_points
 
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
@@ -61,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(study: FineTuneStudy, base: Path, console: Console, manifest_only: bool) -> int:
+    points = list(named_points(study.spec))
     plan = make_plan(study.spec)
     trials = "unlimited" if plan.trials is None else plan.trials
     console.print(
         f"{study.metadata.name}: {study.spec.search.algorithm}, {trials} trials", highlight=False
     )
+    if points:
+        console.print(f"first {len(points)} named by spec.search.points", highlight=False)
     table = Table("epochs", "trials that get there")
     for rung in plan.rungs:
         table.add_row(str(rung.epochs), str(rung.trials))

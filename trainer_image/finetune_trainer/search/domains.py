@@ -121,6 +121,16 @@ def _between(domain: NumericDomain, u: float) -> Scalar:
     return rounded(domain, low + (high - low) * u)
 
 
+def member(domain: Domain, value: Scalar) -> Scalar | None:
+    """`value` as a draw from the domain would give it (0 as 0.0); None if none would."""
+    values = values_of(domain)
+    if values is not None:
+        return values[values.index(value)] if value in values else None
+    numeric = cast(NumericDomain, domain)
+    inside = cast(float, numeric.min) <= cast(float, value) <= cast(float, numeric.max)
+    return float(value) if inside else None
+
+
 def rounded(domain: NumericDomain, value: float) -> float:
     """The value with 6 significant digits, within the domain."""
     low, high = cast(Any, domain.min), cast(Any, domain.max)

@@ -4,6 +4,7 @@ import json
 
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
+from finetune_trainer.search.points import named_points
 from finetune_trainer.search.records import FOLDER
 from finetune_trainer.search.storage import Storage
 
@@ -15,8 +16,9 @@ def claim(storage: Storage, spec: StudySpec) -> None:
     """Mark the folder as that of `spec`, or check that it is.
 
     The API server holds a study to what it was; on a laptop a manifest may have been edited between two
-    runs. Raises SpecError with the first part that differs.
+    runs. Raises SpecError with the first part that differs, or with a point that no space has.
     """
+    list(named_points(spec))
     document = spec.to_json()
     parts = {name: document.get(name) for name in _PARTS}
     try:

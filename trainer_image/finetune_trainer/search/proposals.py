@@ -1,6 +1,6 @@
 """Proposes trials: the next one follows from the spec and the records, never from parallelism alone.
 
-Grid, Random and QuasiRandom follow from the trial's number; TPE also from the results so far.
+The points that the spec names come first. Grid, Random and QuasiRandom follow from the trial's number; TPE also from the results so far.
 """
 
 import random
@@ -19,6 +19,7 @@ from finetune_trainer.search.domains import (
     key_of,
     place,
 )
+from finetune_trainer.search.points import named_points
 from finetune_trainer.search.trials import Trial
 
 _DRAWS = 100
@@ -39,7 +40,9 @@ class Proposer:
     """
 
     def __init__(self, spec: StudySpec) -> None:
+        """Raises SpecError if the spec names a point that no space has."""
         self._spaces = spec.spaces
+        self._points = list(named_points(spec))
         self._draws = _draws(spec)
         self._adaptive = spec.search.algorithm == "TPE"
         self._finite = all(is_finite(space) for space in self._spaces)
@@ -72,6 +75,9 @@ class Proposer:
         self._next = None
 
     def _new(self, trials: Sequence[Trial]) -> Params | None:
+        for params in self._points:
+            if key_of(params) not in self._seen:
+                return params
         for draw, attempts in self._draws:
             for attempt in range(attempts):
                 params = draw(self._recorded, attempt, trials)

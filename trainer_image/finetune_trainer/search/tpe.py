@@ -153,8 +153,4 @@ class _Axis:
         if self._steps is None:
             low, high = cast(Any, numeric.min), cast(Any, numeric.max)
             return value if low <= cast(float, value) <= high else None
-        if not isinstance(self._steps, Steps):
-            return self._steps.index(value) if value in self._steps else None
-        step = numeric.step or 1
-        index = round((float(value) - cast(float, numeric.min)) / step)
-        return index if 0 <= index < len(self._steps) and self._steps[index] == value else None
+        return self._steps.index(value) if value in self._steps else None
