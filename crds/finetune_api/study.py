@@ -151,9 +151,11 @@ class Objective(Model):
 class Scheduler(Model):
     """How epochs are spread over trials."""
 
-    type: Literal["None", "ASHA"] = "None"
-    """None trains every trial to its end. ASHA promotes only the best 1/reductionFactor of each rung
-    (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020)."""
+    type: Literal["None", "ASHA", "SuccessiveHalving"] = "None"
+    """None trains every trial to its end. ASHA promotes the best 1/reductionFactor of each rung as soon as
+    they are (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
+    SuccessiveHalving first waits until all trials have reached the rung (Jamieson and Talwalkar, AISTATS
+    2016): no promotion is premature, but slots may wait for the slowest trial."""
 
     min_epochs: int = Field(1, ge=1, le=1000)
     """Epochs of the first rung."""
@@ -393,20 +395,30 @@ _SPEC_RULES = (
         field=".budget",
     ),
     Rule(
-        cel="self.search.scheduler.type != 'ASHA' || self.searchSpaces.all(s, !has(s.epochs))",
-        message="with scheduler ASHA epochs must be fixed, not searched",
+        cel="self.search.scheduler.type == 'None' || self.searchSpaces.all(s, !has(s.epochs))",
+        message="with a scheduler epochs must be fixed, not searched",
         holds=lambda self: (
-            self.search.scheduler.type != "ASHA"
+            self.search.scheduler.type == "None"
             or all("epochs" not in space.domains() for space in self.search_spaces)
         ),
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.search.scheduler.type != 'ASHA' || self.search.scheduler.minEpochs <= "
+        cel="self.search.scheduler.type != 'SuccessiveHalving' || self.search.algorithm == 'Grid' || has(self.budget.maxTrials)",
+        message="with scheduler SuccessiveHalving the budget must have maxTrials, unless algorithm is Grid",
+        holds=lambda self: (
+            self.search.scheduler.type != "SuccessiveHalving"
+            or self.search.algorithm == "Grid"
+            or self.budget.max_trials is not None
+        ),
+        field=".budget",
+    ),
+    Rule(
+        cel="self.search.scheduler.type == 'None' || self.search.scheduler.minEpochs <= "
         + _CEL_EPOCHS.format(Hyperparameters.model_fields["epochs"].default),
         message="minEpochs must be at most hyperparameters.epochs",
         holds=lambda self: (
-            self.search.scheduler.type != "ASHA"
+            self.search.scheduler.type == "None"
             or self.search.scheduler.min_epochs <= _epochs(self)
         ),
         field=".search.scheduler.minEpochs",

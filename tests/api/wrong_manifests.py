@@ -164,6 +164,15 @@ WRONG = (
         "unless algorithm is Grid the budget must have maxTrials or maxDurationSeconds",
     ),
     Wrong(
+        "SuccessiveHalving without a number of trials",
+        {
+            "spec.search.scheduler": {"type": "SuccessiveHalving"},
+            "spec.budget": {"maxDurationSeconds": 9},
+        },
+        "spec.budget",
+        "with scheduler SuccessiveHalving the budget must have maxTrials",
+    ),
+    Wrong(
         "fixed and searched",
         {"spec.hyperparameters": {"learningRate": 1e-4}},
         "spec.hyperparameters",
@@ -173,7 +182,7 @@ WRONG = (
         "epochs searched under ASHA",
         {"spec.search.scheduler": {"type": "ASHA"}, f"{_SPACE}.epochs": {"values": [1, 2]}},
         "spec.searchSpaces",
-        "with scheduler ASHA epochs must be fixed",
+        "with a scheduler epochs must be fixed",
     ),
     Wrong(
         "first rung above the last epoch",

@@ -121,7 +121,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         spec["search"]["points"] = [{json_name(name): _number(rng, name) for name in names}]
     if rng.random() < 0.4:
         spec["search"]["scheduler"] = {
-            "type": rng.choice(["None", "ASHA"]),
+            "type": rng.choice(["None", "ASHA", "SuccessiveHalving"]),
             "minEpochs": rng.randint(1, 4),
         }
     return {

@@ -52,8 +52,10 @@ def test_asha_plans_the_share_that_each_rung_promotes() -> None:
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 4, 17])
 @pytest.mark.parametrize("order", ["rising", "falling"])
-def test_no_search_exceeds_its_worst_case(trials: int, order: str) -> None:
-    spec = study_spec(search=ASHA, budget={"maxTrials": trials})
+@pytest.mark.parametrize("scheduler", ["ASHA", "SuccessiveHalving"])
+def test_no_search_exceeds_its_worst_case(trials: int, order: str, scheduler: str) -> None:
+    search = {**ASHA, "scheduler": {"type": scheduler}}
+    spec = study_spec(search=search, budget={"maxTrials": trials})
     state = StudyState(spec)
     epochs = 0
     while isinstance(item := next_item(state, spec.budget, 0.0), TrainItem):

@@ -48,8 +48,12 @@ MODELLED = {
         budget={"maxTrials": 24},
     )
     for algorithm in ("QuasiRandom", "TPE")
+} | {
+    "SuccessiveHalving": study_spec(
+        search={**ASHA, "scheduler": {"type": "SuccessiveHalving"}}, budget={"maxTrials": 20}
+    )
 }
-"""Other ways to propose, with conditions and a list of spaces, and trials enough for a model."""
+"""Other ways to propose and to promote, with conditions, a list of spaces, and trials enough for a model."""
 
 
 def _undisturbed(spec: StudySpec, root: Path) -> tuple[Driver, int]:

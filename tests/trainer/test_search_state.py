@@ -86,6 +86,36 @@ def test_a_promotion_goes_before_a_new_trial_and_the_highest_first() -> None:
     assert desk.start().trial == 3
 
 
+def test_successive_halving_promotes_when_all_trials_have_come() -> None:
+    search = {"algorithm": "Random", "scheduler": {"type": "SuccessiveHalving"}}
+    desk = Desk(search=search, budget={"maxTrials": 9})
+    last = [desk.start() for _ in range(9)][8]
+    for trial in range(7):
+        desk.train(TrainItem(trial, {}, 1, None, 0), trial / 10)
+    assert desk.next() == Wait()
+    desk.fail(TrainItem(7, {}, 1, None, 0), "Diverged")
+    assert desk.next() == Wait()
+    desk.train(last, 0.05)
+    promoted = [desk.start() for _ in range(2)]  # 8 results // 3
+    assert [(item.trial, item.to_epoch) for item in promoted] == [(6, 3), (5, 3)]
+    assert desk.next() == Wait()
+    for item in promoted:
+        desk.train(item, 0.9)
+    assert desk.end().reason == "SearchFinished"  # 2 results // 3
+
+
+def test_successive_halving_takes_in_trials_that_an_edited_budget_adds() -> None:
+    search = {"algorithm": "Random", "scheduler": {"type": "SuccessiveHalving"}}
+    desk = Desk(search=search, budget={"maxTrials": 3})
+    for value in (0.1, 0.3, 0.2):
+        desk.train(desk.start(), value)
+    more = Budget(max_trials=6)
+    for value in (0.5, 0.4, 0.6):
+        desk.train(desk.start(more), value)
+    assert [desk.start(more).trial for _ in range(2)] == [5, 3]
+    assert desk.next(more) == Wait()
+
+
 def test_a_trial_that_lost_its_slot_goes_on_from_its_checkpoint_before_anything_else() -> None:
     desk = Desk(search=ASHA)
     for value in (0.1, 0.3, 0.2):

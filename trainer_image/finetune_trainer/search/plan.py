@@ -30,8 +30,8 @@ class Plan:
     """Epochs of these rungs; None where trials differ in their epochs."""
 
     worst_case_epochs: int | None
-    """Epochs if each trial is better than all before it: a promotion can prove premature, so most of
-    the trials go all the way. No order of results needs more."""
+    """Epochs if each trial is better than all before it: a promotion of ASHA can prove premature, so most
+    of the trials go all the way. No order of results needs more."""
 
 
 def make_plan(spec: StudySpec) -> Plan:
@@ -43,7 +43,12 @@ def make_plan(spec: StudySpec) -> Plan:
     epochs = rung_epochs(spec.search.scheduler, spec.max_epochs)
     factor = spec.search.scheduler.reduction_factor
     expected = _reaching(trials, len(epochs), lambda results: results // factor)
-    worst = _reaching(trials, len(epochs), lambda results: max(0, results - factor + 1))
+    premature = spec.search.scheduler.type == "ASHA"
+    worst = _reaching(
+        trials,
+        len(epochs),
+        lambda results: max(0, results - factor + 1) if premature else results // factor,
+    )
     rungs = tuple(PlannedRung(*rung) for rung in zip(epochs, expected, strict=True))
     if any("epochs" in space.domains() for space in spec.spaces):  # never with several rungs
         return Plan(trials, rungs[:0], None, trials * _longest(spec))

@@ -1,7 +1,7 @@
-"""Promoting ASHA: a free worker continues the best trial of a rung's top 1/η, else starts a new one.
+"""Rungs, at which trials are compared: the top 1/η of each may go on.
 
-Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2. Each rung
-keeps its results in heaps, so that a decision costs O(log n).
+ASHA lets them go on at once (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys
+2020, algorithm 2), successive halving when all have come. Each rung keeps its results in heaps, so that a decision costs O(log n).
 """
 
 import heapq
@@ -32,6 +32,9 @@ class Rung:
     def __init__(self, reduction_factor: int) -> None:
         self._factor = reduction_factor
         self.results = 0
+        self.lost = 0
+        """Trials that will never reach this rung: they failed or diverged on the way."""
+
         self._top: list[_Entry] = []
         """The best 1/reductionFactor, its worst at the front."""
 
@@ -61,7 +64,7 @@ class Rung:
             self._await(entry)
             entry = worst
         heapq.heappush(self._rest, _negated(entry))
-        if len(self._top) < self.results // self._factor:
+        if len(self._top) < self.promotions:
             best = _negated(heapq.heappop(self._rest))
             heapq.heappush(self._top, best)
             self._await(best)
@@ -71,6 +74,15 @@ class Rung:
         if trial not in self._gone:
             self._waiting.add(trial)
             heapq.heappush(self._candidates, _negated(entry))
+
+    def has_all(self, trials: int) -> bool:
+        """Whether of `trials` on their way here none is left."""
+        return self.results + self.lost >= trials
+
+    @property
+    def promotions(self) -> int:
+        """How many trials the results so far let go on."""
+        return self.results // self._factor
 
     def withdraw(self, trial: int) -> None:
         """`trial` was promoted, or has ended: it is not to be promoted from here (again)."""

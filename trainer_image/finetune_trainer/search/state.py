@@ -75,6 +75,7 @@ class StudyState:
         self.refit_slot: str | None = None
         self.refit_failures: list[str] = []
         self._refit_losses = 0
+        self._asynchronous = spec.search.scheduler.type != "SuccessiveHalving"
         self._proposer = Proposer(spec)
         self._levels = [Rung(spec.search.scheduler.reduction_factor) for _ in self.rungs[:-1]]
         self._requeued: list[int] = []
@@ -204,6 +205,8 @@ class StudyState:
     def _close(self, trial: Trial, status: TrialStatus, failure_class: str, message: str) -> None:
         trial.status, trial.failure_class, trial.message = status, failure_class, message
         self.failed += status == "Failed"
+        if trial.level < len(self._levels):
+            self._levels[trial.level].lost += 1
         self.trials_since_best += trial.level == 0
 
     def _end(self, event: ev.SearchEnded) -> None:
@@ -284,14 +287,26 @@ class StudyState:
         assert winner.best is not None  # a winner has a value
         return RefitItem(winner.number, winner.params, winner.best.epoch, self._seed(winner.number))
 
-    def next_continued(self) -> Trial | None:
+    def next_continued(self, budget: Budget) -> Trial | None:
         """A trial to go on with: first what lost its slot (its rung waits for it), then the highest promotion."""
         while self._requeued and self.trials[self._requeued[0]].status != "Pending":
             heapq.heappop(self._requeued)
         if self._requeued:
             return self.trials[self._requeued[0]]
-        promotable = (rung.promotable() for rung in reversed(self._levels))
+        levels = range(len(self._levels) if self._asynchronous else self._complete_levels(budget))
+        promotable = (self._levels[level].promotable() for level in reversed(levels))
         return next((self.trials[number] for number in promotable if number is not None), None)
+
+    def _complete_levels(self, budget: Budget) -> int:
+        """Rungs, from the first on, that every trial on its way there has reached, or will not reach."""
+        if self.has_new(budget):
+            return 0
+        coming, complete = len(self.trials), 0
+        for rung in self._levels:
+            if not rung.has_all(coming):
+                break
+            coming, complete = rung.promotions, complete + 1
+        return complete
 
     def has_new(self, budget: Budget) -> bool:
         """Whether budget and space leave room for a new trial."""
@@ -327,7 +342,7 @@ def next_item(state: StudyState, budget: Budget, now: float) -> Decision:
     limit = budget.max_parallel_trials
     if limit is not None and len(state.running) >= limit:
         return Wait()
-    trial = state.next_continued()
+    trial = state.next_continued(budget)
     if trial is None and state.has_new(budget):
         trial = state.next_new()
     if trial is not None:
@@ -342,7 +357,7 @@ def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
     spent = _spent(state, budget, now)
     if spent is not None:
         return spent
-    more = state.running or state.next_continued() is not None or state.has_new(budget)
+    more = state.running or state.next_continued(budget) is not None or state.has_new(budget)
     return None if more else _finished(state)
 
 
