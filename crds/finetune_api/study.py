@@ -167,10 +167,11 @@ class Scheduler(Model):
 class Search(Model):
     """How trials are proposed and scheduled."""
 
-    algorithm: Literal["Grid", "Random", "QuasiRandom", "TPE"]
+    algorithm: Literal["Grid", "Random", "QuasiRandom", "TPE", "GP"]
     """Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
     space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
-    Parzen estimators, after 10 trials at random)."""
+    Parzen estimators, after 10 trials at random); GP maximises the expected improvement under a Gaussian
+    process (for tens of trials and a single space; what has a `when` it draws at random)."""
 
     seed: int = Field(0, ge=0, le=4294967295)
     """Seed of proposals and of the trials' training."""

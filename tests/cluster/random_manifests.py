@@ -91,7 +91,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "dataset": {**source, "textColumns": ["a", "b"][: rng.randint(1, 2)], "labelColumn": "y"},
         "objective": {"metric": rng.choice(metrics)},
         "searchSpaces": [_space(rng) for _ in range(rng.randint(1, 3))],
-        "search": {"algorithm": rng.choice(["Grid", "Random", "QuasiRandom", "TPE"])},
+        "search": {"algorithm": rng.choice(["Grid", "Random", "QuasiRandom", "TPE", "GP"])},
     }
     optional: dict[str, Any] = {
         "hyperparameters": {

@@ -47,7 +47,7 @@ MODELLED = {
         searchSpaces=[CONDITIONAL, CONTINUOUS],
         budget={"maxTrials": 24},
     )
-    for algorithm in ("QuasiRandom", "TPE")
+    for algorithm in ("QuasiRandom", "TPE", "GP")
 } | {
     "SuccessiveHalving": study_spec(
         search={**ASHA, "scheduler": {"type": "SuccessiveHalving"}}, budget={"maxTrials": 20}

@@ -1,6 +1,6 @@
 """Proposes trials: the next one follows from the spec and the records, never from parallelism alone.
 
-The points that the spec names come first. Grid, Random and QuasiRandom follow from the trial's number; TPE also from the results so far.
+The points that the spec names come first. Grid, Random and QuasiRandom follow from the trial's number; TPE and GP also from the results so far.
 """
 
 import random
@@ -44,7 +44,7 @@ class Proposer:
         self._spaces = spec.spaces
         self._points = list(named_points(spec))
         self._draws = _draws(spec)
-        self._adaptive = spec.search.algorithm == "TPE"
+        self._adaptive = spec.search.algorithm in ("TPE", "GP")
         self._finite = all(is_finite(space) for space in self._spaces)
         self._recorded = 0
         self._seen: set[str] = set()
@@ -104,10 +104,11 @@ def _draws(spec: StudySpec) -> tuple[tuple[_Draw, int], ...]:
             return ((at_random, _DRAWS),)
         case "QuasiRandom":
             return ((_Sobol(spec), _DRAWS),)
-        case "TPE":
-            from finetune_trainer.search.tpe import TreeParzen  # Optuna only where it is used
+        case "TPE" | "GP":
+            # Optuna only where it is used: it is large.
+            from finetune_trainer.search.optuna_samplers import OptunaSampler
 
-            return ((TreeParzen(spec), _MODEL_DRAWS), (at_random, _DRAWS))
+            return ((OptunaSampler(spec), _MODEL_DRAWS), (at_random, _DRAWS))
 
 
 class _Sobol:

@@ -1,15 +1,17 @@
-"""Tree-structured Parzen estimators, by Optuna: a model of which parameters do well, told by the records.
+"""Models of which parameters do well, by Optuna: TPE and GP, told by the records.
 
-Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; the multivariate form of
-Falkner et al., "BOHB", ICML 2018. Optuna's study is built anew for each proposal and seeded by the trial's
-number, so a proposal is a function of the records. Trials that run count as bad ones ("constant liar"),
-so that parallel trials spread out; trials that stopped at a rung count below those that went further.
+TPE, tree-structured Parzen estimators: Bergstra et al., "Algorithms for Hyper-Parameter Optimization",
+NeurIPS 2011, in its multivariate form (Falkner et al., "BOHB", ICML 2018). GP, a Gaussian process with
+logEI: Ament et al., "Unexpected Improvements to Expected Improvement", NeurIPS 2023.
+
+Optuna's study is built anew for each proposal and seeded by the trial's number, so a proposal is a
+function of the records. Trials that run are told as such, so that parallel trials spread out.
 """
 
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 import optuna
@@ -19,7 +21,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from finetune_api.hyperparameters import Scalar
@@ -27,22 +29,33 @@ from finetune_api.metrics import score
 from finetune_api.spaces import ChoiceDomain, Domain, IntegerDomain, NumericDomain, Steps
 from finetune_api.study import StudySpec
 from finetune_trainer.search.domains import Params, conditions_last, is_active, rounded
+from finetune_trainer.search.rungs import rung_epochs
 from finetune_trainer.search.trials import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _SPACE = "space"
+_STARTUP = 10
+"""Results that a model needs; before that trials are drawn at random."""
+
+_UNFINISHED = {
+    "Pending": TrialState.RUNNING,
+    "Running": TrialState.RUNNING,
+    "Failed": TrialState.FAIL,
+}
 
 _Point: TypeAlias = dict[str, Scalar]
 """Optuna's parameters: which space, and a coordinate for each of its active domains."""
 
 
-class TreeParzen:
-    """Proposes what Optuna's sampler makes of the trials so far."""
+class OptunaSampler:
+    """Proposes what Optuna makes of the trials so far; the first ten are drawn at random."""
 
     def __init__(self, spec: StudySpec) -> None:
         self._seed = spec.search.seed
         self._direction = spec.objective.direction
+        self._gaussian = spec.search.algorithm == "GP"
+        self._rungs = rung_epochs(spec.search.scheduler, spec.max_epochs)
         self._spaces = [
             [(name, _Axis(f"{index}/{name}", domain)) for name, domain in conditions_last(space)]
             for index, space in enumerate(spec.spaces)
@@ -50,18 +63,25 @@ class TreeParzen:
 
     def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Params:
         digest = hashlib.sha256(f"{self._seed}/{number}/{attempt}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        study = optuna.create_study(sampler=self._sampler(seed), direction="maximize")
+        tell = self._gaussian_view(trials) if self._gaussian else self._parzen_view
+        study.add_trials([tell(trial) for trial in trials])
+        return self._suggest(study.ask())
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        if self._gaussian:
+            return GPSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False)
         with warnings.catch_warnings():
             # Conditions need `group`, which Optuna 5 (pinned) calls experimental.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = TPESampler(
-                seed=int.from_bytes(digest[:4], "big"),
+            return TPESampler(
+                seed=seed,
+                n_startup_trials=_STARTUP,
                 multivariate=True,
                 group=True,
                 constant_liar=True,
             )
-        study = optuna.create_study(sampler=sampler, direction="maximize")
-        study.add_trials([self._told(trial) for trial in trials])
-        return self._suggest(study.ask())
 
     def _suggest(self, trial: optuna.Trial) -> Params:
         choice = 0
@@ -73,22 +93,41 @@ class TreeParzen:
                 params[name] = axis.suggest(trial)
         return params
 
-    def _told(self, trial: Trial) -> FrozenTrial:
-        """The trial as Optuna knows trials: complete, pruned at an epoch, running, or of no use."""
-        point, distributions = self._point(trial.params)
-        known: dict[str, Any] = {"params": point, "distributions": distributions}
-        if trial.status == "Failed":
-            return create_trial(state=TrialState.FAIL, **known)
+    def _parzen_view(self, trial: Trial) -> FrozenTrial:
+        """Complete, pruned at an epoch (the further the better), running, or of no use."""
         if trial.status == "Completed" and trial.best is not None:
             value = score(trial.best.value, self._direction)
             if math.isfinite(value):
-                return create_trial(value=value, **known)
-        if trial.epochs and trial.status != "Diverged":
+                return self._known(trial, TrialState.COMPLETE, value=value)
+        if trial.epochs and trial.status not in ("Diverged", "Failed"):
             last = trial.epochs[-1]
             reached = {last.epoch: score(last.value, self._direction)}
-            return create_trial(state=TrialState.PRUNED, intermediate_values=reached, **known)
-        running = trial.status in ("Pending", "Running")
-        return create_trial(state=TrialState.RUNNING if running else TrialState.PRUNED, **known)
+            return self._known(trial, TrialState.PRUNED, intermediate_values=reached)
+        return self._known(trial, _UNFINISHED.get(trial.status, TrialState.PRUNED))
+
+    def _gaussian_view(self, trials: Sequence[Trial]) -> Callable[[Trial], FrozenTrial]:
+        """All trials by their value at one rung: the highest that enough of them have reached."""
+        rung = next(
+            (
+                epoch
+                for epoch in reversed(self._rungs)
+                if sum(_value_at(trial, epoch) is not None for trial in trials) >= _STARTUP
+            ),
+            self._rungs[0],
+        )
+
+        def view(trial: Trial) -> FrozenTrial:
+            value = _value_at(trial, rung)
+            if value is not None and math.isfinite(value):
+                value = score(value, self._direction)
+                return self._known(trial, TrialState.COMPLETE, value=value)
+            return self._known(trial, _UNFINISHED.get(trial.status, TrialState.PRUNED))
+
+        return view
+
+    def _known(self, trial: Trial, state: TrialState, **result: Any) -> FrozenTrial:
+        point, distributions = self._point(trial.params)
+        return create_trial(state=state, params=point, distributions=distributions, **result)
 
     def _point(self, params: Params) -> tuple[_Point, dict[str, BaseDistribution]]:
         """What `_suggest` would have been told to give these parameters, in the first space that can."""
@@ -108,6 +147,16 @@ class TreeParzen:
                         kinds[_SPACE] = CategoricalDistribution(range(len(self._spaces)))
                     return point, kinds
         return {}, {}  # of an earlier version's making: it teaches nothing
+
+
+def _value_at(trial: Trial, epoch: int) -> float | None:
+    """The trial's value at that epoch, or at its end if it stopped by itself before; None without one."""
+    if trial.status in ("Diverged", "Failed"):
+        return None
+    for done in trial.epochs:
+        if done.epoch == epoch:
+            return done.value
+    return trial.epochs[-1].value if trial.epochs and trial.status == "Completed" else None
 
 
 class _Axis:
