@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.state import (
@@ -224,18 +222,69 @@ def test_an_internal_failure_is_tried_again_twice() -> None:
     assert "maxFailedTrials = 0; trial 0: Internal: why" in ending.message
 
 
-@pytest.mark.parametrize("failure_class", ["UserError", "OutOfMemory"])
-def test_what_would_fail_again_is_not_tried_again(failure_class: str) -> None:
+def test_what_would_fail_again_is_not_tried_again() -> None:
     desk = Desk()
-    desk.fail(desk.start(), failure_class)
+    desk.fail(desk.start(), "UserError")
     assert desk.statuses() == ["Failed"]
+
+
+def test_a_trial_out_of_memory_is_tried_once_more_in_halves_of_its_batch() -> None:
+    desk = Desk(hyperparameters={"epochs": 9, "batchSize": 32, "gradientAccumulation": 2})
+    item = desk.start()
+    desk.state.apply(ev.Saved(desk.now, item.trial, 1, "1"))
+    desk.fail(item, "OutOfMemory")
+    again = desk.start()
+    assert (again.trial, again.checkpoint, again.seed) == (item.trial, None, item.seed)
+    assert again.params == {**item.params, "batchSize": 16, "gradientAccumulation": 4}
+    desk.fail(again, "OutOfMemory")
+    assert desk.statuses() == ["Failed"]
+
+
+def test_the_refit_of_such_a_trial_trains_in_halves_too() -> None:
+    desk = Desk(budget={"maxTrials": 1})
+    desk.fail(desk.start(), "OutOfMemory")
+    desk.train(desk.start(), 0.5)
+    desk.end()
+    refit = desk.next()
+    assert isinstance(refit, RefitItem)
+    assert (refit.params["batchSize"], refit.params["gradientAccumulation"]) == (8, 2)
+
+
+def test_a_batch_of_one_has_no_halves() -> None:
+    desk = Desk(hyperparameters={"batchSize": 1})
+    desk.fail(desk.start(), "OutOfMemory")
+    assert desk.statuses() == ["Failed"]
+
+
+def test_the_study_fails_when_its_first_trials_fail_alike() -> None:
+    desk = Desk(budget={"maxTrials": 12, "maxFailedTrials": 12})
+    for number in range(3):
+        item = desk.start()
+        desk.state.apply(ev.Failed(desk.now, item.trial, "UserError", f"row {number} is too long"))
+    ending = desk.end()
+    assert ending.reason == "TooManyFailedTrials"
+    assert (
+        ending.message == "the first 3 trials failed alike; trial 0: UserError: row 0 is too long"
+    )
+
+
+def test_failures_are_not_alike_with_other_reasons_or_after_a_result() -> None:
+    desk = Desk(budget={"maxTrials": 12, "maxFailedTrials": 12})
+    desk.train(desk.start(), 0.5)
+    for _ in range(3):
+        desk.fail(desk.start(), "UserError")
+    assert isinstance(desk.next(), TrainItem)
+    desk = Desk(budget={"maxTrials": 12, "maxFailedTrials": 12})
+    for why in ("one", "two", "three", "three", "three"):
+        desk.state.apply(ev.Failed(desk.now, desk.start().trial, "UserError", why))
+    assert isinstance(desk.next(), TrainItem)
 
 
 def test_a_failed_trial_does_not_count_in_a_rung() -> None:
     desk = Desk(search=ASHA)
     for value in (0.1, 0.2):
         desk.train(desk.start(), value)
-    desk.fail(desk.start(), "OutOfMemory")
+    desk.fail(desk.start(), "UserError")
     assert desk.start().trial == 3
 
 

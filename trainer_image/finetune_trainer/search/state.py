@@ -3,10 +3,12 @@
 import hashlib
 import heapq
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
+from finetune_api.hyperparameters import resolve
 from finetune_api.metrics import score
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
@@ -17,6 +19,12 @@ from finetune_trainer.search.trials import Trial, TrialStatus
 
 MAX_RETRIES = 2
 """Times a trial that failed for an internal reason is tried again, and the refit likewise."""
+
+MAX_ACCUMULATION = 1024
+"""The most that the contract has for gradientAccumulation."""
+
+ALIKE = 3
+"""The first trials; if all of them fail for one reason, the study fails with it."""
 
 MAX_LOSSES = 10
 """Times in a row that a trial, or the refit, may lose its worker without a new checkpoint (a kernel
@@ -69,6 +77,10 @@ class StudyState:
         self.rungs = rung_epochs(spec.search.scheduler, spec.max_epochs)
         self.running: set[int] = set()
         self.failed = 0
+        self._any_reached = False
+        self._first_failures: list[tuple[int, str]] = []
+        """(trial, why) of those that failed before any trial had a result."""
+
         self.gpu_seconds = 0.0
         self.ended: ev.SearchEnded | None = None
         self.refit: ev.RefitDone | None = None
@@ -166,6 +178,7 @@ class StudyState:
             self.trials_since_best = 0
 
     def _reached(self, trial: Trial, stopped_early: bool) -> None:
+        self._any_reached = True
         self.running.discard(trial.number)
         trial.stopped_early = stopped_early
         trial.status = "Completed"
@@ -198,6 +211,11 @@ class StudyState:
         trial.failures += 1
         if failure_class == "Internal" and trial.failures <= MAX_RETRIES:
             self._to_pending(trial)
+        elif failure_class == "OutOfMemory" and not trial.halved and self._batch_size(trial) > 1:
+            # From the start: what its checkpoint has was trained, and ordered, for the larger batch.
+            trial.halved, trial.checkpoint, trial.checkpoint_epoch = True, None, 0
+            trial.message = f"trained in halves of its batch, as it ran {message}"
+            self._to_pending(trial)
         else:
             status: TrialStatus = "Diverged" if failure_class == "Diverged" else "Failed"
             self._close(trial, status, failure_class, message)
@@ -205,6 +223,8 @@ class StudyState:
     def _close(self, trial: Trial, status: TrialStatus, failure_class: str, message: str) -> None:
         trial.status, trial.failure_class, trial.message = status, failure_class, message
         self.failed += status == "Failed"
+        if status == "Failed" and not self._any_reached:
+            self._first_failures.append((trial.number, _gist(f"{failure_class}: {message}")))
         if trial.level < len(self._levels):
             self._levels[trial.level].lost += 1
         self.trials_since_best += trial.level == 0
@@ -232,6 +252,14 @@ class StudyState:
         if self.ended is not None or self._term_began is None:
             return self._elapsed
         return self._elapsed + max(0.0, now - self._term_began)
+
+    def failed_alike(self) -> str:
+        """Why the first trials failed, if all of them did and for the same reason; else empty."""
+        first = self._first_failures[:ALIKE]
+        if self._any_reached or len(first) < ALIKE or len({why for _, why in first}) > 1:
+            return ""
+        trial = self.trials[first[0][0]]
+        return f"trial {trial.number}: {trial.failure_class}: {trial.message}"
 
     def best_trial(self) -> Trial | None:
         """The trial with the best epoch of all that neither diverged nor failed; of equals the earlier."""
@@ -278,14 +306,26 @@ class StudyState:
         level = trial.level + (trial.status == "Paused")
         last = int(trial.params.get("epochs", self.rungs[-1]))
         to_epoch = self.rungs[level] if level < len(self._levels) else last
-        return TrainItem(
-            trial.number, trial.params, to_epoch, trial.checkpoint, self._seed(trial.number)
-        )
+        params, seed = self._trained_params(trial), self._seed(trial.number)
+        return TrainItem(trial.number, params, to_epoch, trial.checkpoint, seed)
+
+    def _trained_params(self, trial: Trial) -> Params:
+        """The parameters it trains with: as proposed, or with the same batch in two halves."""
+        if not trial.halved:
+            return trial.params
+        config = resolve(self.spec.hyperparameters, trial.params)
+        accumulation = min(2 * config.gradient_accumulation, MAX_ACCUMULATION)
+        halves = {"batchSize": config.batch_size // 2, "gradientAccumulation": accumulation}
+        return {**trial.params, **halves}
+
+    def _batch_size(self, trial: Trial) -> int:
+        return resolve(self.spec.hyperparameters, trial.params).batch_size
 
     def refit_item(self, winner: Trial) -> RefitItem:
         """The refit of the winner, for as many epochs as served it best."""
         assert winner.best is not None  # a winner has a value
-        return RefitItem(winner.number, winner.params, winner.best.epoch, self._seed(winner.number))
+        params, seed = self._trained_params(winner), self._seed(winner.number)
+        return RefitItem(winner.number, params, winner.best.epoch, seed)
 
     def next_continued(self, budget: Budget) -> Trial | None:
         """A trial to go on with: first what lost its slot (its rung waits for it), then the highest promotion."""
@@ -332,6 +372,11 @@ class StudyState:
         return self._score(epoch), -epoch.epoch
 
 
+def _gist(message: str) -> str:
+    """The message without its numbers, which differ from trial to trial."""
+    return re.sub(r"\d+", "", message)
+
+
 def next_item(state: StudyState, budget: Budget, now: float) -> Decision:
     """What a free slot should do, by the records so far and the budget as it stands."""
     if state.ended is not None:
@@ -368,6 +413,9 @@ def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
         goal = objective.direction
         if score(best.best.value, goal) >= score(objective.target, goal):
             return End("TargetReached", f"{objective.metric} reached {objective.target:g}")
+    why = state.failed_alike()
+    if why:
+        return End("TooManyFailedTrials", f"the first {ALIKE} trials failed alike; {why}"[:1000])
     if state.failed > budget.max_failed_trials:
         return End("TooManyFailedTrials", _failures(state, budget))
     limit = budget.max_duration_seconds

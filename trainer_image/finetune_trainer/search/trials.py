@@ -34,6 +34,9 @@ class Trial:
     losses: int = 0
     """Times it lost its worker since its last checkpoint."""
 
+    halved: bool = False
+    """Whether it ran out of memory once, and trains with half the batch and twice the accumulation."""
+
     failure_class: str = ""
     message: str = ""
     stopped_early: bool = False
