@@ -24,13 +24,16 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.driver import run_slots, start_broker
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import TrainItem
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import findings
-from finetune_trainer.search.state import RefitItem, StudyState, TrainItem
+from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.slots import Work
+from finetune_trainer.work import Item, Work
 
 SLOTS = 2
+EPOCHS = 27
 
 
 def study(trials: int) -> FineTuneStudy:
@@ -49,7 +52,7 @@ def study(trials: int) -> FineTuneStudy:
                     "labelColumn": "l",
                 },
                 "objective": {"metric": "accuracy"},
-                "hyperparameters": {"epochs": 27},
+                "hyperparameters": {"epochs": EPOCHS},
                 "searchSpaces": [{"learningRate": {"min": 1e-6, "max": 1e-2, "scale": "Log"}}],
                 "search": {"algorithm": "Random", "scheduler": {"type": "ASHA"}},
                 "budget": {"maxTrials": trials},
@@ -65,14 +68,12 @@ class NoOp:
 
     material: Any
 
-    def work(self, item: TrainItem | RefitItem, work: Work) -> list[ev.Event]:
+    def work(self, item: Item, work: Work) -> list[ev.Event]:
         """Report the epoch the item asks for."""
         assert isinstance(item, TrainItem)  # the study has no refit
         now = time.time()
         value = float(item.params["learningRate"]) * 100 * (1 - 0.9**item.to_epoch)
-        epochs = range(
-            1 if item.checkpoint is None else int(item.checkpoint) + 1, item.to_epoch + 1
-        )
+        epochs = range(1 + int(item.checkpoint or 0), int(item.to_epoch) + 1)
         done: list[ev.Event] = [
             ev.EpochDone(now, item.trial, epoch, value, {"accuracy": value}, 0.0, 0.0, 0.0)
             for epoch in epochs
@@ -80,7 +81,7 @@ class NoOp:
         return [
             *done,
             ev.Saved(now, item.trial, item.to_epoch, str(item.to_epoch)),
-            ev.Reached(now, item.trial),
+            ev.Reached(now, item.trial, item.to_epoch == EPOCHS),
         ]
 
 
@@ -111,7 +112,7 @@ def main() -> int:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        broker = start_broker(spec, folder, 1, ())
+        broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
         ray.get(broker.snapshot.remote(spec.budget))
         started = time.perf_counter()
         run_slots(broker, NoOp, None, SLOTS, SlotResources(1, 0))
@@ -124,7 +125,7 @@ def main() -> int:
         started = time.perf_counter()
         storage = Storage.open(folder)
         history = read_history(storage)
-        state = StudyState(spec)
+        state = StudyState(Problem.of(spec))
         for event in history.events:
             state.apply(event)
         found = findings(state, spec.budget, storage)

@@ -18,12 +18,16 @@ from tests.trainer.object_store import object_store
 from benchmarks.machine import describe
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.decisions import next_item, starting
+from finetune_trainer.search.items import TrainItem
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog, read_history
 from finetune_trainer.search.results import findings, table, write_tables
-from finetune_trainer.search.state import StudyState, TrainItem, next_item
+from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
 
 SLOTS = 16
+EPOCHS = 27
 
 
 def spec(trials: int) -> StudySpec:
@@ -34,7 +38,7 @@ def spec(trials: int) -> StudySpec:
             "model": {"name": "none"},
             "dataset": {"files": {"train": "a.csv"}, "textColumns": ["t"], "labelColumn": "l"},
             "objective": {"metric": "f1_macro"},
-            "hyperparameters": {"epochs": 27},
+            "hyperparameters": {"epochs": EPOCHS},
             "searchSpaces": [
                 {
                     "learningRate": {"min": 1e-6, "max": 1e-2, "scale": "Log"},
@@ -59,7 +63,7 @@ def spec(trials: int) -> StudySpec:
 def simulate(study: StudySpec, storage: Storage) -> tuple[StudyState, int]:
     """Run the study's decisions and records with 16 slots and no work; the state and the appends made."""
     log, history = RecordLog.start(storage, 1, time.time())
-    state = StudyState(study)
+    state = StudyState(Problem.of(study))
     appends = 0
 
     def write(*events: ev.Event) -> None:
@@ -76,10 +80,7 @@ def simulate(study: StudySpec, storage: Storage) -> tuple[StudyState, int]:
         item = next_item(state, study.budget, time.time())
         if isinstance(item, TrainItem):
             now = time.time()
-            stops = [ev.Stopped(now, number) for number in state.out_of_reach(study.budget)]
-            new = item.trial == len(state.trials)
-            proposed = [ev.Proposed(now, item.trial, item.params)] if new else []
-            write(*stops, *proposed, ev.Started(now, item.trial, f"slot/{appends}", item.to_epoch))
+            write(*starting(state, study.budget, item, f"slot/{appends}", now))
             running.append(item)
         if not running:
             return state, appends
@@ -94,12 +95,15 @@ def _work(state: StudyState, item: TrainItem) -> list[list[ev.Event]]:
     rate = float(item.params["learningRate"])
     metrics = {"f1_macro": 0.0, "accuracy": 0.75, "loss": 0.123456789012345}
     reports: list[list[ev.Event]] = []
-    for epoch in range(len(state.trials[item.trial].epochs) + 1, item.to_epoch + 1):
+    begun = int(state.trials[item.trial].trained)
+    for epoch in range(begun + 1, int(item.to_epoch) + 1):
         value = (rate * 7919 % 1) * (1 - 0.9**epoch)
         found = {**metrics, "f1_macro": value}
         reports.append([ev.EpochDone(now, item.trial, epoch, value, found, 0.5, 12.3, 12.3)])
     path = f"checkpoints/{item.trial}/{item.to_epoch}-01234567"
-    reports.append([ev.Saved(now, item.trial, item.to_epoch, path), ev.Reached(now, item.trial)])
+    finished = item.to_epoch == EPOCHS
+    end: list[ev.Event] = [ev.Reached(now, item.trial, finished)]
+    reports.append(end if finished else [ev.Saved(now, item.trial, item.to_epoch, path), *end])
     return reports
 
 
@@ -109,7 +113,7 @@ def load(folder: str, trials: int) -> dict[str, float]:
     before = _memory()
     started = time.perf_counter()
     history = read_history(storage)
-    state = StudyState(study)
+    state = StudyState(Problem.of(study))
     for event in history.events:
         state.apply(event)
     loaded = time.perf_counter() - started

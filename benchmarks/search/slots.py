@@ -27,10 +27,10 @@ from finetune_api.manifest import dump_yaml, load_yaml
 from finetune_trainer.driver import run_slots, start_broker
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.state import RefitItem, TrainItem
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.slots import Work
+from finetune_trainer.work import Item, Work
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LATE_SECONDS = 30
@@ -46,7 +46,7 @@ Row = tuple[str, float, float | None]
 class Short(NoOp):
     """A worker whose items take a while."""
 
-    def work(self, item: TrainItem | RefitItem, work: Work) -> list[ev.Event]:
+    def work(self, item: Item, work: Work) -> list[ev.Event]:
         """Sleep, then report."""
         time.sleep(ITEM_SECONDS)
         return super().work(item, work)
@@ -71,7 +71,7 @@ def late_worker(folder: str) -> list[Row]:
     ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"]
     command = [*ray_start, "--num-cpus=1", "--block"]
     spec = study(TRIALS).spec
-    broker = start_broker(spec, folder, 1, ())
+    broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
     ray.get(broker.snapshot.remote(spec.budget))
     worker: list[subprocess.Popen[bytes]] = []
 

@@ -9,6 +9,7 @@ from pydantic.config import JsonDict
 from finetune_api.schema import Model
 
 MAX_TOP_TRIALS = 10
+MAX_SPLITS = 32
 MAX_MESSAGE = 1024
 MAX_PROGRESS_BYTES = 16 * 1024
 
@@ -44,7 +45,7 @@ Reason: TypeAlias = Literal[
 """Every reason a condition can carry.
 
 SearchFinished: every planned trial ended. TargetReached: a trial reached `objective.target`.
-BudgetSpent: `maxDurationSeconds` or `maxGpuHours` passed. NoImprovement: as many trials in a row as
+BudgetSpent: `maxDurationSeconds`, `maxGpuHours` or `maxPrice` passed. NoImprovement: as many trials in a row as
 `maxTrialsWithoutImprovement` were no better. CreatingPods: the Job exists, pods do not run yet.
 PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd: pods of an earlier attempt
 still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
@@ -97,16 +98,86 @@ class TrialCounts(Model):
     """Ended trials of planned ones, for the TRIALS column."""
 
 
+class SplitResult(Model):
+    """One training of a trial: of one fold, with one seed."""
+
+    fold: int = Field(0, ge=0)
+    repeat: int = Field(0, ge=0)
+    metrics: dict[str, float] = Field({}, max_length=64)
+
+
 class TrialResult(Model):
-    """The best a trial has shown."""
+    """The best a trial has shown, as the mean over its folds and repeats."""
 
     trial: int = Field(ge=0)
     value: float
-    epoch: int = Field(0, ge=0)
+    epoch: float = Field(0, ge=0)
     """Epochs trained when `value` was measured."""
 
     params: dict[str, Any] = Field({}, json_schema_extra=_FREE)
     metrics: dict[str, float] = Field({}, max_length=64)
+    deviation: float | None = None
+    """Standard deviation of `value` over folds and repeats."""
+
+    standard_error: float | None = None
+    """Standard error of `value`."""
+
+    splits: list[SplitResult] = Field([], max_length=MAX_SPLITS, json_schema_extra=ATOMIC)
+    """Each fold and repeat; only of the best trial."""
+
+
+class PlannedRung(Model):
+    """Trials that reach a rung."""
+
+    resource: float
+    """Epochs, rows or folds at the rung."""
+
+    trials: int = Field(ge=0)
+
+
+class StudyPlan(Model):
+    """What the study will do at most, known before anything runs."""
+
+    trials: int | None = Field(None, ge=0)
+    """Unset where only time limits the search."""
+
+    trainings: int | None = Field(None, ge=0)
+    """Trials by folds and repeats."""
+
+    rungs: list[PlannedRung] = Field([], max_length=32, json_schema_extra=ATOMIC)
+    """Trials at each rung if each promotes its share and no more; unset if that cannot be said."""
+
+    expected_epochs: float | None = None
+    """Epochs of these rungs."""
+
+    worst_case_epochs: float | None = None
+    """Epochs if each trial is better than all before it: promotions without waiting can prove premature."""
+
+    worst_case_gpu_hours: float | None = None
+    worst_case_price: float | None = None
+
+
+class Spending(Model):
+    """What the search has used, and what its budget leaves."""
+
+    epochs: float = Field(0, ge=0)
+    """Epochs trained."""
+
+    epochs_saved: float | None = None
+    """Epochs that the trials so far would have trained beyond these if all had gone to their end."""
+
+    price: float | None = None
+    """GPU hours so far at `budget.pricePerGpuHour`."""
+
+    price_saved: float | None = None
+    """`epochsSaved` at the mean price of an epoch so far."""
+
+    trials_left: int | None = None
+    seconds_left: int | None = None
+    """Of `budget.maxDurationSeconds`, in whole minutes."""
+
+    gpu_hours_left: float | None = None
+    price_left: float | None = None
 
 
 class FinalModel(Model):
@@ -125,11 +196,16 @@ class Findings(Model):
     trials: TrialCounts = TrialCounts()
     best: TrialResult | None = None
     top_trials: list[TrialResult] = Field([], max_length=MAX_TOP_TRIALS, json_schema_extra=ATOMIC)
+    pareto_front: list[TrialResult] = Field([], max_length=MAX_TOP_TRIALS, json_schema_extra=ATOMIC)
+    """With secondary objectives: trials that no other is at least as good as in all of them, by the
+    first objective; the table has all."""
+
     final: FinalModel | None = None
     results_uri: str | None = Field(None, max_length=2048)
     """Folder of `trials.csv` and `trials.parquet`."""
 
     gpu_seconds: float = Field(0, ge=0)
+    spending: Spending | None = None
     warnings: list[Annotated[str, Field(max_length=256)]] = Field(
         [], max_length=10, json_schema_extra=ATOMIC
     )
@@ -150,6 +226,9 @@ class StudyStatus(Findings):
     )
     start_time: _Time | None = None
     completion_time: _Time | None = None
+    plan: StudyPlan | None = None
+    """Known before the first pod runs."""
+
     attempts: int = Field(0, ge=0)
     """Engine objects created so far: one more for each retry and each resumption."""
 

@@ -9,7 +9,12 @@ from pydantic.functional_validators import BeforeValidator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from finetune_api.hyperparameters import FixedHyperparameters, Hyperparameters, json_name
+from finetune_api.hyperparameters import (
+    CATEGORICAL,
+    FixedHyperparameters,
+    Hyperparameters,
+    json_name,
+)
 from finetune_api.metrics import ALL_METRICS, METRICS, Goal, Task, natural_goal
 from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
 from finetune_api.schema import Model, Rule
@@ -127,6 +132,19 @@ class Dataset(Model):
     split: Split = Split()
 
 
+class SecondaryObjective(Model):
+    """A further objective: trials are compared by Pareto dominance."""
+
+    metric: Metric
+    goal: Goal | None = None
+    """Default: the direction in which the metric improves."""
+
+    @property
+    def direction(self) -> Goal:
+        """The goal, resolved."""
+        return self.goal or natural_goal(self.metric)
+
+
 class Objective(Model):
     """What the search optimises, measured on the validation rows after each epoch."""
 
@@ -136,8 +154,15 @@ class Objective(Model):
     goal: Goal | None = None
     """Default: the direction in which the metric improves."""
 
+    best_of: Literal["Max", "Last"] = "Max"
+    """Which of a trial's epochs is its value: the one with the best objective, or the last."""
+
     target: float | None = None
     """The search ends as soon as a trial reaches this value."""
+
+    secondary: list[SecondaryObjective] = Field([], max_length=3, json_schema_extra=ATOMIC)
+    """Further objectives. The status has the Pareto front; of its trials the one with the best
+    `metric` is the best, and is refitted."""
 
     additional_metrics: list[Metric] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Further metrics to record."""
@@ -148,30 +173,120 @@ class Objective(Model):
         return self.goal or natural_goal(self.metric)
 
 
-class Scheduler(Model):
-    """How epochs are spread over trials."""
+class CrossValidation(Model):
+    """Each trial trains once for each fold; its value is the mean over the folds."""
 
-    type: Literal["None", "ASHA", "SuccessiveHalving"] = "None"
+    folds: int = Field(ge=2, le=20)
+    """Parts of the pooled training and validation rows; each is the validation part once."""
+
+    stratify: bool = True
+    """Keep the share of each class equal in every fold. Ignored for Regression."""
+
+    seed: int = Field(0, ge=0, le=4294967295)
+    """Seed of the folds."""
+
+
+class Validation(Model):
+    """How often a trial is trained to know its value."""
+
+    cross_validation: CrossValidation | None = None
+    """Default: one training on the training rows, measured on the validation rows."""
+
+    repeats: int = Field(1, ge=1, le=16)
+    """Trainings of each trial (of each fold) with different seeds; the value is their mean."""
+
+    @property
+    def folds(self) -> int:
+        """Folds, or 1 without cross-validation."""
+        return self.cross_validation.folds if self.cross_validation else 1
+
+
+SchedulerType: TypeAlias = Literal[
+    "None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA"
+]
+
+
+class Scheduler(Model):
+    """How training is spread over trials: which go on after each rung."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.brackets) || self.type == 'ASHA' || self.type == 'Hyperband'",
+            message="brackets must go with type ASHA or Hyperband",
+            holds=lambda self: self.brackets is None or self.type in ("ASHA", "Hyperband"),
+            field=".brackets",
+        ),
+        Rule(
+            cel="self.type != 'Hyperband' || has(self.brackets) || self.resource == 'Epochs' || self.resource == 'Folds'",
+            message="brackets must be given with Hyperband over Samples or Seconds, whose most is not known before",
+            holds=lambda self: (
+                self.type != "Hyperband"
+                or self.brackets is not None
+                or self.resource in ("Epochs", "Folds")
+            ),
+        ),
+        Rule(
+            cel="self.resource == 'Epochs' || self.resource == 'Seconds' || self.minResource >= 1.0 && double(int(self.minResource)) == self.minResource",
+            message="minResource must be a whole number of Samples or Folds",
+            holds=lambda self: (
+                self.resource in ("Epochs", "Seconds")
+                or (self.min_resource >= 1 and self.min_resource == int(self.min_resource))
+            ),
+            field=".minResource",
+        ),
+        Rule(
+            cel="self.type != 'MedianStop' || self.resource == 'Epochs' || self.resource == 'Folds'",
+            message="MedianStop must have resource Epochs or Folds",
+            holds=lambda self: self.type != "MedianStop" or self.resource in ("Epochs", "Folds"),
+            field=".resource",
+        ),
+    )
+
+    type: SchedulerType = "None"
     """None trains every trial to its end. ASHA promotes the best 1/reductionFactor of each rung as soon as
     they are (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
     SuccessiveHalving first waits until all trials have reached the rung (Jamieson and Talwalkar, AISTATS
-    2016): no promotion is premature, but slots may wait for the slowest trial."""
+    2016): no promotion is premature, but slots may wait for the slowest trial. Hyperband runs successive
+    halving in brackets, from many trials that start low to few that start high (Li et al., JMLR 2018);
+    with algorithm TPE or GP that is BOHB (Falkner et al., ICML 2018). MedianStop lets a trial go on while
+    it is at least the median of all that came as far (Golovin et al., "Google Vizier", KDD 2017), compared
+    every minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
+    differs (Bohdal et al., ICLR 2023)."""
 
-    min_epochs: int = Field(1, ge=1, le=1000)
-    """Epochs of the first rung."""
+    resource: Literal["Epochs", "Samples", "Folds", "Seconds"] = "Epochs"
+    """What a rung gives more of. Epochs: a trial goes on from its checkpoint. Samples: training rows; a
+    trial begins anew on more of them. Folds: of the cross-validation. Seconds: of training, so that a
+    dear configuration gets no more than a cheap one."""
+
+    min_resource: float = Field(1, gt=0, le=1000000000)
+    """Resource of the first rung; fractions of an epoch are allowed."""
 
     reduction_factor: int = Field(3, ge=2, le=16)
-    """Each rung has this many times the epochs of the one below."""
+    """Each rung has this many times the resource of the one below."""
+
+    brackets: int | None = Field(None, ge=1, le=8)
+    """ASHA: groups of trials that start at the first, the second, … rung (default 1). Hyperband: the same
+    (default: one for each rung)."""
+
+
+class WarmStart(Model):
+    """A finished study to learn from."""
+
+    uri: Location
+    """Its folder, or the `resultsUri` of its status; in the same storage or readable with its credentials."""
 
 
 class Search(Model):
     """How trials are proposed and scheduled."""
 
-    algorithm: Literal["Grid", "Random", "QuasiRandom", "TPE", "GP"]
+    algorithm: Literal["Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES", "PBT"]
     """Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
     space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
     Parzen estimators, after 10 trials at random); GP maximises the expected improvement under a Gaussian
-    process (for tens of trials and a single space; what has a `when` it draws at random)."""
+    process (for tens of trials and a single space; what has a `when` it draws at random); Evolution
+    crosses and mutates the best of each generation (NSGA-II, Deb et al., 2002); CMAES adapts the
+    covariance of a normal distribution (Hansen and Ostermeier, 2001; one space of numbers); PBT trains a population whose worst members take over weights and hyperparameters of the best
+    every perturbationInterval epochs (Jaderberg et al., 2017)."""
 
     seed: int = Field(0, ge=0, le=4294967295)
     """Seed of proposals and of the trials' training."""
@@ -179,11 +294,39 @@ class Search(Model):
     points: list[FixedHyperparameters] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Trials to try first, for example what has served before. What a point leaves open is drawn at random."""
 
+    constraints: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        [], max_length=16, json_schema_extra=ATOMIC
+    )
+    """CEL expressions over hyperparameters that every trial must fulfil, for example
+    `batchSize * gradientAccumulation <= 128`. A hyperparameter that is not searched has its fixed value or default."""
+
+    warm_start: list[WarmStart] = Field([], max_length=8, json_schema_extra=ATOMIC)
+    """Finished studies of the same task and metric: their best trials are tried first, and TPE, GP,
+    Evolution and CMAES learn from all of them."""
+
+    population_size: int = Field(8, ge=2, le=256)
+    """Members of a generation (Evolution, CMAES) or of the population (PBT)."""
+
+    perturbation_interval: int = Field(1, ge=1, le=1000)
+    """PBT: epochs between two steps of a member."""
+
     scheduler: Scheduler = Scheduler()
 
 
 class Budget(Model):
-    """Limits of the search; may be edited while it runs."""
+    """Limits of the search; may be edited while it runs.
+
+    At a limit the search drains: trials that run go on to their next rung, nothing new starts.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.maxPrice) || has(self.pricePerGpuHour)",
+            message="maxPrice must go with pricePerGpuHour",
+            holds=lambda self: self.max_price is None or self.price_per_gpu_hour is not None,
+            field=".maxPrice",
+        ),
+    )
 
     max_trials: int | None = Field(None, ge=1, le=10000)
     """Trials to propose. Default: all combinations of a Grid."""
@@ -199,6 +342,12 @@ class Budget(Model):
 
     max_gpu_hours: float | None = Field(None, gt=0, le=1000000)
     """GPU hours of training, over all trials and attempts, after which no new work starts."""
+
+    price_per_gpu_hour: float | None = Field(None, gt=0, le=1000000)
+    """Price of a GPU hour, in any currency; the status then has what was spent."""
+
+    max_price: float | None = Field(None, gt=0, le=1000000000)
+    """Price of training, over all trials and attempts, after which no new work starts."""
 
     max_trials_without_improvement: int | None = Field(None, ge=1, le=10000)
     """The search ends when this many trials in a row have reached their first rung, or ended, without a
@@ -386,10 +535,11 @@ _SPEC_RULES = (
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.search.algorithm == 'Grid' || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
-        message="unless algorithm is Grid the budget must have maxTrials or maxDurationSeconds",
+        cel="self.search.algorithm == 'Grid' || self.search.algorithm == 'PBT'"
+        " || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
+        message="unless algorithm is Grid or PBT the budget must have maxTrials or maxDurationSeconds",
         holds=lambda self: (
-            self.search.algorithm == "Grid"
+            self.search.algorithm in ("Grid", "PBT")
             or self.budget.max_trials is not None
             or self.budget.max_duration_seconds is not None
         ),
@@ -415,22 +565,93 @@ _SPEC_RULES = (
         field=".budget",
     ),
     Rule(
-        cel="self.search.scheduler.type == 'None' || self.search.scheduler.minEpochs <= "
-        + _CEL_EPOCHS.format(Hyperparameters.model_fields["epochs"].default),
-        message="minEpochs must be at most hyperparameters.epochs",
+        cel="self.search.scheduler.type == 'None' || self.search.scheduler.resource != 'Epochs'"
+        " || self.search.scheduler.minResource <= double("
+        + _CEL_EPOCHS.format(Hyperparameters.model_fields["epochs"].default)
+        + ")",
+        message="minResource must be at most hyperparameters.epochs",
         holds=lambda self: (
             self.search.scheduler.type == "None"
-            or self.search.scheduler.min_epochs <= _epochs(self)
+            or self.search.scheduler.resource != "Epochs"
+            or self.search.scheduler.min_resource <= _epochs(self)
         ),
-        field=".search.scheduler.minEpochs",
-        detail=lambda self: f"got {self.search.scheduler.min_epochs}, {_epochs(self)}",
+        field=".search.scheduler.minResource",
+        detail=lambda self: f"got {self.search.scheduler.min_resource:g}, {_epochs(self)}",
+    ),
+    Rule(
+        cel="self.search.scheduler.type == 'None' || self.search.scheduler.resource != 'Folds'"
+        " || has(self.validation.crossValidation)"
+        " && self.search.scheduler.minResource <= double(self.validation.crossValidation.folds)",
+        message="resource Folds must go with validation.crossValidation, minResource at most its folds",
+        holds=lambda self: (
+            self.search.scheduler.type == "None"
+            or self.search.scheduler.resource != "Folds"
+            or (
+                self.validation.cross_validation is not None
+                and self.search.scheduler.min_resource <= self.validation.folds
+            )
+        ),
+        field=".search.scheduler.resource",
+    ),
+    Rule(
+        cel="self.search.algorithm != 'PBT' || self.search.scheduler.type == 'None'"
+        " && !has(self.validation.crossValidation) && self.validation.repeats == 1"
+        " && self.searchSpaces.all(s, !has(s.epochs))",
+        message="algorithm PBT must have scheduler None, no cross-validation or repeats, and fixed epochs",
+        holds=lambda self: (
+            self.search.algorithm != "PBT"
+            or (
+                self.search.scheduler.type == "None"
+                and self.validation.cross_validation is None
+                and self.validation.repeats == 1
+                and all("epochs" not in space.domains() for space in self.search_spaces)
+            )
+        ),
+        field=".search.algorithm",
+    ),
+    Rule(
+        cel="self.search.algorithm != 'CMAES' || self.searchSpaces.size() == 1 && self.searchSpaces.all(s, "
+        + " && ".join(f"!has(s.{json_name(name)})" for name in CATEGORICAL)
+        + ")",
+        message="algorithm CMAES must have one space, of numbers only",
+        holds=lambda self: (
+            self.search.algorithm != "CMAES"
+            or (
+                len(self.search_spaces) == 1
+                and all(
+                    isinstance(domain, NumericDomain)
+                    for domain in self.search_spaces[0].domains().values()
+                )
+            )
+        ),
+        field=".searchSpaces",
+    ),
+    Rule(
+        cel="self.objective.secondary.size() == 0 || self.search.scheduler.type == 'None' && "
+        "self.search.algorithm != 'CMAES' && self.search.algorithm != 'PBT'",
+        message="with secondary objectives the scheduler must be None, the algorithm not CMAES or PBT: "
+        "rungs, CMAES and PBT compare by one objective",
+        holds=lambda self: (
+            not self.objective.secondary
+            or (
+                self.search.scheduler.type == "None"
+                and self.search.algorithm not in ("CMAES", "PBT")
+            )
+        ),
+        field=".objective.secondary",
+    ),
+    Rule(
+        cel=f"self.objective.secondary.all(o, [o.metric].all(m, {_CEL_METRICS.format(m='m')}))",
+        message="secondary metrics must suit the task",
+        holds=lambda self: all(o.metric in METRICS[self.task] for o in self.objective.secondary),
+        field=".objective.secondary",
     ),
 )
 
 MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
 _REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
 _OPTIONAL = ("hyperparameters", "storage")
-_DEFAULTED = ("refit", "cluster")
+_DEFAULTED = ("validation", "refit", "cluster")
 
 
 def _immutable(field: str, optional: bool) -> Rule:
@@ -466,6 +687,7 @@ class StudySpec(Model):
     )
     """One space, or alternatives: Grid walks one after the other, the others choose one for each trial."""
 
+    validation: Validation = Validation()
     search: Search
     budget: Budget = Budget()
     refit: bool = True

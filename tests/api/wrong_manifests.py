@@ -161,7 +161,7 @@ WRONG = (
         "Random without an end",
         {"spec.budget": {}},
         "spec.budget",
-        "unless algorithm is Grid the budget must have maxTrials or maxDurationSeconds",
+        "unless algorithm is Grid or PBT the budget must have maxTrials or maxDurationSeconds",
     ),
     Wrong(
         "SuccessiveHalving without a number of trials",
@@ -186,14 +186,101 @@ WRONG = (
     ),
     Wrong(
         "first rung above the last epoch",
-        {"spec.search.scheduler": {"type": "ASHA", "minEpochs": 9}},
-        "spec.search.scheduler.minEpochs",
-        "minEpochs must be at most hyperparameters.epochs",
+        {"spec.search.scheduler": {"type": "ASHA", "minResource": 9}},
+        "spec.search.scheduler.minResource",
+        "minResource must be at most hyperparameters.epochs",
     ),
     Wrong(
         "a reduction factor of one",
         {"spec.search.scheduler": {"type": "ASHA", "reductionFactor": 1}},
         "spec.search.scheduler.reductionFactor",
+    ),
+    Wrong(
+        "rungs of folds without folds",
+        {"spec.search.scheduler": {"type": "ASHA", "resource": "Folds"}},
+        "spec.search.scheduler.resource",
+        "resource Folds must go with validation.crossValidation",
+    ),
+    Wrong(
+        "a first rung of more folds than there are",
+        {
+            "spec.search.scheduler": {"type": "ASHA", "resource": "Folds", "minResource": 4},
+            "spec.validation.crossValidation": {"folds": 3},
+        },
+        "spec.search.scheduler.resource",
+        "minResource at most its folds",
+    ),
+    Wrong(
+        "half a training row",
+        {"spec.search.scheduler": {"type": "ASHA", "resource": "Samples", "minResource": 0.5}},
+        "spec.search.scheduler.minResource",
+        "minResource must be a whole number of Samples or Folds",
+    ),
+    Wrong(
+        "brackets of a single ladder",
+        {"spec.search.scheduler": {"type": "MedianStop", "brackets": 2}},
+        "spec.search.scheduler.brackets",
+        "brackets must go with type ASHA or Hyperband",
+    ),
+    Wrong(
+        "Hyperband over seconds without brackets",
+        {"spec.search.scheduler": {"type": "Hyperband", "resource": "Seconds"}},
+        "spec.search.scheduler",
+        "brackets must be given with Hyperband over Samples or Seconds",
+    ),
+    Wrong(
+        "the median of samples",
+        {"spec.search.scheduler": {"type": "MedianStop", "resource": "Samples"}},
+        "spec.search.scheduler.resource",
+        "MedianStop must have resource Epochs or Folds",
+    ),
+    Wrong(
+        "one fold",
+        {"spec.validation": {"crossValidation": {"folds": 1}}},
+        "spec.validation.crossValidation.folds",
+    ),
+    Wrong("no repeats", {"spec.validation": {"repeats": 0}}, "spec.validation.repeats"),
+    Wrong(
+        "PBT over rungs",
+        {"spec.search": {"algorithm": "PBT", "scheduler": {"type": "ASHA"}}},
+        "spec.search.algorithm",
+        "algorithm PBT must have scheduler None",
+    ),
+    Wrong(
+        "a population of one",
+        {"spec.search": {"algorithm": "PBT", "populationSize": 1}},
+        "spec.search.populationSize",
+    ),
+    Wrong(
+        "CMAES over words",
+        {"spec.search.algorithm": "CMAES"},
+        "spec.searchSpaces",
+        "algorithm CMAES must have one space, of numbers only",
+    ),
+    Wrong(
+        "two objectives over rungs",
+        {
+            "spec.objective.secondary": [{"metric": "loss"}],
+            "spec.search.scheduler": {"type": "ASHA"},
+        },
+        "spec.objective.secondary",
+        "with secondary objectives the scheduler must be None",
+    ),
+    Wrong(
+        "a second objective of another task",
+        {"spec.objective.secondary": [{"metric": "rmse"}]},
+        "spec.objective.secondary",
+        "secondary metrics must suit the task",
+    ),
+    Wrong(
+        "a limit of price without a price",
+        {"spec.budget": {"maxTrials": 4, "maxPrice": 10}},
+        "spec.budget.maxPrice",
+        "maxPrice must go with pricePerGpuHour",
+    ),
+    Wrong("an empty constraint", {"spec.search.constraints": [""]}, "spec.search.constraints[0]"),
+    Wrong(
+        "a warm start from nowhere", {"spec.search.warmStart": [{}]}, "spec.search.warmStart[0].uri"
     ),
     Wrong(
         "a metric of another task",
@@ -255,6 +342,12 @@ EDITS = (
         "added hyperparameters",
         {"spec.hyperparameters": {"epochs": 2}},
         "spec.hyperparameters",
+        "must not change",
+    ),
+    Wrong(
+        "edited folds",
+        {"spec.validation": {"crossValidation": {"folds": 3}}},
+        "spec.validation",
         "must not change",
     ),
     Wrong("edited workers", {"spec.cluster": {"workers": 2}}, "spec.cluster", "must not change"),

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, json_name
 from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.metrics import METRICS
+from finetune_api.study import Scheduler, Search
 
 _ODD: tuple[Any, ...] = (
     None,
@@ -39,6 +40,10 @@ def _bounds(name: str) -> tuple[float, float, bool]:
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
     return low, high, schema["type"] == "integer"
 
+
+_ALGORITHMS = get_args(Search.model_fields["algorithm"].annotation)
+_SCHEDULERS = get_args(Scheduler.model_fields["type"].annotation)
+_RESOURCES = get_args(Scheduler.model_fields["resource"].annotation)
 
 _NUMERIC = {name: _bounds(name) for name in Hyperparameters.model_fields if name not in CATEGORICAL}
 
@@ -91,7 +96,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "dataset": {**source, "textColumns": ["a", "b"][: rng.randint(1, 2)], "labelColumn": "y"},
         "objective": {"metric": rng.choice(metrics)},
         "searchSpaces": [_space(rng) for _ in range(rng.randint(1, 3))],
-        "search": {"algorithm": rng.choice(["Grid", "Random", "QuasiRandom", "TPE", "GP"])},
+        "search": {"algorithm": rng.choice(_ALGORITHMS)},
     }
     optional: dict[str, Any] = {
         "hyperparameters": {
@@ -102,6 +107,11 @@ def _valid(rng: random.Random) -> dict[str, Any]:
             "maxFailedTrials": rng.randint(0, 5),
             "maxGpuHours": rng.choice([0.5, 8]),
             "maxTrialsWithoutImprovement": rng.randint(1, 20),
+            "pricePerGpuHour": 2.5,
+        },
+        "validation": {
+            "crossValidation": {"folds": rng.randint(2, 5)},
+            "repeats": rng.choice([1, 3]),
         },
         "refit": rng.random() < 0.5,
         "cluster": {
@@ -119,11 +129,19 @@ def _valid(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.2:
         names = rng.sample(list(_NUMERIC), 2)
         spec["search"]["points"] = [{json_name(name): _number(rng, name) for name in names}]
+    if rng.random() < 0.1:
+        spec["objective"]["secondary"] = [{"metric": rng.choice(metrics)}]
+    if rng.random() < 0.2:
+        spec["search"]["constraints"] = ["batchSize * gradientAccumulation <= 64"]
+        spec["search"]["warmStart"] = [{"uri": "studies/first"}]
     if rng.random() < 0.4:
         spec["search"]["scheduler"] = {
-            "type": rng.choice(["None", "ASHA", "SuccessiveHalving"]),
-            "minEpochs": rng.randint(1, 4),
+            "type": rng.choice(_SCHEDULERS),
+            "resource": rng.choice(_RESOURCES),
+            "minResource": rng.choice([0.5, 1, 2, 3]),
         }
+        if rng.random() < 0.3:
+            spec["search"]["scheduler"]["brackets"] = rng.randint(1, 3)
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneStudy",

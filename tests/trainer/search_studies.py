@@ -9,17 +9,11 @@ from typing import Any
 from finetune_api.hyperparameters import Scalar
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.state import (
-    Decision,
-    End,
-    RefitItem,
-    StudyState,
-    TrainItem,
-    Wait,
-    next_item,
-    search_ending,
-)
+from finetune_trainer.search.state import DRAINING, StudyState
 from finetune_trainer.search.storage import Storage
 
 CONTINUOUS = {"learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"}}
@@ -45,12 +39,24 @@ def study_spec(**changes: Any) -> StudySpec:
 ASHA = {"algorithm": "Random", "seed": 7, "scheduler": {"type": "ASHA"}}
 
 
-def accuracy(params: dict[str, Scalar], epoch: int) -> float:
-    """The imaginary validation accuracy: best near a learning rate of 1e-3, rising with epochs, noisy."""
+ROWS = 90
+"""Training rows of the imaginary data."""
+
+
+def accuracy(
+    params: dict[str, Scalar],
+    epoch: float,
+    fold: int | None = None,
+    seed: int = 0,
+    rows: int | None = None,
+) -> float:
+    """The imaginary validation accuracy: best near a learning rate of 1e-3, rising with epochs and rows, noisy."""
     rate = float(params.get("learningRate", 1e-3))
-    noise = zlib.crc32(f"{sorted(params.items())}/{epoch}".encode()) / 2**32
+    where = "" if fold is None else f"/{fold}/{seed}"
+    noise = zlib.crc32(f"{sorted(params.items())}/{epoch:g}{where}".encode()) / 2**32
     quality = math.exp(-(math.log10(rate / 1e-3) ** 2) / 4)
-    return round(quality * (1 - 0.8**epoch) + 0.05 * noise, 6)
+    share = 1.0 if rows is None else min(rows, ROWS) / ROWS
+    return round(quality * (1 - 0.8**epoch) * (0.5 + 0.5 * share) + 0.05 * noise, 6)
 
 
 class Killed(Exception):
@@ -77,7 +83,7 @@ class Driver:
     term: int
     clock: Clock = field(default_factory=Clock)
     items: list[TrainItem | RefitItem] = field(default_factory=list)
-    epochs: list[tuple[int, int]] = field(default_factory=list)
+    epochs: list[tuple[int, float]] = field(default_factory=list)
     """(trial, epoch) in the order trained."""
 
     def __post_init__(self) -> None:
@@ -98,14 +104,7 @@ class Driver:
             self.write(ev.SearchEnded(self.clock(), decision.reason, decision.message))
             return self.decide()
         if isinstance(decision, TrainItem):
-            now = self.clock()
-            stops = self.state.out_of_reach(self.spec.budget)
-            new = decision.trial == len(self.state.trials)
-            self.write(
-                *(ev.Stopped(now, number) for number in stops),
-                *([ev.Proposed(now, decision.trial, decision.params)] if new else []),
-                ev.Started(now, decision.trial, "slot", decision.to_epoch),
-            )
+            self.write(*starting(self.state, self.spec.budget, decision, "slot/1", self.clock()))
         elif isinstance(decision, RefitItem):
             self.write(ev.RefitStarted(self.clock(), decision.trial, "slot"))
         return decision
@@ -115,15 +114,19 @@ class Driver:
         if isinstance(item, RefitItem):
             yield [ev.RefitDone(self.clock(), item.trial, "model", {"accuracy": 0.5})]
             return
-        begun = int(item.checkpoint.split("/")[-1]) if item.checkpoint else 0
-        for epoch in range(begun + 1, item.to_epoch + 1):
+        begun = float(item.checkpoint.rpartition("/")[2]) if item.checkpoint else 0.0
+        epoch, seconds = begun, item.seconds
+        while epoch < item.to_epoch and (item.to_seconds is None or seconds < item.to_seconds):
+            epoch = min(item.to_epoch, math.floor(epoch) + 1)
+            seconds += 1
             self.epochs.append((item.trial, epoch))
-            yield [epoch_done(item.trial, epoch, accuracy(item.params, epoch), self.clock())]
-        path = f"checkpoints/{item.trial}/{item.to_epoch}"
-        yield [
-            ev.Saved(self.clock(), item.trial, item.to_epoch, path),
-            ev.Reached(self.clock(), item.trial),
-        ]
+            value = accuracy(item.params, epoch, item.fold, item.seed, item.rows)
+            yield [epoch_done(item.trial, epoch, value, self.clock(), item.run)]
+        finished = epoch >= self.state.last_epoch(self.state.trials[item.trial])
+        whole = finished and (item.rows is None or item.rows >= ROWS)
+        path = f"checkpoints/{item.trial}/{item.run}/{epoch:g}"
+        saved = [] if finished else [ev.Saved(self.clock(), item.trial, epoch, path, item.run)]
+        yield [*saved, ev.Reached(self.clock(), item.trial, whole, item.run)]
 
     def run(self) -> End:
         """Drive the study to its end."""
@@ -141,22 +144,28 @@ class Driver:
             ending = search_ending(self.state, self.spec.budget, self.clock())
             if ending is not None:
                 self.write(ev.SearchEnded(self.clock(), ending.reason, ending.message))
-                if item.trial in self.state.running:  # called back
-                    self.write(ev.Requeued(self.clock(), item.trial))
+                run = 0 if isinstance(item, RefitItem) else item.run
+                if ending.reason in DRAINING:
+                    continue
+                if (item.trial, run) in self.state.running:  # called back
+                    self.write(ev.Requeued(self.clock(), item.trial, run=run))
                 return
 
 
 def replay(spec: StudySpec, events: list[ev.Event]) -> StudyState:
     """The state that the events lead to."""
-    state = StudyState(spec)
+    state = StudyState(Problem.of(spec))
     for event in events:
         state.apply(event)
     return state
 
 
-def epoch_done(trial: int, epoch: int, value: float, time: float = 0.0) -> ev.EpochDone:
+def epoch_done(
+    trial: int, epoch: float, value: float, time: float = 0.0, run: int = 0
+) -> ev.EpochDone:
     """An epoch that took a second."""
-    return ev.EpochDone(time, trial, epoch, value, {"accuracy": value}, 0.1, 1.0, 0.5)
+    metrics = {"accuracy": value, "f1_macro": round(value * (1 - value), 6)}
+    return ev.EpochDone(time, trial, epoch, value, metrics, 0.1, 1.0, 0.5, run)
 
 
 def summary(state: StudyState) -> list[tuple[Any, ...]]:
@@ -167,8 +176,8 @@ def summary(state: StudyState) -> list[tuple[Any, ...]]:
             t.params,
             t.status,
             t.level,
-            t.checkpoint,
-            [(e.epoch, e.value) for e in t.epochs],
+            [(run.number, run.status, run.checkpoint) for run in t.runs.values()],
+            [(e.epoch, e.value, e.deviation) for e in t.evaluations],
         )
         for t in state.trials
     ]

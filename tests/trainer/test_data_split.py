@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.data.labels import Label
-from finetune_trainer.data.split import Rows, split_rows
+from finetune_trainer.data.split import Rows, fold_rows, sample_order, split_rows
 
 
 def classes(seed: int, rows: int = 500) -> list[Label]:
@@ -81,3 +81,32 @@ def test_label_sets_are_spread_better_than_by_chance() -> None:
 def test_a_small_share_is_at_least_one_row() -> None:
     parts = split_rows(["a", "b"] * 4, (0.01, 0.01), 0, True)
     assert [len(part) for part in parts] == [1, 1, 6]
+
+
+@pytest.mark.parametrize("kind", ["classes", "label sets", "numbers"])
+def test_every_row_is_in_one_fold_and_classes_keep_their_share(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    classes = rng.choice(4, size=203, p=[0.6, 0.25, 0.1, 0.05])
+    labels = {
+        "classes": classes,
+        "label sets": np.eye(4, dtype=np.bool_)[classes],
+        "numbers": rng.random(203),
+    }[kind]
+    folds = fold_rows(labels, 5, seed=1, stratify=kind != "numbers")
+    assert sorted(np.concatenate(folds)) == list(range(203))
+    assert {len(fold) for fold in folds} <= {40, 41}
+    again = fold_rows(labels, 5, seed=1, stratify=kind != "numbers")
+    assert all((one == other).all() for one, other in zip(folds, again, strict=True))
+    if kind != "numbers":
+        counts = np.array([np.bincount(classes[fold], minlength=4) for fold in folds])
+        assert (np.ptp(counts, axis=0) <= 1).all()
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one_and_has_each_class() -> None:
+    classes = np.repeat([0, 1, 2], [60, 30, 10])
+    order = sample_order(classes, seed=1, stratify=True)
+    assert sorted(order) == list(range(100))
+    for size in (20, 50, 80):
+        counts = np.bincount(classes[order[:size]], minlength=3)
+        assert np.abs(counts - size * np.array([0.6, 0.3, 0.1])).max() <= 1
+    assert (sample_order(classes, 2, stratify=True) != order).any()

@@ -1,10 +1,18 @@
 """What a study will cost, said before it runs."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from finetune_api.plan import make_plan
+from finetune_api.status import PlannedRung
+from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.plan import PlannedRung, make_plan
-from finetune_trainer.search.state import StudyState, TrainItem, next_item
+from finetune_trainer.search.decisions import next_item, starting
+from finetune_trainer.search.items import TrainItem
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.state import StudyState
 from tests.trainer.search_studies import ASHA, epoch_done, study_spec
 
 
@@ -19,7 +27,7 @@ def test_a_list_of_grids_counts_each_combination_once() -> None:
     )
     plan = make_plan(spec)
     assert plan.trials == 9 + 4 - 2
-    assert plan.rungs == (PlannedRung(9, 11),)
+    assert plan.rungs == [PlannedRung(resource=9, trials=11)]
     assert plan.expected_epochs == plan.worst_case_epochs == 99
 
 
@@ -30,7 +38,7 @@ def test_a_finite_space_limits_random_trials() -> None:
 
 def test_without_a_limit_of_trials_nothing_is_promised() -> None:
     plan = make_plan(study_spec(budget={"maxDurationSeconds": 60}))
-    assert (plan.trials, plan.rungs, plan.worst_case_epochs) == (None, (), None)
+    assert (plan.trials, plan.rungs, plan.worst_case_epochs) == (None, [], None)
 
 
 def test_searched_epochs_are_planned_at_their_most() -> None:
@@ -45,31 +53,82 @@ def test_searched_epochs_are_planned_at_their_most() -> None:
 
 def test_asha_plans_the_share_that_each_rung_promotes() -> None:
     plan = make_plan(study_spec(search=ASHA, budget={"maxTrials": 27}))
-    assert plan.rungs == (PlannedRung(1, 27), PlannedRung(3, 9), PlannedRung(9, 3))
+    assert [(rung.resource, rung.trials) for rung in plan.rungs] == [(1, 27), (3, 9), (9, 3)]
     assert plan.expected_epochs == 27 + 2 * 9 + 6 * 3
     assert plan.worst_case_epochs == 27 + 2 * 25 + 6 * 23
 
 
+def searched(spec: StudySpec, value: Callable[[int], float]) -> float:
+    """Epochs of a whole search with one slot, if each trial has that value throughout."""
+    state = StudyState(Problem.of(spec))
+    while isinstance(item := next_item(state, spec.budget, 0.0), TrainItem):
+        for event in starting(state, spec.budget, item, "slot/1", 0.0):
+            state.apply(event)
+        run = state.trials[item.trial].runs[item.run]
+        while run.trained < item.to_epoch:
+            epoch = min(item.to_epoch, run.trained + 1)
+            state.apply(epoch_done(item.trial, epoch, value(item.trial), run=item.run))
+        finished = item.to_epoch == spec.max_epochs
+        state.apply(ev.Reached(0.0, item.trial, finished, item.run))
+    return state.epochs_trained
+
+
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "ASHA": {},
+    "SuccessiveHalving": {},
+    "Hyperband": {},
+    "MedianStop": {},
+    "ASHA brackets": {"type": "ASHA", "brackets": 2},
+    "ASHA fractions": {"type": "ASHA", "minResource": 0.5},
+    "ASHA folds": {"type": "ASHA", "resource": "Folds"},
+    "Hyperband folds": {"type": "Hyperband", "resource": "Folds", "reductionFactor": 2},
+}
+
+
 @pytest.mark.parametrize("trials", [1, 2, 3, 4, 17])
 @pytest.mark.parametrize("order", ["rising", "falling"])
-@pytest.mark.parametrize("scheduler", ["ASHA", "SuccessiveHalving"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_no_search_exceeds_its_worst_case(trials: int, order: str, scheduler: str) -> None:
-    search = {**ASHA, "scheduler": {"type": scheduler}}
-    spec = study_spec(search=search, budget={"maxTrials": trials})
-    state = StudyState(spec)
-    epochs = 0
-    while isinstance(item := next_item(state, spec.budget, 0.0), TrainItem):
-        if item.trial == len(state.trials):
-            state.apply(ev.Proposed(0.0, item.trial, item.params))
-        state.apply(ev.Started(0.0, item.trial, "slot", item.to_epoch))
-        done = len(state.trials[item.trial].epochs)
-        epochs += item.to_epoch - done
-        value = item.trial if order == "rising" else -item.trial
-        for epoch in range(done + 1, item.to_epoch + 1):
-            state.apply(epoch_done(item.trial, epoch, float(value)))
-        state.apply(ev.Reached(0.0, item.trial))
+    folds = {"crossValidation": {"folds": 4}} if "folds" in scheduler else {}
+    search = {**ASHA, "scheduler": {"type": scheduler, **SCHEDULERS[scheduler]}}
+    spec = study_spec(search=search, budget={"maxTrials": trials}, validation=folds)
     plan = make_plan(spec)
     if order == "rising":
-        assert epochs == plan.worst_case_epochs
+        assert searched(spec, lambda trial: float(trial)) == plan.worst_case_epochs
     else:
-        assert epochs == plan.expected_epochs
+        assert searched(spec, lambda trial: float(-trial)) == plan.expected_epochs
+
+
+def test_samples_are_planned_once_the_rows_are_known() -> None:
+    search = {**ASHA, "scheduler": {"type": "ASHA", "resource": "Samples", "minResource": 100}}
+    spec = study_spec(search=search, budget={"maxTrials": 9})
+    assert make_plan(spec).rungs == []
+    plan = make_plan(spec, rows=600)
+    assert [(rung.resource, rung.trials) for rung in plan.rungs] == [(100, 9), (300, 3), (600, 1)]
+    assert plan.expected_epochs == 9 * (9 * 100 / 600 + 3 * 300 / 600 + 1)
+
+
+def test_folds_and_repeats_multiply_the_trainings() -> None:
+    spaces = [
+        {"batchSize": {"values": [8, 16, 32]}, "weightDecay": {"values": [0.0, 0.01, 0.1]}},
+        {"batchSize": {"values": [64, 128]}, "weightDecay": {"values": [0.0, 0.2, 0.5]}},
+    ]
+    spec = study_spec(
+        searchSpaces=spaces,
+        search={"algorithm": "Grid"},
+        budget={"pricePerGpuHour": 2.0},
+        validation={"crossValidation": {"folds": 3}},
+    )
+    plan = make_plan(spec, gpu_seconds_per_epoch=40)
+    assert (plan.trials, plan.trainings) == (15, 45)
+    assert plan.worst_case_epochs == 45 * 9
+    assert plan.worst_case_gpu_hours == 45 * 9 * 40 / 3600
+    assert plan.worst_case_price == 45 * 9 * 40 / 3600 * 2
+
+
+def test_constraints_and_population_count_in_the_plan() -> None:
+    space = {"batchSize": {"values": [8, 16, 32]}, "gradientAccumulation": {"values": [1, 2, 4]}}
+    search = {"algorithm": "Grid", "constraints": ["batchSize * gradientAccumulation <= 32"]}
+    assert make_plan(study_spec(searchSpaces=[space], search=search, budget={})).trials == 6
+    search = {"algorithm": "PBT", "populationSize": 4, "perturbationInterval": 2}
+    assert make_plan(study_spec(search=search, budget={})).trials == 4 * 5

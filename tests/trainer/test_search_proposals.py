@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
+from finetune_api.combinations import Params, grid, grid_size
+from finetune_api.constraints import Constraints
 from finetune_api.hyperparameters import resolve
 from finetune_api.spaces import IntegerDomain, NumericDomain
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.domains import Params, grid, grid_size
-from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.trials import Trial
-from tests.trainer.search_studies import CONTINUOUS, accuracy, epoch_done, study_spec
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposal, Proposer
+from finetune_trainer.search.trials import Evaluation, Trial
+from tests.trainer.search_studies import CONTINUOUS, accuracy, study_spec
 
 CONDITIONAL = {
     "optimizer": {"values": ["AdamW", "SGD", "RMSprop"]},
@@ -29,12 +31,20 @@ CONDITIONAL = {
 
 def proposals(spec: StudySpec, count: int = 10_000) -> list[Params]:
     """The first `count` proposals, or all if the space has fewer."""
-    proposer = Proposer(spec)
+    proposer = proposer_of(spec)
     made: list[Params] = []
-    while len(made) < count and (params := proposer.propose()) is not None:
-        proposer.record(params)
-        made.append(params)
+    while len(made) < count and (proposal := proposer.propose()) is not None:
+        proposer.record(proposal.params)
+        made.append(proposal.params)
     return made
+
+
+def proposer_of(spec: StudySpec) -> Proposer:
+    return Proposer(Problem.of(spec))
+
+
+def size_of(spec: StudySpec) -> int | None:
+    return grid_size(Problem.of(spec).spaces, Problem.of(spec).constraints)
 
 
 def random_spec(*spaces: dict[str, Any], seed: int = 7) -> StudySpec:
@@ -64,14 +74,14 @@ def test_grid_is_the_product_in_declared_order() -> None:
 
 def test_grid_leaves_out_what_a_condition_excludes() -> None:
     made = proposals(grid_spec(CONDITIONAL))
-    assert len(made) == grid_size(grid_spec(CONDITIONAL).spaces) == 2 + 2 * 2 * 2
+    assert len(made) == size_of(grid_spec(CONDITIONAL)) == 2 + 2 * 2 * 2
     assert all(("momentum" in params) == (params["optimizer"] != "AdamW") for params in made)
 
 
 def test_grid_tries_what_several_spaces_share_once() -> None:
     spec = grid_spec({"batchSize": {"values": [8, 16, 32]}}, {"batchSize": {"values": [16, 64]}})
     assert [params["batchSize"] for params in proposals(spec)] == [8, 16, 32, 64]
-    assert grid_size(spec.spaces) == 4
+    assert size_of(spec) == 4
 
 
 def test_grid_of_billions_starts_at_once() -> None:
@@ -81,7 +91,7 @@ def test_grid_of_billions_starts_at_once() -> None:
             "weightDecay": {"min": 0, "max": 1, "step": 1e-12},
         }
     )
-    assert grid_size(spec.spaces) is None
+    assert size_of(spec) is None
     assert [params["weightDecay"] for params in proposals(spec, 3)] == [0.0, 1e-12, 2e-12]
 
 
@@ -92,7 +102,7 @@ def test_random_draws_from_billions_of_steps() -> None:
 
 def test_random_exhausts_a_finite_space() -> None:
     made = proposals(random_spec(CONDITIONAL))
-    expected = list(grid(random_spec(CONDITIONAL).spaces))
+    expected = list(grid([random_spec(CONDITIONAL).spaces[0].domains()], Constraints([], {})))
     assert len(made) == len(expected)
     assert all(params in expected for params in made)
 
@@ -100,7 +110,7 @@ def test_random_exhausts_a_finite_space() -> None:
 def test_random_exhausts_whole_numbers_on_a_log_scale() -> None:
     spec = random_spec({"batchSize": {"min": 4, "max": 40, "scale": "Log"}})
     assert sorted(params["batchSize"] for params in proposals(spec)) == list(range(4, 41))
-    assert grid_size(spec.spaces) == 37
+    assert size_of(spec) == 37
 
 
 def test_random_uses_every_space_of_a_list() -> None:
@@ -133,11 +143,11 @@ def test_another_seed_gives_other_trials() -> None:
 
 def test_recorded_trials_hold_even_if_they_would_be_drawn_differently_today() -> None:
     spec = random_spec({"batchSize": {"values": [8, 16, 32]}})
-    proposer = Proposer(spec)
+    proposer = proposer_of(spec)
     told: list[Params] = [{"batchSize": 32}, {"batchSize": 8}]
     for params in told:
         proposer.record(params)
-    assert proposer.propose() == {"batchSize": 16}
+    assert proposer.propose() == Proposal({"batchSize": 16})
     proposer.record({"batchSize": 16})
     assert proposer.propose() is None
 
@@ -203,20 +213,26 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
 
 def modelled(spec: StudySpec, count: int) -> list[Trial]:
     """`count` trials at most, each trained to its end before the next is proposed."""
-    proposer = Proposer(spec)
+    proposer = proposer_of(spec)
     trials: list[Trial] = []
-    while len(trials) < count and (params := proposer.propose(trials)) is not None:
-        proposer.record(params)
-        done = epoch_done(len(trials), 9, accuracy(params, 9))
-        trials.append(Trial(len(trials), params, "Completed", epochs=[done], best=done))
+    while len(trials) < count and (proposal := proposer.propose(trials)) is not None:
+        proposer.record(proposal.params)
+        trials.append(ended(len(trials), proposal.params, generation=proposal.generation))
     return trials
+
+
+def ended(number: int, params: Params, status: Any = "Completed", **more: Any) -> Trial:
+    """A trial that has seen 9 epochs."""
+    best = Evaluation(9, accuracy(params, 9), {"f1_macro": 0.3 + accuracy(params, 9) / 3})
+    values = {0: best.value}
+    return Trial(number, params, status, best=best, evaluations=[best], rung_values=values, **more)
 
 
 def model_spec(algorithm: str, *spaces: dict[str, Any]) -> StudySpec:
     return study_spec(searchSpaces=list(spaces), search={"algorithm": algorithm, "seed": 7})
 
 
-models = pytest.mark.parametrize("algorithm", ["TPE", "GP"])
+models = pytest.mark.parametrize("algorithm", ["TPE", "GP", "Evolution"])
 
 
 def test_quasi_random_trials_cover_the_space_more_evenly_than_random_ones() -> None:
@@ -235,10 +251,10 @@ def test_quasi_random_trials_cover_the_space_more_evenly_than_random_ones() -> N
 
 def test_quasi_random_exhausts_a_finite_space() -> None:
     spec = study_spec(searchSpaces=[CONDITIONAL], search={"algorithm": "QuasiRandom"})
-    assert len(proposals(spec)) == grid_size(spec.spaces)
+    assert len(proposals(spec)) == size_of(spec)
 
 
-@models
+@pytest.mark.parametrize("algorithm", ["TPE", "GP", "Evolution", "CMAES"])
 def test_model_draws_near_what_did_well(algorithm: str) -> None:
     far = {}
     for name in ("Random", algorithm):
@@ -263,21 +279,21 @@ def test_model_exhausts_a_finite_space_and_repeats_nothing(algorithm: str) -> No
     spec = model_spec(algorithm, CONDITIONAL, {"batchSize": {"values": [8, 64]}})
     made = modelled(spec, 100)
     assert len({json.dumps(t.params, sort_keys=True) for t in made}) == len(made)
-    assert len(made) == grid_size(spec.spaces)
+    assert len(made) == size_of(spec)
 
 
-@models
+@pytest.mark.parametrize("algorithm", ["TPE", "GP"])
 def test_model_spreads_trials_that_run_side_by_side(algorithm: str) -> None:
     spec = model_spec(algorithm, CONTINUOUS)
     done = modelled(spec, 20)
 
     def proposal(running: list[Trial]) -> float:
-        proposer = Proposer(spec)
+        proposer = proposer_of(spec)
         for trial in done:
             proposer.record(trial.params)
-        params = proposer.propose([*done, *running])
-        assert params is not None
-        return float(params["learningRate"])
+        found = proposer.propose([*done, *running])
+        assert found is not None
+        return float(found.params["learningRate"])
 
     alone = proposal([])
     beside = [Trial(20 + n, {"learningRate": alone * (1 + n / 100)}, "Running") for n in range(8)]
@@ -287,21 +303,20 @@ def test_model_spreads_trials_that_run_side_by_side(algorithm: str) -> None:
 @models
 def test_model_learns_from_every_fate_of_a_trial(algorithm: str) -> None:
     spec = model_spec(algorithm, CONDITIONAL)
-    done = epoch_done(0, 3, 0.4)
     params = [{"optimizer": "AdamW", "batchSize": 8}, {"optimizer": "AdamW", "batchSize": 16}]
     trials = [
-        Trial(0, params[0], "Stopped", epochs=[done], best=done),
+        ended(0, params[0], "Stopped"),
         Trial(1, params[1], "Diverged"),
         Trial(2, {"optimizer": "SGD", "momentum": 0.5, "batchSize": 8}, "Failed"),
         Trial(3, {"batchSize": 7}, "Completed"),  # of another version's making
         Trial(4, {"optimizer": "SGD", "momentum": 0.9, "batchSize": 8}, "Running"),
     ]
-    proposer = Proposer(spec)
+    proposer = proposer_of(spec)
     for trial in trials:
         proposer.record(trial.params)
     found = proposer.propose(trials)
     assert found is not None
-    assert _fits(found, spec.spaces[0].domains())
+    assert _fits(found.params, spec.spaces[0].domains())
 
 
 POINTS = [
@@ -311,7 +326,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", ["Random", "QuasiRandom", "TPE", "GP"])
+@pytest.mark.parametrize("algorithm", ["Random", "QuasiRandom", "TPE", "GP", "Evolution"])
 def test_named_points_come_first_once_and_completed(algorithm: str) -> None:
     space = {**CONDITIONAL, "learningRate": CONTINUOUS["learningRate"]}
     search = {"algorithm": algorithm, "seed": 7, "points": POINTS}
@@ -348,7 +363,7 @@ def test_point_that_no_space_has_is_refused_with_its_field(
         searchSpaces=[CONDITIONAL], search={"algorithm": "Random", "points": [{}, point]}
     )
     with pytest.raises(SpecError, match=words) as refused:
-        Proposer(spec)
+        proposer_of(spec)
     assert refused.value.field == f"spec.search.points[1].{field}"
 
 
@@ -362,7 +377,9 @@ def test_point_may_be_in_any_of_several_spaces() -> None:
 @given(
     st.lists(spaces(), min_size=1, max_size=3),
     st.integers(0, 2**32 - 1),
-    st.sampled_from([("Random", 25), ("QuasiRandom", 25), ("TPE", 14), ("GP", 12)]),
+    st.sampled_from(
+        [("Random", 25), ("QuasiRandom", 25), ("TPE", 14), ("GP", 12), ("Evolution", 20)]
+    ),
 )
 def test_proposals_are_within_bounds_active_distinct_and_resume_anywhere(
     found: list[dict[str, Any]], seed: int, searcher: tuple[str, int]
@@ -379,11 +396,13 @@ def test_proposals_are_within_bounds_active_distinct_and_resume_anywhere(
         resolve(None, params)
         assert any(_fits(params, space.domains()) for space in spec.spaces), params
     if made:
-        again = Proposer(spec)
+        again = proposer_of(spec)
         cut = random.Random(seed).randrange(len(made))
         for params in made[:cut]:
             again.record(params)
-        assert again.propose(trials[:cut]) == made[cut]
+        found_again = again.propose(trials[:cut])
+        assert found_again is not None
+        assert found_again.params == made[cut]
 
 
 def _fits(params: Params, domains: dict[str, Any]) -> bool:

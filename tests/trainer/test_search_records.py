@@ -39,7 +39,7 @@ def test_every_kind_of_event_comes_back_as_it_was(storage: Storage) -> None:
         ev.Started(2.0, 0, "slot/1", 3),
         ev.EpochDone(3.0, 0, 1, 0.1 + 0.2, {"f1_macro": 1 / 3}, 0.7, 12.5, 25.0),
         ev.Saved(4.0, 0, 1, "checkpoints/0/1"),
-        ev.Reached(5.0, 0, stopped_early=True),
+        ev.Reached(5.0, 0, finished=True, run=3),
         ev.Requeued(6.0, 0, lost=True),
         ev.Failed(7.0, 0, "UserError", 'quotes " and\nlines\u2028 and ü'),
         ev.Stopped(8.0, 0),

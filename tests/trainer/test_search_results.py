@@ -9,10 +9,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from finetune_api.combinations import Params
 from finetune_api.hyperparameters import Scalar
 from finetune_api.status import MAX_PROGRESS_BYTES, MAX_TOP_TRIALS
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.proposals import Params
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
@@ -33,13 +34,13 @@ def finished(storage: Storage) -> StudyState:
 
 
 def test_findings_name_the_best_trials_in_order(storage: Storage) -> None:
-    found = findings(finished(storage), SPEC.budget, storage)
+    found = findings(finished(storage), SPEC.budget, storage, 0.0)
     values = [trial.value for trial in found.top_trials]
     assert values == sorted(values, reverse=True)
     assert len(values) == MAX_TOP_TRIALS
     assert found.best == found.top_trials[0]
     assert found.best.epoch == 9
-    assert found.best.metrics == {"accuracy": found.best.value}
+    assert found.best.metrics["accuracy"] == found.best.value
     assert found.results_uri == storage.uri("results")
     assert found.trials.planned == 12
     assert found.trials.completed + found.trials.stopped == 12
@@ -53,23 +54,23 @@ def test_findings_of_a_running_study_count_every_trial_once(storage: Storage) ->
         for report in driver.work(decision):  # type: ignore[arg-type]  # the search is not over
             driver.write(*report)
     driver.decide()
-    counts = findings(driver.state, SPEC.budget, storage).trials
+    counts = findings(driver.state, SPEC.budget, storage, 0.0).trials
     assert counts.running == 1
     trials = counts.running + counts.paused + counts.completed + counts.stopped
     assert trials == len(driver.state.trials)
     assert counts.planned == 12
-    assert findings(driver.state, SPEC.budget, storage).results_uri is None
+    assert findings(driver.state, SPEC.budget, storage, 0.0).results_uri is None
 
 
 def test_diverged_and_failed_trials_are_not_among_the_best(storage: Storage) -> None:
-    state = StudyState(SPEC)
+    state = StudyState(Problem.of(SPEC))
     for trial, value in enumerate((0.9, 0.8, 0.1)):
         state.apply(ev.Proposed(0.0, trial, {"learningRate": 1e-3 * (trial + 1)}))
         state.apply(ev.Started(0.0, trial, "slot", 1))
         state.apply(epoch_done(trial, 1, value))
     state.apply(ev.Failed(0.0, 0, "Diverged", "nan"))
     state.apply(ev.Failed(0.0, 1, "UserError", "no"))
-    found = findings(state, SPEC.budget, storage)
+    found = findings(state, SPEC.budget, storage, 0.0)
     assert [trial.trial for trial in found.top_trials] == [2]
     assert (found.trials.diverged, found.trials.failed, found.trials.summary) == (1, 1, "2/12")
 
@@ -78,15 +79,17 @@ def test_findings_with_the_longest_params_and_metrics_stay_small(storage: Storag
     names = "epochs batchSize gradientAccumulation maxLength optimizer learningRate weightDecay momentum adamBeta1 adamBeta2 adamEpsilon rmspropAlpha lrSchedule warmupRatio maxGradNorm hiddenDropout attentionDropout classifierDropout earlyStoppingPatience"
     params: dict[str, Scalar] = dict.fromkeys(names.split(), 1.23456e-05)
     metrics = {f"precision_weighted_{n}": 0.12345678901234567 for n in range(8)}
-    state = StudyState(SPEC)
+    state = StudyState(Problem.of(SPEC))
     for trial in range(10_000):
         state.apply(ev.Proposed(0.0, trial, {**params, "learningRate": 1e-9 * trial}))
         state.apply(ev.Started(0.0, trial, "slot", 1))
         state.apply(ev.EpochDone(0.0, trial, 1, trial / 1e4, metrics, 0.1, 1.0, 1.0))
         state.apply(ev.Reached(0.0, trial))
-    size = len(json.dumps(findings(state, SPEC.budget, storage).to_json(), separators=(",", ":")))
+    size = len(
+        json.dumps(findings(state, SPEC.budget, storage, 0.0).to_json(), separators=(",", ":"))
+    )
     assert size < MAX_PROGRESS_BYTES
-    assert findings(state, SPEC.budget, storage).trials.paused == 10_000
+    assert findings(state, SPEC.budget, storage, 0.0).trials.paused == 10_000
 
 
 def test_the_table_has_every_trial_with_its_rungs(storage: Storage) -> None:
@@ -96,11 +99,11 @@ def test_the_table_has_every_trial_with_its_rungs(storage: Storage) -> None:
     for row, trial in zip(rows, state.trials, strict=True):
         assert row["param_learningRate"] == trial.params["learningRate"]
         assert row["state"] == trial.status
-        assert row["epochs"] == row["seconds"] == len(trial.epochs)
+        assert row["epochs"] == row["seconds"] == len(trial.evaluations)
         assert [row[f"value_at_{epochs}"] is not None for epochs in (1, 3, 9)] == [
-            len(trial.epochs) >= epochs for epochs in (1, 3, 9)
+            len(trial.evaluations) >= epochs for epochs in (1, 3, 9)
         ]
-        assert row["value"] == row["metric_accuracy"] == max(e.value for e in trial.epochs)
+        assert row["value"] == row["metric_accuracy"] == max(e.value for e in trial.evaluations)
 
 
 def test_the_table_is_written_as_csv_and_parquet(storage: Storage) -> None:
@@ -114,10 +117,11 @@ def test_the_table_is_written_as_csv_and_parquet(storage: Storage) -> None:
 
 
 def _table_of(*trials: Params, message: str = "") -> pa.Table:
-    state = StudyState(SPEC)
+    state = StudyState(Problem.of(SPEC))
     for number, params in enumerate(trials):
         state.apply(ev.Proposed(0.0, number, params))
     if message:
+        state.apply(ev.Started(0.0, 0, "slot/1", 1))
         state.apply(ev.Failed(0.0, 0, "UserError", message))
     return table(state)
 

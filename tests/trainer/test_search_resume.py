@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from finetune_api.study import StudySpec
+from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.state import RefitItem, TrainItem
 from finetune_trainer.search.storage import Storage
 from tests.trainer.search_studies import (
     ASHA,
@@ -74,8 +74,8 @@ def _distinct(items: list[TrainItem | RefitItem]) -> list[tuple[Any, ...]]:
     steps = [
         (
             item.trial,
-            item.to_epoch if isinstance(item, TrainItem) else "refit",
-            item.params,
+            (item.run, item.to_epoch, item.rows) if isinstance(item, TrainItem) else "refit",
+            item.params if isinstance(item, TrainItem) else item.segments,
             item.seed,
         )
         for item in items

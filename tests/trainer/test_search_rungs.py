@@ -3,19 +3,20 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.rungs import rung_resources
 from finetune_api.study import Scheduler
-from finetune_trainer.search.rungs import Rung, rung_epochs
+from finetune_trainer.search.rungs import Rung
 
 
 def test_rungs_grow_by_the_factor_and_end_at_the_last_epoch() -> None:
-    asha = Scheduler(type="ASHA", min_epochs=2, reduction_factor=3)
-    assert rung_epochs(asha, 30) == (2, 6, 18, 30)
-    assert rung_epochs(asha, 2) == (2,)
-    assert rung_epochs(Scheduler(type="None"), 30) == (30,)
+    asha = Scheduler(type="ASHA", min_resource=2, reduction_factor=3)
+    assert rung_resources(asha, 30) == (2, 6, 18, 30)
+    assert rung_resources(asha, 2) == (2,)
+    assert rung_resources(Scheduler(type="None"), 30) == (30,)
 
 
 def test_the_first_is_promoted_when_the_factor_is_reached() -> None:
-    rung = Rung(3)
+    rung = Rung(lambda results: results // 3)
     for trial, score in enumerate((0.1, 0.3)):
         rung.report(trial, score)
         assert rung.promotable() is None
@@ -24,14 +25,14 @@ def test_the_first_is_promoted_when_the_factor_is_reached() -> None:
 
 
 def test_of_equal_trials_the_earlier_goes_on() -> None:
-    rung = Rung(2)
+    rung = Rung(lambda results: results // 2)
     for trial in (1, 0, 2, 3):
         rung.report(trial, 0.5)
     assert rung.promotable() == 0
 
 
 def test_a_withdrawn_trial_keeps_its_place_but_is_not_promoted() -> None:
-    rung = Rung(2)
+    rung = Rung(lambda results: results // 2)
     rung.withdraw(0)
     for trial, score in enumerate((0.9, 0.5, 0.4)):
         rung.report(trial, score)
@@ -41,7 +42,7 @@ def test_a_withdrawn_trial_keeps_its_place_but_is_not_promoted() -> None:
 
 
 def test_a_trial_pushed_out_of_the_top_comes_back_when_the_rung_grows() -> None:
-    rung = Rung(2)
+    rung = Rung(lambda results: results // 2)
     rung.report(0, 0.5)
     rung.report(1, 0.1)
     rung.report(2, 0.9)
@@ -66,7 +67,7 @@ def _reference(results: list[tuple[int, float]], gone: set[int], factor: int) ->
 def test_every_decision_is_that_of_a_sorted_list(
     factor: int, reports: list[tuple[int, str]]
 ) -> None:
-    rung = Rung(factor)
+    rung = Rung(lambda results: results // factor)
     results: list[tuple[int, float]] = []
     gone: set[int] = set()
     for trial, (score, then) in enumerate(reports):
@@ -83,7 +84,7 @@ def test_every_decision_is_that_of_a_sorted_list(
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 4), st.lists(st.integers(0, 20), min_size=1, max_size=40))
 def test_what_is_out_of_reach_is_never_promoted(factor: int, scores: list[int]) -> None:
-    rung = Rung(factor)
+    rung = Rung(lambda results: results // factor)
     out: set[int] = set()
     promoted: set[int] = set()
     for trial, score in enumerate(scores):

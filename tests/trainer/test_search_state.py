@@ -4,17 +4,10 @@ from typing import Any
 
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.state import (
-    MAX_LOSSES,
-    MAX_RETRIES,
-    End,
-    RefitItem,
-    StudyState,
-    TrainItem,
-    Wait,
-    next_item,
-    search_ending,
-)
+from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.state import MAX_LOSSES, MAX_RETRIES, StudyState
 from tests.trainer.search_studies import ASHA, epoch_done, study_spec
 
 
@@ -23,7 +16,7 @@ class Desk:
 
     def __init__(self, **changes: Any) -> None:
         self.spec: StudySpec = study_spec(**changes)
-        self.state = StudyState(self.spec)
+        self.state = StudyState(Problem.of(self.spec))
         self.now = 100.0
         self.state.apply(ev.TermStarted(self.now, 1))
 
@@ -33,21 +26,21 @@ class Desk:
     def start(self, budget: Budget | None = None) -> TrainItem:
         item = self.next(budget)
         assert isinstance(item, TrainItem)
-        if item.trial == len(self.state.trials):
-            self.state.apply(ev.Proposed(self.now, item.trial, item.params))
-        self.state.apply(ev.Started(self.now, item.trial, "slot", item.to_epoch))
+        for event in starting(self.state, Budget(max_duration_seconds=1), item, "slot/1", self.now):
+            self.state.apply(event)
         return item
 
     def train(self, item: TrainItem, value: float) -> None:
         """Report all epochs of the item with the same value."""
         seen = int(item.checkpoint or 0)
-        for epoch in range(seen + 1, item.to_epoch + 1):
-            self.state.apply(epoch_done(item.trial, epoch, value, self.now))
-        self.state.apply(ev.Saved(self.now, item.trial, item.to_epoch, str(item.to_epoch)))
-        self.state.apply(ev.Reached(self.now, item.trial))
+        for epoch in range(seen + 1, int(item.to_epoch) + 1):
+            self.state.apply(epoch_done(item.trial, epoch, value, self.now, item.run))
+        path = f"{item.to_epoch:g}"
+        self.state.apply(ev.Saved(self.now, item.trial, item.to_epoch, path, item.run))
+        self.state.apply(ev.Reached(self.now, item.trial, item.to_epoch == 9, item.run))
 
     def fail(self, item: TrainItem, failure_class: str) -> None:
-        self.state.apply(ev.Failed(self.now, item.trial, failure_class, "why"))
+        self.state.apply(ev.Failed(self.now, item.trial, failure_class, "why", item.run))
 
     def end(self) -> End:
         ending = search_ending(self.state, self.spec.budget, self.now)
@@ -146,7 +139,7 @@ def test_epochs_trained_again_after_a_loss_replace_the_earlier_ones() -> None:
     assert trial.best.value == 0.9  # it was measured, lost or not
     desk.start()
     desk.state.apply(epoch_done(item.trial, 1, 0.2))
-    assert [epoch.value for epoch in trial.epochs] == [0.2]
+    assert [found.value for found in trial.evaluations] == [0.2]
     assert trial.best.value == 0.2
     assert desk.state.best_trial() is trial
     assert desk.state.gpu_seconds == 1.5  # what was spent stays spent
@@ -189,7 +182,7 @@ def test_an_early_stop_completes_the_trial_and_counts_in_its_rung() -> None:
         desk.train(desk.start(), value)
     item = desk.start()
     desk.state.apply(epoch_done(item.trial, 1, 0.9))
-    desk.state.apply(ev.Reached(desk.now, item.trial, stopped_early=True))
+    desk.state.apply(ev.Reached(desk.now, item.trial, finished=True))
     assert desk.statuses() == ["Paused", "Paused", "Completed"]
     assert desk.start().trial == 3  # the only place in the top is its own
 
@@ -247,7 +240,8 @@ def test_the_refit_of_such_a_trial_trains_in_halves_too() -> None:
     desk.end()
     refit = desk.next()
     assert isinstance(refit, RefitItem)
-    assert (refit.params["batchSize"], refit.params["gradientAccumulation"]) == (8, 2)
+    ((params, _),) = refit.segments
+    assert (params["batchSize"], params["gradientAccumulation"]) == (8, 2)
 
 
 def test_a_batch_of_one_has_no_halves() -> None:
@@ -448,6 +442,8 @@ def test_a_budget_spent_before_the_first_value_has_no_successful_trial() -> None
     desk.now += 5
     assert desk.end().reason == "BudgetSpent"
     desk.state.apply(ev.Requeued(desk.now, item.trial))
+    assert desk.start().trial == item.trial  # it goes on to its rung
+    desk.fail(item, "Diverged")
     assert desk.next().reason == "NoSuccessfulTrial"
 
 
@@ -516,11 +512,7 @@ def test_checkpoints_are_needed_while_their_trial_can_go_on() -> None:
     assert desk.state.out_of_reach(desk.spec.budget) == [0]
     desk.state.apply(ev.Stopped(desk.now, 0))
     assert desk.statuses() == ["Stopped", "Paused", "Paused"]
-    assert [desk.state.needs_checkpoint(trial) for trial in desk.state.trials] == [
-        False,
-        True,
-        True,
-    ]
+    assert [len(desk.state.checkpoints_of(trial)) for trial in range(3)] == [0, 1, 1]
     assert desk.state.checkpoints() == {"1"}
     assert desk.state.out_of_reach(desk.spec.budget) == []
 

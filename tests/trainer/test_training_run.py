@@ -1,5 +1,6 @@
 """Trials with a real encoder on real text: they learn, stop, go on bit for bit, and fail as they should."""
 
+import math
 import pickle
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 def train(run: TrialRun) -> list[EpochResult]:
     results = []
     while not run.finished:
-        result = run.train_epoch()
+        result = run.train_to(9)
         assert result is not None
         results.append(result)
     return results
@@ -240,7 +241,7 @@ def test_a_paused_trial_goes_on_bit_for_bit(
 ) -> None:
     """Before the first batch, in mid-epoch, and before and after the first of validation's batches."""
     first = start()
-    result = first.train_epoch(PauseAt(call))
+    result = first.train_to(9, PauseAt(call))
     assert (result is None) == (call < 5)
     first.save(tmp_path)
     resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
@@ -254,7 +255,7 @@ def test_a_pause_within_a_step_begins_the_step_anew(start: Callable[..., TrialRu
     config = CONFIG.model_copy(update={"gradient_accumulation": 3, "epochs": 1})
     reference, paused = start(config), start(config)
     expected = train(reference)
-    assert paused.train_epoch(PauseAt(4)) is None
+    assert paused.train_to(9, PauseAt(4)) is None
     assert outcome(train(paused)) == outcome(expected)
     assert_same(weights(paused), weights(reference))
 
@@ -271,7 +272,7 @@ pretrained = Pretrained.load(data.model, data.task, data.label_names)
 objective = Objective(metric="f1_macro", additional_metrics=["accuracy"])
 run = TrialRun.resume(folder / "paused", pretrained, data, objective)
 while not run.finished:
-    run.train_epoch()
+    run.train_to(9)
 run.save(folder / "finished")
 """
 
@@ -284,7 +285,7 @@ def test_a_fresh_process_goes_on_bit_for_bit(
     pretrained: Pretrained,
 ) -> None:
     first = start()
-    assert first.train_epoch(PauseAt(2)) is None
+    assert first.train_to(9, PauseAt(2)) is None
     first.save(tmp_path / "paused")
     (tmp_path / "data").write_bytes(pickle.dumps(data))
     subprocess.run([sys.executable, "-c", RESUME, str(tmp_path)], check=True)
@@ -293,12 +294,90 @@ def test_a_fresh_process_goes_on_bit_for_bit(
     assert_same(weights(finished), weights(unbroken[0]))
 
 
+def test_evaluations_in_mid_epoch_change_nothing(
+    start: Callable[..., TrialRun],
+    unbroken: tuple[TrialRun, list[EpochResult]],
+    tmp_path: Path,
+    data: PreparedData,
+    pretrained: Pretrained,
+) -> None:
+    run, seen = start(), []
+    for position in (0.3, 0.5, 1.25):
+        while run.position < position:
+            result = run.train_to(position)
+            assert result is not None
+            seen.append(result)
+        run.save(tmp_path)
+        run = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
+    seen += train(run)
+    whole = len(unbroken[1])
+    assert [result.epoch for result in seen] == [0.3, 0.5, 1, 1.25, *range(2, whole + 1)]
+    assert outcome([r for r in seen if r.epoch.is_integer()]) == outcome(unbroken[1])
+    assert_same(weights(run), weights(unbroken[0]))
+    assert seen[0].metrics != seen[2].metrics
+
+
+def test_changed_hyperparameters_take_effect_from_the_checkpoint_on(
+    start: Callable[..., TrialRun], tmp_path: Path, data: PreparedData, pretrained: Pretrained
+) -> None:
+    first = start()
+    first.train_to(1)
+    first.save(tmp_path)
+    outcomes = {}
+    for name, update in {
+        "same": {},
+        "rate": {"learning_rate": 1e-3},
+        "dropout": {"hidden_dropout": 0.5},
+        "optimizer": {"optimizer": "SGD"},
+        "batch": {"batch_size": 16},
+    }.items():
+        changed = CONFIG.model_copy(update=update)
+        run = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE, changed=changed)
+        assert run.position == 1
+        run.train_to(2)
+        outcomes[name] = weights(run)
+    first.train_to(2)
+    assert_same(outcomes.pop("same"), weights(first))
+    for name, changed_weights in outcomes.items():
+        different = [n for n, w in changed_weights.items() if not torch.equal(w, weights(first)[n])]
+        assert different, name
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "RMSprop"])
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.9), (0.9, 0.0)])
+def test_momentum_can_begin_and_end_under_way(
+    optimizer: str,
+    before: float,
+    after: float,
+    tmp_path: Path,
+    data: PreparedData,
+    pretrained: Pretrained,
+) -> None:
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "momentum": before})
+    TrialRun(pretrained, data, config, 1, OBJECTIVE).save(tmp_path)
+    changed = config.model_copy(update={"momentum": after})
+    run = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE, changed=changed)
+    run.train_to(0.2)
+    run.reconfigure(config)
+    result = run.train_to(1)
+    assert result is not None
+    assert math.isfinite(result.train_loss)
+
+
+def test_batches_do_not_change_within_an_epoch(start: Callable[..., TrialRun]) -> None:
+    run = start()
+    run.train_to(0.4)
+    run.reconfigure(CONFIG.model_copy(update={"learning_rate": 1e-3}))
+    with pytest.raises(TrialFailure, match="batches must change between epochs"):
+        run.reconfigure(CONFIG.model_copy(update={"batch_size": 32}))
+
+
 def test_trials_that_take_turns_do_not_disturb_each_other(
     start: Callable[..., TrialRun], unbroken: tuple[TrialRun, list[EpochResult]]
 ) -> None:
     one, other = start(), start(seed=6)
-    assert one.train_epoch(PauseAt(2)) is None
-    assert other.train_epoch(PauseAt(3)) is None
+    assert one.train_to(9, PauseAt(2)) is None
+    assert other.train_to(9, PauseAt(3)) is None
     assert outcome(train(one)) == outcome(unbroken[1])
 
 
@@ -328,7 +407,7 @@ def test_a_trial_that_diverges_ends_at_once(data: PreparedData) -> None:
     with pytest.raises(TrialFailure, match="the training loss became inf") as error:
         train(run)
     assert error.value.failure_class == "Diverged"
-    assert run.epoch == 0
+    assert run.position == 0
 
 
 def test_a_trial_stops_when_its_patience_is_spent(
@@ -338,8 +417,8 @@ def test_a_trial_stops_when_its_patience_is_spent(
         update={"epochs": 9, "early_stopping_patience": 2, "learning_rate": 1e-12}
     )
     run = start(config)
-    run.train_epoch()
-    run.train_epoch()
+    run.train_to(9)
+    run.train_to(9)
     run.save(tmp_path)
     resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
     assert not resumed.finished

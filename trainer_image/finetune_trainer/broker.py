@@ -11,20 +11,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from finetune_api.combinations import Params
 from finetune_api.status import Findings
-from finetune_api.study import Budget, StudySpec
+from finetune_api.study import Budget
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.results import findings, table, write_tables
-from finetune_trainer.search.state import (
-    End,
-    RefitItem,
-    StudyState,
-    TrainItem,
-    Wait,
-    next_item,
-    search_ending,
-)
+from finetune_trainer.search.state import DRAINING, StudyState
 from finetune_trainer.search.storage import Storage
 
 CHECKPOINTS = "checkpoints"
@@ -46,15 +42,22 @@ class Snapshot:
 class Broker:
     """Hands out items, takes reports, keeps the log."""
 
-    def __init__(self, spec: StudySpec, storage: str, term: int, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        budget: Budget,
+        storage: str,
+        term: int,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         self._storage = Storage.open(storage)
         self._log, history = RecordLog.start(self._storage, term, time.time())
-        self._state = StudyState(spec)
+        self._state = StudyState(problem)
         for event in history.events:
             self._state.apply(event)
         self._torn = history.torn
         self._warnings = warnings
-        self._budget = spec.budget
+        self._budget = budget
         self._draining = False
         self._recalled = False
         self._outcome: End | None = None
@@ -71,6 +74,14 @@ class Broker:
             if not any(folder == path or folder.startswith(f"{path}/") for path in kept):
                 self._storage.delete(folder)
 
+    async def inherits(self) -> bool:
+        """Whether what warm starts bring is in the records."""
+        return self._state.inherited is not None
+
+    async def inherit(self, trials: list[tuple[Params, float]]) -> None:
+        """Learn from other studies' trials, best first."""
+        self._write([ev.Inherited(time.time(), trials)])
+
     async def next(self, slot: str, report: list[ev.Event]) -> TrainItem | RefitItem | None:
         """Take the slot's report and give it its next item; None when everything is over.
 
@@ -82,7 +93,8 @@ class Broker:
                 decision: object = End("Drained")
             else:
                 self._end_if_due()
-                decision = next_item(self._state, self._budget, time.time())
+                worker = slot.partition("/")[0]
+                decision = next_item(self._state, self._budget, time.time(), worker)
             match decision:
                 case TrainItem():
                     self._start(slot, decision)
@@ -102,12 +114,7 @@ class Broker:
                     await self._wait()
 
     def _start(self, slot: str, item: TrainItem) -> None:
-        now = time.time()
-        # What cannot be promoted any more gives its checkpoint back.
-        stops = [ev.Stopped(now, number) for number in self._state.out_of_reach(self._budget)]
-        new = item.trial == len(self._state.trials)
-        proposed = [ev.Proposed(now, item.trial, item.params)] if new else []
-        self._write([*stops, *proposed, ev.Started(now, item.trial, slot, item.to_epoch)])
+        self._write(starting(self._state, self._budget, item, slot, time.time()))
 
     def _in_flight(self) -> bool:
         return bool(self._state.running) or self._state.refit_slot is not None
@@ -116,19 +123,12 @@ class Broker:
         # A slot that was given up for lost may still report; its trial is somebody else's by now.
         if isinstance(event, ev.RefitDone | ev.RefitRequeued):
             return self._state.refit_slot == slot
-        number = getattr(event, "trial", -1)
-        trial = self._state.trials[number]
-        return trial.status == "Running" and trial.slot == slot
+        run = self._state.trials[getattr(event, "trial", -1)].runs[getattr(event, "run", 0)]
+        return run.status == "Running" and run.slot == slot
 
     def _write(self, events: Iterable[ev.Event]) -> None:
         """Make the events durable, then part of the state. Raises OSError if storage refuses."""
-        written: list[ev.Event] = []
-        before: dict[int, str | None] = {}
-        for event in events:
-            number = getattr(event, "trial", None)
-            if number is not None and number < len(self._state.trials):
-                before.setdefault(number, self._state.trials[number].checkpoint)
-            written.append(event)
+        written = list(events)
         if not written:
             return
         try:
@@ -137,19 +137,24 @@ class Broker:
             # The write may or may not have landed: only a new term can tell. The driver sees us go.
             log.exception("the records cannot be written")
             os._exit(1)
+        touched = self._touched(written)
+        before = {path for number in touched for path in self._state.checkpoints_of(number)}
         for event in written:
             self._state.apply(event)
-        for number, path in before.items():
-            self._tidy(number, path)
+        after = {
+            path for number in self._touched(written) for path in self._state.checkpoints_of(number)
+        }
+        saved = {event.path for event in written if isinstance(event, ev.Saved)}
+        for path in (before | saved) - after:  # nobody will resume from them
+            self._delete(path)
         self._wake()
 
-    def _tidy(self, number: int, path: str | None) -> None:
-        """Delete checkpoints of `number` that nobody will resume from."""
-        trial = self._state.trials[number]
-        if path is not None and path != trial.checkpoint:
-            self._delete(path)
-        if trial.checkpoint is not None and not self._state.needs_checkpoint(trial):
-            self._delete(trial.checkpoint)
+    def _touched(self, events: Iterable[ev.Event]) -> set[int]:
+        """Trials whose checkpoints the events may make superfluous: their own, and their parents'."""
+        known = len(self._state.trials)
+        own = {n for event in events if (n := getattr(event, "trial", known)) < known}
+        parents = {self._state.trials[number].parent for number in own}
+        return own | {number for number in parents if number is not None}
 
     def _delete(self, path: str) -> None:
         async def delete() -> None:
@@ -168,7 +173,7 @@ class Broker:
             ending = search_ending(self._state, self._budget, time.time())
             if ending is not None:
                 self._write([ev.SearchEnded(time.time(), ending.reason, ending.message)])
-                self._recalled = True
+                self._recalled = ending.reason not in DRAINING
 
     async def _wait(self) -> None:
         self._changed.clear()
@@ -191,9 +196,9 @@ class Broker:
         """The process of a worker slot is gone: what it did goes back into the queue."""
         now = time.time()
         self._write(
-            ev.Requeued(now, number, lost=True)
-            for number in sorted(self._state.running)
-            if self._state.trials[number].slot.startswith(f"{worker}/")
+            ev.Requeued(now, number, lost=True, run=run)
+            for number, run in sorted(self._state.running)
+            if self._state.trials[number].runs[run].slot.startswith(f"{worker}/")
         )
         if (self._state.refit_slot or "").startswith(f"{worker}/"):
             self._write([ev.RefitRequeued(now, lost=True)])
@@ -208,7 +213,7 @@ class Broker:
         self._budget = budget
         self._end_if_due()
         self._wake()
-        found = findings(self._state, budget, self._storage, self._warnings)
+        found = findings(self._state, budget, self._storage, time.time(), self._warnings)
         return Snapshot(found, self._state.refit_slot is not None, self._outcome, self._torn)
 
     async def write_results(self) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune_api.conditions import status_of
+from finetune_api.constraints import ConstraintError
 from finetune_api.manifest import ManifestError, dump_yaml, read_study
-from finetune_api.status import StudyProgress
+from finetune_api.plan import make_plan
+from finetune_api.status import StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy
-from finetune_trainer.environment import SlotResources
+from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import StudyError
-from finetune_trainer.search.plan import make_plan
-from finetune_trainer.search.points import named_points
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposer
 
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
@@ -48,47 +50,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan.add_argument(
         "--manifest-only", action="store_true", help="do not look at the data and the model"
     )
+    plan.add_argument(
+        "--seconds-per-epoch",
+        type=float,
+        help="how long an epoch takes in a slot, for GPU hours and price at worst",
+    )
     parsed = parser.parse_args(arguments)
     console = Console(soft_wrap=not sys.stdout.isatty())
     try:
         study = read_study(parsed.study)
         if parsed.command == "plan":
-            return _plan(study, parsed.study.parent, console, parsed.manifest_only)
+            return _plan(study, parsed, console)
         into = parsed.into or Path("runs") / study.metadata.name
         return _run(study, parsed.study.parent, into, parsed.slots, console)
-    except (ManifestError, StudyError, OSError) as error:
+    except (ManifestError, ConstraintError, StudyError, OSError) as error:
         print(f"finetune: {parsed.study}: {error}", file=sys.stderr)
         return 2
 
 
-def _plan(study: FineTuneStudy, base: Path, console: Console, manifest_only: bool) -> int:
-    points = list(named_points(study.spec))
-    plan = make_plan(study.spec)
-    trials = "unlimited" if plan.trials is None else plan.trials
-    console.print(
-        f"{study.metadata.name}: {study.spec.search.algorithm}, {trials} trials", highlight=False
-    )
-    if points:
-        console.print(f"first {len(points)} named by spec.search.points", highlight=False)
-    table = Table("epochs", "trials that get there")
-    for rung in plan.rungs:
-        table.add_row(str(rung.epochs), str(rung.trials))
-    console.print(table)
-    if plan.expected_epochs is not None:
-        console.print(
-            f"epochs if each rung promotes its share: {plan.expected_epochs}", highlight=False
-        )
-    if plan.worst_case_epochs is not None:
-        console.print(f"worst-case epochs: {plan.worst_case_epochs}", highlight=False)
-    if not manifest_only:
+def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) -> int:
+    spec = study.spec
+    Proposer(Problem.of(spec)).check()
+    warnings: tuple[str, ...] = ()
+    rows: int | None = None
+    if not parsed.manifest_only:
         from finetune_trainer.data.prepare import prepare  # slow to import
 
-        data = prepare(study.spec, base)
-        sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test rows"
+        data = prepare(spec, parsed.study.parent)
+        if spec.validation.cross_validation:
+            folds = spec.validation.cross_validation
+            data = data.fold(0, folds.folds, folds.stratify, folds.seed)
+        rows, warnings = len(data.train), data.warnings
+        sizes = f"{rows} train, {len(data.validation)} validation, {len(data.test)} test rows"
         console.print(f"data: {sizes}", highlight=False)
-        for warning in data.warnings:
-            console.print(f"warning: {warning}", highlight=False)
+    seconds = parsed.seconds_per_epoch
+    share = WorkerResources.of(spec.cluster).slot(spec.cluster.trials_per_worker)
+    plan = make_plan(spec, rows, None if seconds is None else seconds * share.gpus)
+    for line in _plan_lines(study, plan):
+        console.print(line, highlight=False)
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False)
     return 0
+
+
+def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
+    spec = study.spec
+    trials = "unlimited" if plan.trials is None else plan.trials
+    yield f"{study.metadata.name}: {spec.search.algorithm}, {spec.search.scheduler.type}, {trials} trials"
+    if plan.trainings != plan.trials:
+        validation = spec.validation
+        yield (
+            f"trainings: {plan.trials} trials x {validation.folds} folds"
+            f" x {validation.repeats} repeats = {plan.trainings}"
+        )
+    if spec.search.points:
+        yield f"first {len(spec.search.points)} named by spec.search.points"
+    if plan.rungs:
+        scheduler = spec.search.scheduler
+        unit = "Epochs" if scheduler.type == "None" else scheduler.resource
+        table = Table(unit.lower(), "trials that get there")
+        for rung in plan.rungs:
+            table.add_row(f"{rung.resource:g}", str(rung.trials))
+        yield table
+    figures = {
+        "epochs if each rung promotes its share": plan.expected_epochs,
+        "worst-case epochs": plan.worst_case_epochs,
+        "worst-case GPU hours": plan.worst_case_gpu_hours,
+        "worst-case price": plan.worst_case_price,
+    }
+    yield from (f"{name}: {value:.10g}" for name, value in figures.items() if value is not None)
 
 
 def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, console: Console) -> int:

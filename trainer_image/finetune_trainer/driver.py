@@ -24,6 +24,8 @@ from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerRe
 from finetune_trainer.errors import StudyError
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.search.identity import claim
+from finetune_trainer.search.inheritance import inherit
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
@@ -43,7 +45,8 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_trainer.broker import Broker, Snapshot
-from finetune_trainer.slots import Material, Slot, make_trainer
+from finetune_trainer.slots import Slot, make_trainer
+from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
 _FAILURES = ("TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
@@ -135,7 +138,13 @@ class Driver:
     def _search(self) -> Snapshot:
         claim(Storage.open(self._place.storage), self._spec)
         told, data = _prepare_here(self._spec, self._place.base)
-        self._broker = start_broker(self._spec, self._place.storage, self._term, told)
+        problem = Problem.of(self._spec)
+        self._broker = start_broker(
+            problem, self._spec.budget, self._place.storage, self._term, told
+        )
+        if self._spec.search.warm_start and not ray.get(self._broker.inherits.remote()):
+            inherited = inherit(self._spec, self._place.base)
+            ray.get(self._broker.inherit.remote(inherited))
         if self._told_to_end.is_set():
             self._broker.drain.remote()
         material = Material(self._spec, self._place.storage, data, self._place.resources)
@@ -266,12 +275,14 @@ def _this_node() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def start_broker(spec: StudySpec, storage: str, term: int, warnings: tuple[str, ...]) -> Any:
+def start_broker(
+    problem: Problem, budget: Budget, storage: str, term: int, warnings: tuple[str, ...] = ()
+) -> Any:
     """The broker actor, on this node; it lives as long as this driver."""
     actor = ray.remote(Broker).options(
         num_cpus=0, scheduling_strategy=_this_node(), max_concurrency=10_000
     )
-    return actor.remote(spec, storage, term, warnings)
+    return actor.remote(problem, budget, storage, term, warnings)
 
 
 def run_slots(

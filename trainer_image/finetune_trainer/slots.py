@@ -4,75 +4,16 @@ Ray Tune places one slot a share of a worker and starts it again when its proces
 Weights, tokenised data and imports stay in the process from item to item.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
 
-from finetune_api.study import StudySpec
-from finetune_trainer.environment import DRAIN_FILE, SlotResources
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.state import RefitItem, TrainItem
-
-_POLL_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class Material:
-    """What every slot of a study gets; `data` refers to the PreparedData in Ray's object store."""
-
-    spec: StudySpec
-    storage: str
-    data: Any
-    resources: SlotResources
-
-
-class ItemWorker(Protocol):
-    """What does the work of a slot."""
-
-    def work(self, item: "TrainItem | RefitItem", work: "Work") -> list[ev.Event]:
-        """Do `item`; the events that tell how it ended."""
-        ...
-
-
-class Work:
-    """One item being worked on: reports to the broker, and knows when to stop."""
-
-    def __init__(self, broker: Any, slot: str) -> None:
-        self._broker, self._slot = broker, slot
-        self._recalled: Any = None
-        self._asked = 0.0
-        self._drain_file = Path(os.environ.get(DRAIN_FILE, os.devnull + "/none"))
-
-    def should_pause(self) -> bool:
-        """Whether the broker calls its slots back, or this pod was told to end."""
-        now = time.monotonic()
-        if (
-            now - self._asked < _POLL_SECONDS
-        ):  # asked before every batch, so most answers must be free
-            return False
-        self._asked = now
-        if self.must_leave:
-            return True
-        if self._recalled is None:
-            self._recalled = self._broker.recalled.remote()
-        done, _ = ray.wait([self._recalled], timeout=0)
-        return bool(done)
-
-    @property
-    def must_leave(self) -> bool:
-        """Whether this pod was told to end."""
-        return self._drain_file.exists()
-
-    def say(self, *events: ev.Event) -> None:
-        """Tell the broker in the middle of an item."""
-        self._broker.epoch.remote(self._slot, list(events))
+from finetune_trainer.work import ItemWorker, Material, Work
 
 
 def make_trainer(material: Material) -> ItemWorker:

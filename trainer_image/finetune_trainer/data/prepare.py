@@ -1,12 +1,13 @@
 """From a study's spec to the rows that every trial shares."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
@@ -57,7 +58,7 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     source = ModelSource.find(spec.model, base).pinned()
     data = _tokenised(parts, spec.task, names, source)
     warnings += _cut_off(data, spec)
-    warnings += _undefined_metrics(data, spec)
+    warnings += _undefined_metrics(data, spec, _validation_parts(data, spec))
     return replace(data, warnings=_limited(warnings), fingerprint=data.digest())
 
 
@@ -146,29 +147,47 @@ def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
     ]
 
 
-def _undefined_metrics(data: PreparedData, spec: StudySpec) -> list[str]:
+def _validation_parts(data: PreparedData, spec: StudySpec) -> list[NDArray[np.int64]]:
+    """The rows that the study validates on: one part, or one a fold."""
+    folds = spec.validation.cross_validation
+    if folds is None:
+        return [data.validation]
+    return data.folds(folds.folds, folds.stratify, folds.seed)
+
+
+def _undefined_metrics(
+    data: PreparedData, spec: StudySpec, parts: Sequence[NDArray[np.int64]]
+) -> list[str]:
+    """What to say of metrics that one of the validation `parts` leaves undefined."""
     metric = spec.objective.metric
-    if metric == "r2" and len(data.validation) < 2:
+    each = " of each fold" if len(parts) > 1 else ""
+    if metric == "r2" and min(len(rows) for rows in parts) < 2:
         raise DataError(
-            "spec.objective.metric", "r2 must have at least two validation rows (got 1)"
+            "spec.objective.metric", f"r2 must have at least two validation rows{each} (got 1)"
         )
     if "roc_auc" not in (metric, *spec.objective.additional_metrics):
         return []
-    labels = data.labels[data.validation]
-    if data.task == "SingleLabel":
-        labels = labels[:, None] == np.arange(len(data.label_names))
-    defined = int((labels.any(axis=0) & ~labels.all(axis=0)).sum())
+    defined = min(_labels_with_area(data, rows) for rows in parts)
     if not defined and metric == "roc_auc":
         raise DataError(
             "spec.objective.metric",
-            "roc_auc must have a label that some validation rows have and some have not",
+            f"roc_auc must have a label that some validation rows{each} have and some have not",
         )
     if defined == len(data.label_names):
         return []
+    some = " of some fold" if each else ""
     return [
         f"roc_auc is the mean over {defined} of {len(data.label_names)} labels: the others are in all "
-        "validation rows or in none"
+        f"validation rows{some} or in none"
     ]
+
+
+def _labels_with_area(data: PreparedData, rows: NDArray[np.int64]) -> int:
+    """How many labels some of `rows` have and some have not."""
+    labels = data.labels[rows]
+    if data.task == "SingleLabel":
+        labels = labels[:, None] == np.arange(len(data.label_names))
+    return int((labels.any(axis=0) & ~labels.all(axis=0)).sum())
 
 
 def _limited(warnings: list[str]) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from finetune_api.metrics import Task
 from finetune_trainer.data.model_source import ModelSource
+from finetune_trainer.data.split import fold_rows, sample_order
 from finetune_trainer.data.tokens import Frame, Tokens, cut
+from finetune_trainer.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,37 @@ class PreparedData:
         train = np.concatenate([self.train, self.validation])
         merged = replace(self, train=train, validation=self.validation[:0])
         return replace(merged, fingerprint=merged.digest())
+
+    def folds(self, folds: int, stratify: bool, seed: int) -> list[NDArray[np.int64]]:
+        """Row numbers of each part of the pooled training and validation rows, ascending; each row is in one.
+
+        Raises DataError if there are fewer rows than folds.
+        """
+        rows = np.sort(np.concatenate([self.train, self.validation]))
+        if len(rows) < folds:
+            raise DataError(
+                "spec.validation.crossValidation.folds",
+                f"must be at most the {len(rows)} rows for training and validation (got {folds})",
+            )
+        stratify = stratify and self.task != "Regression"
+        return [rows[part] for part in fold_rows(self.labels[rows], folds, seed, stratify)]
+
+    def fold(self, index: int, folds: int, stratify: bool, seed: int) -> "PreparedData":
+        """The same rows with part `index` of `folds` for validation, the others for training."""
+        parts = self.folds(folds, stratify, seed)
+        validation = parts.pop(index)
+        changed = replace(self, train=np.sort(np.concatenate(parts)), validation=validation)
+        return replace(changed, fingerprint=changed.digest())
+
+    def sampled(self, rows: int, stratify: bool, seed: int) -> "PreparedData":
+        """The same rows with only `rows` of the training rows, or all if there are no more.
+
+        A smaller sample of the same seed is part of a larger one.
+        """
+        stratify = stratify and self.task == "SingleLabel"
+        order = sample_order(self.labels[self.train], seed, stratify)
+        changed = replace(self, train=self.train[np.sort(order[:rows])])
+        return replace(changed, fingerprint=changed.digest())
 
     def part(self, name: str) -> NDArray[np.int64]:
         """Row numbers of `train`, `validation` or `test`."""

@@ -1,4 +1,4 @@
-"""Setting rows aside for validation and test."""
+"""Which rows go where: parts for validation and test, folds, and samples."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -29,6 +29,37 @@ def split_rows(
     if isinstance(labels[0], str):
         return _by_class(np.asarray(labels), sizes, generator)
     return _by_label_sets(labels, sizes, generator)
+
+
+def fold_rows(labels: NDArray[Any], folds: int, seed: int, stratify: bool) -> list[Rows]:
+    """Row numbers of each fold, ascending.
+
+    `labels` are class numbers (rows,), label indicators (rows, labels) or numbers. With `stratify` classes,
+    or label sets, have the same share in every fold as nearly as whole rows allow.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    if stratify and labels.ndim == 2:
+        sets = [tuple(str(label) for label in np.flatnonzero(row)) for row in labels]
+        sizes = [len(part) for part in np.array_split(order, folds)]
+        return _by_label_sets(sets, sizes, generator)
+    if stratify:
+        order = order[np.argsort(labels[order], kind="stable")]
+    return [np.sort(order[fold::folds]) for fold in range(folds)]
+
+
+def sample_order(labels: NDArray[Any], seed: int, stratify: bool) -> Rows:
+    """An order of the rows of which every beginning is a sample; with `stratify` of each class its share."""
+    generator = np.random.default_rng(seed)
+    order: Rows = generator.permutation(len(labels))
+    if not stratify:
+        return order
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    stratified: Rows = order[np.argsort(place[order], kind="stable")]
+    return stratified
 
 
 def _by_class(

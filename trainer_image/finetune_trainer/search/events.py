@@ -1,4 +1,7 @@
-"""What can happen in a study: the events of the record log, from which everything else is derived."""
+"""What can happen in a study: the events of the record log, from which everything else is derived.
+
+A trial is made of runs: one, or one for each fold and seed (`trials.Run`); `run` is its number.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -23,12 +26,23 @@ class TermStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Inherited(Event):
+    """What `search.warmStart` has brought: (params, value) of other studies' trials, best first."""
+
+    kind: ClassVar[str] = "inherited"
+    trials: list[tuple[dict[str, Scalar], float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Proposed(Event):
-    """A trial exists."""
+    """A trial exists; the last three as in `trials.Trial`."""
 
     kind: ClassVar[str] = "proposed"
     trial: int
     params: dict[str, Scalar]
+    generation: int | None = None
+    parent: int | None = None
+    member: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,59 +52,69 @@ class Started(Event):
     kind: ClassVar[str] = "started"
     trial: int
     slot: str
-    to_epoch: int
+    to_epoch: float
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EpochDone(Event):
-    """An epoch was trained and evaluated; `value` is the objective."""
+    """The run was evaluated after `epoch` epochs, at the end of one or in its middle; `value` is the objective.
+
+    Seconds are those since its evaluation before.
+    """
 
     kind: ClassVar[str] = "epoch"
     trial: int
-    epoch: int
+    epoch: float
     value: float
     metrics: dict[str, float]
     train_loss: float
     seconds: float
     gpu_seconds: float
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Saved(Event):
-    """A checkpoint is in storage under `path`; it has `epoch` whole epochs and perhaps part of the next."""
+    """A checkpoint is in storage under `path`; it has `epoch` epochs and perhaps part of the next."""
 
     kind: ClassVar[str] = "saved"
     trial: int
-    epoch: int
+    epoch: float
     path: str
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reached(Event):
-    """The slot brought the trial to the epoch it was told to, or the trial stopped early by its patience."""
+    """The slot brought the run as far as it was told to; `finished` if there is nothing more to train:
+    it has had all epochs (or stopped by its patience), on all rows."""
 
     kind: ClassVar[str] = "reached"
     trial: int
-    stopped_early: bool = False
+    finished: bool = False
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Requeued(Event):
-    """The trial lost its slot (drained, or its worker went away); it goes on from its last checkpoint."""
+    """The run lost its slot (drained, or its worker went away); it goes on from its last checkpoint."""
 
     kind: ClassVar[str] = "requeued"
     trial: int
     lost: bool = False
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Event):
-    """The trial raised; `failure_class` as in `errors.FailureClass`."""
+    """The run raised; `failure_class` as in `errors.FailureClass`."""
 
     kind: ClassVar[str] = "failed"
     trial: int
     failure_class: str
     message: str
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +168,7 @@ _KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         TermStarted,
+        Inherited,
         Proposed,
         Started,
         EpochDone,

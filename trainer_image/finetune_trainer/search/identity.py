@@ -4,27 +4,39 @@ import json
 
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.points import named_points
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import FOLDER
 from finetune_trainer.search.storage import Storage
 
-_PATH = f"{FOLDER}/study.json"
-_PARTS = ("task", "model", "dataset", "objective", "hyperparameters", "searchSpaces", "search")
+STUDY = f"{FOLDER}/study.json"
+"""The parts of the spec that make it the same study."""
+
+_PARTS = (
+    "task",
+    "model",
+    "dataset",
+    "objective",
+    "hyperparameters",
+    "searchSpaces",
+    "validation",
+    "search",
+)
 
 
 def claim(storage: Storage, spec: StudySpec) -> None:
     """Mark the folder as that of `spec`, or check that it is.
 
     The API server holds a study to what it was; on a laptop a manifest may have been edited between two
-    runs. Raises SpecError with the first part that differs, or with a point that no space has.
+    runs. Raises SpecError with the first part that differs, or where points or constraints are wrong.
     """
-    list(named_points(spec))
+    Proposer(Problem.of(spec)).check()
     document = spec.to_json()
     parts = {name: document.get(name) for name in _PARTS}
     try:
-        found = json.loads(storage.read(_PATH))
+        found = json.loads(storage.read(STUDY))
     except FileNotFoundError:
-        storage.write(_PATH, json.dumps(parts, indent=1).encode())
+        storage.write(STUDY, json.dumps(parts, indent=1).encode())
         return
     for name, value in parts.items():
         if found.get(name) != value:

@@ -24,12 +24,12 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from finetune_api.combinations import Params, conditions_last, is_active
 from finetune_api.hyperparameters import Scalar
-from finetune_api.metrics import score
 from finetune_api.spaces import ChoiceDomain, Domain, IntegerDomain, NumericDomain, Steps
-from finetune_api.study import StudySpec
-from finetune_trainer.search.domains import Params, conditions_last, is_active, rounded
-from finetune_trainer.search.rungs import rung_epochs
+from finetune_trainer.search.domains import rounded
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposal
 from finetune_trainer.search.trials import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -47,30 +47,35 @@ _UNFINISHED = {
 _Point: TypeAlias = dict[str, Scalar]
 """Optuna's parameters: which space, and a coordinate for each of its active domains."""
 
+_View: TypeAlias = Callable[[Trial], FrozenTrial]
+
 
 class OptunaSampler:
     """Proposes what Optuna makes of the trials so far; the first ten are drawn at random."""
 
-    def __init__(self, spec: StudySpec) -> None:
-        self._seed = spec.search.seed
-        self._direction = spec.objective.direction
-        self._gaussian = spec.search.algorithm == "GP"
-        self._rungs = rung_epochs(spec.search.scheduler, spec.max_epochs)
+    def __init__(self, problem: Problem, inherited: Sequence[tuple[Params, float]]) -> None:
+        self._problem = problem
+        self._algorithm = problem.search.algorithm
+        self._inherited = inherited
         self._spaces = [
             [(name, _Axis(f"{index}/{name}", domain)) for name, domain in conditions_last(space)]
-            for index, space in enumerate(spec.spaces)
+            for index, space in enumerate(problem.spaces)
         ]
 
-    def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Params:
-        digest = hashlib.sha256(f"{self._seed}/{number}/{attempt}".encode()).digest()
+    def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Proposal:
+        digest = hashlib.sha256(f"{self._problem.search.seed}/{number}/{attempt}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
-        study = optuna.create_study(sampler=self._sampler(seed), direction="maximize")
-        tell = self._gaussian_view(trials) if self._gaussian else self._parzen_view
-        study.add_trials([tell(trial) for trial in trials])
-        return self._suggest(study.ask())
+        study = optuna.create_study(
+            sampler=self._sampler(seed), directions=["maximize"] * len(self._problem.goals)
+        )
+        parzen = self._algorithm == "TPE" and len(self._problem.goals) == 1
+        tell = self._parzen_view if parzen else self._view_at_a_rung(trials)
+        # What was inherited comes before all that was tried.
+        study.add_trials([*self._heritage(), *(tell(trial) for trial in trials)])
+        return Proposal(self._suggest(study.ask()))
 
     def _sampler(self, seed: int) -> BaseSampler:
-        if self._gaussian:
+        if self._algorithm == "GP":
             return GPSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False)
         with warnings.catch_warnings():
             # Conditions need `group`, which Optuna 5 (pinned) calls experimental.
@@ -93,40 +98,66 @@ class OptunaSampler:
                 params[name] = axis.suggest(trial)
         return params
 
-    def _parzen_view(self, trial: Trial) -> FrozenTrial:
-        """Complete, pruned at an epoch (the further the better), running, or of no use."""
-        if trial.status == "Completed" and trial.best is not None:
-            value = score(trial.best.value, self._direction)
-            if math.isfinite(value):
-                return self._known(trial, TrialState.COMPLETE, value=value)
-        if trial.epochs and trial.status not in ("Diverged", "Failed"):
-            last = trial.epochs[-1]
-            reached = {last.epoch: score(last.value, self._direction)}
-            return self._known(trial, TrialState.PRUNED, intermediate_values=reached)
-        return self._known(trial, _UNFINISHED.get(trial.status, TrialState.PRUNED))
+    def _heritage(self) -> list[FrozenTrial]:
+        if len(self._problem.goals) > 1:  # of other studies only the first objective is known
+            return []
+        return [
+            self._known(params, TrialState.COMPLETE, value=self._problem.score(value))
+            for params, value in self._inherited
+            if math.isfinite(value)
+        ]
 
-    def _gaussian_view(self, trials: Sequence[Trial]) -> Callable[[Trial], FrozenTrial]:
+    def _parzen_view(self, trial: Trial) -> FrozenTrial:
+        """Complete, pruned at a rung (the further the better), running, or of no use."""
+        if trial.status == "Completed" and trial.best is not None:
+            value = self._problem.score(trial.best.value)
+            if math.isfinite(value):
+                return self._known(trial.params, TrialState.COMPLETE, value=value)
+        if trial.best is not None and trial.status not in ("Diverged", "Failed"):
+            far = trial.best.epoch if self._problem.rung_by == "Epochs" else trial.evaluated_level
+            reached = {round(1000 * far): self._problem.score(trial.best.value)}
+            return self._known(trial.params, TrialState.PRUNED, intermediate_values=reached)
+        return self._known(trial.params, _UNFINISHED.get(trial.status, TrialState.PRUNED))
+
+    def _view_at_a_rung(self, trials: Sequence[Trial]) -> _View:
         """All trials by their value at one rung: the highest that enough of them have reached."""
-        rung = next(
+        levels = range(len(self._problem.resources))
+        level = next(
             (
-                epoch
-                for epoch in reversed(self._rungs)
-                if sum(_value_at(trial, epoch) is not None for trial in trials) >= _STARTUP
+                level
+                for level in reversed(levels)
+                if sum(_value_at(trial, level) is not None for trial in trials) >= _STARTUP
             ),
-            self._rungs[0],
+            min((min(trial.rung_values) for trial in trials if trial.rung_values), default=0),
         )
 
         def view(trial: Trial) -> FrozenTrial:
-            value = _value_at(trial, rung)
-            if value is not None and math.isfinite(value):
-                value = score(value, self._direction)
-                return self._known(trial, TrialState.COMPLETE, value=value)
-            return self._known(trial, _UNFINISHED.get(trial.status, TrialState.PRUNED))
+            value = _value_at(trial, level)
+            if value is None or not math.isfinite(value):
+                state = _UNFINISHED.get(trial.status, TrialState.PRUNED)
+                if len(self._problem.goals) > 1 and state == TrialState.PRUNED:
+                    state = TrialState.FAIL  # Optuna prunes by one objective only
+                return self._known(trial.params, state)
+            return self._known(
+                trial.params,
+                TrialState.COMPLETE,
+                values=[self._problem.score(value), *self._others(trial)],
+            )
 
         return view
 
-    def _known(self, trial: Trial, state: TrialState, **result: Any) -> FrozenTrial:
-        point, distributions = self._point(trial.params)
+    def _others(self, trial: Trial) -> list[float]:
+        """Scores of the secondary objectives; undefined ones are worse than any."""
+        assert trial.best is not None  # it has a value
+        metrics = trial.best.metrics
+        scores = [
+            self._problem.score(metrics.get(metric, math.nan), number)
+            for number, metric in enumerate(self._problem.metrics[1:], start=1)
+        ]
+        return [score if math.isfinite(score) else -1e308 for score in scores]
+
+    def _known(self, params: Params, state: TrialState, **result: Any) -> FrozenTrial:
+        point, distributions = self._point(params)
         return create_trial(state=state, params=point, distributions=distributions, **result)
 
     def _point(self, params: Params) -> tuple[_Point, dict[str, BaseDistribution]]:
@@ -149,14 +180,13 @@ class OptunaSampler:
         return {}, {}  # of an earlier version's making: it teaches nothing
 
 
-def _value_at(trial: Trial, epoch: int) -> float | None:
-    """The trial's value at that epoch, or at its end if it stopped by itself before; None without one."""
-    if trial.status in ("Diverged", "Failed"):
+def _value_at(trial: Trial, level: int) -> float | None:
+    """The trial's value at that rung, or at its end if it ended by itself before; None without one."""
+    if trial.status in ("Diverged", "Failed") or not trial.rung_values:
         return None
-    for done in trial.epochs:
-        if done.epoch == epoch:
-            return done.value
-    return trial.epochs[-1].value if trial.epochs and trial.status == "Completed" else None
+    if trial.status == "Completed":
+        level = min(level, max(trial.rung_values))
+    return trial.rung_values.get(level)
 
 
 class _Axis:

@@ -1,37 +1,70 @@
 """The trials that a study names itself: `spec.search.points`."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from finetune_api.combinations import Params, Space, conditions_last, is_active
 from finetune_api.spaces import Domain
-from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.domains import Params, conditions_last, draw, is_active, member
+from finetune_trainer.search.domains import draw, member
+from finetune_trainer.search.problem import Problem
 
 _FIELD = "spec.search.points"
 
 
-def named_points(spec: StudySpec) -> Iterator[Params]:
+_DRAWS = 1000
+"""Draws of what a point leaves open, until the constraints hold."""
+
+
+def named_points(problem: Problem) -> Iterator[Params]:
     """The points in order, each in the first space that has it, completed by draws from the study's seed.
 
-    Raises SpecError with the field of a point that no space has.
+    Raises SpecError with the field of a point that no space has, or that no completion makes admissible.
     """
-    for index, point in enumerate(spec.search.points):
+    for index, point in enumerate(problem.search.points):
         given: Params = point.to_json()
-        space = _space_of(spec, index, given)
-        rng = random.Random(f"{spec.search.seed}/point/{index}")
-        params: Params = {}
-        for name, domain in space:
-            if is_active(domain, params):
-                drawn = draw(domain, rng)
-                value = member(domain, given[name]) if name in given else None
-                params[name] = drawn if value is None else value
+        space = _space_of(problem.spaces, index, given)
+        rng = random.Random(f"{problem.search.seed}/point/{index}")
+        completions = (_completed(space, given, rng) for _ in range(_DRAWS))
+        params = next(filter(problem.admits, completions), None)
+        if params is None:
+            raise SpecError(
+                f"{_FIELD}[{index}]", f"must fulfil spec.search.constraints (got {given})"
+            )
         yield params
 
 
-def _space_of(spec: StudySpec, index: int, given: Params) -> list[tuple[str, Domain]]:
+def fitting(problem: Problem, config: Params) -> Params | None:
+    """What one of the spaces would have drawn to train with `config`; None if none would."""
+    for space in problem.spaces:
+        params: Params = {}
+        for name, domain in conditions_last(space):
+            if is_active(domain, params):
+                value = member(domain, config[name]) if name in config else None
+                if value is None:
+                    break
+                params[name] = value
+        else:
+            others = {name: value for name, value in config.items() if name not in space}
+            same = all(problem.defaults.get(name) == value for name, value in others.items())
+            if same and problem.admits(params):
+                return params
+    return None
+
+
+def _completed(space: list[tuple[str, Domain]], given: Params, rng: random.Random) -> Params:
+    params: Params = {}
+    for name, domain in space:
+        if is_active(domain, params):
+            drawn = draw(domain, rng)
+            value = member(domain, given[name]) if name in given else None
+            params[name] = drawn if value is None else value
+    return params
+
+
+def _space_of(spaces: Sequence[Space], index: int, given: Params) -> list[tuple[str, Domain]]:
     problems = []
-    for space in (conditions_last(space) for space in spec.spaces):
+    for space in map(conditions_last, spaces):
         problem = _problem(dict(space), given)
         if problem is None:
             return space

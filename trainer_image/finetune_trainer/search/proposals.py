@@ -1,35 +1,55 @@
-"""Proposes trials: the next one follows from the spec and the records, never from parallelism alone.
+"""Proposes trials: the next one follows from the problem and the records, never from parallelism alone.
 
-The points that the spec names come first. Grid, Random and QuasiRandom follow from the trial's number; TPE and GP also from the results so far.
+The points that the study names come first, then the best of what it inherited. Grid, Random and
+QuasiRandom follow from the trial's number; the others also from the results so far.
 """
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
-from finetune_api.study import StudySpec
-from finetune_trainer.search.domains import (
+from finetune_api.combinations import (
     Params,
     conditions_last,
-    draw_params,
     grid,
     grid_size,
     is_active,
     is_finite,
     key_of,
-    place,
 )
-from finetune_trainer.search.points import named_points
+from finetune_trainer.errors import SpecError
+from finetune_trainer.search.domains import draw_params, place
+from finetune_trainer.search.points import fitting, named_points
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Trial
 
 _DRAWS = 100
-"""Draws that may repeat earlier trials before a finite space is walked for what it still has."""
+"""Draws that may repeat earlier trials, or break constraints, before a finite space is walked for what it still has."""
+
+_CONTINUOUS_DRAWS = 10_000
+"""The same where a space cannot be walked."""
 
 _MODEL_DRAWS = 5
 """The same for draws from a model, after which independent ones follow."""
 
-_Draw: TypeAlias = Callable[[int, int, Sequence[Trial]], Params]
-"""(trial, attempt, trials so far) -> its parameters; each attempt draws afresh."""
+_INHERITED_FIRST = 3
+"""Inherited trials that are tried again."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to be; the last three as in `trials.Trial`."""
+
+    params: Params
+    generation: int | None = None
+    parent: int | None = None
+    member: int | None = None
+
+
+_Draw: TypeAlias = Callable[[int, int, Sequence[Trial]], Proposal]
+"""(trial, attempt, trials so far) -> its proposal; each attempt draws afresh."""
 
 
 class Proposer:
@@ -39,18 +59,19 @@ class Proposer:
     if a later version of this module would draw differently.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
-        """Raises SpecError if the spec names a point that no space has."""
-        self._spaces = spec.spaces
-        self._points = list(named_points(spec))
-        self._draws = _draws(spec)
-        self._adaptive = spec.search.algorithm in ("TPE", "GP")
-        self._finite = all(is_finite(space) for space in self._spaces)
+    def __init__(self, problem: Problem) -> None:
+        """Raises SpecError if the problem names a point that no space has, or wrong constraints."""
+        self._problem = problem
+        self._points = list(named_points(problem))
+        self._adaptive = problem.search.algorithm in ("TPE", "GP", "Evolution", "CMAES")
+        self._inherited: list[tuple[Params, float]] = []
+        self._draws = _draws(problem, self._inherited)
+        self._finite = all(is_finite(space) for space in problem.spaces)
         self._recorded = 0
         self._seen: set[str] = set()
-        self._grid = grid(self._spaces)
-        self._size = grid_size(self._spaces)
-        self._next: Params | None = None
+        self._grid = grid(problem.spaces, problem.constraints)
+        self._size = grid_size(problem.spaces, problem.constraints)
+        self._next: Proposal | None = None
         self._walked = False
 
     @property
@@ -58,15 +79,21 @@ class Proposer:
         """Whether every combination has been proposed."""
         return self._walked or (self._size is not None and len(self._seen) >= self._size)
 
-    def propose(self, trials: Sequence[Trial] = ()) -> Params | None:
-        """The parameters of the trial after the last one recorded; None if the space has no more."""
+    def inherit(self, trials: Sequence[tuple[Params, float]]) -> None:
+        """Learn from other studies' trials with their scores, best first."""
+        self._inherited.extend(trials)
+        self._points += [params for params, _ in trials[:_INHERITED_FIRST]]
+        self._next = None
+
+    def propose(self, trials: Sequence[Trial] = ()) -> Proposal | None:
+        """The trial after the last one recorded; None if the space has no more."""
         if self._next is not None:
             return self._next
-        params = None if self.exhausted else self._new(trials)
-        self._walked = self._walked or params is None
+        proposal = None if self.exhausted else self._new(trials)
+        self._walked = self._walked or proposal is None
         if not self._adaptive:  # the results may be others when it is asked again
-            self._next = params
-        return params
+            self._next = proposal
+        return proposal
 
     def record(self, params: Params) -> None:
         """`params` is the next trial."""
@@ -74,41 +101,80 @@ class Proposer:
         self._seen.add(key_of(params))
         self._next = None
 
-    def _new(self, trials: Sequence[Trial]) -> Params | None:
+    def check(self) -> None:
+        """Raises SpecError if nothing fulfils the constraints."""
+        if self.propose() is None:
+            raise SpecError(
+                "spec.search.constraints",
+                "must leave something to try "
+                f"(of {'all combinations' if self._finite else _CONTINUOUS_DRAWS} none fulfils them)",
+            )
+
+    def _new(self, trials: Sequence[Trial]) -> Proposal | None:
         for params in self._points:
-            if key_of(params) not in self._seen:
-                return params
+            if self._is_new(params):
+                return Proposal(params)
         for draw, attempts in self._draws:
             for attempt in range(attempts):
-                params = draw(self._recorded, attempt, trials)
-                if key_of(params) not in self._seen:
-                    return params
+                proposal = draw(self._recorded, attempt, trials)
+                if self._is_new(proposal.params):
+                    return proposal
         return self._walk() if self._finite or not self._draws else None
 
-    def _walk(self) -> Params | None:
-        return next((params for params in self._grid if key_of(params) not in self._seen), None)
+    def _is_new(self, params: Params) -> bool:
+        return key_of(params) not in self._seen and self._problem.admits(params)
+
+    def _walk(self) -> Proposal | None:
+        found = (params for params in self._grid if key_of(params) not in self._seen)
+        return next(map(Proposal, found), None)
 
 
-def _draws(spec: StudySpec) -> tuple[tuple[_Draw, int], ...]:
+def _draws(
+    problem: Problem, inherited: Sequence[tuple[Params, float]]
+) -> tuple[tuple[_Draw, int], ...]:
     """How new trials are drawn, with how many attempts each; what finds nothing new hands over."""
-    spaces, seed = spec.spaces, spec.search.seed
+    spaces, seed = problem.spaces, problem.search.seed
+    finite = all(is_finite(space) for space in spaces)
+    draws = _DRAWS if finite else _CONTINUOUS_DRAWS
 
-    def at_random(number: int, attempt: int, _: Sequence[Trial]) -> Params:
+    def at_random(number: int, attempt: int, _: Sequence[Trial]) -> Proposal:
         rng = random.Random(f"{seed}/{number}/{attempt}")
-        return draw_params(rng.choice(spaces), rng)
+        return Proposal(draw_params(rng.choice(spaces), rng))
 
-    match spec.search.algorithm:
+    match problem.search.algorithm:
         case "Grid":
             return ()
-        case "Random":
-            return ((at_random, _DRAWS),)
         case "QuasiRandom":
-            return ((_Sobol(spec), _DRAWS),)
+            return ((_Sobol(problem), draws),)
+        case "Evolution":
+            from finetune_trainer.search.evolution import Evolution
+
+            return ((Evolution(problem, inherited), _DRAWS), (at_random, draws))
         case "TPE" | "GP":
             # Optuna only where it is used: it is large.
             from finetune_trainer.search.optuna_samplers import OptunaSampler
 
-            return ((OptunaSampler(spec), _MODEL_DRAWS), (at_random, _DRAWS))
+            return ((OptunaSampler(problem, inherited), _MODEL_DRAWS), (at_random, draws))
+        case "CMAES":
+            from finetune_trainer.search.covariance import CovarianceAdaptation
+
+            return ((CovarianceAdaptation(problem, inherited), _MODEL_DRAWS), (at_random, draws))
+        case "Random" | "PBT":
+            return ((at_random, draws),)
+
+
+def inheritable(
+    problem: Problem, found: Sequence[tuple[Params, float]], most: int
+) -> list[tuple[Params, float]]:
+    """What of other studies' trials the problem's spaces have, best first, without duplicates."""
+    seen: set[str] = set()
+    fits: list[tuple[Params, float]] = []
+    for given, value in sorted(found, key=lambda pair: -problem.score(pair[1])):
+        params = fitting(problem, given)
+        if params is not None and key_of(params) not in seen:
+            seen.add(key_of(params))
+            fits.append((params, value))
+    return list(islice(fits, most))
 
 
 class _Sobol:
@@ -117,15 +183,15 @@ class _Sobol:
     The first coordinate chooses the space, each of the others is one domain's.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, problem: Problem) -> None:
         from scipy.stats import qmc  # large, and the driver does not need it
 
-        self._spaces = [conditions_last(space) for space in spec.spaces]
+        self._spaces = [conditions_last(space) for space in problem.spaces]
         dimensions = 1 + max(len(space) for space in self._spaces)
-        self._engine = qmc.Sobol(dimensions, scramble=True, rng=spec.search.seed)
+        self._engine = qmc.Sobol(dimensions, scramble=True, rng=problem.search.seed)
         self._points: list[list[float]] = []
 
-    def __call__(self, number: int, attempt: int, _: Sequence[Trial]) -> Params:
+    def __call__(self, number: int, attempt: int, _: Sequence[Trial]) -> Proposal:
         first, *others = self._point(number + attempt)
         params: Params = {}
         for (name, domain), u in zip(
@@ -133,7 +199,7 @@ class _Sobol:
         ):
             if is_active(domain, params):
                 params[name] = place(domain, u)
-        return params
+        return Proposal(params)
 
     def _point(self, index: int) -> list[float]:
         while len(self._points) <= index:  # in powers of two, as the sequence wants it

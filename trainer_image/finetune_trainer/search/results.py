@@ -1,30 +1,46 @@
 """What people see of the records: the findings in the status, and the table of all trials."""
 
 import io
+from statistics import stdev
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from finetune_api.hyperparameters import JSON_NAMES
-from finetune_api.status import MAX_TOP_TRIALS, FinalModel, Findings, TrialCounts, TrialResult
+from finetune_api.combinations import Params
+from finetune_api.status import (
+    MAX_SPLITS,
+    MAX_TOP_TRIALS,
+    FinalModel,
+    Findings,
+    Spending,
+    SplitResult,
+    TrialCounts,
+    TrialResult,
+)
 from finetune_api.study import Budget
-from finetune_trainer.search.events import EpochDone
+from finetune_trainer.search.decisions import price
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.trials import Evaluation, Trial
 
 RESULTS = "results"
 """Folder of the tables within the study's storage."""
 
 
 def findings(
-    state: StudyState, budget: Budget, storage: Storage, warnings: tuple[str, ...] = ()
+    state: StudyState,
+    budget: Budget,
+    storage: Storage,
+    now: float,
+    warnings: tuple[str, ...] = (),
 ) -> Findings:
     """The part of the status that the records tell."""
     ranked = state.top_trials(MAX_TOP_TRIALS)
     top = [_result(trial, trial.best) for trial in ranked if trial.best is not None]
+    best = top[0].model_copy(update={"splits": splits(state, ranked[0])}) if top else None
+    front = state.pareto_front()[:MAX_TOP_TRIALS] if len(state.problem.goals) > 1 else []
     final = None
     if state.refit is not None:
         final = FinalModel(
@@ -35,22 +51,71 @@ def findings(
         )
     return Findings(
         trials=_counts(state, budget),
-        best=top[0] if top else None,
+        best=best,
         top_trials=top,
+        pareto_front=[_result(trial, trial.best) for trial in front if trial.best is not None],
         final=final,
         results_uri=storage.uri(RESULTS) if state.ended else None,
         gpu_seconds=round(state.gpu_seconds, 1),
+        spending=_spending(state, budget, now),
         warnings=[warning[:256] for warning in warnings[:10]],
     )
 
 
-def _result(trial: Trial, epoch: EpochDone) -> TrialResult:
+def _result(trial: Trial, best: Evaluation) -> TrialResult:
     return TrialResult(
         trial=trial.number,
-        value=epoch.value,
-        epoch=epoch.epoch,
+        value=best.value,
+        epoch=best.epoch,
         params=dict(trial.params),
-        metrics=epoch.metrics,
+        metrics=best.metrics,
+        deviation=best.deviation,
+        standard_error=best.standard_error,
+    )
+
+
+def splits(state: StudyState, trial: Trial) -> list[SplitResult]:
+    """Each fold and repeat that the trial's value is the mean of; none where it is a single training."""
+    if trial.best is None or state.problem.trainings == 1:
+        return []
+    found = []
+    for number in state.runs_at(trial.evaluated_level):
+        done = trial.runs[number].at(trial.best.epoch)
+        if done is not None:
+            fold, repeat = state.fold_and_repeat(number)
+            found.append(SplitResult(fold=fold, repeat=repeat, metrics=done.metrics))
+    return found[:MAX_SPLITS]
+
+
+def _spending(state: StudyState, budget: Budget, now: float) -> Spending:
+    problem = state.problem
+    saved = None
+    if problem.rung_by != "Samples" and state.trials:  # else epochs differ in their rows
+        whole = sum(state.last_epoch(trial) for trial in state.trials) * problem.trainings
+        # Steps of PBT go on from each other: together they are the whole of a member.
+        whole = 0 if problem.search.algorithm == "PBT" else whole
+        saved = max(0.0, round(whole - sum(trial.trained for trial in state.trials), 3))
+    cost = price(state, budget)
+    epochs = state.epochs_trained
+    left = None
+    if budget.max_duration_seconds is not None and state.ended is None:
+        # In minutes: a status that changed every second would be written every second.
+        left = max(0, round((budget.max_duration_seconds - state.elapsed(now)) / 60) * 60)
+    hours = budget.max_gpu_hours
+    trials = None if budget.max_trials is None else max(0, budget.max_trials - len(state.trials))
+    return Spending(
+        epochs=round(epochs, 3),
+        epochs_saved=saved,
+        price=None if cost is None else round(cost, 2),
+        price_saved=round(cost / epochs * saved, 2) if cost and epochs and saved else None,
+        trials_left=trials if state.ended is None else None,
+        seconds_left=left,
+        gpu_hours_left=None
+        if hours is None
+        else max(0.0, round(hours - state.gpu_seconds / 3600, 3)),
+        price_left=None
+        if cost is None or budget.max_price is None
+        else max(0.0, round(budget.max_price - cost, 2)),
     )
 
 
@@ -75,63 +140,112 @@ def _counts(state: StudyState, budget: Budget) -> TrialCounts:
 
 
 def table(state: StudyState) -> pa.Table:
-    """A row a trial: number, state, params, objective at every rung, best value with its metrics, cost."""
-    names = [name for name in JSON_NAMES if any(name in trial.params for trial in state.trials)]
-    metrics = sorted(
-        {name for trial in state.trials for epoch in trial.epochs for name in epoch.metrics}
-    )
-    return pa.Table.from_pylist(
-        [_row(state, trial, names, metrics) for trial in state.trials],
-        schema=_schema(state, names, metrics),
+    """A row a trial: number, state, params, value at every rung, best value with its metrics, cost.
+
+    With folds or repeats also the deviation of each metric, and each split's own.
+    """
+    rows = [_row(state, trial) for trial in state.trials]
+    names = dict.fromkeys([*_ALWAYS, *(name for row in rows for name in row)])
+    return pa.table(
+        {
+            name: _column(name, [row.get(name) for row in rows])
+            for name in sorted(names, key=_column_order)
+        }
     )
 
 
-def _row(state: StudyState, trial: Trial, names: list[str], metrics: list[str]) -> dict[str, Any]:
+_ALWAYS = {
+    "trial": pa.int64(),
+    "state": pa.string(),
+    "value": pa.float64(),
+    "best_epoch": pa.float64(),
+    "epochs": pa.float64(),
+    "seconds": pa.float64(),
+    "gpu_seconds": pa.float64(),
+    "stopped_early": pa.bool_(),
+    "failure": pa.string(),
+    "message": pa.string(),
+}
+"""Columns of every table; the others depend on the study."""
+
+
+_ORDER = ("trial", "state", "generation", "member", "parent", "param_", "value", "best_epoch")
+_LAST = ("split", "epochs", "seconds", "gpu_seconds", "stopped_early", "failure", "message")
+
+
+def _column_order(name: str) -> tuple[int, float]:
+    for place, prefix in enumerate(_ORDER):
+        if name == prefix or name.startswith(prefix):
+            # Rungs by their resource; other columns of a kind keep the order of their coming.
+            at = name.removeprefix("value_at_")
+            return place, float(at) if at != name else -1.0
+    for place, prefix in enumerate(_LAST):
+        if name == prefix or (prefix == "split" and name.startswith(prefix)):
+            return 1000 + place, 0.0
+    return 100, 0.0
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if name in _ALWAYS:
+        return pa.array(values, _ALWAYS[name])
+    if kinds == {int}:
+        return pa.array(values, pa.int64())
+    if kinds <= {int, float}:
+        return pa.array(values, pa.float64())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _row(state: StudyState, trial: Trial) -> dict[str, Any]:
     best = trial.best
-    by_epoch = {epoch.epoch: epoch.value for epoch in trial.epochs}
-    return {
-        "trial": trial.number,
-        "state": trial.status,
-        **{f"param_{name}": trial.params.get(name) for name in names},
+    row: dict[str, Any] = {"trial": trial.number, "state": trial.status}
+    for name in ("generation", "member", "parent"):
+        if getattr(trial, name) is not None:
+            row[name] = getattr(trial, name)
+    row |= {f"param_{name}": value for name, value in _ordered(state, trial.params).items()}
+    row |= {
         "value": best.value if best else None,
         "best_epoch": best.epoch if best else None,
-        "epochs": len(trial.epochs),
-        **{f"value_at_{epochs}": by_epoch.get(epochs) for epochs in state.rungs},
-        **{f"metric_{name}": best.metrics.get(name) if best else None for name in metrics},
-        "seconds": sum(epoch.seconds for epoch in trial.epochs),
-        "gpu_seconds": sum(epoch.gpu_seconds for epoch in trial.epochs),
-        "stopped_early": trial.stopped_early,
+    }
+    for level, value in trial.rung_values.items():
+        row[f"value_at_{state.problem.resources[level]:g}"] = value
+    row |= {f"metric_{name}": value for name, value in (best.metrics if best else {}).items()}
+    row |= _split_columns(state, trial)
+    epochs = [done for run in trial.runs.values() for done in run.epochs]
+    return row | {
+        "epochs": trial.trained,
+        "seconds": sum(done.seconds for done in epochs),
+        "gpu_seconds": sum(done.gpu_seconds for done in epochs),
+        "stopped_early": _stopped_early(state, trial),
         "failure": trial.failure_class,
         "message": trial.message,
     }
 
 
-def _schema(state: StudyState, names: list[str], metrics: list[str]) -> pa.Schema:
-    kinds = {name: {type(trial.params.get(name)) for trial in state.trials} for name in names}
-    params = [
-        (
-            f"param_{name}",
-            pa.string() if str in found else pa.float64() if float in found else pa.int64(),
-        )
-        for name, found in kinds.items()
-    ]
-    return pa.schema(
-        [
-            ("trial", pa.int64()),
-            ("state", pa.string()),
-            *params,
-            ("value", pa.float64()),
-            ("best_epoch", pa.int64()),
-            ("epochs", pa.int64()),
-            *((f"value_at_{epochs}", pa.float64()) for epochs in state.rungs),
-            *((f"metric_{name}", pa.float64()) for name in metrics),
-            ("seconds", pa.float64()),
-            ("gpu_seconds", pa.float64()),
-            ("stopped_early", pa.bool_()),
-            ("failure", pa.string()),
-            ("message", pa.string()),
-        ]
-    )
+def _ordered(state: StudyState, params: Params) -> Params:
+    """In the order of the spaces, so that every study of a kind has its columns alike."""
+    names = dict.fromkeys(name for space in state.problem.spaces for name in space)
+    return {name: params[name] for name in (*names, *params) if name in params}
+
+
+def _split_columns(state: StudyState, trial: Trial) -> dict[str, float]:
+    found = splits(state, trial)
+    columns: dict[str, float] = {}
+    if not found:
+        return columns
+    metrics = {name: [split.metrics[name] for split in found] for name in found[0].metrics}
+    if len(found) > 1:
+        columns |= {f"deviation_{name}": stdev(values) for name, values in metrics.items()}
+    for number, split in enumerate(found):
+        columns |= {f"split{number}_{name}": value for name, value in split.metrics.items()}
+    return columns
+
+
+def _stopped_early(state: StudyState, trial: Trial) -> bool:
+    """Whether the patience of early stopping ended it."""
+    by_itself = trial.status == "Completed" and state.problem.search.algorithm != "PBT"
+    last = state.last_epoch(trial)
+    return by_itself and any(run.epochs and run.trained < last for run in trial.planned_runs)
 
 
 def write_tables(storage: Storage, trials: pa.Table) -> None:

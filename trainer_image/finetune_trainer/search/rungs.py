@@ -1,26 +1,11 @@
-"""Rungs, at which trials are compared: the top 1/η of each may go on.
+"""One rung, at which trials are compared: the top of it may go on.
 
-ASHA lets them go on at once (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys
-2020, algorithm 2), successive halving when all have come. Each rung keeps its results in heaps, so that a decision costs O(log n).
+It keeps its results in heaps, so that a decision costs O(log n).
 """
 
 import heapq
+from collections.abc import Callable
 from typing import TypeAlias
-
-from finetune_api.study import Scheduler
-
-
-def rung_epochs(scheduler: Scheduler, max_epochs: int) -> tuple[int, ...]:
-    """The epochs at which trials are compared, ending with `max_epochs`."""
-    if scheduler.type == "None":
-        return (max_epochs,)
-    epochs: list[int] = []
-    resource = scheduler.min_epochs
-    while resource < max_epochs:
-        epochs.append(resource)
-        resource *= scheduler.reduction_factor
-    return (*epochs, max_epochs)
-
 
 _Entry: TypeAlias = tuple[float, int]
 """(score, -trial): of two entries the larger is better."""
@@ -29,14 +14,17 @@ _Entry: TypeAlias = tuple[float, int]
 class Rung:
     """The results of one rung; every operation costs O(log n)."""
 
-    def __init__(self, reduction_factor: int) -> None:
-        self._factor = reduction_factor
-        self.results = 0
+    def __init__(self, promoted: Callable[[int], int]) -> None:
+        """`promoted(n)` of n results may go on; with one result more at most one more."""
+        self._promoted = promoted
+        self.scores: dict[int, float] = {}
+        """Trial → its score here."""
+
         self.lost = 0
         """Trials that will never reach this rung: they failed or diverged on the way."""
 
         self._top: list[_Entry] = []
-        """The best 1/reductionFactor, its worst at the front."""
+        """The best, as many as may go on; the worst of them at the front."""
 
         self._rest: list[_Entry] = []
         """The others, their best at the front; entries negated."""
@@ -55,7 +43,7 @@ class Rung:
 
     def report(self, trial: int, score: float) -> None:
         """Add the result of `trial`; a larger score is better, and of equals the earlier trial."""
-        self.results += 1
+        self.scores[trial] = score
         entry = (score, -trial)
         heapq.heappush(self._in_reach, entry)
         if self._top and entry > self._top[0]:
@@ -77,28 +65,34 @@ class Rung:
 
     def has_all(self, trials: int) -> bool:
         """Whether of `trials` on their way here none is left."""
-        return self.results + self.lost >= trials
+        return len(self.scores) + self.lost >= trials
 
     @property
     def promotions(self) -> int:
         """How many trials the results so far let go on."""
-        return self.results // self._factor
+        return self._promoted(len(self.scores))
 
     def withdraw(self, trial: int) -> None:
         """`trial` was promoted, or has ended: it is not to be promoted from here (again)."""
         self._gone.add(trial)
         self._waiting.discard(trial)
 
-    def promotable(self) -> int | None:
-        """The best trial in the top 1/reductionFactor that can be promoted."""
+    def promotable(self, preferred: Callable[[int], bool] | None = None) -> int | None:
+        """The best trial of the top that can be promoted, of those that are `preferred` if there are any."""
         while self._candidates and self._candidates[0][1] not in self._waiting:
             heapq.heappop(self._candidates)
-        return self._candidates[0][1] if self._candidates else None
+        if not self._candidates:
+            return None
+        if preferred is not None:
+            chosen = [trial for trial in self._waiting if preferred(trial)]
+            if chosen:
+                return max(chosen, key=lambda trial: (self.scores[trial], -trial))
+        return self._candidates[0][1]
 
     def out_of_reach(self, results: int) -> list[int]:
-        """Trials that will not come to the top even if the rung gets `results` results in all."""
+        """Trials that will not come to the top even if the rung gets `results` results in all; each named once."""
         found = []
-        while len(self._in_reach) > results // self._factor:
+        while len(self._in_reach) > self._promoted(results):
             trial = -heapq.heappop(self._in_reach)[1]
             if trial not in self._gone:
                 found.append(trial)

@@ -1,21 +1,20 @@
-"""The state of a study, derived from its events, and what to do next: the same live and on resume."""
+"""The state of a study, derived from its events: the same live and on resume."""
 
 import hashlib
 import heapq
 import math
 import re
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
 
-from finetune_api.hyperparameters import resolve
-from finetune_api.metrics import score
-from finetune_api.study import Budget, StudySpec
+from finetune_api.combinations import Params, grid_size
+from finetune_api.study import Budget
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.domains import Params, grid_size
-from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.rungs import Rung, rung_epochs
-from finetune_trainer.search.trials import Trial, TrialStatus
+from finetune_trainer.search.items import RefitItem, Segment, TrainItem
+from finetune_trainer.search.ladders import Schedule
+from finetune_trainer.search.population import Population
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposal, Proposer
+from finetune_trainer.search.trials import Evaluation, Run, Trial, TrialStatus, evaluations
 
 MAX_RETRIES = 2
 """Times a trial that failed for an internal reason is tried again, and the refit likewise."""
@@ -27,78 +26,55 @@ ALIKE = 3
 """The first trials; if all of them fail for one reason, the study fails with it."""
 
 MAX_LOSSES = 10
-"""Times in a row that a trial, or the refit, may lose its worker without a new checkpoint (a kernel
+"""Times in a row that a run, or the refit, may lose its worker without a new checkpoint (a kernel
 OOM kill, say) before it counts as failed."""
 
 
-@dataclass(frozen=True)
-class TrainItem:
-    """Train `trial` to the end of `to_epoch`, from `checkpoint` if there is one."""
-
-    trial: int
-    params: Params
-    to_epoch: int
-    checkpoint: str | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class RefitItem:
-    """Train the winner from the pretrained weights on train and validation rows for `epochs` epochs."""
-
-    trial: int
-    params: Params
-    epochs: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Nothing to do now; something in flight may change that."""
-
-
-@dataclass(frozen=True)
-class End:
-    """The search is over for this reason, or the whole study if `next_item` says so after the search."""
-
-    reason: str
-    message: str = ""
-
-
-Decision: TypeAlias = TrainItem | RefitItem | Wait | End
+DRAINING = ("BudgetSpent", "NoImprovement")
+"""Ends at which trials in flight go on to their next rung; at others they are called back."""
 
 
 class StudyState:
-    """Feeds on events; answers what to do next in O(log n)."""
+    """Feeds on events; knows every trial and what can be done next in O(log n)."""
 
-    def __init__(self, spec: StudySpec) -> None:
-        self.spec = spec
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
         self.trials: list[Trial] = []
-        self.rungs = rung_epochs(spec.search.scheduler, spec.max_epochs)
-        self.running: set[int] = set()
-        self.failed = 0
-        self._any_reached = False
-        self._first_failures: list[tuple[int, str]] = []
-        """(trial, why) of those that failed before any trial had a result."""
+        self.running: set[tuple[int, int]] = set()
+        """(trial, run) of all that slots work on."""
 
+        self.failed = 0
         self.gpu_seconds = 0.0
+        self.epochs_trained = 0.0
+        self.inherited: list[tuple[Params, float]] | None = None
+        """What warm starts have brought; None until they were looked at."""
+
         self.ended: ev.SearchEnded | None = None
         self.refit: ev.RefitDone | None = None
         self.refit_slot: str | None = None
         self.refit_failures: list[str] = []
         self._refit_losses = 0
-        self._asynchronous = spec.search.scheduler.type != "SuccessiveHalving"
-        self._proposer = Proposer(spec)
-        self._levels = [Rung(spec.search.scheduler.reduction_factor) for _ in self.rungs[:-1]]
-        self._requeued: list[int] = []
-        """Heap of trials that lost their slot; those that are not Pending any more are skipped."""
+        self._any_reached = False
+        self._first_failures: list[tuple[int, str]] = []
+        """(trial, why) of those that failed before any trial had a result."""
 
-        self._ranking: list[tuple[float, int]] = []
-        """Heap of (-score, trial); entries that are not the trial's best any more are skipped."""
+        self._by_level = problem.rung_by in ("Samples", "Folds")
+        """Whether values of different rungs are of different worth: each has more rows, or more folds."""
 
-        self._best_score = -math.inf
+        self._schedule = Schedule(problem)
+        self._proposer = Proposer(problem)
+        self._population = (
+            Population(problem, self._proposer) if problem.search.algorithm == "PBT" else None
+        )
+        self._queue: list[tuple[int, int]] = []
+        """Heap of (trial, run) that wait for a slot; those that are not Pending any more are skipped."""
+
+        self._ranking: list[tuple[int, float, int]] = []
+        """Heap of (-level, -score, trial); entries that do not hold any more are skipped."""
+
+        self._best_rank = (0, -math.inf)
         self._improver: int | None = None
-        """The trial that brought the best score."""
+        """The trial that brought the best rank."""
 
         self.trials_since_best = 0
         """Trials in a row that reached their first rung, or ended, without a new best value."""
@@ -114,26 +90,27 @@ class StudyState:
         match event:
             case ev.TermStarted():
                 self._begin_term(event)
+            case ev.Inherited():
+                self.inherited = [(dict(params), value) for params, value in event.trials]
+                self._proposer.inherit(self.inherited)
             case ev.Proposed():
-                self._proposer.record(event.params)
-                self.trials.append(Trial(event.trial, event.params))
+                self._propose(event)
             case ev.Started():
-                self._start(self.trials[event.trial], event.slot)
+                self._start(self.trials[event.trial], event.run, event.slot)
             case ev.EpochDone():
                 self._epoch(self.trials[event.trial], event)
             case ev.Saved():
-                trial = self.trials[event.trial]
-                trial.checkpoint, trial.checkpoint_epoch = event.path, event.epoch
-                trial.losses = 0
+                run = self.trials[event.trial].runs[event.run]
+                run.checkpoint, run.losses = event.path, 0
             case ev.Reached():
-                self._reached(self.trials[event.trial], event.stopped_early)
+                self._reached(self.trials[event.trial], event)
             case ev.Requeued():
-                self._requeue(self.trials[event.trial], event.lost)
+                self._requeue(self.trials[event.trial], event.run, event.lost)
             case ev.Failed():
-                self._fail(self.trials[event.trial], event.failure_class, event.message)
+                self._fail(self.trials[event.trial], event)
             case ev.Stopped():
                 trial = self.trials[event.trial]
-                self._levels[trial.level].withdraw(trial.number)
+                self._schedule[trial.ladder].withdraw(trial.number, trial.level)
                 trial.status = "Stopped"
             case ev.SearchEnded():
                 self._end(event)
@@ -151,83 +128,177 @@ class StudyState:
             self._elapsed += max(0.0, self._last_time - self._term_began)
         self._term_began = self._last_time = event.time
         # Whatever an earlier driver had in flight lost its slot with it.
-        for number in sorted(self.running):
-            self._requeue(self.trials[number], lost=True)
+        for number, run in sorted(self.running):
+            self._requeue(self.trials[number], run, lost=True)
         if self.refit_slot is not None:
             self._requeue_refit("", lost=True)
 
-    def _start(self, trial: Trial, slot: str) -> None:
-        if trial.status == "Paused":  # promoted
-            self._levels[trial.level].withdraw(trial.number)
-            trial.level += 1
-        trial.status, trial.slot = "Running", slot
-        self.running.add(trial.number)
+    def _propose(self, event: ev.Proposed) -> None:
+        self._proposer.record(event.params)
+        placement = self._schedule.place()
+        trial = Trial(
+            event.trial,
+            event.params,
+            ladder=placement.ladder,
+            level=placement.first,
+            generation=event.generation,
+            parent=event.parent,
+            member=event.member,
+        )
+        self.trials.append(trial)
+        if self._population is not None:
+            self._population.record(trial)
+
+    def _start(self, trial: Trial, number: int, slot: str) -> None:
+        if not trial.begun or trial.status == "Paused":
+            if trial.status == "Paused":  # promoted
+                self._schedule[trial.ladder].withdraw(trial.number, trial.level)
+                trial.level += 1
+            self._begin_level(trial)
+        run = trial.runs[number]
+        run.status, run.slot = "Running", slot
+        run.halved = run.halved or (trial.halved and run.checkpoint is None)
+        self.running.add((trial.number, number))
+        trial.status = "Running"
+
+    def _begin_level(self, trial: Trial) -> None:
+        trial.begun = True
+        trial.plan = self.runs_at(trial.level)
+        for number in trial.plan:
+            run = trial.runs.setdefault(number, Run(number))
+            if run.status != "Finished":
+                self._enqueue(trial, run)
+
+    def _enqueue(self, trial: Trial, run: Run) -> None:
+        run.status, run.slot = "Pending", ""
+        heapq.heappush(self._queue, (trial.number, run.number))
 
     def _epoch(self, trial: Trial, event: ev.EpochDone) -> None:
-        if trial.epochs and trial.epochs[-1].epoch >= event.epoch:
-            # Trained again after a loss: what is new replaces what was seen before.
-            trial.epochs = [epoch for epoch in trial.epochs if epoch.epoch < event.epoch]
-            trial.best = max(trial.epochs, key=self._epoch_rank, default=None)
-        trial.epochs.append(event)
+        run = trial.runs[event.run]
+        # Trained again after a loss: what is new replaces what was seen before.
+        while run.epochs and run.epochs[-1].epoch >= event.epoch:
+            run.epochs.pop()
+        self.epochs_trained += event.epoch - run.trained
+        run.epochs.append(event)
         self.gpu_seconds += event.gpu_seconds
-        if trial.best is None or self._score(event) > self._score(trial.best):
-            trial.best = event
-        heapq.heappush(self._ranking, (-self._score(trial.best), trial.number))
-        if self._score(event) > self._best_score:
-            self._best_score, self._improver = self._score(event), trial.number
+        if not self._by_level:
+            self._evaluate(trial)
+
+    def _evaluate(self, trial: Trial) -> None:
+        """Bring the trial's value up to date with its runs."""
+        if len(trial.plan) == 1 and not self._by_level:  # most are: one result more, in O(1)
+            done = trial.runs[trial.plan[0]].epochs[-1]
+            found = trial.evaluations
+            while found and found[-1].epoch >= done.epoch:
+                found.pop()
+            found.append(Evaluation(done.epoch, done.value, done.metrics))
+        else:
+            found = list(evaluations(trial.planned_runs))
+        if not found:
+            return
+        trial.evaluations, trial.evaluated_level = found, trial.level
+        if self.problem.best_of_last:
+            trial.best = found[-1]
+        else:
+            trial.best = max(found, key=lambda e: (self.score(e), -e.epoch))
+        rank = self._rank(trial)
+        heapq.heappush(self._ranking, (-rank[0], -rank[1], trial.number))
+        if rank > self._best_rank:
+            self._best_rank, self._improver = rank, trial.number
             self.trials_since_best = 0
 
-    def _reached(self, trial: Trial, stopped_early: bool) -> None:
+    def _reached(self, trial: Trial, event: ev.Reached) -> None:
         self._any_reached = True
-        self.running.discard(trial.number)
-        trial.stopped_early = stopped_early
-        trial.status = "Completed"
-        if trial.level == 0:
-            self.trials_since_best += trial.number != self._improver
-        if trial.level < len(self._levels):
-            rung = self._levels[trial.level]
-            if stopped_early:
-                rung.withdraw(trial.number)
-            else:
-                trial.status = "Paused" if self.ended is None else "Stopped"
-            rung.report(trial.number, self._score(trial.epochs[-1] if trial.epochs else None))
+        run = trial.runs[event.run]
+        run.status = "Finished" if event.finished else "Reached"
+        self.running.discard((trial.number, run.number))
+        if trial.is_final:
+            return  # another of its runs has failed, or the search is over
+        if self.problem.rung_by == "Samples":
+            run.checkpoint = None  # on more rows it begins anew
+        if len(trial.plan) > 1 and not self._by_level:
+            self._evaluate(trial)  # a run that ended early counts with its last value from here on
+        if all(other.reached for other in trial.planned_runs):
+            self._level_done(trial)
+        else:
+            self._settle(trial)
 
-    def _requeue(self, trial: Trial, lost: bool) -> None:
-        self.running.discard(trial.number)
-        trial.losses += lost
-        if trial.losses > MAX_LOSSES:
-            message = f"its worker process ended {trial.losses} times in a row"
+    def _level_done(self, trial: Trial) -> None:
+        ladder = self._schedule[trial.ladder]
+        rung = ladder.rung(trial.level)
+        if self._by_level:
+            self._evaluate(trial)
+        if trial.level == ladder.first:
+            self.trials_since_best += trial.number != self._improver
+        trial.status = "Completed"
+        if trial.best is not None:
+            trial.rung_values[trial.level] = trial.best.value
+        if rung is None:
+            self._schedule.reached(trial.level, self._curve)
+            return
+        # Each fold is finished with its rung; there may be more folds.
+        more = self.problem.rung_by == "Folds" or any(
+            run.status != "Finished" for run in trial.planned_runs
+        )
+        if not more:
+            rung.withdraw(trial.number)
+        elif self.ended is None:
+            trial.status = "Paused"
+            ladder.paused.add(trial.number)
+        else:
+            trial.status = "Stopped"
+        rung.report(trial.number, self.score(trial.best))
+        self._schedule.reached(trial.level, self._curve)
+
+    def _settle(self, trial: Trial) -> None:
+        """The status of a trial on its way to a rung follows from its runs."""
+        if any(run.status == "Running" for run in trial.planned_runs):
+            trial.status = "Running"
+        else:
+            trial.status = "Pending" if self.ended is None or self.drains else "Stopped"
+
+    def _requeue(self, trial: Trial, number: int, lost: bool) -> None:
+        run = trial.runs[number]
+        self.running.discard((trial.number, number))
+        run.losses += lost
+        self._enqueue(trial, run)
+        if trial.is_final:
+            return
+        if run.losses > MAX_LOSSES:
+            message = f"its worker process ended {run.losses} times in a row"
             self._close(trial, "Failed", "Preempted", message)
         else:
-            self._to_pending(trial)
+            self._settle(trial)
 
-    def _to_pending(self, trial: Trial) -> None:
-        trial.slot = ""
-        trial.status = "Pending" if self.ended is None else "Stopped"
-        heapq.heappush(self._requeued, trial.number)
-
-    def _fail(self, trial: Trial, failure_class: str, message: str) -> None:
-        self.running.discard(trial.number)
+    def _fail(self, trial: Trial, event: ev.Failed) -> None:
+        run = trial.runs[event.run]
+        self.running.discard((trial.number, run.number))
+        self._enqueue(trial, run)
+        if trial.is_final:
+            return
         trial.failures += 1
-        if failure_class == "Internal" and trial.failures <= MAX_RETRIES:
-            self._to_pending(trial)
-        elif failure_class == "OutOfMemory" and not trial.halved and self._batch_size(trial) > 1:
+        if event.failure_class == "Internal" and trial.failures <= MAX_RETRIES:
+            self._settle(trial)
+        elif event.failure_class == "OutOfMemory" and not run.halved and self._can_halve(trial):
             # From the start: what its checkpoint has was trained, and ordered, for the larger batch.
-            trial.halved, trial.checkpoint, trial.checkpoint_epoch = True, None, 0
-            trial.message = f"trained in halves of its batch, as it ran {message}"
-            self._to_pending(trial)
+            trial.halved = run.halved = True
+            run.checkpoint = None
+            trial.message = f"trained in halves of its batch, as it ran {event.message}"
+            self._settle(trial)
         else:
-            status: TrialStatus = "Diverged" if failure_class == "Diverged" else "Failed"
-            self._close(trial, status, failure_class, message)
+            status: TrialStatus = "Diverged" if event.failure_class == "Diverged" else "Failed"
+            self._close(trial, status, event.failure_class, event.message)
 
     def _close(self, trial: Trial, status: TrialStatus, failure_class: str, message: str) -> None:
         trial.status, trial.failure_class, trial.message = status, failure_class, message
         self.failed += status == "Failed"
         if status == "Failed" and not self._any_reached:
             self._first_failures.append((trial.number, _gist(f"{failure_class}: {message}")))
-        if trial.level < len(self._levels):
-            self._levels[trial.level].lost += 1
-        self.trials_since_best += trial.level == 0
+        ladder = self._schedule[trial.ladder]
+        rung = ladder.rung(trial.level)
+        if rung is not None:
+            rung.lost += 1
+        self.trials_since_best += trial.level == ladder.first
 
     def _end(self, event: ev.SearchEnded) -> None:
         if self._term_began is not None:
@@ -247,6 +318,11 @@ class StudyState:
 
     # What follows from it.
 
+    @property
+    def drains(self) -> bool:
+        """Whether the search has ended so that trials in flight go on to their next rung."""
+        return self.ended is not None and self.ended.reason in DRAINING
+
     def elapsed(self, now: float) -> float:
         """Seconds of searching over all terms; time without a driver does not count."""
         if self.ended is not None or self._term_began is None:
@@ -262,19 +338,38 @@ class StudyState:
         return f"trial {trial.number}: {trial.failure_class}: {trial.message}"
 
     def best_trial(self) -> Trial | None:
-        """The trial with the best epoch of all that neither diverged nor failed; of equals the earlier."""
+        """The best of all trials that neither diverged nor failed; of equals the earlier.
+
+        Where rungs are Samples or Folds, trials with more of them are better known, and come first.
+        """
         while self._ranking:
-            negative, number = self._ranking[0]
+            negative_level, negative, number = self._ranking[0]
             trial = self.trials[number]
-            if trial.best and trial.is_candidate and self._score(trial.best) == -negative:
+            if trial.is_candidate and self._rank(trial) == (-negative_level, -negative):
                 return trial
             heapq.heappop(self._ranking)
         return None
 
+    def ranked(self, trials: list[Trial]) -> list[Trial]:
+        """The candidates among `trials`, best first."""
+        return sorted((trial for trial in trials if trial.is_candidate), key=self._order)
+
     def top_trials(self, count: int) -> list[Trial]:
         """The best trials, best first; O(n)."""
         candidates = (trial for trial in self.trials if trial.is_candidate)
-        return heapq.nsmallest(count, candidates, key=lambda t: (-self._score(t.best), t.number))
+        return heapq.nsmallest(count, candidates, key=self._order)
+
+    def pareto_front(self) -> list[Trial]:
+        """Trials that no other is at least as good as in every objective, by the first one, best first."""
+        front: list[tuple[tuple[float, ...], Trial]] = []
+        for trial in self.ranked(self.trials):
+            scores = self.scores(trial)
+            # Whoever dominates it is at least as good in the first objective, so came before it.
+            if not any(
+                all(a >= b for a, b in zip(other, scores, strict=True)) for other, _ in front
+            ):
+                front.append((scores, trial))
+        return [trial for _, trial in front]
 
     def planned(self, budget: Budget) -> int | None:
         """Trials the study will propose unless something ends it early; None where only time limits it."""
@@ -283,187 +378,192 @@ class StudyState:
 
     @cached_property
     def _space_size(self) -> int | None:
-        return grid_size(self.spec.spaces)
+        if self._population is not None:
+            return self._population.planned
+        return grid_size(self.problem.spaces, self.problem.constraints)
 
     def out_of_reach(self, budget: Budget) -> list[int]:
         """Paused trials, each named once, that will not be promoted whatever the trials to come bring."""
         planned = self.planned(budget)
         if planned is None or self.ended is not None:
             return []
-        return [number for rung in self._levels for number in rung.out_of_reach(planned)]
+        return self._schedule.out_of_reach(planned)
 
-    def needs_checkpoint(self, trial: Trial) -> bool:
-        """Whether the trial's checkpoint may be needed again."""
-        return trial.status in ("Pending", "Running", "Paused")
+    def checkpoints_of(self, number: int) -> list[str]:
+        """The trial's checkpoints that may be needed again."""
+        trial = self.trials[number]
+        if trial.is_final and not (self._population and self._population.needs(trial)):
+            return []
+        return [
+            run.checkpoint
+            for run in trial.runs.values()
+            if run.checkpoint is not None and run.status != "Finished"
+        ]
 
     def checkpoints(self) -> set[str]:
         """The checkpoints that may be needed again; anything else of that kind in storage is waste."""
-        needed = (trial for trial in self.trials if self.needs_checkpoint(trial))
-        return {trial.checkpoint for trial in needed if trial.checkpoint is not None}
+        return {path for trial in self.trials for path in self.checkpoints_of(trial.number)}
 
-    def item(self, trial: Trial) -> TrainItem:
+    def runs_at(self, level: int) -> range | tuple[int, ...]:
+        """Numbers of the runs that bring a trial to that rung: fold + folds * (repeat + repeats * sample)."""
+        folds, repeats = self.problem.folds, self.problem.repeats
+        match self.problem.rung_by:
+            case "Folds":
+                some = int(self.problem.resources[level])
+                return tuple(fold + folds * r for r in range(repeats) for fold in range(some))
+            case "Samples":
+                each = folds * repeats
+                return range(level * each, (level + 1) * each)
+        return range(folds * repeats)
+
+    def fold_and_repeat(self, run: int) -> tuple[int, int]:
+        """Which fold is the validation part of a run, and which repetition it is."""
+        folds = self.problem.folds
+        return run % folds, run // folds % self.problem.repeats
+
+    def last_epoch(self, trial: Trial) -> int:
+        """Epochs of a whole training of the trial."""
+        return int(trial.params.get("epochs", self.problem.max_epochs))
+
+    def item(self, trial: Trial, run: int | None = None) -> TrainItem:
         """The next piece of work for a trial: to its rung, or from there to the next, or to its end."""
         level = trial.level + (trial.status == "Paused")
-        last = int(trial.params.get("epochs", self.rungs[-1]))
-        to_epoch = self.rungs[level] if level < len(self._levels) else last
-        params, seed = self._trained_params(trial), self._seed(trial.number)
-        return TrainItem(trial.number, params, to_epoch, trial.checkpoint, seed)
+        if run is None:
+            run = next(n for n in self.runs_at(level) if not trial.has_finished(n))
+        so_far = trial.runs.get(run)
+        resource, top = self.problem.resources[level], level == len(self.problem.resources) - 1
+        to_epoch: float = self.last_epoch(trial)
+        if self._population is not None:
+            to_epoch = self._population.to_epoch(trial)
+        elif self.problem.rung_by == "Epochs" and not top:
+            to_epoch = resource
+        fold, repeat = self.fold_and_repeat(run)
+        checkpoint = so_far.checkpoint if so_far else None
+        inherited = checkpoint is None and trial.parent is not None
+        if inherited:
+            checkpoint = self.trials[trial.parent or 0].runs[0].checkpoint
+        return TrainItem(
+            trial=trial.number,
+            params=self._trained_params(trial, so_far),
+            to_epoch=to_epoch,
+            checkpoint=checkpoint,
+            seed=self._seed(trial.number, repeat),
+            run=run,
+            fold=fold if self.problem.folds > 1 else None,
+            rows=int(resource) if self.problem.rung_by == "Samples" else None,
+            to_seconds=resource if self.problem.rung_by == "Seconds" else None,
+            seconds=sum(done.seconds for done in so_far.epochs) if so_far else 0.0,
+            inherits=inherited,
+            new=trial if trial.number == len(self.trials) else None,
+        )
 
-    def _trained_params(self, trial: Trial) -> Params:
+    def _trained_params(self, trial: Trial, run: Run | None) -> Params:
         """The parameters it trains with: as proposed, or with the same batch in two halves."""
-        if not trial.halved:
+        fresh = run is None or run.checkpoint is None
+        if not (trial.halved if fresh else run is not None and run.halved):
             return trial.params
-        config = resolve(self.spec.hyperparameters, trial.params)
-        accumulation = min(2 * config.gradient_accumulation, MAX_ACCUMULATION)
-        halves = {"batchSize": config.batch_size // 2, "gradientAccumulation": accumulation}
+        config = {**self.problem.defaults, **trial.params}
+        accumulation = min(2 * int(config["gradientAccumulation"]), MAX_ACCUMULATION)
+        halves: Params = {
+            "batchSize": int(config["batchSize"]) // 2,
+            "gradientAccumulation": accumulation,
+        }
         return {**trial.params, **halves}
 
-    def _batch_size(self, trial: Trial) -> int:
-        return resolve(self.spec.hyperparameters, trial.params).batch_size
+    def _can_halve(self, trial: Trial) -> bool:
+        config = {**self.problem.defaults, **trial.params}
+        return "gradientAccumulation" in config and int(config.get("batchSize", 1)) > 1
 
     def refit_item(self, winner: Trial) -> RefitItem:
         """The refit of the winner, for as many epochs as served it best."""
         assert winner.best is not None  # a winner has a value
-        params, seed = self._trained_params(winner), self._seed(winner.number)
-        return RefitItem(winner.number, params, winner.best.epoch, seed)
+        segments: list[Segment] = [(self._trained_params(winner, None), winner.best.epoch)]
+        step = winner
+        while step.parent is not None:  # PBT: with the hyperparameters it had on the way
+            step = self.trials[step.parent]
+            segments.insert(0, (step.params, step.runs[0].trained))
+        return RefitItem(winner.number, tuple(segments), self._seed(step.number, 0))
 
-    def next_continued(self, budget: Budget) -> Trial | None:
-        """A trial to go on with: first what lost its slot (its rung waits for it), then the highest promotion."""
-        while self._requeued and self.trials[self._requeued[0]].status != "Pending":
-            heapq.heappop(self._requeued)
-        if self._requeued:
-            return self.trials[self._requeued[0]]
-        levels = range(len(self._levels) if self._asynchronous else self._complete_levels(budget))
-        promotable = (self._levels[level].promotable() for level in reversed(levels))
-        return next((self.trials[number] for number in promotable if number is not None), None)
+    def next_queued(self) -> TrainItem | None:
+        """What lost its slot, or belongs to a trial that has begun: its rung waits for it."""
+        while self._queue:
+            number, run = self._queue[0]
+            trial = self.trials[number]
+            if trial.status in ("Pending", "Running") and trial.runs[run].status == "Pending":
+                return self.item(trial, run)
+            heapq.heappop(self._queue)
+        return None
 
-    def _complete_levels(self, budget: Budget) -> int:
-        """Rungs, from the first on, that every trial on its way there has reached, or will not reach."""
-        if self.has_new(budget):
-            return 0
-        coming, complete = len(self.trials), 0
-        for rung in self._levels:
-            if not rung.has_all(coming):
-                break
-            coming, complete = rung.promotions, complete + 1
-        return complete
+    def next_promotion(self, budget: Budget, worker: str = "") -> Trial | None:
+        """The trial to promote, the highest first; of a rung one whose checkpoint `worker` has made, if any."""
+
+        def local(number: int) -> bool:
+            return any(
+                run.slot.startswith(f"{worker}/") for run in self.trials[number].runs.values()
+            )
+
+        number = self._schedule.promotable(self.has_new(budget), local)
+        return None if number is None else self.trials[number]
 
     def has_new(self, budget: Budget) -> bool:
         """Whether budget and space leave room for a new trial."""
-        spent = budget.max_trials is not None and len(self.trials) >= budget.max_trials
-        return not spent and not self._proposer.exhausted
+        if budget.max_trials is not None and len(self.trials) >= budget.max_trials:
+            return False
+        if self._population is not None:
+            return self._population.has_more()
+        return not self._proposer.exhausted
 
     def next_new(self) -> Trial | None:
-        """The next new trial, not part of the state yet; None, and `has_new` no more, if the space is walked."""
-        params = self._proposer.propose(self.trials)
-        return Trial(len(self.trials), params) if params is not None else None
+        """The next new trial, not part of the state yet.
 
-    def _seed(self, trial: int) -> int:
-        digest = hashlib.sha256(f"{self.spec.search.seed}/{trial}".encode()).digest()
-        return int.from_bytes(digest[:4], "big")
+        None if the space is walked (and `has_new` no more), or if PBT waits for its members.
+        """
+        proposal: Proposal | None
+        if self._population is not None:
+            proposal = self._population.propose(self.trials, self.score)
+        else:
+            proposal = self._proposer.propose(self.trials)
+        if proposal is None:
+            return None
+        return Trial(
+            len(self.trials),
+            proposal.params,
+            level=self._schedule.next_first,
+            generation=proposal.generation,
+            parent=proposal.parent,
+            member=proposal.member,
+        )
 
-    def _score(self, epoch: ev.EpochDone | None) -> float:
+    def _seed(self, trial: int, repeat: int) -> int:
+        text = f"{self.problem.search.seed}/{trial}" + (f"/{repeat}" if repeat else "")
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def score(self, evaluation: Evaluation | None) -> float:
         """Larger is better; NaN is worse than anything."""
-        if epoch is None or math.isnan(epoch.value):
+        if evaluation is None or math.isnan(evaluation.value):
             return -math.inf
-        return score(epoch.value, self.spec.objective.direction)
+        return self.problem.score(evaluation.value)
 
-    def _epoch_rank(self, epoch: ev.EpochDone) -> tuple[float, int]:
-        return self._score(epoch), -epoch.epoch
+    def scores(self, trial: Trial) -> tuple[float, ...]:
+        """One for each objective, larger is better."""
+        assert trial.best is not None  # a candidate has a value
+        others = (
+            self.problem.score(trial.best.metrics.get(metric, math.nan), number)
+            for number, metric in enumerate(self.problem.metrics[1:], start=1)
+        )
+        return (self.score(trial.best), *(-math.inf if math.isnan(s) else s for s in others))
+
+    def _rank(self, trial: Trial) -> tuple[int, float]:
+        return trial.evaluated_level if self._by_level else 0, self.score(trial.best)
+
+    def _order(self, trial: Trial) -> tuple[int, float, int]:
+        level, score = self._rank(trial)
+        return -level, -score, trial.number
+
+    def _curve(self, trial: int) -> list[float]:
+        return [self.score(found) for found in self.trials[trial].evaluations]
 
 
 def _gist(message: str) -> str:
     """The message without its numbers, which differ from trial to trial."""
     return re.sub(r"\d+", "", message)
-
-
-def next_item(state: StudyState, budget: Budget, now: float) -> Decision:
-    """What a free slot should do, by the records so far and the budget as it stands."""
-    if state.ended is not None:
-        return _after_search(state)
-    ending = search_ending(state, budget, now)
-    if ending is not None:
-        return ending
-    limit = budget.max_parallel_trials
-    if limit is not None and len(state.running) >= limit:
-        return Wait()
-    trial = state.next_continued(budget)
-    if trial is None and state.has_new(budget):
-        trial = state.next_new()
-    if trial is not None:
-        return state.item(trial)
-    return Wait() if state.running else _finished(state)
-
-
-def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
-    """Why the search is over at `now`; None while it goes on, or once its end is in the records."""
-    if state.ended is not None:
-        return None
-    spent = _spent(state, budget, now)
-    if spent is not None:
-        return spent
-    more = state.running or state.next_continued(budget) is not None or state.has_new(budget)
-    return None if more else _finished(state)
-
-
-def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
-    objective = state.spec.objective
-    best = state.best_trial()
-    if objective.target is not None and best is not None and best.best is not None:
-        goal = objective.direction
-        if score(best.best.value, goal) >= score(objective.target, goal):
-            return End("TargetReached", f"{objective.metric} reached {objective.target:g}")
-    why = state.failed_alike()
-    if why:
-        return End("TooManyFailedTrials", f"the first {ALIKE} trials failed alike; {why}"[:1000])
-    if state.failed > budget.max_failed_trials:
-        return End("TooManyFailedTrials", _failures(state, budget))
-    limit = budget.max_duration_seconds
-    if limit is not None and state.elapsed(now) >= limit:
-        return End("BudgetSpent", f"spec.budget.maxDurationSeconds = {limit} passed")
-    hours = budget.max_gpu_hours
-    if hours is not None and state.gpu_seconds >= hours * 3600:
-        return End("BudgetSpent", f"spec.budget.maxGpuHours = {hours:g} passed")
-    patience = budget.max_trials_without_improvement
-    if patience is not None and state.trials_since_best >= patience and best is not None:
-        return End("NoImprovement", f"{state.trials_since_best} trials in a row were no better")
-    return None
-
-
-def _failures(state: StudyState, budget: Budget) -> str:
-    last = next(trial for trial in reversed(state.trials) if trial.status == "Failed")
-    limit = f"more than spec.budget.maxFailedTrials = {budget.max_failed_trials}"
-    why = f"trial {last.number}: {last.failure_class}: {last.message}"
-    return f"{state.failed} trials failed, {limit}; {why}"[:1000]
-
-
-def _finished(state: StudyState) -> End:
-    if state.best_trial() is None:
-        return End("NoSuccessfulTrial", _no_success(state))
-    return End("SearchFinished", f"all {len(state.trials)} trials ended")
-
-
-def _after_search(state: StudyState) -> Decision:
-    assert state.ended is not None  # the caller checks
-    if state.running:
-        return Wait()
-    outcome = End(state.ended.reason, state.ended.message)
-    if outcome.reason == "TooManyFailedTrials":
-        return outcome
-    winner = state.best_trial()
-    if winner is None:
-        return End("NoSuccessfulTrial", _no_success(state))
-    if not state.spec.refit or state.refit is not None:
-        return outcome
-    if state.refit_slot is not None:
-        return Wait()
-    if len(state.refit_failures) > MAX_RETRIES:
-        return End("RefitFailed", state.refit_failures[-1])
-    return state.refit_item(winner)
-
-
-def _no_success(state: StudyState) -> str:
-    if not state.trials:
-        return "no trial could be proposed"
-    classes = sorted({trial.failure_class or trial.status for trial in state.trials})
-    return f"none of {len(state.trials)} trials has a value ({', '.join(classes)})"

@@ -1,9 +1,11 @@
-"""One trial as the records tell it."""
+"""One trial as the records tell it, and the runs (folds, repeats, samples) it is made of."""
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from finetune_trainer.search.domains import Params
+from finetune_api.combinations import Params
 from finetune_trainer.search.events import EpochDone
 
 TrialStatus: TypeAlias = Literal[
@@ -11,6 +13,84 @@ TrialStatus: TypeAlias = Literal[
 ]
 """Pending: waits for a slot, new or after losing one. Paused: at a rung, goes on if promoted. Completed:
 trained to its end. Stopped: not promoted, or cut off by the end of the search. The last four are final."""
+
+RunStatus: TypeAlias = Literal["Pending", "Running", "Reached", "Finished"]
+"""Reached: as far as it was told to. Finished: it has nothing more to train."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One training of a trial: the only one, or that of one fold, one seed, one sample of rows."""
+
+    number: int
+    status: RunStatus = "Pending"
+    epochs: list[EpochDone] = field(default_factory=list)
+    checkpoint: str | None = None
+    slot: str = ""
+    losses: int = 0
+    """Times it lost its worker since its last checkpoint."""
+
+    halved: bool = False
+    """Whether it trains with half the batch and twice the accumulation."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is where it was told to go."""
+        return self.status in ("Reached", "Finished")
+
+    @property
+    def trained(self) -> float:
+        """Epochs trained and evaluated."""
+        return self.epochs[-1].epoch if self.epochs else 0
+
+    def at(self, epoch: float) -> EpochDone | None:
+        """Its result at `epoch`, or its last if it ended before; None if it may still come there."""
+        for done in reversed(self.epochs):
+            if done.epoch == epoch or (done.epoch < epoch and self.reached):
+                return done
+            if done.epoch < epoch:
+                return None
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a trial showed after `epoch` epochs, as the mean over its runs."""
+
+    epoch: float
+    value: float
+    metrics: dict[str, float]
+    deviation: float | None = None
+    """Standard deviation of the value over the runs; None of a single one."""
+
+    runs: int = 1
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the value."""
+        return None if self.deviation is None else self.deviation / math.sqrt(self.runs)
+
+
+def evaluations(runs: Sequence[Run]) -> Iterator[Evaluation]:
+    """The mean curve: at each epoch at which every run has a result, or has ended before."""
+    if len(runs) == 1:
+        yield from (Evaluation(done.epoch, done.value, done.metrics) for done in runs[0].epochs)
+        return
+    for epoch in sorted({done.epoch for run in runs for done in run.epochs}):
+        results = [done for run in runs if (done := run.at(epoch)) is not None]
+        if len(results) == len(runs):
+            yield _mean(epoch, results)
+
+
+def _mean(epoch: float, results: list[EpochDone]) -> Evaluation:
+    values = [done.value for done in results]
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    names = [name for name in results[0].metrics if all(name in done.metrics for done in results)]
+    metrics = {
+        name: math.fsum(done.metrics[name] for done in results) / len(results) for name in names
+    }
+    return Evaluation(epoch, mean, metrics, math.sqrt(variance), len(values))
 
 
 @dataclass(slots=True)
@@ -20,28 +100,64 @@ class Trial:
     number: int
     params: Params
     status: TrialStatus = "Pending"
+    ladder: int = 0
+    """Which trials it is compared with."""
+
     level: int = 0
     """Index of the rung it trains for, or waits at."""
 
-    epochs: list[EpochDone] = field(default_factory=list)
-    best: EpochDone | None = None
-    """The epoch with the best value, the earliest of equals."""
+    begun: bool = False
+    """Whether any of it was started."""
 
-    checkpoint: str | None = None
-    checkpoint_epoch: int = 0
-    slot: str = ""
+    runs: dict[int, Run] = field(default_factory=dict)
+    plan: range | tuple[int, ...] = ()
+    """Numbers of the runs that bring it to its rung."""
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluated_level: int = 0
+    """Rung of whose runs the evaluations are the mean."""
+
+    rung_values: dict[int, float] = field(default_factory=dict)
+    """Its value at each rung it has reached, by level."""
+
+    best: Evaluation | None = None
+    """Its value: the evaluation with the best objective (the earliest of equals), or the last."""
+
     failures: int = 0
-    losses: int = 0
-    """Times it lost its worker since its last checkpoint."""
-
     halved: bool = False
     """Whether it ran out of memory once, and trains with half the batch and twice the accumulation."""
 
     failure_class: str = ""
     message: str = ""
-    stopped_early: bool = False
+    generation: int | None = None
+    """Evolution and CMAES: its generation. PBT: how many steps its member had before."""
+
+    parent: int | None = None
+    """PBT: the trial from whose last checkpoint it goes on."""
+
+    member: int | None = None
+    """PBT: its place in the population."""
 
     @property
     def is_candidate(self) -> bool:
         """Whether it can be the winner: it has a value, and neither diverged nor failed."""
         return self.best is not None and self.status not in ("Diverged", "Failed")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return self.status in ("Completed", "Stopped", "Diverged", "Failed")
+
+    def has_finished(self, run: int) -> bool:
+        """Whether that run has nothing more to train."""
+        return run in self.runs and self.runs[run].status == "Finished"
+
+    @property
+    def planned_runs(self) -> list[Run]:
+        """The runs that bring it to its rung."""
+        return [self.runs[number] for number in self.plan]
+
+    @property
+    def trained(self) -> float:
+        """Epochs trained, over all its runs."""
+        return sum(run.trained for run in self.runs.values())

@@ -1,5 +1,8 @@
 """The optimizers a study can name."""
 
+from typing import Any
+
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 
@@ -32,3 +35,17 @@ def build_optimizer(model: nn.Module, config: Hyperparameters) -> Optimizer:
                 eps=config.adam_epsilon,
                 momentum=config.momentum,
             )
+
+
+def adopt_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put the moments of `state`, from an optimizer of the same class, in; keep the hyperparameters."""
+    kept = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, kept, strict=True):
+        group.update(values)
+    if isinstance(optimizer, RMSprop):  # makes its buffers only if it begins with momentum
+        for moments in optimizer.state.values():
+            moments.setdefault("momentum_buffer", torch.zeros_like(moments["square_avg"]))

@@ -1,10 +1,10 @@
-"""One trial: it trains epoch by epoch, can stop between any two batches, and goes on bit for bit."""
+"""One training run: it trains epoch by epoch or in parts of one, can stop between any two batches, and goes on bit for bit."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from finetune_trainer.training.export import export_model
 from finetune_trainer.training.head import start_at_priors
 from finetune_trainer.training.losses import mean_loss
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.optimizers import build_optimizer
+from finetune_trainer.training.optimizers import adopt_state, build_optimizer
 from finetune_trainer.training.pretrained import Pretrained
 from finetune_trainer.training.randomness import Randomness
 from finetune_trainer.training.schedules import learning_rate
@@ -43,15 +43,17 @@ _STEPS_BETWEEN_CHECKS = {"cuda": 16}
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch showed. `metrics` are of the validation rows, empty if there are none."""
+    """What an epoch, or part of one, showed. `metrics` are of the validation rows, empty if there are none."""
 
-    epoch: int
-    """Epochs finished, this one included."""
+    epoch: float
+    """Epochs trained so far."""
 
     metrics: dict[str, float]
     train_loss: float
+    """Mean over the rows trained so far in this epoch."""
+
     seconds: float
-    """Seconds of training and evaluation, pauses left out."""
+    """Seconds of training and evaluation since the last result, pauses left out."""
 
 
 @dataclass
@@ -60,7 +62,15 @@ class _Position:
     step: int = 0
     """Optimizer steps done in the epoch under way."""
 
+    evaluated: float = 0.0
+    """Epochs trained when the model was last evaluated."""
+
+    rows: int = 0
+    """Rows trained in the epoch under way."""
+
     loss_sum: float = 0.0
+    """Sum of their losses."""
+
     seconds: float = 0.0
     best: float | None = None
     stale_epochs: int = 0
@@ -68,6 +78,14 @@ class _Position:
 
 def _never() -> bool:
     return False
+
+
+def _batches(config: Hyperparameters) -> tuple[int, int, int]:
+    return config.batch_size, config.gradient_accumulation, config.max_length
+
+
+def _dropouts(config: Hyperparameters) -> tuple[float, float, float]:
+    return config.hidden_dropout, config.attention_dropout, config.classifier_dropout
 
 
 class TrialRun:
@@ -91,6 +109,7 @@ class TrialRun:
         self.seed = seed
         self._objective = objective
         self._device = torch.device(device)
+        self._pretrained = pretrained
         with self._memory_watched():
             model = pretrained.fresh_model(config, seed)
             start_at_priors(model, pretrained.new, data.task, data.labels[data.train])
@@ -109,8 +128,9 @@ class TrialRun:
         data: PreparedData,
         objective: Objective,
         device: str = "cpu",
+        changed: Hyperparameters | None = None,
     ) -> "TrialRun":
-        """The trial that `save` wrote to `folder`, as it was.
+        """The trial that `save` wrote to `folder`, as it was, or with `changed` hyperparameters from there.
 
         Raises FileNotFoundError if there is none, TrialFailure if it was made on other rows.
         """
@@ -125,7 +145,30 @@ class TrialRun:
         with run._memory_watched():
             run._random.states = checkpoint.restore(run.model, run._optimizer)
         run._position = _Position(**state["position"])
+        if changed is not None:
+            run.reconfigure(changed)
         return run
+
+    def reconfigure(self, config: Hyperparameters) -> None:
+        """Go on with other hyperparameters; weights, position and the optimizer's state stay.
+
+        Another optimizer begins with a state of its own. Raises TrialFailure("Internal") in mid-epoch if
+        the batches would be others.
+        """
+        old = self.config
+        if self._position.step and _batches(old) != _batches(config):
+            raise TrialFailure("Internal", "batches must change between epochs, not within one")
+        state = self._optimizer.state_dict()
+        if _dropouts(old) != _dropouts(config):
+            with self._memory_watched():
+                model = self._pretrained.fresh_model(config, self.seed)
+                model.load_state_dict(self.model.state_dict())
+                self.model = model.to(self._device)
+        self.config = config
+        self._batch = Batcher(self.data, config.max_length, self._device)
+        self._optimizer = build_optimizer(self.model, config)
+        if old.optimizer == config.optimizer:
+            adopt_state(self._optimizer, state)
 
     def save(self, folder: Path) -> None:
         """Write everything that `resume` needs into `folder`, in place of what is there."""
@@ -140,15 +183,18 @@ class TrialRun:
         Checkpoint(folder).write(self.model, self._optimizer, self._random.states, state)
 
     @property
-    def epoch(self) -> int:
-        """Epochs finished."""
-        return self._position.epoch
+    def position(self) -> float:
+        """Epochs trained when the model was last evaluated."""
+        return self._position.evaluated
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or the objective has not improved for the trial's patience."""
         patience = self.config.early_stopping_patience
-        return self.epoch >= self.config.epochs or 0 < patience <= self._position.stale_epochs
+        return (
+            self._position.epoch >= self.config.epochs
+            or 0 < patience <= self._position.stale_epochs
+        )
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -156,28 +202,36 @@ class TrialRun:
         named = (self._objective.metric, *self._objective.additional_metrics, "loss")
         return tuple(dict.fromkeys(named))
 
-    def train_epoch(self, should_pause: Callable[[], bool] = _never) -> EpochResult | None:
-        """Train and evaluate one epoch, or what is left of it.
+    def train_to(
+        self, position: float, should_pause: Callable[[], bool] = _never
+    ) -> EpochResult | None:
+        """Train to the end of the epoch under way, or to `position` in it if that comes first, and evaluate.
 
-        `should_pause` is asked before every batch and must be cheap. None: it said yes, and the next
-        call, of this run or of one resumed from its checkpoint, goes on where this one stopped.
+        `position` is in epochs, beyond the run's own. A fraction of an epoch is that share of its
+        optimizer steps, rounded up. `should_pause` is asked before every batch and must be cheap. None: it
+        said yes, and the next call, of this run or of one resumed from its checkpoint, goes on where this
+        one stopped.
         """
+        assert position > self.position
+        stop = min(position, self._position.epoch + 1.0)
         started = time.monotonic()
         with self._memory_watched():
-            done = self._train(should_pause)
+            done = self._train(stop, should_pause)
             metrics = self._validate(should_pause) if done else None
         self._position.seconds += time.monotonic() - started
-        return None if metrics is None else self._end_epoch(metrics)
+        return None if metrics is None else self._evaluated(stop, metrics)
 
-    def _train(self, should_pause: Callable[[], bool]) -> bool:
+    def _train(self, stop: float, should_pause: Callable[[], bool]) -> bool:
         steps = self._steps()
+        last = math.ceil((stop - self._position.epoch) * len(steps) - 1e-9)
         self.model.train()
         try:
             with self._random:
-                for step in steps[self._position.step :]:
+                for step in steps[self._position.step : last]:
                     if not self._step(step, should_pause):
                         return False
                     self._position.step += 1
+                    self._position.rows += sum(len(batch) for batch in step)
         finally:
             self.model.eval()
         return True
@@ -187,7 +241,12 @@ class TrialRun:
         config = self.config
         lengths = self.data.lengths(rows, config.max_length)
         return training_steps(
-            rows, lengths, config.batch_size, config.gradient_accumulation, self.seed, self.epoch
+            rows,
+            lengths,
+            config.batch_size,
+            config.gradient_accumulation,
+            self.seed,
+            self._position.epoch,
         )
 
     def _step(self, batches: list[Rows], should_pause: Callable[[], bool]) -> bool:
@@ -217,7 +276,7 @@ class TrialRun:
     def _set_learning_rate(self) -> None:
         config, rows = self.config, len(self.data.train)
         each = steps_per_epoch(rows, config.batch_size, config.gradient_accumulation)
-        step = self.epoch * each + self._position.step
+        step = self._position.epoch * each + self._position.step
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, step, config.epochs * each)
 
@@ -240,20 +299,21 @@ class TrialRun:
         labels = self.data.labels[self.data.validation]
         return compute_metrics(self.data.task, logits, labels, self.metric_names)
 
-    def _end_epoch(self, metrics: dict[str, float]) -> EpochResult:
+    def _evaluated(self, stop: float, metrics: dict[str, float]) -> EpochResult:
         position = self._position
-        result = EpochResult(
-            epoch=position.epoch + 1,
-            metrics=metrics,
-            train_loss=position.loss_sum / len(self.data.train),
-            seconds=position.seconds,
-        )
+        loss = position.loss_sum / max(1, position.rows)
+        result = EpochResult(stop, metrics, loss, position.seconds)
+        if stop < position.epoch + 1:
+            self._position = replace(position, evaluated=stop, seconds=0.0)
+            return result
         best, stale = position.best, position.stale_epochs
         if self._objective.metric in metrics:
             value = score(metrics[self._objective.metric], self._objective.direction)
             improved = best is None or value > best
             best, stale = (value, 0) if improved else (best, stale + 1)
-        self._position = _Position(epoch=result.epoch, best=best, stale_epochs=stale)
+        self._position = _Position(
+            epoch=position.epoch + 1, evaluated=stop, best=best, stale_epochs=stale
+        )
         return result
 
     def predict(self, rows: Rows) -> NDArray[np.float32]:

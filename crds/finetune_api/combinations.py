@@ -1,0 +1,99 @@
+"""The combinations that search spaces hold, and which of them a study admits."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, cast
+
+from finetune_api.constraints import Constraints
+from finetune_api.hyperparameters import Scalar
+from finetune_api.spaces import MAX_GRID, Domain, IntegerDomain
+
+Params: TypeAlias = dict[str, Scalar]
+"""JSON name → value of every searched hyperparameter that is active."""
+
+Space: TypeAlias = Mapping[str, Domain]
+"""The domains of one search space by JSON name."""
+
+
+_WALK = 20 * MAX_GRID
+"""Combinations to look at where constraints leave few of them."""
+
+
+def key_of(params: Params) -> str:
+    """Text that is equal for equal parameters."""
+    return json.dumps(params, sort_keys=True)
+
+
+def grid(spaces: Sequence[Space], constraints: Constraints) -> Iterator[Params]:
+    """Every admitted combination of finite domains, space by space, the last hyperparameter changing fastest.
+
+    Made one by one. Combinations that several spaces have come several times. Ends when 200,000 in a row
+    are not admitted.
+    """
+    for space in spaces:
+        refused = 0
+        for params in _combinations(conditions_last(space), {}):
+            if constraints.hold(params):
+                refused = 0
+                yield params
+            else:
+                refused += 1
+                if refused > _WALK:
+                    break
+
+
+def _combinations(domains: list[tuple[str, Domain]], chosen: Params) -> Iterator[Params]:
+    if not domains:
+        yield chosen
+        return
+    (name, domain), rest = domains[0], domains[1:]
+    if not is_active(domain, chosen):
+        yield from _combinations(rest, chosen)
+        return
+    values = values_of(domain)
+    if values is None:  # Grid admits only finite domains, and only finite spaces are walked
+        raise ValueError(f"{name} must have finitely many values (got {domain})")
+    for value in values:
+        yield from _combinations(rest, {**chosen, name: value})
+
+
+def grid_size(spaces: Sequence[Space], constraints: Constraints) -> int | None:
+    """Distinct admitted combinations; None if a domain is continuous, or there are too many to count.
+
+    Too many are more than 10,000, or 200,000 to look at where constraints leave few of them.
+    """
+    if not all(is_finite(space) for space in spaces):
+        return None
+    seen: set[str] = set()
+    looked_at = 0
+    for space in spaces:
+        for params in _combinations(conditions_last(space), {}):
+            looked_at += 1
+            if constraints.hold(params):
+                seen.add(key_of(params))
+            if len(seen) > MAX_GRID or looked_at > _WALK:
+                return None
+    return len(seen)
+
+
+def values_of(domain: Domain) -> Sequence[Scalar] | None:
+    """Every value that can be drawn from the domain, whole numbers on a log scale included; None if continuous."""
+    if isinstance(domain, IntegerDomain) and domain.scale == "Log":
+        return range(cast(int, domain.min), cast(int, domain.max) + 1)
+    return domain.finite_values()
+
+
+def is_finite(space: Space) -> bool:
+    """Whether every domain of the space has finitely many values."""
+    return all(values_of(domain) is not None for domain in space.values())
+
+
+def is_active(domain: Domain, params: Params) -> bool:
+    """Whether the domain's `when` holds for the parameters drawn so far."""
+    return all(params.get(name) in words for name, words in (domain.when or {}).items())
+
+
+def conditions_last(space: Space) -> list[tuple[str, Domain]]:
+    """The domains by name, those with a `when` behind those it may name."""
+    # A `when` names only unconditional domains, so these are drawn first.
+    return sorted(space.items(), key=lambda item: item[1].when is not None)

@@ -1,0 +1,78 @@
+"""Constraints over hyperparameters: CEL expressions, as strict as the API server's own.
+
+CEL is the language of Kubernetes' validation rules (https://cel.dev). Its types do not mix:
+`batchSize * learningRate` must be written `double(batchSize) * learningRate`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import cel
+
+from finetune_api.hyperparameters import Scalar
+
+FIELD = "spec.search.constraints"
+
+
+class ConstraintError(ValueError):
+    """A constraint that cannot be evaluated: `field` and what must hold."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
+class Constraints:
+    """What every trial must fulfil; of no expressions, anything does."""
+
+    def __init__(
+        self,
+        expressions: Sequence[str],
+        defaults: Mapping[str, Scalar],
+        searched: Iterable[str] = (),
+    ) -> None:
+        """`defaults` has the value of each hyperparameter that is not searched or not active.
+
+        Names in `searched` without a default are null where they are not active. Raises ConstraintError
+        for an expression that CEL does not know, or with names that are no hyperparameters.
+        """
+        self._defaults = {**dict.fromkeys(searched, None), **defaults}
+        self._programs = [
+            self._compiled(f"{FIELD}[{index}]", text) for index, text in enumerate(expressions)
+        ]
+
+    def _compiled(self, field: str, expression: str) -> "cel.Program":
+        try:
+            program = cel.compile(expression)
+        except ValueError as error:
+            reason = str(error).split("ERROR: ")[-1].splitlines()[0]
+            raise ConstraintError(
+                field, f"must be a CEL expression (got {expression!r}: {reason})"
+            ) from error
+        unknown = sorted(set(program.variables()) - set(self._defaults))
+        if unknown:
+            raise ConstraintError(
+                field, f"must be over hyperparameters (got {', '.join(unknown)} in {expression!r})"
+            )
+        return program
+
+    def hold(self, params: Mapping[str, Scalar]) -> bool:
+        """Whether `params` fulfil all of them. Raises ConstraintError where CEL has no answer."""
+        values = {**self._defaults, **params} if self._programs else {}
+        return all(
+            self._holds(index, program, values) for index, program in enumerate(self._programs)
+        )
+
+    def _holds(self, index: int, program: "cel.Program", values: dict[str, Scalar | None]) -> bool:
+        field = f"{FIELD}[{index}]"
+        try:
+            answer = program.execute(values)
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            used = {name: values[name] for name in program.variables()}
+            raise ConstraintError(
+                field, f"must be defined for {used} (got {program.source!r}: {error})"
+            ) from error
+        if not isinstance(answer, bool):
+            raise ConstraintError(
+                field, f"must be true or false (got {answer!r} of {program.source!r})"
+            )
+        return answer

@@ -1,0 +1,132 @@
+"""What a study will cost at most, before anything runs."""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+
+from finetune_api.combinations import grid_size, values_of
+from finetune_api.constraints import Constraints
+from finetune_api.hyperparameters import resolve
+from finetune_api.rungs import placements, promotions, resources_of
+from finetune_api.status import PlannedRung, StudyPlan
+from finetune_api.study import StudySpec
+
+
+def constraints_of(spec: StudySpec) -> Constraints:
+    """The constraints of a study. Raises ConstraintError if one cannot be evaluated."""
+    defaults = resolve(spec.hyperparameters, {}).to_json()
+    return Constraints(spec.search.constraints, defaults)
+
+
+def make_plan(
+    spec: StudySpec, rows: int | None = None, gpu_seconds_per_epoch: float | None = None
+) -> StudyPlan:
+    """The plan of a study.
+
+    `rows`, the training rows, are needed for its epochs if rungs are Samples; GPU hours and price follow
+    from `gpu_seconds_per_epoch`. Raises ConstraintError if a constraint cannot be evaluated.
+    """
+    trials = _trials(spec)
+    if trials is None:
+        return StudyPlan()
+    each = spec.validation.folds * spec.validation.repeats
+    plan = StudyPlan(trials=trials, trainings=trials * each)
+    if any("epochs" in space.domains() for space in spec.spaces):  # never with several rungs
+        return _priced(plan, spec, trials * each * _longest(spec), gpu_seconds_per_epoch)
+    expected, worst = _reaching(spec, trials)
+    resources = resources_of(spec)
+    if spec.search.scheduler.resource == "Samples" and spec.search.scheduler.type != "None":
+        if rows is None:
+            return plan
+        top = next(level for level, resource in enumerate(resources) if resource >= rows)
+        resources = (*resources[:top], rows)
+    elif spec.search.scheduler.resource == "Seconds" and spec.search.scheduler.type != "None":
+        # How far seconds go is not known, only that no trial needs more than all its epochs.
+        return _priced(plan, spec, trials * each * spec.max_epochs, gpu_seconds_per_epoch)
+    shown = [
+        PlannedRung(resource=resource, trials=count)
+        for resource, count in zip(resources, expected, strict=False)
+    ]
+    costs = _costs(spec, resources)
+    plan = plan.model_copy(update={"rungs": shown[:32], "expected_epochs": _sum(costs, expected)})
+    return _priced(plan, spec, _sum(costs, worst), gpu_seconds_per_epoch)
+
+
+def _trials(spec: StudySpec) -> int | None:
+    size = grid_size([space.domains() for space in spec.spaces], constraints_of(spec))
+    if spec.search.algorithm == "PBT":
+        steps = -(-spec.max_epochs // spec.search.perturbation_interval)
+        size = spec.search.population_size * steps
+    counts = (size, spec.budget.max_trials)
+    return min((count for count in counts if count is not None), default=None)
+
+
+def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:
+    """Trials at each rung: if each promotes its share and no more, and at worst."""
+    scheduler, levels = spec.search.scheduler, len(resources_of(spec))
+    waits = scheduler.type in ("SuccessiveHalving", "Hyperband")
+
+    def share(results: int) -> int:
+        return promotions(scheduler, results)
+
+    def premature(results: int) -> int:
+        """If each trial is better than all before it; no order of results needs more."""
+        if scheduler.type == "MedianStop":
+            return results
+        return max(0, results - scheduler.reduction_factor + 1)
+
+    ladders = Counter(islice(placements(scheduler, levels), trials))
+    expected, worst = [0] * levels, [0] * levels
+    for placement, count in ladders.items():
+        _climb(expected, placement.first, count, share)
+        _climb(worst, placement.first, count, share if waits else premature)
+        if scheduler.resource != "Samples":  # else a trial begins anew at each rung
+            for passed in range(placement.first):
+                expected[passed] += count
+                worst[passed] += count
+    return expected, worst
+
+
+def _climb(reaching: list[int], first: int, count: int, promoted: Callable[[int], int]) -> None:
+    for level in range(first, len(reaching)):
+        reaching[level] += count
+        count = promoted(count)
+
+
+def _costs(spec: StudySpec, resources: tuple[float, ...]) -> list[float]:
+    """Epochs that a trial trains from each rung to the next, over its folds and repeats."""
+    scheduler, validation = spec.search.scheduler, spec.validation
+    if scheduler.type != "None" and scheduler.resource == "Samples":  # begins anew at each
+        each = validation.folds * validation.repeats * spec.max_epochs
+        return [each * resource / resources[-1] for resource in resources]
+    if scheduler.type != "None" and scheduler.resource == "Folds":
+        each = validation.repeats * spec.max_epochs
+    else:
+        each = validation.folds * validation.repeats
+    return [
+        each * (after - before) for before, after in zip((0, *resources), resources, strict=False)
+    ]
+
+
+def _sum(costs: list[float], reaching: list[int]) -> float:
+    return round(sum(cost * trials for cost, trials in zip(costs, reaching, strict=False)), 3)
+
+
+def _priced(
+    plan: StudyPlan, spec: StudySpec, worst_epochs: float, gpu_seconds_per_epoch: float | None
+) -> StudyPlan:
+    changes: dict[str, float] = {"worst_case_epochs": worst_epochs}
+    if gpu_seconds_per_epoch is not None:
+        changes["worst_case_gpu_hours"] = worst_epochs * gpu_seconds_per_epoch / 3600
+        if spec.budget.price_per_gpu_hour is not None:
+            changes["worst_case_price"] = (
+                changes["worst_case_gpu_hours"] * spec.budget.price_per_gpu_hour
+            )
+    return plan.model_copy(update=changes)
+
+
+def _longest(spec: StudySpec) -> int:
+    """The most epochs a trial can have."""
+    domains = [space.domains().get("epochs") for space in spec.spaces]
+    values = [values_of(domain) if domain else (spec.max_epochs,) for domain in domains]
+    return max(int(max(found)) for found in values if found)

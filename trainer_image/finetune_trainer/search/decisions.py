@@ -1,0 +1,131 @@
+"""What to do next, and when it is over: pure functions of the state, the budget and the time."""
+
+from finetune_api.study import Budget
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import Decision, End, TrainItem, Wait
+from finetune_trainer.search.state import ALIKE, MAX_RETRIES, StudyState
+
+
+def next_item(state: StudyState, budget: Budget, now: float, worker: str = "") -> Decision:
+    """What a free slot of `worker` should do, by the records so far and the budget as it stands."""
+    if state.ended is not None:
+        return _after_search(state)
+    ending = search_ending(state, budget, now)
+    if ending is not None:
+        return ending
+    limit = budget.max_parallel_trials
+    if limit is not None and len(state.running) >= limit:
+        return Wait()
+    queued = state.next_queued()
+    if queued is not None:
+        return queued
+    trial = state.next_promotion(budget, worker)
+    if trial is None and state.has_new(budget):
+        trial = state.next_new()
+    if trial is not None:
+        return state.item(trial)
+    return Wait() if state.running else _finished(state)
+
+
+def starting(
+    state: StudyState, budget: Budget, item: TrainItem, slot: str, now: float
+) -> list[ev.Event]:
+    """What must be in the records before `slot` has its item."""
+    # What cannot be promoted any more gives its checkpoint back.
+    events: list[ev.Event] = [ev.Stopped(now, number) for number in state.out_of_reach(budget)]
+    new = item.new
+    if new is not None:
+        events.append(
+            ev.Proposed(now, new.number, new.params, new.generation, new.parent, new.member)
+        )
+    return [*events, ev.Started(now, item.trial, slot, item.to_epoch, item.run)]
+
+
+def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
+    """Why the search is over at `now`; None while it goes on, or once its end is in the records."""
+    if state.ended is not None:
+        return None
+    spent = _spent(state, budget, now)
+    if spent is not None:
+        return spent
+    more = (
+        state.running
+        or state.next_queued() is not None
+        or state.next_promotion(budget) is not None
+        or state.has_new(budget)
+    )
+    return None if more else _finished(state)
+
+
+def price(state: StudyState, budget: Budget) -> float | None:
+    """What training has cost so far; None without a price."""
+    each = budget.price_per_gpu_hour
+    return None if each is None else state.gpu_seconds / 3600 * each
+
+
+def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
+    problem = state.problem
+    best = state.best_trial()
+    target = problem.target
+    if target is not None and best is not None and state.score(best.best) >= problem.score(target):
+        return End("TargetReached", f"{problem.metrics[0]} reached {target:g}")
+    why = state.failed_alike()
+    if why:
+        return End("TooManyFailedTrials", f"the first {ALIKE} trials failed alike; {why}"[:1000])
+    if state.failed > budget.max_failed_trials:
+        return End("TooManyFailedTrials", _failures(state, budget))
+    limit = budget.max_duration_seconds
+    if limit is not None and state.elapsed(now) >= limit:
+        return End("BudgetSpent", f"spec.budget.maxDurationSeconds = {limit} passed")
+    hours = budget.max_gpu_hours
+    if hours is not None and state.gpu_seconds >= hours * 3600:
+        return End("BudgetSpent", f"spec.budget.maxGpuHours = {hours:g} passed")
+    cost = price(state, budget)
+    if cost is not None and budget.max_price is not None and cost >= budget.max_price:
+        return End("BudgetSpent", f"spec.budget.maxPrice = {budget.max_price:g} passed")
+    patience = budget.max_trials_without_improvement
+    if patience is not None and state.trials_since_best >= patience and best is not None:
+        return End("NoImprovement", f"{state.trials_since_best} trials in a row were no better")
+    return None
+
+
+def _failures(state: StudyState, budget: Budget) -> str:
+    last = next(trial for trial in reversed(state.trials) if trial.status == "Failed")
+    limit = f"more than spec.budget.maxFailedTrials = {budget.max_failed_trials}"
+    why = f"trial {last.number}: {last.failure_class}: {last.message}"
+    return f"{state.failed} trials failed, {limit}; {why}"[:1000]
+
+
+def _finished(state: StudyState) -> End:
+    if state.best_trial() is None:
+        return End("NoSuccessfulTrial", _no_success(state))
+    return End("SearchFinished", f"all {len(state.trials)} trials ended")
+
+
+def _after_search(state: StudyState) -> Decision:
+    assert state.ended is not None  # the caller checks
+    queued = state.next_queued()
+    if queued is not None:  # of a trial that goes on to its next rung
+        return queued
+    if state.running:
+        return Wait()
+    outcome = End(state.ended.reason, state.ended.message)
+    if outcome.reason == "TooManyFailedTrials":
+        return outcome
+    winner = state.best_trial()
+    if winner is None:
+        return End("NoSuccessfulTrial", _no_success(state))
+    if not state.problem.refit or state.refit is not None:
+        return outcome
+    if state.refit_slot is not None:
+        return Wait()
+    if len(state.refit_failures) > MAX_RETRIES:
+        return End("RefitFailed", state.refit_failures[-1])
+    return state.refit_item(winner)
+
+
+def _no_success(state: StudyState) -> str:
+    if not state.trials:
+        return "no trial could be proposed"
+    classes = sorted({trial.failure_class or trial.status for trial in state.trials})
+    return f"none of {len(state.trials)} trials has a value ({', '.join(classes)})"

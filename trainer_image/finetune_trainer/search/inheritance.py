@@ -1,0 +1,80 @@
+"""What a study learns from finished ones: `spec.search.warmStart`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.combinations import Params
+from finetune_api.study import StudySpec
+from finetune_trainer.errors import SpecError
+from finetune_trainer.search.identity import STUDY
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import inheritable
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.state import StudyState
+from finetune_trainer.search.storage import Storage
+
+MOST = 500
+"""Trials that are taken over, the best of all."""
+
+
+def inherit(spec: StudySpec, base: Path) -> list[tuple[Params, float]]:
+    """(params, value) of trials that the study's spaces have, best first; relative paths are below `base`.
+
+    Raises SpecError for a source that cannot be read, or is of another task or metric.
+    """
+    problem = Problem.of(spec)
+    found: list[tuple[Params, float]] = []
+    for index, source in enumerate(spec.search.warm_start):
+        field = f"spec.search.warmStart[{index}].uri"
+        found += _trials(spec, _opened(source.uri, base, field), field)
+    return inheritable(problem, found, MOST)
+
+
+def _opened(uri: str, base: Path, field: str) -> Storage:
+    location = uri.rstrip("/").removesuffix("/results")
+    if "://" not in location:
+        path = base / location
+        if not path.is_dir():
+            raise SpecError(field, f"must be the folder of a study (got {uri}: there is none)")
+        location = str(path)
+    try:
+        return Storage.open(location)
+    except (ValueError, OSError) as error:
+        raise SpecError(field, f"must be the folder of a study (got {uri}: {error})") from error
+
+
+def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params, float]]:
+    try:
+        parts = json.loads(storage.read(STUDY))
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            field, f"must be the folder of a study, with records ({storage.uri()} has none)"
+        ) from error
+    _check_same(spec, parts, field)
+    try:
+        other = StudySpec.model_validate({**parts, "budget": {"maxTrials": 1}})
+        state = StudyState(Problem.of(other))
+        for event in read_history(storage).events:
+            state.apply(event)
+    except (ValidationError, ValueError) as error:
+        raise SpecError(
+            field, f"must have records that this version can read ({error})"[:500]
+        ) from error
+    defaults = state.problem.defaults
+    return [
+        ({**defaults, **trial.params}, trial.best.value)
+        for trial in state.ranked(state.trials)
+        if trial.best is not None
+    ]
+
+
+def _check_same(spec: StudySpec, parts: Mapping[str, Any], field: str) -> None:
+    if parts.get("task") != spec.task:
+        raise SpecError(field, f"must be of task {spec.task} (got {parts.get('task')})")
+    metric = parts.get("objective", {}).get("metric")
+    if metric != spec.objective.metric:
+        raise SpecError(field, f"must be of metric {spec.objective.metric} (got {metric})")

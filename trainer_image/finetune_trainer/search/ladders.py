@@ -1,0 +1,171 @@
+"""The schedulers, as policies of one engine: which trials are compared with which, and who goes on when.
+
+| scheduler | ladders | a rung promotes | when |
+|---|---|---|---|
+| ASHA | one, or one for each bracket | its best 1/η | at once |
+| SuccessiveHalving | one | its best 1/η | when all have come |
+| Hyperband | one for each bracket of each round | its best 1/η | when all have come |
+| MedianStop | one; rungs at equal distances | what is at least the median | at once |
+| PASHA | one that grows | its best 1/η, below the highest rung | at once |
+
+None has a single rung, from which nothing goes on.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations, pairwise
+from typing import TypeAlias
+
+from finetune_api.rungs import Placement, placements, promotions
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.rungs import Rung
+
+_NOISE_QUANTILE = 0.9
+"""PASHA: the share of differences between criss-crossing trials that count as noise."""
+
+
+class Ladder:
+    """The rungs of trials that are compared with each other."""
+
+    def __init__(self, problem: Problem, placement: Placement) -> None:
+        scheduler = problem.search.scheduler
+        self.first = placement.first
+        self.size = placement.size
+        self.members = 0
+        self.paused: set[int] = set()
+        """Trials that wait at a rung."""
+
+        self._rungs = [
+            Rung(lambda results: promotions(scheduler, results))
+            for _ in problem.resources[placement.first : -1]
+        ]
+
+    def rung(self, level: int) -> Rung | None:
+        """The rung at that level; None at the top, from which nothing goes on."""
+        at = level - self.first
+        return self._rungs[at] if at < len(self._rungs) else None
+
+    def withdraw(self, trial: int, level: int) -> None:
+        """`trial` does not wait at that rung any more."""
+        self.paused.discard(trial)
+        rung = self.rung(level)
+        if rung is not None:
+            rung.withdraw(trial)
+
+    def promotable(
+        self, complete: bool, top: int, preferred: Callable[[int], bool]
+    ) -> tuple[int, int] | None:
+        """(level, trial) of the highest promotion to at most level `top`; if `complete`, from complete rungs only."""
+        rungs = list(enumerate(self._rungs, self.first))[: max(0, top - self.first)]
+        if complete:
+            rungs = rungs[: self._complete()]
+        for level, rung in reversed(rungs):
+            trial = rung.promotable(preferred)
+            if trial is not None:
+                return level, trial
+        return None
+
+    def _complete(self) -> int:
+        """Rungs, from the first on, that every trial on its way there has reached, or will not reach."""
+        coming, complete = self.members, 0
+        for rung in self._rungs:
+            if not rung.has_all(coming):
+                break
+            coming, complete = rung.promotions, complete + 1
+        return complete
+
+    def out_of_reach(self, planned: int) -> list[int]:
+        """Trials, each named once, that will not be promoted whatever comes."""
+        expected = planned if self.size is None else min(planned, self.size)
+        return [number for rung in self._rungs for number in rung.out_of_reach(expected)]
+
+
+class Schedule:
+    """The ladders of a study."""
+
+    def __init__(self, problem: Problem) -> None:
+        scheduler = problem.search.scheduler
+        self._problem = problem
+        self._waits = scheduler.type in ("SuccessiveHalving", "Hyperband")
+        self._placements: Iterator[Placement] = placements(scheduler, len(problem.resources))
+        self._next = next(self._placements)
+        self._ladders: dict[int, Ladder] = {}
+        self.top = len(problem.resources) - 1
+        """The highest level that trials are promoted to now."""
+
+        self._grows = scheduler.type == "PASHA" and self.top > 1
+        if self._grows:
+            self.top = 1
+
+    @property
+    def next_first(self) -> int:
+        """Level at which the next trial will start."""
+        return self._next.first
+
+    def place(self) -> Placement:
+        """Take in the next trial; where it starts."""
+        placement, self._next = self._next, next(self._placements)
+        if placement.ladder not in self._ladders:
+            self._ladders[placement.ladder] = Ladder(self._problem, placement)
+        self._ladders[placement.ladder].members += 1
+        return placement
+
+    def __getitem__(self, ladder: int) -> Ladder:
+        return self._ladders[ladder]
+
+    def promotable(self, more: bool, preferred: Callable[[int], bool]) -> int | None:
+        """The trial to promote next, the highest first; `more` trials may still be proposed."""
+        found = [
+            promotion
+            for ladder in self._ladders.values()
+            if ladder.paused and self._decides(ladder, more)
+            if (promotion := ladder.promotable(self._waits, self.top, preferred)) is not None
+        ]
+        return max(found, key=lambda promotion: promotion[0])[1] if found else None
+
+    def _decides(self, ladder: Ladder, more: bool) -> bool:
+        return not (self._waits and more and ladder.members != ladder.size)
+
+    def out_of_reach(self, planned: int) -> list[int]:
+        """Paused trials, each named once, that will not be promoted whatever the trials to come bring."""
+        if self._grows:
+            return []  # its highest rung may yet promote
+        return [n for ladder in self._ladders.values() for n in ladder.out_of_reach(planned)]
+
+    def reached(self, level: int, curves: "Curves") -> None:
+        """A trial has reached `level`: PASHA adds a rung if the two highest disagree."""
+        if not self._grows or level != self.top or level >= len(self._problem.resources) - 1:
+            return
+        ladder = self._ladders[0]
+        below, here = ladder.rung(level - 1), ladder.rung(level)
+        assert below is not None  # below the last level
+        assert here is not None
+        if not agree(below.scores, here.scores, noise(curves, list(here.scores))):
+            self.top += 1
+
+
+Curves: TypeAlias = Callable[[int], list[float]]
+"""Trial → its score after each of its evaluations."""
+
+
+def agree(below: dict[int, float], here: dict[int, float], tolerance: float) -> bool:
+    """Whether the trials `here` are ranked as they were `below`, up to differences of `tolerance`.
+
+    At each place of the ranking, the trial here must have been, below, within `tolerance` of the one that
+    was at that place (Bohdal et al., "PASHA", ICLR 2023, section 4.2).
+    """
+    now = sorted(here, key=lambda trial: (-here[trial], trial))
+    before = sorted(here, key=lambda trial: (-below[trial], trial))
+    return all(
+        abs(below[one] - below[other]) <= tolerance for one, other in zip(now, before, strict=True)
+    )
+
+
+def noise(curves: Curves, trials: list[int]) -> float:
+    """How far apart trials are that overtake each other to and fro (section 4.3 of the same paper)."""
+    gaps = []
+    for one, other in combinations(trials[-50:], 2):
+        ahead = [a - b for a, b in zip(curves(one), curves(other), strict=False)]
+        signs = [gap > 0 for gap in ahead if gap]
+        if sum(a != b for a, b in pairwise(signs)) >= 2:
+            gaps.append(abs(ahead[-1]))
+    return sorted(gaps)[int(_NOISE_QUANTILE * (len(gaps) - 1))] if gaps else 0.0

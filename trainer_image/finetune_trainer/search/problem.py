@@ -1,0 +1,91 @@
+"""What a search is about: all that its decisions depend on beside the records and the budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from finetune_api.combinations import Params, Space
+from finetune_api.constraints import ConstraintError, Constraints
+from finetune_api.hyperparameters import Scalar, resolve
+from finetune_api.metrics import Goal, score
+from finetune_api.rungs import rung_resources
+from finetune_api.study import Search, StudySpec
+from finetune_trainer.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A study without its model and data, or a search over any Python function."""
+
+    search: Search
+    spaces: Sequence[Space]
+    metrics: tuple[str, ...]
+    """The objective's metric, then those of secondary objectives."""
+
+    goals: tuple[Goal, ...]
+    max_epochs: int
+    """Epochs of a whole training where `epochs` is not searched."""
+
+    folds: int = 1
+    repeats: int = 1
+    best_of_last: bool = False
+    """Whether a trial's value is that of its last epoch, not of its best."""
+
+    target: float | None = None
+    refit: bool = False
+    defaults: dict[str, Scalar] = field(default_factory=dict)
+    """The values of hyperparameters that a trial does not set."""
+
+    @classmethod
+    def of(cls, spec: StudySpec) -> "Problem":
+        """The search of a study."""
+        objective = spec.objective
+        return cls(
+            search=spec.search,
+            spaces=[space.domains() for space in spec.spaces],
+            metrics=(objective.metric, *(second.metric for second in objective.secondary)),
+            goals=(objective.direction, *(second.direction for second in objective.secondary)),
+            max_epochs=spec.max_epochs,
+            folds=spec.validation.folds,
+            repeats=spec.validation.repeats,
+            best_of_last=objective.best_of == "Last",
+            target=objective.target,
+            refit=spec.refit,
+            defaults=resolve(spec.hyperparameters, {}).to_json(),
+        )
+
+    @cached_property
+    def resources(self) -> tuple[float, ...]:
+        """The resource at each rung; the last is a whole training."""
+        return rung_resources(self.search.scheduler, self.max_epochs, self.folds)
+
+    @cached_property
+    def constraints(self) -> Constraints:
+        """What every trial must fulfil. Raises SpecError if a constraint cannot be evaluated."""
+        searched = {name for space in self.spaces for name in space}
+        try:
+            return Constraints(self.search.constraints, self.defaults, searched)
+        except ConstraintError as error:
+            raise SpecError(error.field, error.message) from error
+
+    def admits(self, params: Params) -> bool:
+        """Whether `params` fulfil the constraints. Raises SpecError where they have no answer."""
+        try:
+            return self.constraints.hold(params)
+        except ConstraintError as error:
+            raise SpecError(error.field, error.message) from error
+
+    @property
+    def rung_by(self) -> str:
+        """What rungs give more of; Epochs without a scheduler."""
+        scheduler = self.search.scheduler
+        return "Epochs" if scheduler.type == "None" else scheduler.resource
+
+    @property
+    def trainings(self) -> int:
+        """Trainings of a whole trial: folds by repeats."""
+        return self.folds * self.repeats
+
+    def score(self, value: float, objective: int = 0) -> float:
+        """`value` of that objective such that larger is better."""
+        return score(value, self.goals[objective])

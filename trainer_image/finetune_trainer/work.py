@@ -1,0 +1,70 @@
+"""What a slot gets to work with, and how it speaks with the broker while it works."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import ray
+
+from finetune_api.study import StudySpec
+from finetune_trainer.environment import DRAIN_FILE, SlotResources
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import RefitItem, TrainItem
+
+Item: TypeAlias = TrainItem | RefitItem
+
+_POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every slot of a study gets; `data` refers to the PreparedData in Ray's object store."""
+
+    spec: StudySpec
+    storage: str
+    data: Any
+    resources: SlotResources
+
+
+class ItemWorker(Protocol):
+    """What does the work of a slot."""
+
+    def work(self, item: Item, work: "Work") -> list[ev.Event]:
+        """Do `item`; the events that tell how it ended."""
+        ...
+
+
+class Work:
+    """One item being worked on: reports to the broker, and knows when to stop."""
+
+    def __init__(self, broker: Any, slot: str) -> None:
+        self._broker, self._slot = broker, slot
+        self._recalled: Any = None
+        self._asked = 0.0
+        self._drain_file = Path(os.environ.get(DRAIN_FILE, os.devnull + "/none"))
+
+    def should_pause(self) -> bool:
+        """Whether the broker calls its slots back, or this pod was told to end."""
+        now = time.monotonic()
+        if (
+            now - self._asked < _POLL_SECONDS
+        ):  # asked before every batch, so most answers must be free
+            return False
+        self._asked = now
+        if self.must_leave:
+            return True
+        if self._recalled is None:
+            self._recalled = self._broker.recalled.remote()
+        done, _ = ray.wait([self._recalled], timeout=0)
+        return bool(done)
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether this pod was told to end."""
+        return self._drain_file.exists()
+
+    def say(self, *events: ev.Event) -> None:
+        """Tell the broker in the middle of an item."""
+        self._broker.epoch.remote(self._slot, list(events))
