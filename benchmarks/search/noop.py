@@ -128,7 +128,7 @@ def main() -> int:
         state = StudyState(Problem.of(spec))
         for event in history.events:
             state.apply(event)
-        found = findings(state, spec.budget, storage)
+        found = findings(state, spec.budget, storage, time.time())
         load = time.perf_counter() - started
         counting = CountingFilesystem(storage.filesystem)
         read_history(Storage(counting, storage.root))

@@ -117,7 +117,7 @@ def load(folder: str, trials: int) -> dict[str, float]:
     for event in history.events:
         state.apply(event)
     loaded = time.perf_counter() - started
-    status = json.dumps(findings(state, study.budget, storage).to_json())
+    status = json.dumps(findings(state, study.budget, storage, time.time()).to_json())
     decided = time.perf_counter()
     next_item(state, study.budget, time.time())
     first = time.perf_counter() - decided

@@ -146,10 +146,10 @@ def _number_rules(zero: str) -> tuple[Rule, ...]:
 class NumericDomain(Domain):
     """A domain of numbers: listed `values`, or a range from `min` to `max`."""
 
-    values: list[Any] | None
-    min: float | None
-    max: float | None
-    step: float | None
+    values: list[Any] | None = None
+    min: float | None = None
+    max: float | None = None
+    step: float | None = None
     scale: Literal["Linear", "Log"] | None = None
     """Scale on which values are drawn. Default Linear."""
 
@@ -172,12 +172,19 @@ class FloatDomain(NumericDomain):
 
     RULES: ClassVar[tuple[Rule, ...]] = _number_rules("0.0")
 
+    values: list[float] | None = None
+
 
 class IntegerDomain(NumericDomain):
     """A domain of whole numbers; without `scale: Log` it has a step of 1 unless another is given."""
 
     RULES: ClassVar[tuple[Rule, ...]] = _number_rules("0")
     integer: ClassVar[bool] = True
+
+    values: list[int] | None = None
+    min: int | None = None
+    max: int | None = None
+    step: int | None = None
 
 
 def _values(item: Any, size: int) -> Any:

@@ -10,6 +10,7 @@ from finetune_api.hyperparameters import Scalar
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
@@ -83,13 +84,16 @@ class Driver:
     term: int
     clock: Clock = field(default_factory=Clock)
     items: list[TrainItem | RefitItem] = field(default_factory=list)
-    epochs: list[tuple[int, float]] = field(default_factory=list)
-    """(trial, epoch) in the order trained."""
+    epochs: list[tuple[int, int, float]] = field(default_factory=list)
+    """(trial, run, epoch) in the order trained."""
 
     def __post_init__(self) -> None:
         self.log, history = RecordLog.start(self.storage, self.term, self.clock())
         self.state = replay(self.spec, history.events)
         self.torn = history.torn
+        if self.spec.search.warm_start and self.state.inherited is None:
+            inherited = inherit(self.spec, self.storage.local("").parent)
+            self.write(ev.Inherited(self.clock(), inherited))
 
     def write(self, *events: ev.Event) -> None:
         """Make events durable, then part of the state."""
@@ -119,7 +123,7 @@ class Driver:
         while epoch < item.to_epoch and (item.to_seconds is None or seconds < item.to_seconds):
             epoch = min(item.to_epoch, math.floor(epoch) + 1)
             seconds += 1
-            self.epochs.append((item.trial, epoch))
+            self.epochs.append((item.trial, item.run, epoch))
             value = accuracy(item.params, epoch, item.fold, item.seed, item.rows)
             yield [epoch_done(item.trial, epoch, value, self.clock(), item.run)]
         finished = epoch >= self.state.last_epoch(self.state.trials[item.trial])
@@ -181,3 +185,17 @@ def summary(state: StudyState) -> list[tuple[Any, ...]]:
         )
         for t in state.trials
     ]
+
+
+def distinct(items: list[TrainItem | RefitItem]) -> list[tuple[Any, ...]]:
+    """Items without the repetitions that a restart causes, and without where they went on from."""
+    steps = [
+        (
+            item.trial,
+            (item.run, item.to_epoch, item.rows) if isinstance(item, TrainItem) else "refit",
+            item.params if isinstance(item, TrainItem) else item.segments,
+            item.seed,
+        )
+        for item in items
+    ]
+    return [step for n, step in enumerate(steps) if n == 0 or step != steps[n - 1]]

@@ -1,6 +1,5 @@
 """The record log: whole or ignored, whatever happens to the process or the store."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import RecordLog, read_history
 from finetune_trainer.search.storage import Storage
+from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.object_store import object_store
 
 
@@ -200,52 +200,6 @@ def test_events_of_another_version_stop_the_driver_and_nothing_is_lost(tmp_path:
     assert {path: storage.read(path) for path in segments(storage)} == before
 
 
-@dataclass(frozen=True)
-class Failing(Storage):
-    """Does `fail` instead of the write or delete number `at`."""
-
-    fail: Callable[[Storage, str, bytes | None], None]
-    at: int
-    count: list[int]
-
-    def write(self, path: str, data: bytes) -> None:
-        self._call(path, data)
-
-    def delete(self, path: str) -> None:
-        self._call(path, None)
-
-    def _call(self, path: str, data: bytes | None) -> None:
-        self.count.append(1)
-        if len(self.count) == self.at:
-            self.fail(self, path, data)
-        elif data is None:
-            super().delete(path)
-        else:
-            super().write(path, data)
-
-
-class Crash(Exception):
-    """The process ends here."""
-
-
-def crash_before(storage: Storage, path: str, data: bytes | None) -> None:
-    raise Crash
-
-
-def crash_torn(storage: Storage, path: str, data: bytes | None) -> None:
-    if data is not None:
-        Storage.write(storage, path, data[: len(data) * 2 // 3])
-    raise Crash
-
-
-def crash_after(storage: Storage, path: str, data: bytes | None) -> None:
-    if data is None:
-        Storage.delete(storage, path)
-    else:
-        Storage.write(storage, path, data)
-    raise Crash
-
-
 @settings(max_examples=120, deadline=None)
 @given(
     st.integers(1, 260),
@@ -261,7 +215,7 @@ def test_a_crash_in_any_write_loses_nothing_that_was_acknowledged(
     second_term_at: int,
 ) -> None:
     root = tmp_path_factory.mktemp("records")
-    storage = Failing(*_parts(root), fail, at, [])
+    storage = Failing.of(root, fail, at)
     acknowledged: list[ev.Event] = []
     begun: list[ev.Event] = []
     try:
@@ -285,18 +239,13 @@ def test_a_crash_in_any_write_loses_nothing_that_was_acknowledged(
     assert [e for e in history.events if not isinstance(e, ev.TermStarted)] == survived
 
 
-def _parts(root: Path) -> tuple[Any, str]:
-    storage = Storage.open(str(root))
-    return storage.filesystem, storage.root
-
-
 def test_after_a_refused_write_nothing_more_is_written(tmp_path: Path) -> None:
     def refuse(storage: Storage, path: str, data: bytes | None) -> None:
         assert data is not None
         Storage.write(storage, path, data)  # it may have arrived all the same
         raise OSError("timed out")
 
-    storage = Failing(*_parts(tmp_path), refuse, 3, [])
+    storage = Failing.of(tmp_path, refuse, 3)
     log, _ = RecordLog.start(storage, 1, 0.0)
     log.append(stopped(1))
     with pytest.raises(OSError, match="timed out"):

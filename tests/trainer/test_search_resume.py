@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from finetune_api.study import StudySpec
-from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
+from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import (
     ASHA,
     CONTINUOUS,
     Clock,
     Driver,
+    distinct,
     replay,
     study_spec,
     summary,
 )
-from tests.trainer.test_search_records import Crash, Failing, crash_after, crash_before, crash_torn
 
 STUDIES: dict[str, StudySpec] = {
     "random": study_spec(hyperparameters={"epochs": 2}, budget={"maxTrials": 6}),
@@ -47,40 +47,29 @@ MODELLED = {
         searchSpaces=[CONDITIONAL, CONTINUOUS],
         budget={"maxTrials": 24},
     )
-    for algorithm in ("QuasiRandom", "TPE", "GP")
+    for algorithm in ("QuasiRandom", "TPE", "GP", "Evolution")
 } | {
+    "CMAES": study_spec(
+        search={**ASHA, "algorithm": "CMAES", "populationSize": 5},
+        searchSpaces=[{**CONTINUOUS, "weightDecay": {"min": 0.0, "max": 0.1}}],
+        budget={"maxTrials": 24},
+    ),
+    "PBT": study_spec(
+        search={"algorithm": "PBT", "populationSize": 4, "perturbationInterval": 2}, budget={}
+    ),
     "SuccessiveHalving": study_spec(
         search={**ASHA, "scheduler": {"type": "SuccessiveHalving"}}, budget={"maxTrials": 20}
-    )
+    ),
 }
 """Other ways to propose and to promote, with conditions, a list of spaces, and trials enough for a model."""
 
 
 def _undisturbed(spec: StudySpec, root: Path) -> tuple[Driver, int]:
     """The study run in one go, and how many writes and deletes it took."""
-    storage = Failing(*_parts(root), crash_before, 0, [])
+    storage = Failing.of(root, crash_before, 0)
     driver = Driver(spec, storage, 1)
     driver.run()
     return driver, len(storage.count)
-
-
-def _parts(root: Path) -> tuple[Any, str]:
-    storage = Storage.open(str(root))
-    return storage.filesystem, storage.root
-
-
-def _distinct(items: list[TrainItem | RefitItem]) -> list[tuple[Any, ...]]:
-    """Items without the repetitions that a restart causes, and without where they went on from."""
-    steps = [
-        (
-            item.trial,
-            (item.run, item.to_epoch, item.rows) if isinstance(item, TrainItem) else "refit",
-            item.params if isinstance(item, TrainItem) else item.segments,
-            item.seed,
-        )
-        for item in items
-    ]
-    return [step for n, step in enumerate(steps) if n == 0 or step != steps[n - 1]]
 
 
 @pytest.mark.parametrize("fail", [crash_before, crash_torn, crash_after])
@@ -92,7 +81,7 @@ def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: 
         root = tmp_path / str(at)
         items, epochs, clock = [], [], Clock()
         try:
-            first = Driver(spec, Failing(*_parts(root), fail, at, []), 1, clock, items, epochs)
+            first = Driver(spec, Failing.of(root, fail, at), 1, clock, items, epochs)
             first.run()
         except Crash:
             pass
@@ -100,7 +89,7 @@ def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: 
         outcome = second.run()
         assert outcome.reason == reference.state.ended.reason  # type: ignore[union-attr]  # it has ended
         assert summary(second.state) == summary(reference.state)
-        assert _distinct(items) == _distinct(reference.items)
+        assert distinct(items) == distinct(reference.items)
         # Repeated at most: the item that was in flight, from its last checkpoint.
         repeated = len(epochs) - len(reference.epochs)
         assert 0 <= repeated <= max(spec.max_epochs - 3, 2)
@@ -112,7 +101,7 @@ def test_killed_again_and_again_it_still_ends_the_same(name: str, tmp_path: Path
     reference, _ = _undisturbed(spec, tmp_path / "reference")
     clock, items = Clock(), []
     for term in range(1, 200):
-        storage = Failing(*_parts(tmp_path / "killed"), crash_torn, 24, [])
+        storage = Failing.of(tmp_path / "killed", crash_torn, 24)
         try:
             last = Driver(spec, storage, term, clock, items)
             last.run()
@@ -121,7 +110,7 @@ def test_killed_again_and_again_it_still_ends_the_same(name: str, tmp_path: Path
             continue
     assert term > 4
     assert summary(last.state) == summary(reference.state)
-    assert _distinct(items) == _distinct(reference.items)
+    assert distinct(items) == distinct(reference.items)
 
 
 def test_the_state_is_the_same_live_and_from_the_records(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ from finetune_trainer.slots import Slot, make_trainer
 from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
-_FAILURES = ("TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
+_FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
 
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
 

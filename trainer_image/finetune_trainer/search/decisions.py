@@ -24,7 +24,9 @@ def next_item(state: StudyState, budget: Budget, now: float, worker: str = "") -
         trial = state.next_new()
     if trial is not None:
         return state.item(trial)
-    return Wait() if state.running else _finished(state)
+    if state.running:
+        return Wait()
+    return search_ending(state, budget, now) or _finished(state)
 
 
 def starting(
@@ -69,6 +71,8 @@ def _spent(state: StudyState, budget: Budget, now: float) -> End | None:
     target = problem.target
     if target is not None and best is not None and state.score(best.best) >= problem.score(target):
         return End("TargetReached", f"{problem.metrics[0]} reached {target:g}")
+    if state.invalid:
+        return End("InvalidSpec", state.invalid[:1000])
     why = state.failed_alike()
     if why:
         return End("TooManyFailedTrials", f"the first {ALIKE} trials failed alike; {why}"[:1000])
@@ -110,7 +114,7 @@ def _after_search(state: StudyState) -> Decision:
     if state.running:
         return Wait()
     outcome = End(state.ended.reason, state.ended.message)
-    if outcome.reason == "TooManyFailedTrials":
+    if outcome.reason in ("TooManyFailedTrials", "InvalidSpec"):
         return outcome
     winner = state.best_trial()
     if winner is None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any, cast
 
 from finetune_api.combinations import Params, Space, conditions_last, is_active, values_of
@@ -74,6 +75,14 @@ def member(domain: Domain, value: Scalar) -> Scalar | None:
     numeric = cast(NumericDomain, domain)
     inside = cast(float, numeric.min) <= cast(float, value) <= cast(float, numeric.max)
     return float(value) if inside else None
+
+
+def space_of(spaces: Sequence[Space], params: Params) -> Space | None:
+    """The first space that has these values; None if none has."""
+    for space in spaces:
+        if all(n in space and member(space[n], value) is not None for n, value in params.items()):
+            return space
+    return None
 
 
 def rounded(domain: NumericDomain, value: float) -> float:

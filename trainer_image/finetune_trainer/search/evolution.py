@@ -10,10 +10,10 @@ import math
 import random
 from collections.abc import Sequence
 
-from finetune_api.combinations import Params, Space, conditions_last, is_active
+from finetune_api.combinations import Params, conditions_last, is_active
 from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain
-from finetune_trainer.search.domains import coordinate, draw, draw_params, member, place
+from finetune_trainer.search.domains import coordinate, draw, draw_params, member, place, space_of
 from finetune_trainer.search.generations import complete_generations, merit
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposal
@@ -99,7 +99,7 @@ class Evolution:
         return tuple(-math.inf if math.isnan(score) else score for score in scores)
 
     def _child(self, mother: Params, father: Params, rng: random.Random) -> Params:
-        space = next((s for s in self._problem.spaces if _has(s, mother)), None)
+        space = space_of(self._problem.spaces, mother)
         if space is None:  # of an earlier version's making
             return draw_params(rng.choice(self._problem.spaces), rng)
         child: Params = {}
@@ -123,12 +123,6 @@ def _tournament(forebears: list[Params], rng: random.Random) -> Params:
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-
-def _has(space: Space, params: Params) -> bool:
-    return all(
-        name in space and member(space[name], value) is not None for name, value in params.items()
-    )
 
 
 def _mutated(domain: Domain, value: Scalar, rng: random.Random) -> Scalar:

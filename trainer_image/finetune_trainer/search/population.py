@@ -10,10 +10,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, cast
 
-from finetune_api.combinations import Params, Space, conditions_last, is_active, values_of
+from finetune_api.combinations import Params, conditions_last, is_active, values_of
 from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain, NumericDomain
-from finetune_trainer.search.domains import draw, member, rounded
+from finetune_trainer.search.domains import draw, rounded, space_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposal, Proposer
 from finetune_trainer.search.trials import Evaluation, Trial
@@ -122,7 +122,7 @@ class Population:
         return params
 
     def _changed(self, params: Params, rng: random.Random) -> Params:
-        space = next((s for s in self._problem.spaces if _has(s, params)), None)
+        space = space_of(self._problem.spaces, params)
         if space is None:
             return params
         changed: Params = {}
@@ -145,12 +145,6 @@ def _age(trial: Trial) -> tuple[int, int]:
 def _starts(trial: Trial) -> bool:
     """Whether it still has no checkpoint of its own."""
     return not trial.is_final and all(run.checkpoint is None for run in trial.runs.values())
-
-
-def _has(space: Space, params: Params) -> bool:
-    return all(
-        name in space and member(space[name], value) is not None for name, value in params.items()
-    )
 
 
 def _perturbed(domain: Domain, value: Scalar, rng: random.Random) -> Scalar:

@@ -1,6 +1,7 @@
 """What a search is about: all that its decisions depend on beside the records and the budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -63,17 +64,12 @@ class Problem:
     def constraints(self) -> Constraints:
         """What every trial must fulfil. Raises SpecError if a constraint cannot be evaluated."""
         searched = {name for space in self.spaces for name in space}
-        try:
-            return Constraints(self.search.constraints, self.defaults, searched)
-        except ConstraintError as error:
-            raise SpecError(error.field, error.message) from error
+        with _told():
+            return _Told(self.search.constraints, self.defaults, searched)
 
     def admits(self, params: Params) -> bool:
         """Whether `params` fulfil the constraints. Raises SpecError where they have no answer."""
-        try:
-            return self.constraints.hold(params)
-        except ConstraintError as error:
-            raise SpecError(error.field, error.message) from error
+        return self.constraints.hold(params)
 
     @property
     def rung_by(self) -> str:
@@ -89,3 +85,19 @@ class Problem:
     def score(self, value: float, objective: int = 0) -> float:
         """`value` of that objective such that larger is better."""
         return score(value, self.goals[objective])
+
+
+class _Told(Constraints):
+    """Constraints whose errors are the study's."""
+
+    def hold(self, params: Mapping[str, Scalar]) -> bool:
+        with _told():
+            return super().hold(params)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except ConstraintError as error:
+        raise SpecError(error.field, error.message) from error

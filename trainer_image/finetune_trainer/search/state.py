@@ -8,12 +8,13 @@ from functools import cached_property
 
 from finetune_api.combinations import Params, grid_size
 from finetune_api.study import Budget
+from finetune_trainer.errors import SpecError
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, Segment, TrainItem
 from finetune_trainer.search.ladders import Schedule
 from finetune_trainer.search.population import Population
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposal, Proposer
+from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.trials import Evaluation, Run, Trial, TrialStatus, evaluations
 
 MAX_RETRIES = 2
@@ -48,6 +49,9 @@ class StudyState:
         self.epochs_trained = 0.0
         self.inherited: list[tuple[Params, float]] | None = None
         """What warm starts have brought; None until they were looked at."""
+
+        self.invalid = ""
+        """What is wrong with the study, where only the search has found out (a constraint without an answer)."""
 
         self.ended: ev.SearchEnded | None = None
         self.refit: ev.RefitDone | None = None
@@ -507,7 +511,7 @@ class StudyState:
 
     def has_new(self, budget: Budget) -> bool:
         """Whether budget and space leave room for a new trial."""
-        if budget.max_trials is not None and len(self.trials) >= budget.max_trials:
+        if self.invalid or len(self.trials) >= (budget.max_trials or math.inf):
             return False
         if self._population is not None:
             return self._population.has_more()
@@ -516,13 +520,17 @@ class StudyState:
     def next_new(self) -> Trial | None:
         """The next new trial, not part of the state yet.
 
-        None if the space is walked (and `has_new` no more), or if PBT waits for its members.
+        None if the space is walked (and `has_new` no more), if PBT waits for its members, or if the study
+        turns out to be `invalid`.
         """
-        proposal: Proposal | None
-        if self._population is not None:
-            proposal = self._population.propose(self.trials, self.score)
-        else:
-            proposal = self._proposer.propose(self.trials)
+        try:
+            if self._population is not None:
+                proposal = self._population.propose(self.trials, self.score)
+            else:
+                proposal = self._proposer.propose(self.trials)
+        except SpecError as error:
+            self.invalid = str(error)
+            return None
         if proposal is None:
             return None
         return Trial(
