@@ -15,6 +15,7 @@ Space: TypeAlias = Mapping[str, Domain]
 """The domains of one search space by JSON name."""
 
 
+_LOOK = 2000
 _WALK = 20 * MAX_GRID
 """Combinations to look at where constraints leave few of them."""
 
@@ -57,10 +58,13 @@ def _combinations(domains: list[tuple[str, Domain]], chosen: Params) -> Iterator
         yield from _combinations(rest, {**chosen, name: value})
 
 
-def grid_size(spaces: Sequence[Space], constraints: Constraints) -> int | None:
+def grid_size(
+    spaces: Sequence[Space], constraints: Constraints, most: int = MAX_GRID
+) -> int | None:
     """Distinct admitted combinations; None if a domain is continuous, or there are too many to count.
 
-    Too many are more than 10,000, or 200,000 to look at where constraints leave few of them.
+    Too many are more than `most`, or twenty times that (at least 2,000) to look at where constraints leave
+    few of them.
     """
     if not all(is_finite(space) for space in spaces):
         return None
@@ -71,7 +75,7 @@ def grid_size(spaces: Sequence[Space], constraints: Constraints) -> int | None:
             looked_at += 1
             if constraints.hold(params):
                 seen.add(key_of(params))
-            if len(seen) > MAX_GRID or looked_at > _WALK:
+            if len(seen) > most or looked_at > max(20 * most, _LOOK):
                 return None
     return len(seen)
 

@@ -8,6 +8,7 @@ from finetune_api.combinations import grid_size, values_of
 from finetune_api.constraints import Constraints
 from finetune_api.hyperparameters import resolve
 from finetune_api.rungs import placements, promotions, resources_of
+from finetune_api.spaces import MAX_GRID
 from finetune_api.status import PlannedRung, StudyPlan
 from finetune_api.study import StudySpec
 
@@ -53,7 +54,8 @@ def make_plan(
 
 
 def _trials(spec: StudySpec) -> int | None:
-    size = grid_size([space.domains() for space in spec.spaces], constraints_of(spec))
+    spaces = [space.domains() for space in spec.spaces]
+    size = grid_size(spaces, constraints_of(spec), spec.budget.max_trials or MAX_GRID)
     if spec.search.algorithm == "PBT":
         steps = -(-spec.max_epochs // spec.search.perturbation_interval)
         size = spec.search.population_size * steps

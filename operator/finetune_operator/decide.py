@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from finetune_api.conditions import with_condition
+from finetune_api.constraints import FIELD as CONSTRAINTS
+from finetune_api.constraints import ConstraintError
+from finetune_api.plan import make_plan
 from finetune_api.status import (
     MAX_MESSAGE,
     Condition,
@@ -15,10 +18,11 @@ from finetune_api.status import (
     Findings,
     Reason,
     State,
+    StudyPlan,
     StudyProgress,
     StudyStatus,
 )
-from finetune_api.study import FineTuneStudy
+from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import job as engine
 from finetune_operator import names
 from finetune_operator.announce import transitions
@@ -191,6 +195,9 @@ def _start(case: _Case) -> Decision:
     if case.pods or case.observed.jobs:
         message = f"waiting for {len(case.pods)} pods of an earlier attempt to end"
         return Decision(_status(case, "Pending", "WaitingForPodsToEnd", message, reconciling=True))
+    wrong = _wrong_constraints(case.study.spec)
+    if wrong:
+        return _fail(case, "InvalidSpec", wrong)
     attempt = case.attempts + 1
     message = f"attempt {attempt}: creating {case.study.spec.cluster.workers} pods"
     status = _status(case, "Starting", "CreatingPods", message, reconciling=True, attempts=attempt)
@@ -275,6 +282,27 @@ def _next_look(age: float) -> float | None:
     while look <= age:
         look *= 2
     return look - age + 0.1 if look < EXPLAIN_SECONDS else None
+
+
+def _wrong_constraints(spec: StudySpec) -> str:
+    """What the API server cannot see of the constraints; empty if nothing is wrong."""
+    try:
+        if make_plan(spec).trials == 0:
+            return f"{CONSTRAINTS}: must leave something to try (none of the combinations fulfils them)"
+    except ConstraintError as error:
+        return str(error)
+    return ""
+
+
+def _plan(case: _Case) -> StudyPlan | None:
+    """What the study will do at most; it follows edits of the budget."""
+    old, generation = case.study.status, case.study.metadata.generation
+    if old.plan is not None and old.observed_generation == generation:
+        return old.plan
+    try:
+        return make_plan(case.study.spec)
+    except ConstraintError:  # the study has failed, or will, with what is wrong
+        return None
 
 
 def _retry(case: _Case, current: JobView) -> Decision:
@@ -362,5 +390,6 @@ def _status(
         completion_time=case.now if ended else None,
         attempts=max(case.attempts, attempts or 0),
         failed_attempts=old.failed_attempts if failed_attempts is None else failed_attempts,
+        plan=_plan(case),
         message=message,
     )

@@ -351,3 +351,40 @@ def test_transition_time_moves_only_with_the_status_of_a_condition() -> None:
     same = with_condition(first, kind, False, "Running", "more", 2, later(5))
     changed = with_condition(same, kind, True, "DataError", "", 2, later(9))
     assert [c[0].last_transition_time for c in (first, same, changed)] == [NOW, NOW, later(9)]
+
+
+# The plan.
+
+
+def test_the_plan_is_in_the_status_before_the_first_pod_and_follows_the_budget() -> None:
+    search = {"algorithm": "Random", "scheduler": {"type": "ASHA"}}
+    first = decide(study(search=search, budget={"maxTrials": 9}), Observed(), SETTINGS, NOW).status
+    assert first.plan is not None
+    assert [(rung.resource, rung.trials) for rung in first.plan.rungs] == [(1, 9), (3, 3)]
+    more = study(first, search=search, budget={"maxTrials": 27})
+    assert decide(more, Observed(), SETTINGS, NOW).status.plan == first.plan
+    edited = more.model_copy(
+        update={"metadata": more.metadata.model_copy(update={"generation": 2})}
+    )
+    plan = decide(edited, Observed(), SETTINGS, NOW).status.plan
+    assert plan is not None
+    assert plan.trials == 27
+
+
+@pytest.mark.parametrize(
+    ("constraint", "reason"),
+    [
+        ("batchSize <", "spec.search.constraints[0]: must be a CEL expression"),
+        ("batch < 8", "spec.search.constraints[0]: must be over hyperparameters"),
+        ("batchSize > 999", "spec.search.constraints: must leave something to try"),
+    ],
+)
+def test_constraints_that_are_wrong_fail_the_study_before_any_pod(
+    constraint: str, reason: str
+) -> None:
+    space = {"batchSize": {"values": [8, 16]}}
+    search = {"algorithm": "Random", "constraints": [constraint]}
+    decision = decide(study(searchSpaces=[space], search=search), Observed(), SETTINGS, NOW)
+    assert decision.status.state == "Failed"
+    assert decision.status.message.startswith(reason)
+    assert not decision.create
