@@ -487,7 +487,7 @@ _CEL_METRICS = (
 )
 _CEL_EPOCHS = "(has(self.hyperparameters) && has(self.hyperparameters.epochs) ? self.hyperparameters.epochs : {})"
 
-_SPEC_RULES = (
+_TASK_RULES = (
     Rule(
         cel=f"[self.objective.metric].all(m, {_CEL_METRICS.format(m='m')})",
         message="metric must suit the task: "
@@ -519,6 +519,15 @@ _SPEC_RULES = (
         field=".hyperparameters",
         detail=lambda self: f"got both for {', '.join(_fixed_and_searched(self))}",
     ),
+    Rule(
+        cel=f"self.objective.secondary.all(o, [o.metric].all(m, {_CEL_METRICS.format(m='m')}))",
+        message="secondary metrics must suit the task",
+        holds=lambda self: all(o.metric in METRICS[self.task] for o in self.objective.secondary),
+        field=".objective.secondary",
+    ),
+)
+
+SEARCH_RULES = (
     Rule(
         cel="self.search.algorithm != 'Grid' || self.searchSpaces.all(s, "
         + " && ".join(_finite("s", name) for name in _NUMERIC)
@@ -640,13 +649,8 @@ _SPEC_RULES = (
         ),
         field=".objective.secondary",
     ),
-    Rule(
-        cel=f"self.objective.secondary.all(o, [o.metric].all(m, {_CEL_METRICS.format(m='m')}))",
-        message="secondary metrics must suit the task",
-        holds=lambda self: all(o.metric in METRICS[self.task] for o in self.objective.secondary),
-        field=".objective.secondary",
-    ),
 )
+"""What holds for a search whatever is trained."""
 
 MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
 _REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
@@ -669,7 +673,7 @@ def _immutable(field: str, optional: bool) -> Rule:
 class StudySpec(Model):
     """The study. After creation only suspend, budget and ttlSecondsAfterFinished may change."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = _SPEC_RULES
+    RULES: ClassVar[tuple[Rule, ...]] = (*_TASK_RULES, *SEARCH_RULES)
     UPDATE_RULES: ClassVar[tuple[Rule, ...]] = (
         *(_immutable(field, optional=False) for field in (*_REQUIRED, *_DEFAULTED)),
         *(_immutable(field, optional=True) for field in _OPTIONAL),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from finetune_api.combinations import key_of
 from finetune_api.study import StudySpec
-from finetune_trainer.search.identity import claim
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trials import Trial
@@ -59,7 +59,7 @@ def changes(searcher: str, scheduler: str, **more: Any) -> dict[str, Any]:
 def run(folder: Path, spec: StudySpec) -> list[Trial]:
     """The trials of the study, run to its end by one slot."""
     storage = Storage.open(str(folder))
-    claim(storage, spec)
+    claim(storage, parts_of(spec))
     driver = Driver(spec, storage, 1)
     assert driver.run().reason == "SearchFinished"
     planned = driver.state.planned(spec.budget)

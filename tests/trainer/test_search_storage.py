@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.identity import claim
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.storage import Storage
 from tests.trainer.object_store import object_store
 from tests.trainer.search_studies import ASHA, study_spec
@@ -78,9 +78,9 @@ def test_an_unknown_scheme_is_refused() -> None:
 
 
 def test_a_folder_belongs_to_one_study(storage: Storage) -> None:
-    claim(storage, study_spec())
-    claim(storage, study_spec(budget={"maxTrials": 99}, refit=False, suspend=True))
+    claim(storage, parts_of(study_spec()))
+    claim(storage, parts_of(study_spec(budget={"maxTrials": 99}, refit=False, suspend=True)))
     with pytest.raises(SpecError, match=r"^spec\.search: must be what it was when the records in"):
-        claim(storage, study_spec(search=ASHA))
+        claim(storage, parts_of(study_spec(search=ASHA)))
     with pytest.raises(SpecError, match=r"^spec\.hyperparameters: "):
-        claim(storage, study_spec(hyperparameters={"epochs": 2}))
+        claim(storage, parts_of(study_spec(hyperparameters={"epochs": 2})))

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
@@ -20,7 +20,7 @@ def finished(folder: Path, **changes: Any) -> Driver:
     """A finished study in `folder`."""
     storage = Storage.open(str(folder))
     spec = study_spec(**changes)
-    claim(storage, spec)
+    claim(storage, parts_of(spec))
     driver = Driver(spec, storage, 1)
     driver.run()
     return driver

@@ -23,9 +23,10 @@ from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import StudyError
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
-from finetune_trainer.search.identity import claim
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
@@ -49,7 +50,7 @@ from finetune_trainer.slots import Slot, make_trainer
 from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
-_FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
+FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
 
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
 
@@ -109,7 +110,7 @@ class Driver:
                 "Drained", "SuspendRequested", "saved and stopped as told", snapshot.findings
             )
         outcome = snapshot.outcome
-        phase: Phase = "Failed" if outcome.reason in _FAILURES else "Finished"
+        phase: Phase = "Failed" if outcome.reason in FAILURES else "Finished"
         return self._publish(phase, outcome.reason, outcome.message, snapshot.findings)
 
     @contextmanager
@@ -136,9 +137,10 @@ class Driver:
             ray.shutdown()
 
     def _search(self) -> Snapshot:
-        claim(Storage.open(self._place.storage), self._spec)
-        told, data = _prepare_here(self._spec, self._place.base)
         problem = Problem.of(self._spec)
+        Proposer(problem).check()
+        claim(Storage.open(self._place.storage), parts_of(self._spec))
+        told, data = _prepare_here(self._spec, self._place.base)
         self._broker = start_broker(
             problem, self._spec.budget, self._place.storage, self._term, told
         )

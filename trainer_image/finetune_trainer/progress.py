@@ -90,8 +90,13 @@ class LocalSink:
         lock.truncate(0)
         lock.write(str(term))
         lock.flush()
-        self._lock = lock  # held until the process ends
+        self._lock = lock  # held until released, or the process ends
         return term
+
+    def release(self) -> None:
+        """Let another driver run."""
+        if self._lock is not None:
+            self._lock.close()
 
     def publish(self, progress: StudyProgress) -> None:
         """Keep the document for whoever shows it."""

@@ -48,6 +48,7 @@ class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             return {"over": True, "done": True}
         work = Work(self._broker, self._slot)
         self._report = self._worker.work(item, work)
+        work.settle()
         if work.must_leave:
             self._leave()
         return {"over": False}

@@ -42,6 +42,7 @@ class Work:
     def __init__(self, broker: Any, slot: str) -> None:
         self._broker, self._slot = broker, slot
         self._recalled: Any = None
+        self._said: Any = None
         self._asked = 0.0
         self._drain_file = Path(os.environ.get(DRAIN_FILE, os.devnull + "/none"))
 
@@ -66,5 +67,12 @@ class Work:
         return self._drain_file.exists()
 
     def say(self, *events: ev.Event) -> None:
-        """Tell the broker in the middle of an item."""
-        self._broker.epoch.remote(self._slot, list(events))
+        """Tell the broker in the middle of an item; it is told in the order of the calls."""
+        self.settle()
+        self._said = self._broker.epoch.remote(self._slot, list(events))
+
+    def settle(self) -> None:
+        """Wait until the broker has all that was said: calls to an actor may overtake each other."""
+        if self._said is not None:
+            ray.get(self._said)
+            self._said = None

@@ -1,11 +1,10 @@
 """What makes a study the one whose records are in a folder."""
 
 import json
+from typing import Any
 
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import FOLDER
 from finetune_trainer.search.storage import Storage
 
@@ -24,15 +23,18 @@ _PARTS = (
 )
 
 
-def claim(storage: Storage, spec: StudySpec) -> None:
-    """Mark the folder as that of `spec`, or check that it is.
+def parts_of(spec: StudySpec) -> dict[str, Any]:
+    """The parts of `spec` that make it the same study."""
+    document = spec.to_json()
+    return {name: document.get(name) for name in _PARTS}
+
+
+def claim(storage: Storage, parts: dict[str, Any]) -> None:
+    """Mark the folder as that of the study with these `parts` (JSON), or check that it is.
 
     The API server holds a study to what it was; on a laptop a manifest may have been edited between two
-    runs. Raises SpecError with the first part that differs, or where points or constraints are wrong.
+    runs. Raises SpecError with the first part that differs.
     """
-    Proposer(Problem.of(spec)).check()
-    document = spec.to_json()
-    parts = {name: document.get(name) for name in _PARTS}
     try:
         found = json.loads(storage.read(STUDY))
     except FileNotFoundError:

@@ -21,8 +21,7 @@ def named_points(problem: Problem) -> Iterator[Params]:
 
     Raises SpecError with the field of a point that no space has, or that no completion makes admissible.
     """
-    for index, point in enumerate(problem.search.points):
-        given: Params = point.to_json()
+    for index, given in enumerate(problem.points):
         space = _space_of(problem.spaces, index, given)
         rng = random.Random(f"{problem.search.seed}/point/{index}")
         completions = (_completed(space, given, rng) for _ in range(_DRAWS))

@@ -27,6 +27,9 @@ class Problem:
     max_epochs: int
     """Epochs of a whole training where `epochs` is not searched."""
 
+    points: tuple[Params, ...] = ()
+    """What to try first."""
+
     folds: int = 1
     repeats: int = 1
     best_of_last: bool = False
@@ -47,6 +50,7 @@ class Problem:
             metrics=(objective.metric, *(second.metric for second in objective.secondary)),
             goals=(objective.direction, *(second.direction for second in objective.secondary)),
             max_epochs=spec.max_epochs,
+            points=tuple(point.to_json() for point in spec.search.points),
             folds=spec.validation.folds,
             repeats=spec.validation.repeats,
             best_of_last=objective.best_of == "Last",

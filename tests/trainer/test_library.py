@@ -1,0 +1,217 @@
+"""`from finetune_trainer import Study`: real networks on scikit-learn's digits, through Ray."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import ray
+from sklearn.datasets import load_digits
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import StratifiedKFold
+
+from finetune_trainer import Resource, Study, StudyFailed
+from finetune_trainer.errors import SpecError
+
+IMAGES, DIGITS = load_digits(return_X_y=True)
+IMAGES = IMAGES[:600] / 16.0
+DIGITS = DIGITS[:600]
+SPACE = {"alpha": {"min": 1e-6, "max": 1e-1, "scale": "Log"}, "penalty": {"values": ["l1", "l2"]}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+def parts(fold: int | None) -> tuple[Any, Any]:
+    folds = list(StratifiedKFold(3, shuffle=True, random_state=0).split(IMAGES, DIGITS))
+    train, test = folds[fold or 0]
+    return train, test
+
+
+def model(config: dict[str, Any], seed: int) -> SGDClassifier:
+    return SGDClassifier(alpha=config["alpha"], penalty=config["penalty"], random_state=seed)
+
+
+def fit(config: dict[str, Any], resource: Resource, checkpoint: Path) -> float:
+    """One call a rung; the checkpoint has the model of the rung before."""
+    train, test = parts(resource.fold)
+    train = train[: resource.rows]
+    file = checkpoint / "model.joblib"
+    done, classifier = joblib.load(file) if file.exists() else (0, model(config, resource.seed))
+    for _ in range(done, int(resource.epochs)):
+        classifier.partial_fit(IMAGES[train], DIGITS[train], classes=np.arange(10))
+    joblib.dump((int(resource.epochs), classifier), file)
+    return float(classifier.score(IMAGES[test], DIGITS[test]))
+
+
+def fit_epochs(config: dict[str, Any], resource: Resource, checkpoint: Path) -> Iterator[float]:
+    """One yield an epoch."""
+    for epoch in range(int(resource.begun) + 1, int(resource.epochs) + 1):
+        yield fit(config, Resource(epoch, seed=resource.seed, fold=resource.fold), checkpoint)
+
+
+def final(config: dict[str, Any], resource: Resource) -> SGDClassifier:
+    classifier = model(config, resource.seed)
+    for _ in range(int(resource.epochs)):
+        classifier.partial_fit(IMAGES, DIGITS, classes=np.arange(10))
+    return classifier
+
+
+ASHA = {"algorithm": "Random", "scheduler": {"type": "ASHA"}}
+
+
+def test_a_search_with_folds_has_the_table_of_scikit_learn_and_a_final_model(
+    tmp_path: Path,
+) -> None:
+    study = Study(
+        fit,
+        SPACE,
+        into=tmp_path,
+        search=ASHA,
+        budget={"maxTrials": 9},
+        epochs=3,
+        folds=3,
+        metric="accuracy",
+        refit=final,
+        slots=2,
+    ).run(progress=False)
+    frame = study.cv_results_
+    assert len(frame) == 9
+    splits = frame[[f"split{n}_test_score" for n in range(3)]].to_numpy()
+    assert frame["mean_test_score"].to_numpy() == pytest.approx(splits.mean(axis=1))
+    assert frame["std_test_score"].to_numpy() == pytest.approx(splits.std(axis=1))
+    assert sorted(frame["rank_test_score"]) == list(range(1, 10))
+    best = frame.set_index("rank_test_score").loc[1]
+    assert best["params"] == study.best_params_
+    assert best["mean_test_score"] == pytest.approx(study.best_score_)
+    assert set(frame["epochs"]) == {3, 9}, "in all three folds one epoch, or three"
+    assert study.best_estimator_.score(IMAGES, DIGITS) > 0.85
+    assert (tmp_path / "results" / "trials.csv").is_file()
+
+
+def test_promotions_go_on_from_the_checkpoint(tmp_path: Path) -> None:
+    study = Study(
+        fit_epochs, SPACE, into=tmp_path, search=ASHA, budget={"maxTrials": 6}, epochs=9, slots=1
+    ).run(progress=False)
+    for trial in study.state.trials:
+        values = [e.value for e in trial.runs[0].epochs]
+        seed = study.state.item(trial).seed
+        folder = tmp_path / f"again-{trial.number}"
+        folder.mkdir()
+        epochs = Resource(len(values), seed=seed)
+        assert values == list(fit_epochs(trial.params, epochs, folder)), "bit for bit"
+    assert {len(t.runs[0].epochs) for t in study.state.trials} >= {1, 3}
+
+
+def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path) -> None:
+    def interrupted(config: dict[str, Any], resource: Resource, checkpoint: Path) -> float:
+        stop = tmp_path / "stop"
+        if config["penalty"] == "l1" and not stop.exists():
+            stop.touch()
+            raise SystemExit  # the worker's process goes
+        return fit(config, resource, checkpoint)
+
+    def study(budget: int) -> Study:
+        limits = {"maxTrials": budget}
+        return Study(interrupted, SPACE, into=tmp_path / "s", budget=limits, slots=2)
+
+    first = study(6).run(progress=False)
+    assert (tmp_path / "stop").exists()
+    assert [trial.status for trial in first.state.trials] == ["Completed"] * 6
+    again = Study(_never, SPACE, into=tmp_path / "s", budget={"maxTrials": 6}).run()
+    assert again.best_params_ == first.best_params_
+
+
+def _never(*_: Any) -> float:
+    raise AssertionError("nothing is left to train")
+
+
+def test_samples_train_on_more_rows_from_the_start(tmp_path: Path) -> None:
+    scheduler = {"type": "SuccessiveHalving", "resource": "Samples", "minResource": 50}
+    study = Study(
+        fit,
+        SPACE,
+        into=tmp_path,
+        search={"algorithm": "QuasiRandom", "scheduler": scheduler},
+        budget={"maxTrials": 9},
+        rows=400,
+        slots=2,
+    ).run(progress=False)
+    runs = sorted(len(trial.runs) for trial in study.state.trials)
+    assert runs == [1] * 6 + [2] * 2 + [3]
+
+
+def test_points_come_first_and_other_studies_teach(tmp_path: Path) -> None:
+    point = {"alpha": 0.001, "penalty": "l2"}
+    common: dict[str, Any] = {"budget": {"maxTrials": 4}, "slots": 2}
+    first = Study(fit, SPACE, into=tmp_path / "1", points=[point], **common).run(progress=False)
+    assert first.state.trials[0].params == point
+    second = Study(fit, SPACE, into=tmp_path / "2", warm_start=[first], **common)
+    assert second.run(progress=False).state.trials[0].params == first.best_params_
+
+
+def test_what_the_function_raises_fails_the_study_with_its_words(tmp_path: Path) -> None:
+    def wrong(config: dict[str, Any], *_: Any) -> float:
+        raise KeyError("gamma")
+
+    with pytest.raises(StudyFailed, match=r"TooManyFailedTrials.*KeyError: 'gamma'"):
+        Study(wrong, SPACE, into=tmp_path, budget={"maxTrials": 20}, slots=2).run(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"spaces": {"alpha": {"min": 1.0}}}, "spaces[0].alpha"),
+        ({"spaces": {"alpha": [1, 2]}}, "spaces[0].alpha"),
+        ({"spaces": {"alpha": {"values": [None]}}}, "spaces[0].alpha"),
+        ({"spaces": {}}, "spaces"),
+        ({"search": {"algorithm": "Best"}}, "search.algorithm"),
+        ({"search": {"algorithm": "Grid"}}, "searchSpaces"),
+        (
+            {"search": {**ASHA, "scheduler": {"type": "ASHA", "resource": "Folds"}}},
+            "search.scheduler.resource",
+        ),
+        (
+            {"search": {"algorithm": "Random", "constraints": ["alpha > 2.0"]}},
+            "spec.search.constraints",
+        ),
+        (
+            {
+                "search": {
+                    "algorithm": "Random",
+                    "scheduler": {"type": "ASHA", "resource": "Samples"},
+                }
+            },
+            "rows",
+        ),
+        ({"budget": {}}, "budget"),
+        ({"budget": {"maxTrials": 0}}, "budget.maxTrials"),
+        ({"points": [{"alpha": 7.0}]}, "spec.search.points[0].alpha"),
+    ],
+)
+def test_wrong_settings_are_refused_with_their_field(
+    changes: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"spaces": SPACE, "budget": {"maxTrials": 2}, **changes}
+    with pytest.raises(SpecError) as error:
+        Study(fit, into=tmp_path, **settings)
+    assert error.value.field == field
+
+
+def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    Study(fit, SPACE, into=tmp_path, budget={"maxTrials": 1}, slots=1).run(progress=False)
+    other = Study(fit, SPACE, into=tmp_path, budget={"maxTrials": 1}, epochs=2)
+    with pytest.raises(SpecError, match="a changed study needs a folder of its own"):
+        other.run(progress=False)

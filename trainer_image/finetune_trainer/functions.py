@@ -1,0 +1,195 @@
+"""Works on items with a Python function of the user's: what `library.Study` runs in its slots."""
+
+import json
+import logging
+import math
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from ray import cloudpickle
+
+from finetune_api.combinations import Params
+from finetune_trainer.broker import CHECKPOINTS
+from finetune_trainer.errors import FailureClass, TrialFailure
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import RefitItem, TrainItem
+from finetune_trainer.search.storage import Storage
+from finetune_trainer.work import Item, Work
+
+log = logging.getLogger("finetune.functions")
+
+ESTIMATOR = "model/estimator.pkl"
+_POSITION = "position.json"
+_STATE = "state"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """How much of a training a call is for."""
+
+    epochs: float
+    """Train until the trial has had so many epochs in all."""
+
+    begun: float = 0
+    """Epochs that the checkpoint has."""
+
+    rows: int | None = None
+    """Train on so many of the training rows; None for all."""
+
+    fold: int | None = None
+    """Validate on this part; None without cross-validation."""
+
+    seed: int = 0
+    """Of all that is random; the same for all folds of a repetition."""
+
+
+Outcome: TypeAlias = float | Mapping[str, float]
+"""The metric, or several by name."""
+
+Train: TypeAlias = Callable[[Params, Resource, Path], Outcome | Iterator[Outcome]]
+"""(config, resource, checkpoint) → the metric after `resource.epochs`, or, of a generator, after each epoch.
+
+`checkpoint` is a folder: what an earlier call for this trial left in it is there, and what the function
+leaves in it will be. A generator yields after each new epoch, and leaves it before. On a new sample of rows it begins empty.
+"""
+
+Refit: TypeAlias = Callable[[Params, Resource], Any]
+"""(config, resource) → the final model, trained on all rows; it must be picklable."""
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What slots get: the functions, and what they need to know of the study."""
+
+    train: Train
+    refit: Refit | None
+    storage: str
+    metric: str
+    epochs: int
+    rows: int | None
+    gpus: float
+
+
+class FunctionWorker:
+    """Calls the user's functions in one slot."""
+
+    def __init__(self, material: Functions) -> None:
+        self._study = material
+        self._storage = Storage.open(material.storage)
+
+    def work(self, item: Item, work: Work) -> list[ev.Event]:
+        """Do `item`; the events that tell how it ended."""
+        try:
+            return self._refit(item) if isinstance(item, RefitItem) else self._train(item, work)
+        except Exception as error:  # any: what the function raises is the trial's failure
+            log.exception("the function failed")
+            kind, message = _failure(error)
+            if isinstance(item, RefitItem):
+                return [ev.RefitRequeued(time.time(), f"{kind}: {message}"[:500])]
+            return [ev.Failed(time.time(), item.trial, kind, message[:500], item.run)]
+
+    def _train(self, item: TrainItem, work: Work) -> list[ev.Event]:
+        whole = float(item.params.get("epochs", self._study.epochs))
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            epoch = self._begin(item, folder)
+            seconds, last = item.seconds, time.monotonic()
+            outcomes = self._outcomes(item, epoch, folder / _STATE)
+            ended = False
+            while epoch < item.to_epoch and (item.to_seconds is None or seconds < item.to_seconds):
+                said = next(outcomes, None)
+                if said is None:  # a generator that has nothing more to train
+                    ended = True
+                    break
+                each, outcome = said
+                epoch = min(item.to_epoch, math.floor(epoch) + 1) if each else item.to_epoch
+                took, last = time.monotonic() - last, time.monotonic()
+                seconds += took
+                work.say(self._epoch_event(item, epoch, outcome, took))
+                if epoch < item.to_epoch and work.should_pause():
+                    saved = self._save(item, folder, epoch)
+                    return [saved, ev.Requeued(time.time(), item.trial, run=item.run)]
+            ended = ended or epoch >= whole
+            rows = self._study.rows
+            finished = ended and (item.rows is None or rows is None or item.rows >= rows)
+            reached = ev.Reached(time.time(), item.trial, finished, item.run)
+            return [reached] if ended else [self._save(item, folder, epoch), reached]
+
+    def _begin(self, item: TrainItem, folder: Path) -> float:
+        """Put the checkpoint's files in place; the epochs it has."""
+        if item.checkpoint is not None:
+            try:
+                fetched = self._storage.download(item.checkpoint, folder / "fetched")
+                shutil.copytree(fetched / _STATE, folder / _STATE)
+                return float(json.loads((fetched / _POSITION).read_text()))
+            except FileNotFoundError:  # the trial is worth more than the epochs it lost
+                shutil.rmtree(folder / _STATE, ignore_errors=True)
+        (folder / _STATE).mkdir()
+        return 0.0
+
+    def _outcomes(
+        self, item: TrainItem, begun: float, folder: Path
+    ) -> Iterator[tuple[bool, Outcome]]:
+        """What the function says, each with whether it is of one epoch."""
+        rows = item.rows
+        if rows is not None and self._study.rows is not None:
+            rows = min(rows, self._study.rows)
+        resource = Resource(item.to_epoch, begun, rows, item.fold, item.seed)
+        result = self._study.train(dict(item.params), resource, folder)
+        if isinstance(result, Iterator):
+            yield from ((True, outcome) for outcome in result)
+        else:
+            yield False, result
+
+    def _epoch_event(
+        self, item: TrainItem, epoch: float, outcome: Outcome, seconds: float
+    ) -> ev.Event:
+        named = outcome if isinstance(outcome, Mapping) else {self._study.metric: outcome}
+        metrics = {name: float(value) for name, value in named.items()}
+        if self._study.metric not in metrics:
+            raise TrialFailure(
+                "UserError",
+                f"train must return {self._study.metric} (got {', '.join(metrics) or 'nothing'})",
+            )
+        value = metrics[self._study.metric]
+        if not math.isfinite(value):
+            raise TrialFailure(
+                "Diverged", f"{self._study.metric} is {value} after {epoch:g} epochs"
+            )
+        gpu_seconds = seconds * self._study.gpus
+        return ev.EpochDone(
+            time.time(), item.trial, epoch, value, metrics, 0.0, seconds, gpu_seconds, item.run
+        )
+
+    def _save(self, item: TrainItem, folder: Path, epoch: float) -> ev.Event:
+        path = f"{CHECKPOINTS}/{item.trial}/{item.run}-{epoch:g}-{uuid.uuid4().hex[:8]}"
+        shutil.rmtree(folder / "fetched", ignore_errors=True)
+        (folder / _POSITION).write_text(json.dumps(epoch))
+        self._storage.upload(folder, path)
+        return ev.Saved(time.time(), item.trial, epoch, path, item.run)
+
+    def _refit(self, item: RefitItem) -> list[ev.Event]:
+        assert self._study.refit is not None  # or there would be no such item
+        started = time.monotonic()
+        params, epochs = item.segments[-1]
+        model = self._study.refit(dict(params), Resource(epochs, seed=item.seed))
+        self._storage.write(ESTIMATOR, cast(bytes, cloudpickle.dumps(model)))
+        spent = (time.monotonic() - started) * self._study.gpus
+        return [ev.RefitDone(time.time(), item.trial, ESTIMATOR, gpu_seconds=spent)]
+
+
+def _failure(error: Exception) -> tuple[FailureClass, str]:
+    match error:
+        case TrialFailure():
+            return error.failure_class, error.message
+        case MemoryError():
+            return "OutOfMemory", str(error) or "MemoryError"
+        case OSError() | RuntimeError():
+            return "Internal", f"{type(error).__name__}: {error}"
+    return "UserError", f"{type(error).__name__}: {error}"

@@ -1,0 +1,368 @@
+"""The same search over any Python function: searchers, schedulers, folds, budgets, records and resume."""
+
+import _thread
+import os
+import pickle
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pandas as pd
+import ray
+from pydantic import ValidationError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from finetune_api.combinations import Params, Space
+from finetune_api.metrics import Goal
+from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain
+from finetune_api.study import SEARCH_RULES, Budget, Search
+from finetune_trainer.broker import Snapshot
+from finetune_trainer.driver import FAILURES, run_slots, start_broker
+from finetune_trainer.environment import SlotResources
+from finetune_trainer.errors import SpecError
+from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
+from finetune_trainer.progress import LocalSink
+from finetune_trainer.search.decisions import next_item
+from finetune_trainer.search.identity import claim
+from finetune_trainer.search.inheritance import MOST
+from finetune_trainer.search.items import End
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposer, inheritable
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.state import StudyState
+from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.trials import Trial
+
+__all__ = ["Resource", "Study", "StudyFailed"]
+
+_POLL_SECONDS = 1.0
+
+
+class StudyFailed(Exception):
+    """The search ended without a result; the message says why."""
+
+
+class Study:
+    """A search over `train(config, resource, checkpoint)`, kept in a folder.
+
+    Run again with the same folder it goes on where it was; a finished one is only read. After `run` there
+    are `best_params_`, `best_score_`, `cv_results_` and, with `refit`, `best_estimator_`.
+    """
+
+    def __init__(
+        self,
+        train: Train,
+        spaces: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        into: str | Path,
+        search: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+        points: Sequence[Params] = (),
+        warm_start: Sequence["Study"] = (),
+        epochs: int = 1,
+        folds: int = 1,
+        repeats: int = 1,
+        rows: int | None = None,
+        metric: str = "score",
+        goal: Goal = "Maximize",
+        best_of_last: bool = False,
+        target: float | None = None,
+        refit: Refit | None = None,
+        slots: int | None = None,
+        gpus: float = 0.0,
+    ) -> None:
+        """Check everything; nothing runs yet. Raises SpecError with the field that is wrong.
+
+        `spaces`: name → domain, or several of them: `{"values": [...]}`, or `{"min":, "max":}` with
+        `step` or `scale: "Log"`, any with `when`. `search` and `budget` are those of a manifest
+        (`{"algorithm": "TPE", "scheduler": {"type": "ASHA"}}`, `{"maxTrials": 40}`). `points` are tried first;
+        of the finished studies `warm_start` the searcher learns. `epochs` are those of a whole training, `rows` all its training rows (for resource Samples). `slots` trainings run side
+        by side, each with `gpus` (default: one a core).
+        """
+        self._folder = Path(into)
+        self._functions = (train, refit)
+        self._slots = slots or os.cpu_count() or 1
+        self._gpus = gpus
+        self._rows = rows
+        parsed_search = _parsed(Search, "search", {"algorithm": "Random", **(search or {})})
+        self._budget = _parsed(Budget, "budget", budget or {})
+        several = [spaces] if isinstance(spaces, Mapping) else list(spaces)
+        domains = [
+            {name: _domain(f"spaces[{index}].{name}", given) for name, given in space.items()}
+            for index, space in enumerate(several)
+        ]
+        self._problem = Problem(
+            search=parsed_search,
+            spaces=cast(Sequence[Space], domains),
+            metrics=(metric,),
+            goals=(goal,),
+            max_epochs=epochs,
+            points=tuple(points),
+            folds=folds,
+            repeats=repeats,
+            best_of_last=best_of_last,
+            target=target,
+            refit=refit is not None,
+        )
+        self._check(several)
+        self._parts = {
+            "search": parsed_search.to_json(),
+            "spaces": several,
+            "points": list(points),
+            "metric": [metric, goal],
+            "training": [epochs, folds, repeats, rows],
+        }
+        self._warm_start = warm_start
+        self._state: StudyState | None = None
+
+    def _check(self, spaces: Sequence[Mapping[str, Any]]) -> None:
+        problem = self._problem
+        if not spaces or not all(spaces):
+            raise SpecError("spaces", "must have at least one hyperparameter each")
+        for name in ("points", "warmStart"):
+            if problem.search.to_json().get(name):
+                raise SpecError(f"search.{name}", "must be given as an argument of Study")
+        if problem.rung_by == "Samples" and self._rows is None:
+            raise SpecError("rows", "must be given with resource Samples")
+        as_spec = SimpleNamespace(
+            search=problem.search,
+            search_spaces=[SimpleNamespace(domains=lambda s=space: s) for space in problem.spaces],
+            budget=self._budget,
+            hyperparameters=SimpleNamespace(epochs=problem.max_epochs),
+            validation=SimpleNamespace(
+                cross_validation=problem.folds if problem.folds > 1 else None,
+                folds=problem.folds,
+                repeats=problem.repeats,
+            ),
+            objective=SimpleNamespace(secondary=[]),
+        )
+        for rule in SEARCH_RULES:
+            if not rule.holds(as_spec):
+                raise SpecError(rule.field.lstrip("."), rule.explain(as_spec))
+        Proposer(problem).check()
+
+    def run(self, progress: bool = True) -> "Study":
+        """Search until the budget is spent or all is tried, then refit; this study.
+
+        Raises StudyFailed if no trial has a value or too many failed, SpecError if the folder is another
+        study's, BlockingIOError if another process runs it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        storage = Storage.open(str(self._folder))
+        claim(storage, self._parts)
+        if not self._over(storage):
+            sink = LocalSink(self._folder)
+            term = sink.claim_term()
+            try:
+                self._run(term, progress)
+            finally:
+                sink.release()
+        self._state = self._replayed(storage)
+        outcome = next_item(self._state, self._budget, 0.0)
+        if not isinstance(outcome, End) or outcome.reason in FAILURES:
+            why = f"{outcome.reason}: {outcome.message}" if isinstance(outcome, End) else "no end"
+            self._state = None
+            raise StudyFailed(why)
+        return self
+
+    def _over(self, storage: Storage) -> bool:
+        state = self._replayed(storage)
+        return state.ended is not None and isinstance(next_item(state, self._budget, 0.0), End)
+
+    def _replayed(self, storage: Storage) -> StudyState:
+        state = StudyState(self._problem)
+        for event in read_history(storage).events:
+            state.apply(event)
+        return state
+
+    def _run(self, term: int, progress: bool) -> None:
+        own = not ray.is_initialized()
+        if own:
+            ray.init(
+                address="local",
+                num_cpus=self._slots,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        try:
+            self._search(term, progress)
+        finally:
+            if own:
+                ray.shutdown()
+
+    def _search(self, term: int, progress: bool) -> None:
+        broker = start_broker(self._problem, self._budget, str(self._folder), term)
+        if self._warm_start and not ray.get(broker.inherits.remote()):
+            ray.get(broker.inherit.remote(self._inherited()))
+        train, refit = self._functions
+        functions = Functions(
+            train,
+            refit,
+            str(self._folder),
+            self._problem.metrics[0],
+            self._problem.max_epochs,
+            self._rows,
+            self._gpus,
+        )
+        share = SlotResources(1, self._gpus)
+        with _Watch(broker, self._budget, progress):
+            run_slots(broker, FunctionWorker, functions, self._slots, share)
+        ray.get(broker.write_results.remote())
+
+    def _inherited(self) -> list[tuple[Params, float]]:
+        found = [
+            (trial.params, trial.best.value)
+            for study in self._warm_start
+            for trial in study.state.ranked(study.state.trials)
+            if trial.best is not None
+        ]
+        return inheritable(self._problem, found, MOST)
+
+    @property
+    def state(self) -> StudyState:
+        """All that the records tell. Raises RuntimeError before `run`."""
+        if self._state is None:
+            raise RuntimeError("run() must come first")
+        return self._state
+
+    def _winner(self) -> Trial:
+        winner = self.state.best_trial()
+        assert winner is not None  # or run would have raised
+        return winner
+
+    @property
+    def best_params_(self) -> Params:
+        """The hyperparameters of the winner."""
+        return self._winner().params
+
+    @property
+    def best_score_(self) -> float:
+        """Its value: the mean over its folds and repeats."""
+        best = self._winner().best
+        assert best is not None  # it is the winner by it
+        return best.value
+
+    @property
+    def best_estimator_(self) -> Any:
+        """What `refit` returned. Raises RuntimeError without a refit."""
+        if self.state.refit is None:
+            raise RuntimeError("the study must have a refit function")
+        return pickle.loads((self._folder / ESTIMATOR).read_bytes())
+
+    @property
+    def cv_results_(self) -> pd.DataFrame:
+        """A row a trial, with the columns of scikit-learn's searches, and how far the trial got.
+
+        `split<n>_test_score`, their mean, standard deviation (of the population) and rank. A trial without
+        a value has NaN and the last rank.
+        """
+        ranked = self.state.ranked(self.state.trials)
+        rank = {trial.number: place for place, trial in enumerate(ranked, start=1)}
+        rows = [self._row(trial, rank.get(trial.number)) for trial in self.state.trials]
+        frame = pd.DataFrame(rows)
+        last = len(ranked) + 1
+        frame["rank_test_score"] = frame["rank_test_score"].fillna(last).astype(int)
+        return frame
+
+    def _row(self, trial: Trial, rank: int | None) -> dict[str, Any]:
+        splits: dict[str, float] = {}
+        if trial.best is not None:
+            for number in self.state.runs_at(trial.evaluated_level):
+                done = trial.runs[number].at(trial.best.epoch)
+                if done is not None:
+                    splits[f"split{number % self._problem.trainings}_test_score"] = done.value
+        scores = pd.Series(splits, dtype=float)
+        return {
+            "mean_fit_time": sum(e.seconds for run in trial.runs.values() for e in run.epochs)
+            / max(1, len(trial.runs)),
+            **{f"param_{name}": value for name, value in trial.params.items()},
+            "params": trial.params,
+            **splits,
+            "mean_test_score": scores.mean(),
+            "std_test_score": scores.std(ddof=0),
+            "rank_test_score": rank,
+            "epochs": trial.trained,
+            "status": trial.status,
+            "message": trial.message,
+        }
+
+
+def _parsed(kind: type[Any], field: str, given: Mapping[str, Any]) -> Any:
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        raise SpecError(*_first(field, error)) from error
+
+
+def _first(field: str, error: ValidationError) -> tuple[str, str]:
+    problem = error.errors()[0]
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem["loc"])
+    return f"{field}{place}", f"{problem['msg']} (got {problem['input']!r})"
+
+
+def _domain(field: str, given: Any) -> Domain:
+    """The domain that a plain mapping means, by the types of its values."""
+    if not isinstance(given, Mapping):
+        raise SpecError(field, f"must have values, or min and max (got {given!r})")
+    numbers = [given.get(name) for name in ("min", "max", "step") if name in given]
+    numbers += given.get("values", [])
+    kind: type[Domain] = ChoiceDomain
+    if all(type(number) is int for number in numbers):
+        kind = IntegerDomain
+    elif all(type(number) in (int, float) for number in numbers):
+        kind = FloatDomain
+    elif not all(isinstance(value, str | int | float) for value in numbers):
+        raise SpecError(field, f"must have values of text, numbers, true or false (got {given!r})")
+    return cast(Domain, _parsed(kind, field, given))
+
+
+class _Watch:
+    """Shows how far the search is; interrupts it if the broker is gone."""
+
+    def __init__(self, broker: Any, budget: Budget, shown: bool) -> None:
+        self._broker, self._budget = broker, budget
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, disable=not shown)
+        self._task = self._progress.add_task("trials", total=None)
+        self._stop = threading.Event()
+        self._lost = ""
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> None:
+        self._progress.start()
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.stop()
+        if kind is KeyboardInterrupt and self._lost:
+            raise RuntimeError(f"the records cannot be written: {self._lost}")
+
+    def _loop(self) -> None:
+        last = False
+        while not last:
+            last = self._stop.wait(_POLL_SECONDS)
+            try:
+                snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget))
+            except ray.exceptions.RayError as error:
+                self._lost = str(error)
+                if not last:  # the main thread is inside Ray Tune
+                    _thread.interrupt_main()
+                return
+            counts, best = snapshot.findings.trials, snapshot.findings.best
+            ended = counts.completed + counts.stopped + counts.diverged + counts.failed
+            said = "refit" if snapshot.refitting else "trials"
+            if best is not None:
+                said += f", best {best.value:.6g} (trial {best.trial})"
+            self._progress.update(
+                self._task, completed=ended, total=counts.planned, description=said
+            )
