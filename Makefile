@@ -39,7 +39,7 @@ demo: examples/data/.prepared ## Run an example study on this machine, without K
 test: test-fast test-cluster test-e2e ## Every test: in process, on a real API server, on a real node
 
 test-fast: examples/data/.prepared ## Tests in process
-	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/api tests/operator tests/trainer
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/api tests/operator tests/trainer
 
 test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
 	$(PYTHON) -m tests.cluster.onenode build

@@ -21,6 +21,7 @@ SEARCHERS = ("Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES",
 SCHEDULERS = ("None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA")
 FEATURES = ("conditions", "constraints", "points", "warm start", "resume")
 TRIALS = 14
+ROOT = Path(__file__).resolve().parents[2]
 
 GRID: dict[str, Any] = {
     "learningRate": {"values": [1e-4, 3e-4, 1e-3, 3e-3]},
@@ -177,3 +178,7 @@ def _cell(searcher: str, scheduler: str) -> str:
     if len(had) == len(FEATURES):
         return "all"
     return "all but " + ", ".join(f for f in FEATURES if f not in had) if had else "—"
+
+
+def test_the_documented_table_is_this_one() -> None:
+    assert as_markdown() in (ROOT / "docs" / "search.md").read_text()

@@ -8,7 +8,8 @@
 | MedianStop | one; rungs at equal distances | what is at least the median | at once |
 | PASHA | one that grows | its best 1/η, below the highest rung | at once |
 
-None has a single rung, from which nothing goes on.
+None has a single rung, from which nothing goes on. ASHA and PASHA promote a little ahead of the results
+that are on their way (`rungs.Rung`).
 """
 
 from collections.abc import Callable, Iterator
@@ -34,8 +35,9 @@ class Ladder:
         self.paused: set[int] = set()
         """Trials that wait at a rung."""
 
+        ahead = scheduler.type in ("ASHA", "PASHA")
         self._rungs = [
-            Rung(lambda results: promotions(scheduler, results))
+            Rung(lambda results: promotions(scheduler, results), ahead)
             for _ in problem.resources[placement.first : -1]
         ]
 

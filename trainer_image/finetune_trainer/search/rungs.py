@@ -14,9 +14,15 @@ _Entry: TypeAlias = tuple[float, int]
 class Rung:
     """The results of one rung; every operation costs O(log n)."""
 
-    def __init__(self, promoted: Callable[[int], int]) -> None:
-        """`promoted(n)` of n results may go on; with one result more at most one more."""
+    def __init__(self, promoted: Callable[[int], int], ahead: bool = False) -> None:
+        """`promoted(n)` of n results may go on; with one result more at most one more.
+
+        With `ahead` half of the trials on their way here count as if they had come. It saves many workers
+        from starting new trials while good ones wait; one worker never has any on their way.
+        """
         self._promoted = promoted
+        self._ahead = ahead
+        self._coming = 0
         self.scores: dict[int, float] = {}
         """Trial → its score here."""
 
@@ -41,8 +47,18 @@ class Rung:
         self._gone: set[int] = set()
         """Trials that cannot be promoted (again)."""
 
+    def expect(self) -> None:
+        """One more trial is on its way here."""
+        self._coming += 1
+
+    def lose(self) -> None:
+        """A trial that was expected will not come."""
+        self._coming -= 1
+        self.lost += 1
+
     def report(self, trial: int, score: float) -> None:
         """Add the result of `trial`; a larger score is better, and of equals the earlier trial."""
+        self._coming -= 1
         self.scores[trial] = score
         entry = (score, -trial)
         heapq.heappush(self._in_reach, entry)
@@ -52,7 +68,10 @@ class Rung:
             self._await(entry)
             entry = worst
         heapq.heappush(self._rest, _negated(entry))
-        if len(self._top) < self.promotions:
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._rest and len(self._top) < self.promotions:
             best = _negated(heapq.heappop(self._rest))
             heapq.heappush(self._top, best)
             self._await(best)
@@ -70,7 +89,8 @@ class Rung:
     @property
     def promotions(self) -> int:
         """How many trials the results so far let go on."""
-        return self._promoted(len(self.scores))
+        count = len(self.scores)
+        return min(count, self._promoted(count + self._coming // 2 if self._ahead else count))
 
     def withdraw(self, trial: int) -> None:
         """`trial` was promoted, or has ended: it is not to be promoted from here (again)."""
@@ -79,6 +99,7 @@ class Rung:
 
     def promotable(self, preferred: Callable[[int], bool] | None = None) -> int | None:
         """The best trial of the top that can be promoted, of those that are `preferred` if there are any."""
+        self._fill()
         while self._candidates and self._candidates[0][1] not in self._waiting:
             heapq.heappop(self._candidates)
         if not self._candidates:

@@ -167,6 +167,9 @@ class StudyState:
 
     def _begin_level(self, trial: Trial) -> None:
         trial.begun = True
+        rung = self._schedule[trial.ladder].rung(trial.level)
+        if rung is not None:
+            rung.expect()
         trial.plan = self.runs_at(trial.level)
         for number in trial.plan:
             run = trial.runs.setdefault(number, Run(number))
@@ -301,7 +304,7 @@ class StudyState:
         ladder = self._schedule[trial.ladder]
         rung = ladder.rung(trial.level)
         if rung is not None:
-            rung.lost += 1
+            rung.lose()
         self.trials_since_best += trial.level == ladder.first
 
     def _end(self, event: ev.SearchEnded) -> None:
