@@ -1,5 +1,6 @@
 """`from finetune_trainer import Study`: real networks on scikit-learn's digits, through Ray."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 from finetune_trainer import Resource, Study, StudyFailed
 from finetune_trainer.errors import SpecError
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES, DIGITS = load_digits(return_X_y=True)
 IMAGES = IMAGES[:600] / 16.0
 DIGITS = DIGITS[:600]
@@ -215,3 +217,19 @@ def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     other = Study(fit, SPACE, into=tmp_path, budget={"maxTrials": 1}, epochs=2)
     with pytest.raises(SpecError, match="a changed study needs a folder of its own"):
         other.run(progress=False)
+
+
+def test_the_notebook_runs_and_shows_what_came_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = json.loads((ROOT / "examples" / "digits.ipynb").read_text())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "notebook"}
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+    best = names["study"].best_estimator_
+    assert best.score(names["held_out_images"], names["held_out_digits"]) > 0.93
+    shown = ["".join(out["data"]["text/plain"]) for cell in cells for out in cell["outputs"]]
+    assert "mean_test_score" in shown[0]
+    assert names["spent"] < names["whole"] / 3

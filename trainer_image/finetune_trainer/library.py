@@ -81,7 +81,7 @@ class Study:
         of the finished studies `warm_start` the searcher learns. `epochs` are those of a whole training, `rows` all its training rows (for resource Samples). `slots` trainings run side
         by side, each with `gpus` (default: one a core).
         """
-        self._folder = Path(into)
+        self._folder = Path(into).resolve()  # processes of Ray may run elsewhere
         self._functions = (train, refit)
         self._slots = slots or os.cpu_count() or 1
         self._gpus = gpus
