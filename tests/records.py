@@ -17,11 +17,11 @@ def check_records(folder: Path, trials: int) -> None:
     events = events_of(folder)
     proposed = [event.trial for event in events if isinstance(event, ev.Proposed)]
     assert proposed == list(range(trials))
-    saved: dict[int, int] = {}
+    saved: dict[tuple[int, int], float] = {}
     for event in events:
         if isinstance(event, ev.Saved):
-            saved[event.trial] = event.epoch
+            saved[event.trial, event.run] = event.epoch
         elif isinstance(event, ev.EpochDone):
-            assert event.epoch > saved.get(event.trial, 0), (
+            assert event.epoch > saved.get((event.trial, event.run), 0), (
                 f"{event} repeats what its checkpoint had"
             )

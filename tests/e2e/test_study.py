@@ -109,17 +109,17 @@ def test_study_survives_the_loss_of_drivers_and_pods(platform: Platform) -> None
     for term in (1, 2):
         platform.wait(
             f"term {term} with a trial at its rung",
-            lambda term=term: _term(platform, name) == term and running_trials(platform, name),
+            lambda term=term: term_of(platform, name) == term and running_trials(platform, name),
             240,
         )
-        head = _pod(platform, name, 0)
+        head = pod_of(platform, name, 0)
         platform.kubectl("exec", "-n", TEAM, head, "--", "python3", "-c", _KILL_DRIVER)
-    platform.wait("term 3", lambda: _term(platform, name) == 3, 120)
-    platform.kubectl("delete", "pod", "-n", TEAM, _pod(platform, name, 1), "--wait=false")
+    platform.wait("term 3", lambda: term_of(platform, name) == 3, 120)
+    platform.kubectl("delete", "pod", "-n", TEAM, pod_of(platform, name, 1), "--wait=false")
     platform.wait("more trials at their rung", lambda: running_trials(platform, name) >= 2, 240)
-    platform.kubectl("delete", "pod", "-n", TEAM, _pod(platform, name, 0), "--wait=false")
+    platform.kubectl("delete", "pod", "-n", TEAM, pod_of(platform, name, 0), "--wait=false")
     done = wait_complete(platform, name)
-    assert _term(platform, name) == 4
+    assert term_of(platform, name) == 4
     assert done["status"]["trials"]["failed"] == 0
     assert done["status"]["trials"]["summary"] == "8/8"
     check_records(folder(platform, name), 8)
@@ -128,13 +128,13 @@ def test_study_survives_the_loss_of_drivers_and_pods(platform: Platform) -> None
     assert len(jobs["items"]) == 1
 
 
-def _term(platform: Platform, name: str) -> int:
+def term_of(platform: Platform, name: str) -> int:
     """How many drivers the study has had."""
     config = ("configmap", f"{name}-progress", "-n", TEAM)
     return int(platform.kubectl("get", *config, "-o", "jsonpath={.data.term}") or 0)
 
 
-def _pod(platform: Platform, name: str, index: int) -> str:
+def pod_of(platform: Platform, name: str, index: int) -> str:
     def find() -> str:
         for pod in _running(platform, name, 1):
             if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == str(
@@ -152,11 +152,11 @@ def test_suspended_study_goes_on_from_its_records(platform: Platform) -> None:
     name = "suspended"
     platform.apply(study(name, budget={"maxTrials": 4}, refit=False))
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 240)
-    _patch(platform, name, {"suspend": True})
+    patch(platform, name, {"suspend": True})
     platform.wait("the pods to go", lambda: not platform.pods(name), 60)
     platform.wait("Suspended", lambda: condition(platform.study(name), "Suspended") == "True", 30)
     before = Counter(type(event).__name__ for event in events_of(folder(platform, name)))
-    _patch(platform, name, {"suspend": False, "budget": {"maxTrials": 5}})
+    patch(platform, name, {"suspend": False, "budget": {"maxTrials": 5}})
     done = wait_complete(platform, name)
     assert done["status"]["attempts"] == 2
     assert done["status"]["trials"]["summary"] == "5/5"
@@ -164,7 +164,7 @@ def test_suspended_study_goes_on_from_its_records(platform: Platform) -> None:
     check_records(folder(platform, name), 5)
 
 
-def _patch(platform: Platform, name: str, spec: Manifest) -> None:
+def patch(platform: Platform, name: str, spec: Manifest) -> None:
     platform.kubectl(
         "patch", "fts", name, "-n", TEAM, "--type=merge", "-p", json.dumps({"spec": spec})
     )

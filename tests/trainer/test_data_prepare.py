@@ -331,3 +331,49 @@ def test_model_code_is_never_run(prepare_files: Any, tmp_path: Path, examples: P
 def test_every_error_is_one_a_user_can_mend() -> None:
     assert issubclass(DataError, StudyError)
     assert (DataError.reason, ModelError.reason) == ("DataError", "ModelError")
+
+
+# Folds and samples.
+
+
+def test_folds_share_out_training_and_validation_rows_and_leave_the_test_rows_alone(
+    prepare_files: Any, tmp_path: Path
+) -> None:
+    data = prepare_files({"train": write_csv(tmp_path / "a.csv", good(50))})
+    pool = sorted([*data.train, *data.validation])
+    parts = [data.fold(index, 4, stratify=True, seed=3) for index in range(4)]
+    assert sorted(row for part in parts for row in part.validation) == pool
+    for part in parts:
+        assert sorted([*part.train, *part.validation]) == pool
+        assert (part.test == data.test).all()
+        classes = np.bincount(part.labels[part.validation], minlength=2)
+        assert abs(int(classes[0]) - int(classes[1])) <= 1
+    assert len({part.fingerprint for part in parts}) == 4
+    with pytest.raises(DataError, match=r"crossValidation.folds: must be at most the \d+ rows"):
+        data.fold(0, 100, stratify=False, seed=0)
+
+
+def test_a_sample_of_rows_is_part_of_a_larger_one_and_all_is_all(
+    prepare_files: Any, tmp_path: Path
+) -> None:
+    data = prepare_files({"train": write_csv(tmp_path / "a.csv", good(80))})
+    small, large = (data.sampled(rows, stratify=True, seed=1) for rows in (10, 30))
+    assert (len(small.train), len(large.train)) == (10, 30)
+    assert set(small.train) < set(large.train) < set(data.train)
+    assert set(np.bincount(small.labels[small.train])) == {5}
+    assert (data.sampled(999, stratify=True, seed=1).train == data.train).all()
+
+
+def test_a_metric_that_some_fold_leaves_undefined_is_refused_before_training(
+    prepare_files: Any, tmp_path: Path
+) -> None:
+    rows = [(text(row), "rare" if row < 4 else "common") for row in range(60)]
+    files = {"train": write_csv(tmp_path / "a.csv", rows)}
+    changes = {
+        "objective": {"metric": "roc_auc"},
+        "validation": {"crossValidation": {"folds": 8}},
+    }
+    with pytest.raises(
+        DataError, match="roc_auc must have a label that some validation rows of each"
+    ):
+        prepare_files(files, **changes)

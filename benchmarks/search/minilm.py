@@ -1,0 +1,323 @@
+"""How soon a result is there that is as good as the best of 24 full trials: MiniLM on docstrings, 9 epochs.
+
+Four ways to tune the same model on the same rows with the same hyperparameters, two trials side by side:
+
+- by hand: Ray Tune without early stopping, Hugging Face's Trainer at its defaults, 24 trials;
+- a process a trial: the same 24 trials, each in a fresh process with our training loop, which is a lower
+  bound of what a pod a trial would take (no scheduling, no image, no container);
+- Ray's ASHA by hand: Trainer with `group_by_length`, stopped as soon as any trial is as good;
+- ours: `finetune run`'s driver under ASHA, stopped as soon as any trial is as good.
+
+What must be reached is the best validation accuracy of the 24 trials by hand. Wall time counts from nothing
+to that result, with every start. The gain over the way by hand is then split into epochs (fewer trained),
+an epoch's cost (padding, and the loop itself) and the rest (starts, idle slots).
+
+Exits 1 if ours is less than 5 times as fast as by hand or as a process a trial, or less than 2 times as
+fast as Ray's ASHA.
+
+    python -m benchmarks.search.minilm
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe
+from finetune_api.hyperparameters import resolve
+from finetune_api.manifest import load_yaml, parse_study
+from finetune_api.study import FineTuneStudy
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.storage import Storage
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TRIALS, EPOCHS, SLOTS = 24, 9, 2
+MAX_LENGTH = 128
+MOST = 10 * TRIALS
+"""Trials after which a search gives up on being as good."""
+
+BARS = {"by hand": 5.0, "a process a trial": 5.0, "Ray's ASHA by hand": 2.0}
+
+
+@dataclass
+class Way:
+    """How one way went."""
+
+    seconds: float
+    best: float
+    trials: int
+    epochs: int
+    epoch_seconds: float
+    """Seconds of training and evaluation in all slots together, an epoch."""
+
+
+def study(trials: int, target: float | None = None) -> FineTuneStudy:
+    """The library example with texts in their full length, nine epochs, ASHA."""
+    manifest = load_yaml((EXAMPLES / "library.yaml").read_text())
+    spec = manifest["spec"]
+    spec["hyperparameters"] = {"epochs": EPOCHS, "maxLength": MAX_LENGTH, "lrSchedule": "Linear"}
+    spec["searchSpaces"] = [
+        {
+            "learningRate": {"min": 1e-5, "max": 1e-3, "scale": "Log"},
+            "batchSize": {"values": [8, 16, 32]},
+            "weightDecay": {"min": 0.0, "max": 0.1},
+        }
+    ]
+    spec["budget"] = {"maxTrials": trials}
+    spec["refit"] = False
+    if target is not None:
+        spec["objective"]["target"] = target
+    return parse_study(manifest)
+
+
+def configurations(count: int) -> list[dict[str, Any]]:
+    """What our study would try, in its order."""
+    proposer, found = Proposer(Problem.of(study(count).spec)), []
+    for _ in range(count):
+        proposal = proposer.propose()
+        assert proposal is not None  # the space is continuous
+        found.append(dict(proposal.params))
+        proposer.record(proposal.params)
+    return found
+
+
+def as_rows(data: Any, part: Any) -> list[dict[str, Any]]:
+    """Tokenised rows as Trainer takes them."""
+    room, frame = MAX_LENGTH - data.frame.special, data.frame
+    return [
+        {
+            "input_ids": [*frame.before, *data.columns[0][row][:room].tolist(), *frame.after],
+            "labels": int(data.labels[row]),
+        }
+        for row in part
+    ]
+
+
+def train_by_hand(config: dict[str, Any], rows: Any, model: str, grouped: bool) -> None:
+    """The trainable of somebody who puts Trainer into Ray Tune."""
+    import numpy as np
+    import torch
+    from ray import tune
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    torch.set_num_threads(1)
+    train, validation, labels = rows
+
+    class Report(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
+            tune.report({"accuracy": metrics["eval_accuracy"], "epoch": round(state.epoch)})
+
+    def accuracy(found: Any) -> dict[str, float]:
+        return {"accuracy": float(np.mean(found.predictions.argmax(axis=1) == found.label_ids))}
+
+    with tempfile.TemporaryDirectory() as scratch:
+        Trainer(
+            model=AutoModelForSequenceClassification.from_pretrained(model, num_labels=labels),
+            args=TrainingArguments(
+                output_dir=scratch,
+                num_train_epochs=EPOCHS,
+                learning_rate=config["learningRate"],
+                per_device_train_batch_size=config["batchSize"],
+                weight_decay=config["weightDecay"],
+                warmup_ratio=0.06,
+                eval_strategy="epoch",
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                train_sampling_strategy="group_by_length" if grouped else "random",
+            ),
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(model)),
+            compute_metrics=accuracy,
+            callbacks=[Report()],
+        ).train()
+
+
+def by_hand(asha: bool, trials: int, target: float | None) -> Way:
+    """Ray Tune and Trainer, wired by hand."""
+    started = time.time()
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    from finetune_trainer.data import prepare
+
+    data = prepare(study(trials).spec, EXAMPLES)
+    rows = as_rows(data, data.train), as_rows(data, data.validation), len(data.label_names)
+    ray.init(
+        address="local",
+        num_cpus=SLOTS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    model = str((EXAMPLES / "models" / "all-MiniLM-L6-v2").resolve())
+    trainable = tune.with_parameters(train_by_hand, rows=rows, model=model, grouped=asha)
+
+    class Enough(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
+        best = -1.0
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            self.best = max(self.best, result.get("accuracy", -1.0))
+            return False
+
+        def stop_all(self) -> bool:
+            return target is not None and self.best >= target
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            param_space=tune.grid_search(configurations(trials)),
+            tune_config=tune.TuneConfig(
+                metric="accuracy",
+                mode="max",
+                scheduler=ASHAScheduler(
+                    time_attr="epoch", max_t=EPOCHS, grace_period=1, reduction_factor=3
+                )
+                if asha
+                else None,
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0, stop=Enough()),
+        ).fit()
+        frames = [f for r in found if (f := r.metrics_dataframe) is not None and len(f)]
+    ray.shutdown()
+    epochs = sum(len(frame) for frame in frames)
+    best = max(float(frame["accuracy"].max()) for frame in frames)
+    steady = sum(float(frame["time_this_iter_s"].iloc[1:].sum()) for frame in frames)
+    later = sum(len(frame) - 1 for frame in frames)
+    return Way(time.time() - started, best, len(frames), epochs, steady / max(1, later))
+
+
+def one_process(number: int) -> dict[str, Any]:
+    """One full trial by our training loop; what a fresh process runs."""
+    import torch
+
+    from finetune_trainer.data import prepare
+    from finetune_trainer.training import Pretrained, TrialRun
+
+    torch.set_num_threads(1)
+    spec = study(TRIALS).spec
+    data = prepare(spec, EXAMPLES)
+    pretrained = Pretrained.load(data.model, data.task, data.label_names)
+    config = resolve(spec.hyperparameters, configurations(number + 1)[number])
+    run = TrialRun(pretrained, data, config, number, spec.objective)
+    values, seconds = [], 0.0
+    while not run.finished:
+        result = run.train_to(EPOCHS)
+        assert result is not None  # nobody asks it to pause
+        values.append(result.metrics[spec.objective.metric])
+        seconds += result.seconds
+    return {"best": max(values), "seconds": seconds}
+
+
+def by_processes() -> Way:
+    """A fresh process for each of the trials, two at a time."""
+    started = time.time()
+
+    def trial(number: int) -> dict[str, Any]:
+        command = [sys.executable, "-m", "benchmarks.search.minilm", "--trial", str(number)]
+        run = subprocess.run(command, check=True, capture_output=True, text=True)
+        found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+        return found
+
+    with ThreadPoolExecutor(SLOTS) as pool:
+        found = list(pool.map(trial, range(TRIALS)))
+    epochs = TRIALS * EPOCHS
+    seconds = sum(trial["seconds"] for trial in found) / epochs
+    best = max(trial["best"] for trial in found)
+    return Way(time.time() - started, best, TRIALS, epochs, seconds)
+
+
+def by_ours(target: float) -> Way:
+    """The driver, as `finetune run` starts it."""
+    started = time.time()
+    from finetune_trainer.driver import Driver, Workplace
+    from finetune_trainer.environment import SlotResources
+    from finetune_trainer.progress import LocalSink
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Workplace(
+            study(MOST, target),
+            EXAMPLES,
+            folder,
+            LocalSink(Path(folder)),
+            SLOTS,
+            SlotResources(1, 0),
+        )
+        Driver(place).run()
+        events = read_history(Storage.open(folder)).events
+    done = [event for event in events if isinstance(event, ev.EpochDone)]
+    return Way(
+        time.time() - started,
+        max(event.value for event in done),
+        len({event.trial for event in done}),
+        len(done),
+        sum(event.seconds for event in done) / len(done),
+    )
+
+
+def main() -> int:
+    """Run the benchmark; 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--trial", type=int, help="only train this trial and print what it reached")
+    trial: int | None = parser.parse_args().trial
+    if trial is not None:
+        print(json.dumps(one_process(trial)))
+        return 0
+    os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    print(describe())
+    ways = {"by hand": by_hand(asha=False, trials=TRIALS, target=None)}
+    target = ways["by hand"].best
+    print(
+        f"to be reached: accuracy {target:.4f}, the best of {TRIALS} full trials by hand",
+        flush=True,
+    )
+    ways["a process a trial"] = by_processes()
+    ways["Ray's ASHA by hand"] = by_hand(asha=True, trials=MOST, target=target)
+    ours = ways["ours"] = by_ours(target)
+    print(
+        f"{'':20} {'wall, s':>8} {'best':>7} {'trials':>7} {'epochs':>7} {'s/epoch':>8} {'x ours':>7}"
+    )
+    missed = []
+    for name, way in ways.items():
+        ratio = way.seconds / ours.seconds
+        print(
+            f"{name:20} {way.seconds:>8.1f} {way.best:>7.4f} {way.trials:>7} {way.epochs:>7}"
+            f" {way.epoch_seconds:>8.2f} {ratio:>7.2f}"
+        )
+        if ratio < BARS.get(name, 0.0):
+            missed.append(f"{ratio:.1f} times as fast as {name}, must be {BARS[name]:g}")
+    if ours.best < target:
+        missed.append("ours was not as good")
+    hand = ways["by hand"]
+    epochs, cost = hand.epochs / ours.epochs, hand.epoch_seconds / ours.epoch_seconds
+    rest = hand.seconds / ours.seconds / epochs / cost
+    print(
+        f"against by hand: {epochs:.1f} x by fewer epochs, {cost:.2f} x by an epoch's cost (padding, loop),"
+        f" {rest:.2f} x by starts and idle slots"
+    )
+    print("MISSED: " + "; ".join(missed) if missed else "as fast as it must be")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
