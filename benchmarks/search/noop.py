@@ -1,6 +1,6 @@
 """What an item costs when the work itself is nothing: 10,000 trials under ASHA through Ray Tune.
 
-Prints milliseconds an item, the memory of driver and broker, the seconds in which the records load and
+Prints trials a second, milliseconds an item, the memory of driver and broker, the seconds in which the records load and
 derive their state again, and the size of the findings; exits 1 if a bar is missed.
 
     python -m benchmarks.search.noop [--trials 10000]
@@ -34,6 +34,7 @@ from finetune_trainer.work import Item, Work
 
 SLOTS = 2
 EPOCHS = 27
+LEAST_RATE = 80
 
 
 def study(trials: int) -> FineTuneStudy:
@@ -146,7 +147,10 @@ def main() -> int:
         ("records: requests to load", counting.requests, 100),
         ("findings, bytes", size, 64 * 1024),
     ]
-    missed = False
+    rate = trials / seconds
+    missed = rate < LEAST_RATE
+    least = f"   at least {LEAST_RATE}{'   MISSED' if missed else ''}"
+    print(f"{'trials a second (start included)':42} {rate:>10.0f}{least}")
     for name, value, bar in rows:
         miss = bar is not None and value > bar
         missed |= miss
