@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-fast test-cluster test-e2e check format generate cluster-up cluster-down demo-cluster clean
+.PHONY: help install demo test test-fast test-cluster test-e2e test-kinds check format generate cluster-up cluster-down demo-cluster clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## Install Python packages into .venv
 
@@ -46,7 +46,10 @@ test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
 	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster tests/chart
 
 test-e2e: examples/data/.prepared ## Tests with real pods on a real one-node cluster
-	$(PYTHON) -m pytest tests/e2e
+	$(PYTHON) -m pytest tests/e2e/test_study.py
+
+test-kinds: examples/data/.prepared ## A study of each kind on that node, disturbed on its way (half an hour; not part of test)
+	$(PYTHON) -m pytest tests/e2e/test_search.py
 
 check: $(STAMP) ## Lint, types, layers, generated files
 	$(VENV)/bin/ruff format --check .
