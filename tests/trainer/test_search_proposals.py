@@ -18,8 +18,8 @@ from finetune_api.spaces import IntegerDomain, NumericDomain
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposal, Proposer
-from finetune_trainer.search.trials import Evaluation, Trial
+from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.trials import Evaluation, Proposal, Trial
 from tests.trainer.search_studies import CONTINUOUS, accuracy, study_spec
 
 CONDITIONAL = {

@@ -17,8 +17,7 @@ from finetune_api.combinations import Params, conditions_last
 from finetune_trainer.search.domains import coordinate, place
 from finetune_trainer.search.generations import complete_generations, merit
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposal
-from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.trials import Proposal, Trial
 
 _SIGMA = 0.25
 """Standard deviation at the start, of a cube with sides of 1."""

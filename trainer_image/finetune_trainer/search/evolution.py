@@ -16,8 +16,7 @@ from finetune_api.spaces import ChoiceDomain, Domain
 from finetune_trainer.search.domains import coordinate, draw, draw_params, member, place, space_of
 from finetune_trainer.search.generations import complete_generations, merit
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposal
-from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.trials import Proposal, Trial
 
 _SPREAD = 0.1
 """Standard deviation of a mutation, as a share of the domain on its scale."""

@@ -29,8 +29,7 @@ from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain, IntegerDomain, NumericDomain, Steps
 from finetune_trainer.search.domains import rounded
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposal
-from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.trials import Proposal, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

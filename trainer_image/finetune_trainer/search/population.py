@@ -15,8 +15,8 @@ from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain, NumericDomain
 from finetune_trainer.search.domains import draw, rounded, space_of
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.proposals import Proposal, Proposer
-from finetune_trainer.search.trials import Evaluation, Trial
+from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.trials import Evaluation, Proposal, Trial
 
 Score: TypeAlias = Callable[[Evaluation | None], float]
 

@@ -6,7 +6,6 @@ QuasiRandom follow from the trial's number; the others also from the results so 
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
@@ -23,7 +22,7 @@ from finetune_trainer.errors import SpecError
 from finetune_trainer.search.domains import draw_params, place
 from finetune_trainer.search.points import fitting, named_points
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.trials import Proposal, Trial
 
 _DRAWS = 100
 """Draws that may repeat earlier trials, or break constraints, before a finite space is walked for what it still has."""
@@ -36,16 +35,6 @@ _MODEL_DRAWS = 5
 
 _INHERITED_FIRST = 3
 """Inherited trials that are tried again."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A trial to be; the last three as in `trials.Trial`."""
-
-    params: Params
-    generation: int | None = None
-    parent: int | None = None
-    member: int | None = None
 
 
 _Draw: TypeAlias = Callable[[int, int, Sequence[Trial]], Proposal]

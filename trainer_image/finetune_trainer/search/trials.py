@@ -161,3 +161,13 @@ class Trial:
     def trained(self) -> float:
         """Epochs trained, over all its runs."""
         return sum(run.trained for run in self.runs.values())
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to be; the last three as in `Trial`."""
+
+    params: Params
+    generation: int | None = None
+    parent: int | None = None
+    member: int | None = None
