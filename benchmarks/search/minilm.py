@@ -118,6 +118,7 @@ def train_by_hand(config: dict[str, Any], rows: Any, model: str, grouped: bool) 
     )
 
     torch.set_num_threads(1)
+    config = config["trial"]
     train, validation, labels = rows
 
     class Report(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -136,7 +137,6 @@ def train_by_hand(config: dict[str, Any], rows: Any, model: str, grouped: bool) 
                 learning_rate=config["learningRate"],
                 per_device_train_batch_size=config["batchSize"],
                 weight_decay=config["weightDecay"],
-                warmup_ratio=0.06,
                 eval_strategy="epoch",
                 save_strategy="no",
                 report_to=[],
@@ -186,7 +186,7 @@ def by_hand(asha: bool, trials: int, target: float | None) -> Way:
     with tempfile.TemporaryDirectory() as folder:
         found = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
-            param_space=tune.grid_search(configurations(trials)),
+            param_space={"trial": tune.grid_search(configurations(trials))},
             tune_config=tune.TuneConfig(
                 metric="accuracy",
                 mode="max",
