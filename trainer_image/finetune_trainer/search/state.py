@@ -196,18 +196,20 @@ class StudyState:
         if len(trial.plan) == 1 and not self._by_level:  # most are: one result more, in O(1)
             done = trial.runs[trial.plan[0]].epochs[-1]
             found = trial.evaluations
+            again = bool(found) and found[-1].epoch >= done.epoch
             while found and found[-1].epoch >= done.epoch:
                 found.pop()
             found.append(Evaluation(done.epoch, done.value, done.metrics))
+            candidates = found if again or trial.best is None else [trial.best, found[-1]]
         else:
-            found = list(evaluations(trial.planned_runs))
+            found = candidates = list(evaluations(trial.planned_runs))
         if not found:
             return
         trial.evaluations, trial.evaluated_level = found, trial.level
         if self.problem.best_of_last:
             trial.best = found[-1]
         else:
-            trial.best = max(found, key=lambda e: (self.score(e), -e.epoch))
+            trial.best = max(candidates, key=lambda e: (self.score(e), -e.epoch))
         rank = self._rank(trial)
         heapq.heappush(self._ranking, (-rank[0], -rank[1], trial.number))
         if rank > self._best_rank:
