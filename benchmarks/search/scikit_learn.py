@@ -123,6 +123,7 @@ def by_scikit_learn(search: str, data: Data, seed: int) -> Outcome:
     """The search as scikit-learn's users run it."""
     common: dict[str, Any] = {"cv": data.folds, "n_jobs": PROCESSES, "refit": False}
     drawn = {"random_state": seed}
+    halving = {"factor": FACTOR, "min_resources": len(data.rows) // FACTOR**2}
     searcher: Any
     match search:
         case "Grid":
@@ -132,15 +133,13 @@ def by_scikit_learn(search: str, data: Data, seed: int) -> Outcome:
                 data.estimator, data.space, n_iter=data.candidates // 2, **drawn, **common
             )
         case "Grid, halving":
-            searcher = HalvingGridSearchCV(
-                data.estimator, data.space, factor=FACTOR, **drawn, **common
-            )
+            searcher = HalvingGridSearchCV(data.estimator, data.space, **halving, **drawn, **common)
         case _:
             searcher = HalvingRandomSearchCV(
                 data.estimator,
                 data.space,
                 n_candidates=data.candidates,
-                factor=FACTOR,
+                **halving,
                 **drawn,
                 **common,
             )
