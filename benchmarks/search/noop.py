@@ -126,9 +126,7 @@ def main() -> int:
         started = time.perf_counter()
         storage = Storage.open(folder)
         history = read_history(storage)
-        state = StudyState(Problem.of(spec))
-        for event in history.events:
-            state.apply(event)
+        state = StudyState.replayed(Problem.of(spec), history.events)
         found = findings(state, spec.budget, storage, time.time())
         load = time.perf_counter() - started
         counting = CountingFilesystem(storage.filesystem)

@@ -113,9 +113,7 @@ def load(folder: str, trials: int) -> dict[str, float]:
     before = _memory()
     started = time.perf_counter()
     history = read_history(storage)
-    state = StudyState(Problem.of(study))
-    for event in history.events:
-        state.apply(event)
+    state = StudyState.replayed(Problem.of(study), history.events)
     loaded = time.perf_counter() - started
     status = json.dumps(findings(state, study.budget, storage, time.time()).to_json())
     decided = time.perf_counter()

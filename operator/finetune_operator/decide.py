@@ -6,6 +6,7 @@ that was killed at any point goes on where it was.
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from finetune_api.conditions import with_condition
 from finetune_api.constraints import FIELD as CONSTRAINTS
@@ -22,7 +23,7 @@ from finetune_api.status import (
     StudyProgress,
     StudyStatus,
 )
-from finetune_api.study import FineTuneStudy, StudySpec
+from finetune_api.study import FineTuneStudy
 from finetune_operator import job as engine
 from finetune_operator import names
 from finetune_operator.announce import transitions
@@ -60,6 +61,14 @@ class _Case:
         old = self.study.status
         stored = Findings(**{name: getattr(old, name) for name in Findings.model_fields})
         self.findings = self.progress.findings if self.progress else stored
+
+    @cached_property
+    def plan(self) -> StudyPlan:
+        """What the study will do at most; it follows edits of the budget. Raises ConstraintError."""
+        old = self.study.status
+        if old.plan is not None and old.observed_generation == self.study.metadata.generation:
+            return old.plan
+        return make_plan(self.study.spec)
 
     @property
     def uid(self) -> str:
@@ -195,7 +204,7 @@ def _start(case: _Case) -> Decision:
     if case.pods or case.observed.jobs:
         message = f"waiting for {len(case.pods)} pods of an earlier attempt to end"
         return Decision(_status(case, "Pending", "WaitingForPodsToEnd", message, reconciling=True))
-    wrong = _wrong_constraints(case.study.spec)
+    wrong = _wrong_constraints(case)
     if wrong:
         return _fail(case, "InvalidSpec", wrong)
     attempt = case.attempts + 1
@@ -284,10 +293,10 @@ def _next_look(age: float) -> float | None:
     return look - age + 0.1 if look < EXPLAIN_SECONDS else None
 
 
-def _wrong_constraints(spec: StudySpec) -> str:
+def _wrong_constraints(case: _Case) -> str:
     """What the API server cannot see of the constraints; empty if nothing is wrong."""
     try:
-        if make_plan(spec).trials == 0:
+        if case.plan.trials == 0:
             return f"{CONSTRAINTS}: must leave something to try (none of the combinations fulfils them)"
     except ConstraintError as error:
         return str(error)
@@ -295,12 +304,8 @@ def _wrong_constraints(spec: StudySpec) -> str:
 
 
 def _plan(case: _Case) -> StudyPlan | None:
-    """What the study will do at most; it follows edits of the budget."""
-    old, generation = case.study.status, case.study.metadata.generation
-    if old.plan is not None and old.observed_generation == generation:
-        return old.plan
     try:
-        return make_plan(case.study.spec)
+        return case.plan
     except ConstraintError:  # the study has failed, or will, with what is wrong
         return None
 

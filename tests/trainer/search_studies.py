@@ -158,10 +158,7 @@ class Driver:
 
 def replay(spec: StudySpec, events: list[ev.Event]) -> StudyState:
     """The state that the events lead to."""
-    state = StudyState(Problem.of(spec))
-    for event in events:
-        state.apply(event)
-    return state
+    return StudyState.replayed(Problem.of(spec), events)
 
 
 def epoch_done(

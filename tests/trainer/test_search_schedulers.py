@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from finetune_api.rungs import placements, rung_resources
+from finetune_api.status import MAX_SPLITS
 from finetune_api.study import Budget, Scheduler
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.ladders import agree, noise
-from finetune_trainer.search.results import splits, table
+from finetune_trainer.search.results import findings, splits, table
 from finetune_trainer.search.storage import Storage
 from tests.trainer.search_studies import ROWS, Driver, accuracy, study_spec
 from tests.trainer.test_search_state import Desk
@@ -233,6 +234,24 @@ def test_cross_validation_has_every_fold_in_records_table_and_findings(tmp_path:
     assert [row[f"split{n}_accuracy"] for n in range(6)] == [s.metrics["accuracy"] for s in found]
     assert row["deviation_accuracy"] == pytest.approx(trial.best.deviation)
     assert row["value"] == trial.best.value
+
+
+def test_the_table_has_every_split_and_the_status_the_first_of_them(tmp_path: Path) -> None:
+    validation = {"crossValidation": {"folds": 5}, "repeats": 8}
+    driver = run(
+        tmp_path,
+        validation=validation,
+        hyperparameters={"epochs": 1},
+        budget={"maxTrials": 1},
+    )
+    row = table(driver.state).to_pylist()[0]
+    assert "split39_accuracy" in row
+    best = driver.state.trials[0].best
+    assert best is not None
+    assert row["deviation_accuracy"] == pytest.approx(best.deviation)
+    found = findings(driver.state, driver.spec.budget, driver.storage, 0.0)
+    assert found.best is not None
+    assert len(found.best.splits) == MAX_SPLITS < 40
 
 
 def test_folds_of_a_trial_can_train_side_by_side_and_resume_on_their_own() -> None:

@@ -52,9 +52,7 @@ class Broker:
     ) -> None:
         self._storage = Storage.open(storage)
         self._log, history = RecordLog.start(self._storage, term, time.time())
-        self._state = StudyState(problem)
-        for event in history.events:
-            self._state.apply(event)
+        self._state = StudyState.replayed(problem, history.events)
         self._torn = history.torn
         self._warnings = warnings
         self._budget = budget

@@ -77,9 +77,10 @@ class Study:
 
         `spaces`: name → domain, or several of them: `{"values": [...]}`, or `{"min":, "max":}` with
         `step` or `scale: "Log"`, any with `when`. `search` and `budget` are those of a manifest
-        (`{"algorithm": "TPE", "scheduler": {"type": "ASHA"}}`, `{"maxTrials": 40}`). `points` are tried first;
-        of the finished studies `warm_start` the searcher learns. `epochs` are those of a whole training, `rows` all its training rows (for resource Samples). `slots` trainings run side
-        by side, each with `gpus` (default: one a core).
+        (`{"algorithm": "TPE", "scheduler": {"type": "ASHA"}}`, `{"maxTrials": 40}`). `points` are tried
+        first; of the finished studies `warm_start` the searcher learns. `epochs` are those of a whole
+        training, `rows` all its training rows (for resource Samples). `slots` trainings run side by side
+        (default: one a core), each with `gpus`.
         """
         self._folder = Path(into).resolve()  # processes of Ray may run elsewhere
         self._functions = (train, refit)
@@ -152,30 +153,24 @@ class Study:
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
         claim(storage, self._parts)
-        if not self._over(storage):
+        state = self._replayed(storage)
+        if state.ended is None or not isinstance(next_item(state, self._budget, 0.0), End):
             sink = LocalSink(self._folder)
             term = sink.claim_term()
             try:
                 self._run(term, progress)
             finally:
                 sink.release()
-        self._state = self._replayed(storage)
-        outcome = next_item(self._state, self._budget, 0.0)
+            state = self._replayed(storage)
+        outcome = next_item(state, self._budget, 0.0)
         if not isinstance(outcome, End) or outcome.reason in FAILURES:
             why = f"{outcome.reason}: {outcome.message}" if isinstance(outcome, End) else "no end"
-            self._state = None
             raise StudyFailed(why)
+        self._state = state
         return self
 
-    def _over(self, storage: Storage) -> bool:
-        state = self._replayed(storage)
-        return state.ended is not None and isinstance(next_item(state, self._budget, 0.0), End)
-
     def _replayed(self, storage: Storage) -> StudyState:
-        state = StudyState(self._problem)
-        for event in read_history(storage).events:
-            state.apply(event)
-        return state
+        return StudyState.replayed(self._problem, read_history(storage).events)
 
     def _run(self, term: int, progress: bool) -> None:
         own = not ray.is_initialized()
@@ -268,12 +263,10 @@ class Study:
         return frame
 
     def _row(self, trial: Trial, rank: int | None) -> dict[str, Any]:
-        splits: dict[str, float] = {}
-        if trial.best is not None:
-            for number in self.state.runs_at(trial.evaluated_level):
-                done = trial.runs[number].at(trial.best.epoch)
-                if done is not None:
-                    splits[f"split{number % self._problem.trainings}_test_score"] = done.value
+        splits = {
+            f"split{number % self._problem.trainings}_test_score": done.value
+            for number, done in self.state.splits(trial)
+        }
         scores = pd.Series(splits, dtype=float)
         return {
             "mean_fit_time": sum(e.seconds for run in trial.runs.values() for e in run.epochs)

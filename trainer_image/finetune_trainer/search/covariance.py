@@ -6,7 +6,6 @@ generation, for each proposal; a generation ends when its first `populationSize`
 trials proposed meanwhile are drawn from it as well.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -38,8 +37,7 @@ class CovarianceAdaptation:
         for members in complete_generations(trials, self._size):
             distribution.tell(self._ranked(members))
             generation += 1
-        digest = hashlib.sha256(f"{self._problem.search.seed}/{number}/{attempt}".encode()).digest()
-        distribution.reseed_rng(int.from_bytes(digest[:4], "big"))
+        distribution.reseed_rng(self._problem.seed(f"{number}/{attempt}"))
         at = np.clip(distribution.ask(), 0.0, np.nextafter(1.0, 0.0))
         params = {
             name: place(domain, float(u))

@@ -92,10 +92,7 @@ class Evolution:
     def _scores(self, trial: Trial) -> tuple[float, ...]:
         if trial.best is None or not trial.is_candidate:
             return (-math.inf,) * len(self._problem.goals)
-        metrics = trial.best.metrics
-        values = [trial.best.value, *(metrics.get(m, math.nan) for m in self._problem.metrics[1:])]
-        scores = (self._problem.score(value, number) for number, value in enumerate(values))
-        return tuple(-math.inf if math.isnan(score) else score for score in scores)
+        return self._problem.scores(trial.best.value, trial.best.metrics)
 
     def _child(self, mother: Params, father: Params, rng: random.Random) -> Params:
         space = space_of(self._problem.spaces, mother)

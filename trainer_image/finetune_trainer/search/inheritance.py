@@ -57,9 +57,7 @@ def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params,
     _check_same(spec, parts, field)
     try:
         other = StudySpec.model_validate({**parts, "budget": {"maxTrials": 1}})
-        state = StudyState(Problem.of(other))
-        for event in read_history(storage).events:
-            state.apply(event)
+        state = StudyState.replayed(Problem.of(other), read_history(storage).events)
     except (ValidationError, ValueError) as error:
         raise SpecError(
             field, f"must have records that this version can read ({error})"[:500]

@@ -8,7 +8,6 @@ Optuna's study is built anew for each proposal and seeded by the trial's number,
 function of the records. Trials that run are told as such, so that parallel trials spread out.
 """
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -62,8 +61,7 @@ class OptunaSampler:
         ]
 
     def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Proposal:
-        digest = hashlib.sha256(f"{self._problem.search.seed}/{number}/{attempt}".encode()).digest()
-        seed = int.from_bytes(digest[:4], "big")
+        seed = self._problem.seed(f"{number}/{attempt}")
         study = optuna.create_study(
             sampler=self._sampler(seed), directions=["maximize"] * len(self._problem.goals)
         )
@@ -148,11 +146,7 @@ class OptunaSampler:
     def _others(self, trial: Trial) -> list[float]:
         """Scores of the secondary objectives; undefined ones are worse than any."""
         assert trial.best is not None  # it has a value
-        metrics = trial.best.metrics
-        scores = [
-            self._problem.score(metrics.get(metric, math.nan), number)
-            for number, metric in enumerate(self._problem.metrics[1:], start=1)
-        ]
+        scores = self._problem.scores(trial.best.value, trial.best.metrics)[1:]
         return [score if math.isfinite(score) else -1e308 for score in scores]
 
     def _known(self, params: Params, state: TrialState, **result: Any) -> FrozenTrial:

@@ -1,5 +1,7 @@
 """What a search is about: all that its decisions depend on beside the records and the budget."""
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,6 +91,17 @@ class Problem:
     def score(self, value: float, objective: int = 0) -> float:
         """`value` of that objective such that larger is better."""
         return score(value, self.goals[objective])
+
+    def scores(self, value: float, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """One for each objective, larger is better; what is undefined is worse than anything."""
+        values = (value, *(metrics.get(name, math.nan) for name in self.metrics[1:]))
+        found = (self.score(each, number) for number, each in enumerate(values))
+        return tuple(-math.inf if math.isnan(each) else each for each in found)
+
+    def seed(self, place: str) -> int:
+        """The seed of that place in the study, of 32 bits."""
+        digest = hashlib.sha256(f"{self.search.seed}/{place}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
 
 
 class _Told(Constraints):

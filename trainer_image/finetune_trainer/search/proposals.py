@@ -6,7 +6,6 @@ QuasiRandom follow from the trial's number; the others also from the results so 
 
 import random
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import TypeAlias
 
 from finetune_api.combinations import (
@@ -163,7 +162,7 @@ def inheritable(
         if params is not None and key_of(params) not in seen:
             seen.add(key_of(params))
             fits.append((params, value))
-    return list(islice(fits, most))
+    return fits[:most]
 
 
 class _Sobol:

@@ -39,7 +39,9 @@ def findings(
     """The part of the status that the records tell."""
     ranked = state.top_trials(MAX_TOP_TRIALS)
     top = [_result(trial, trial.best) for trial in ranked if trial.best is not None]
-    best = top[0].model_copy(update={"splits": splits(state, ranked[0])}) if top else None
+    best = (
+        top[0].model_copy(update={"splits": splits(state, ranked[0])[:MAX_SPLITS]}) if top else None
+    )
     front = state.pareto_front()[:MAX_TOP_TRIALS] if len(state.problem.goals) > 1 else []
     final = None
     if state.refit is not None:
@@ -76,15 +78,13 @@ def _result(trial: Trial, best: Evaluation) -> TrialResult:
 
 def splits(state: StudyState, trial: Trial) -> list[SplitResult]:
     """Each fold and repeat that the trial's value is the mean of; none where it is a single training."""
-    if trial.best is None or state.problem.trainings == 1:
+    if state.problem.trainings == 1:
         return []
     found = []
-    for number in state.runs_at(trial.evaluated_level):
-        done = trial.runs[number].at(trial.best.epoch)
-        if done is not None:
-            fold, repeat = state.fold_and_repeat(number)
-            found.append(SplitResult(fold=fold, repeat=repeat, metrics=done.metrics))
-    return found[:MAX_SPLITS]
+    for number, done in state.splits(trial):
+        fold, repeat = state.fold_and_repeat(number)
+        found.append(SplitResult(fold=fold, repeat=repeat, metrics=done.metrics))
+    return found
 
 
 def _spending(state: StudyState, budget: Budget, now: float) -> Spending:

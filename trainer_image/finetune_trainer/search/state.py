@@ -1,9 +1,9 @@
 """The state of a study, derived from its events: the same live and on resume."""
 
-import hashlib
 import heapq
 import math
 import re
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from finetune_api.combinations import Params, grid_size
@@ -86,6 +86,14 @@ class StudyState:
         self._elapsed = 0.0
         self._term_began: float | None = None
         self._last_time = 0.0
+
+    @classmethod
+    def replayed(cls, problem: Problem, events: Iterable[ev.Event]) -> "StudyState":
+        """The state that the events lead to."""
+        state = cls(problem)
+        for event in events:
+            state.apply(event)
+        return state
 
     # What happened.
 
@@ -425,6 +433,14 @@ class StudyState:
                 return range(level * each, (level + 1) * each)
         return range(folds * repeats)
 
+    def splits(self, trial: Trial) -> Iterator[tuple[int, ev.EpochDone]]:
+        """(run, its result) of all that the trial's value is the mean of."""
+        if trial.best is not None:
+            for number in self.runs_at(trial.evaluated_level):
+                done = trial.runs[number].at(trial.best.epoch)
+                if done is not None:
+                    yield number, done
+
     def fold_and_repeat(self, run: int) -> tuple[int, int]:
         """Which fold is the validation part of a run, and which repetition it is."""
         folds = self.problem.folds
@@ -548,8 +564,7 @@ class StudyState:
         )
 
     def _seed(self, trial: int, repeat: int) -> int:
-        text = f"{self.problem.search.seed}/{trial}" + (f"/{repeat}" if repeat else "")
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return self.problem.seed(f"{trial}/{repeat}" if repeat else f"{trial}")
 
     def score(self, evaluation: Evaluation | None) -> float:
         """Larger is better; NaN is worse than anything."""
@@ -560,11 +575,7 @@ class StudyState:
     def scores(self, trial: Trial) -> tuple[float, ...]:
         """One for each objective, larger is better."""
         assert trial.best is not None  # a candidate has a value
-        others = (
-            self.problem.score(trial.best.metrics.get(metric, math.nan), number)
-            for number, metric in enumerate(self.problem.metrics[1:], start=1)
-        )
-        return (self.score(trial.best), *(-math.inf if math.isnan(s) else s for s in others))
+        return self.problem.scores(trial.best.value, trial.best.metrics)
 
     def _rank(self, trial: Trial) -> tuple[int, float]:
         return trial.evaluated_level if self._by_level else 0, self.score(trial.best)
