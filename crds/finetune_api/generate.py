@@ -39,6 +39,8 @@ def hyperparameters_markdown() -> str:
         schema = properties[json_name(name)]
         if name in CATEGORICAL:
             kind, values = "word", ", ".join(get_args(field.annotation))
+        elif schema["type"] == "string":
+            kind, values = "name", f"at most {schema['maxLength']} characters"
         else:
             low = (
                 f"{schema['minimum']:g} ≤"
@@ -51,9 +53,8 @@ def hyperparameters_markdown() -> str:
                 else f"< {schema['exclusiveMaximum']:g}"
             )
             kind, values = schema["type"], f"{low} x {high}"
-        lines.append(
-            f"| `{json_name(name)}` | {kind} | {values} | {field.default} | {field.description} |"
-        )
+        what = " ".join(str(field.description).split())
+        lines.append(f"| `{json_name(name)}` | {kind} | {values} | {field.default} | {what} |")
     return "\n".join(lines) + "\n"
 
 

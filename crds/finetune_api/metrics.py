@@ -17,21 +17,27 @@ _CLASSIFICATION = (
     "f1_macro",
     "f1_weighted",
     "jaccard",
+    "matthews",
+    "balanced_accuracy",
+    "hamming_loss",
     "roc_auc",
+    "average_precision",
     "loss",
 )
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "SingleLabel": _CLASSIFICATION,
     "MultiLabel": _CLASSIFICATION,
-    "Regression": ("mse", "rmse", "mae", "r2", "loss"),
+    "Regression": ("mse", "rmse", "mae", "r2", "pearson", "spearman", "loss"),
 }
 """Metrics of each task. `accuracy` of MultiLabel is subset accuracy; `jaccard` is macro for SingleLabel
-and the mean over rows for MultiLabel; `roc_auc` is one-vs-rest, macro."""
+and the mean over rows for MultiLabel; `roc_auc` and `average_precision` are one-vs-rest, macro; `matthews`
+and `balanced_accuracy` of MultiLabel are means over the labels. `loss` is the mean log loss, squared error
+for Regression."""
 
 ALL_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics))
 
-_MINIMIZED = frozenset({"loss", "mse", "rmse", "mae"})
+_MINIMIZED = frozenset({"loss", "hamming_loss", "mse", "rmse", "mae"})
 
 
 def natural_goal(metric: str) -> Goal:

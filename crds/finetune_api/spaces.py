@@ -14,6 +14,7 @@ from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, Scalar, j
 from finetune_api.schema import Model, Rule
 
 MAX_VALUES = 64
+MAX_NAMES = 16
 MAX_SPACES = 8
 MAX_GRID = 10_000
 
@@ -87,7 +88,7 @@ class Domain(Model):
 
 
 class ChoiceDomain(Domain):
-    """A domain of words."""
+    """A domain of words or names."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (_UNIQUE,)
 
@@ -197,12 +198,17 @@ def _values(item: Any, size: int) -> Any:
 def _domain(name: str) -> type[Domain]:
     field = Hyperparameters.model_fields[name]
     title = json_name(name)[0].upper() + json_name(name)[1:] + "Domain"
-    doc = f"Domain of {json_name(name)}. {field.description} Default {field.default}."
+    doc = f"Domain of {json_name(name)}. {field.description}"
+    if field.default != "":
+        doc += f" Default {field.default}."
     if name in CATEGORICAL:
         words = get_args(field.annotation)
         values = _values(field.annotation, len(words))
         return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(values, ...))
     kind = cast(Any, field.annotation)
+    if kind is str:
+        names = _values(Annotated[str, Field(min_length=1, max_length=253)], MAX_NAMES)
+        return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(names, ...))
     scalar = Annotated[(kind, *field.metadata)]  # type: ignore[valid-type]  # the type is made here
     fields: dict[str, Any] = {
         "values": (_values(scalar, MAX_VALUES) | None, None),

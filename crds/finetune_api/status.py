@@ -180,6 +180,25 @@ class Spending(Model):
     price_left: float | None = None
 
 
+class EnsembleResult(Model):
+    """How the best trials together compare with the best of them alone, on the validation rows."""
+
+    trials: list[Annotated[int, Field(ge=0)]] = Field(max_length=10, json_schema_extra=ATOMIC)
+    """The members, the winner first."""
+
+    method: str = Field(max_length=32)
+    value: float
+    """The objective of the ensemble."""
+
+    best_single: float
+    """The objective of the best member alone."""
+
+    kept: bool
+    """Whether the ensemble is the final model."""
+
+    message: str = Field("", max_length=MAX_MESSAGE)
+
+
 class FinalModel(Model):
     """The winner, trained again and tested once."""
 
@@ -188,6 +207,9 @@ class FinalModel(Model):
     test_metrics: dict[str, float] = Field({}, max_length=64)
     baseline: dict[str, float] = Field({}, max_length=64)
     """The same metrics of a constant prediction (majority class or mean), for comparison."""
+
+    ensemble: EnsembleResult | None = None
+    """Unset if `spec.ensemble` is, or if only one trial has a value."""
 
 
 class Findings(Model):
@@ -209,7 +231,7 @@ class Findings(Model):
     warnings: list[Annotated[str, Field(max_length=256)]] = Field(
         [], max_length=10, json_schema_extra=ATOMIC
     )
-    """Rows dropped and other things a user should know about the data."""
+    """Rows dropped and other things a user should know about the data, and what trackers do not have."""
 
 
 class StudyStatus(Findings):

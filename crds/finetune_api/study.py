@@ -1,6 +1,7 @@
 """The FineTuneStudy resource: what a user writes (`spec`) and what the operator answers (`status`)."""
 
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -10,7 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from finetune_api.hyperparameters import (
-    CATEGORICAL,
+    STRUCTURAL,
     FixedHyperparameters,
     Hyperparameters,
     json_name,
@@ -101,6 +102,54 @@ class Split(Model):
     """Seed of the split."""
 
 
+class Cleaning(Model):
+    """What is done to the texts before anything else, in this order, and which rows are left out. Each step
+    is counted in `results/data.json`."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.minCharacters) || !has(self.maxCharacters) || self.minCharacters <= self.maxCharacters",
+            message="minCharacters must be at most maxCharacters",
+            holds=lambda self: (
+                self.min_characters is None
+                or self.max_characters is None
+                or self.min_characters <= self.max_characters
+            ),
+            field=".minCharacters",
+        ),
+    )
+
+    strip_html: bool = False
+    """Replace tags by what they say; scripts and styles say nothing."""
+
+    normalize_unicode: bool = False
+    """Unicode normalisation form NFKC: one way to write each character."""
+
+    normalize_whitespace: bool = False
+    """One space for each run of white space, none at the ends."""
+
+    lowercase: bool = False
+    """Lower-case the texts. Uncased models do that by themselves."""
+
+    min_characters: int | None = Field(None, ge=1, le=1000000)
+    """Leave out rows with a shorter text."""
+
+    max_characters: int | None = Field(None, ge=1, le=1000000)
+    """Leave out rows with a longer text."""
+
+    duplicates: Literal["Keep", "Drop"] = "Keep"
+    """Drop rows with the same texts and label as an earlier row of their part; also training rows with the
+    same texts as a validation or test row, and validation rows with those of a test row, which would leak."""
+
+    conflicts: Literal["Keep", "Report", "Drop"] = "Report"
+    """Training rows (with cross-validation also validation rows) with the same texts but different labels:
+    say nothing, warn, or leave all of them out."""
+
+    duplicate_encoder: PretrainedModel | None = None
+    """The sentence encoder (mean of the last hidden states) that `duplicateThreshold` compares by.
+    Default: the study's model."""
+
+
 class Dataset(Model):
     """The labelled rows."""
 
@@ -116,18 +165,64 @@ class Dataset(Model):
             holds=lambda self: len(set(self.text_columns)) == len(self.text_columns),
             field=".textColumns",
         ),
+        Rule(
+            cel="self.textColumns.size() <= 2 || self.joinTextColumns",
+            message="more than two textColumns must go with joinTextColumns",
+            holds=lambda self: len(self.text_columns) <= 2 or self.join_text_columns,
+            field=".textColumns",
+        ),
+        Rule(
+            cel="has(self.labelColumn) != has(self.labelColumns)",
+            message="must have exactly one of labelColumn and labelColumns",
+            holds=lambda self: (self.label_column is None) != (self.label_columns is None),
+        ),
+        Rule(
+            cel="!has(self.labelColumns) || self.labelColumns.all(c, self.labelColumns.exists_one(d, d == c))",
+            message="labelColumns must be unique",
+            holds=lambda self: (
+                self.label_columns is None
+                or len(set(self.label_columns)) == len(self.label_columns)
+            ),
+            field=".labelColumns",
+        ),
+        Rule(
+            cel="!has(self.labelColumns) || !has(self.labelSeparator)",
+            message="labelSeparator must go with labelColumn",
+            holds=lambda self: self.label_columns is None or self.label_separator is None,
+            field=".labelSeparator",
+        ),
     )
 
     hub: HubDataset | None = None
     files: DatasetFiles | None = None
-    text_columns: list[Name] = Field(min_length=1, max_length=2, json_schema_extra=ATOMIC)
-    """The column of texts, or two columns of sentence pairs."""
+    text_columns: list[Name] = Field(min_length=1, max_length=8, json_schema_extra=ATOMIC)
+    """The column of texts, or two columns of sentence pairs, or with joinTextColumns several columns."""
 
-    label_column: Name
+    join_text_columns: bool = False
+    """Join the columns of a row to one text, with the model's separator between them."""
+
+    label_column: Name | None = None
     """The column of labels: a class, a list of labels (MultiLabel) or a number (Regression)."""
+
+    label_columns: list[Name] | None = Field(
+        None, min_length=2, max_length=64, json_schema_extra=ATOMIC
+    )
+    """MultiLabel: a column for each label, which holds yes or no (1, true, yes; 0, false, no, empty)."""
 
     label_separator: str | None = Field(None, min_length=1, max_length=8)
     """MultiLabel: what separates labels where the column holds text instead of lists."""
+
+    group_column: Name | None = None
+    """Rows with the same value in this column stay together in one part, and in one fold; a row without a
+    value is alone."""
+
+    cleaning: Cleaning = Cleaning()
+
+    synonyms: Location | None = None
+    """A file for `augmentation`, each line a word, a tab, and synonyms separated by commas. Default: WordNet."""
+
+    allow_label_in_text: bool = False
+    """Take texts in which most rows contain their own label word for word: a leak, unless it is the task."""
 
     split: Split = Split()
 
@@ -167,10 +262,25 @@ class Objective(Model):
     additional_metrics: list[Metric] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Further metrics to record."""
 
+    early_stopping_metric: Metric | None = None
+    """What `earlyStoppingPatience` watches. Default: the objective's metric."""
+
     @property
     def direction(self) -> Goal:
         """The goal, resolved."""
         return self.goal or natural_goal(self.metric)
+
+    @property
+    def stopping_metric(self) -> str:
+        """What early stopping watches."""
+        metric: str = self.early_stopping_metric or self.metric
+        return metric
+
+    @property
+    def stopping_direction(self) -> Goal:
+        """The direction in which that improves."""
+        own = self.stopping_metric == self.metric
+        return self.direction if own else natural_goal(self.stopping_metric)
 
 
 class CrossValidation(Model):
@@ -354,6 +464,78 @@ class Budget(Model):
     new best value of the objective."""
 
 
+class Compute(Model):
+    """How trials compute: their speed and memory, not what is learnt."""
+
+    precision: Literal["FP32", "TF32", "BF16", "FP16"] = "FP32"
+    """FP32 throughout; or matrix products in TF32 (on a CPU the same as FP32), in BF16, or in FP16 with loss
+    scaling (not on a CPU). Weights and optimizer state are FP32 always."""
+
+    compile: bool = False
+    """Compile the model by `torch.compile`: minutes for the first trial of a worker, faster steps after."""
+
+    gradient_checkpointing: bool = False
+    """Compute the layers' activations a second time in the backward pass instead of keeping them: about a
+    third slower, with far less memory."""
+
+
+EnsembleMethod: TypeAlias = Literal["Mean", "Weighted", "RankMean"]
+
+
+class Ensemble(Model):
+    """Several of the best trials that predict together. They become the final model only if they are better
+    on the validation rows than the best of them alone, all trained on the training rows; else the winner is
+    refitted by itself."""
+
+    size: int = Field(ge=2, le=10)
+    """How many of the best trials; fewer if no more have a value."""
+
+    method: EnsembleMethod = "Mean"
+    """Mean of the members' probabilities, or of the numbers of Regression. Weighted: by how much the
+    objective of each member was better than that of the worst trial of the search. RankMean: mean of the
+    ranks of each label's probability among those of the validation rows; not for Regression."""
+
+
+class Artifacts(Model):
+    """What is made of the refitted winner (or ensemble) besides the model, its card and its table of results."""
+
+    onnx: bool = False
+    """Also export the model as ONNX, checked against the PyTorch outputs."""
+
+    attributed_rows: int = Field(0, ge=0, le=1000)
+    """Test rows to attribute to their tokens (integrated gradients), in `results/attributions.jsonl`; of an
+    ensemble by the winner's model."""
+
+
+class WandbTracking(Model):
+    """A project of Weights & Biases."""
+
+    project: Name
+    entity: Name | None = None
+
+
+class MlflowTracking(Model):
+    """An MLflow server."""
+
+    tracking_uri: Location
+    """For example `http://mlflow.ml:5000`."""
+
+    experiment: Name
+    """Name of the experiment; made if it does not exist."""
+
+
+class Tracking(Model):
+    """Where trials are also shown, written from the records: a run each, whose id stays the same after a restart."""
+
+    wandb: WandbTracking | None = None
+    mlflow: MlflowTracking | None = None
+    tensorboard: bool = False
+    """Event files in `tensorboard/` of the study's storage."""
+
+    secret_name: Name | None = None
+    """Secret whose keys become environment variables of the study's pods (WANDB_API_KEY, MLFLOW_TRACKING_TOKEN …)."""
+
+
 def _quantity(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str) or not is_quantity(value):
         raise PydanticCustomError(
@@ -487,7 +669,70 @@ _CEL_METRICS = (
 )
 _CEL_EPOCHS = "(has(self.hyperparameters) && has(self.hyperparameters.epochs) ? self.hyperparameters.epochs : {})"
 
+_NOT_FOR: dict[Task, tuple[str, ...]] = {
+    "SingleLabel": ("decision_threshold", "threshold_tuning"),
+    "Regression": ("label_smoothing", "class_balance", "decision_threshold", "threshold_tuning"),
+    "MultiLabel": (),
+}
+"""Hyperparameters (Python names) that mean nothing for a task."""
+
+_ONLY_SINGLE = ("Oversample", "Undersample")
+
+
+def _named(spec: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each hyperparameter (JSON name) that a study fixes, searches or has in a point, with its listed values."""
+    for fixed in (spec.hyperparameters, *spec.search.points):
+        if fixed is not None:
+            yield from ((name, (value,)) for name, value in fixed.to_json().items())
+    for space in spec.search_spaces:
+        for name, domain in space.domains().items():
+            yield name, tuple(domain.values or ())
+
+
+def _everywhere(hyperparameter: str, fixed: str, searched: str) -> str:
+    """CEL: `fixed` of a value v wherever it is one, and `searched` of a space s, for all that name it."""
+    own = f"self.hyperparameters.{hyperparameter}"
+    return (
+        f"(!has(self.hyperparameters) || !has({own}) || [{own}].all(v, {fixed}))"
+        f" && self.search.points.all(p, !has(p.{hyperparameter}) || [p.{hyperparameter}].all(v, {fixed}))"
+        f" && self.searchSpaces.all(s, !has(s.{hyperparameter}) || {searched})"
+    )
+
+
+def _unsuited(spec: Any) -> list[str]:
+    names = {json_name(name) for name in _NOT_FOR[spec.task]}
+    return sorted({name for name, _ in _named(spec) if name in names})
+
+
 _TASK_RULES = (
+    *(
+        Rule(
+            cel=f"self.task != '{task}' || "
+            + " && ".join(_everywhere(json_name(name), "false", "false") for name in names),
+            message=f"with task {task} there must be no {', '.join(map(json_name, names))}",
+            holds=lambda self, task=task: self.task != task or not _unsuited(self),  # type: ignore[misc]  # the task of this rule
+            field=".hyperparameters",
+        )
+        for task, names in _NOT_FOR.items()
+        if names
+    ),
+    Rule(
+        cel="self.task != 'MultiLabel' || "
+        + _everywhere(
+            "classBalance",
+            f"!(v in {list(_ONLY_SINGLE)!r})",
+            f"s.classBalance.values.all(v, !(v in {list(_ONLY_SINGLE)!r}))",
+        ),
+        message="with task MultiLabel classBalance must be None or Weights",
+        holds=lambda self: (
+            self.task != "MultiLabel"
+            or not any(
+                name == "classBalance" and set(values) & set(_ONLY_SINGLE)
+                for name, values in _named(self)
+            )
+        ),
+        field=".hyperparameters",
+    ),
     Rule(
         cel=f"[self.objective.metric].all(m, {_CEL_METRICS.format(m='m')})",
         message="metric must suit the task: "
@@ -509,6 +754,12 @@ _TASK_RULES = (
         field=".dataset.labelSeparator",
     ),
     Rule(
+        cel="self.task == 'MultiLabel' || !has(self.dataset.labelColumns)",
+        message="labelColumns must only be given with task MultiLabel",
+        holds=lambda self: self.task == "MultiLabel" or self.dataset.label_columns is None,
+        field=".dataset.labelColumns",
+    ),
+    Rule(
         cel="!has(self.hyperparameters) || self.searchSpaces.all(s, "
         + " && ".join(
             f"!(has(self.hyperparameters.{json_name(n)}) && has(s.{json_name(n)}))" for n in DOMAINS
@@ -520,10 +771,49 @@ _TASK_RULES = (
         detail=lambda self: f"got both for {', '.join(_fixed_and_searched(self))}",
     ),
     Rule(
+        cel=f"!has(self.objective.earlyStoppingMetric) || [self.objective.earlyStoppingMetric].all(m, {_CEL_METRICS.format(m='m')})",
+        message="earlyStoppingMetric must suit the task",
+        holds=lambda self: (
+            self.objective.early_stopping_metric is None
+            or self.objective.early_stopping_metric in METRICS[self.task]
+        ),
+        field=".objective.earlyStoppingMetric",
+    ),
+    Rule(
         cel=f"self.objective.secondary.all(o, [o.metric].all(m, {_CEL_METRICS.format(m='m')}))",
         message="secondary metrics must suit the task",
         holds=lambda self: all(o.metric in METRICS[self.task] for o in self.objective.secondary),
         field=".objective.secondary",
+    ),
+    Rule(
+        cel="!has(self.ensemble) || self.refit",
+        message="ensemble must go with refit",
+        holds=lambda self: self.ensemble is None or self.refit,
+        field=".ensemble",
+    ),
+    Rule(
+        cel="!has(self.ensemble) || self.ensemble.method != 'RankMean' || self.task != 'Regression'",
+        message="with task Regression method must be Mean or Weighted: numbers are more than their ranks",
+        holds=lambda self: (
+            self.ensemble is None or self.ensemble.method != "RankMean" or self.task != "Regression"
+        ),
+        field=".ensemble",
+    ),
+    Rule(
+        cel="self.search.algorithm != 'PBT' || self.searchSpaces.all(s, "
+        + " && ".join(f"!has(s.{json_name(name)})" for name in STRUCTURAL)
+        + ")",
+        message="algorithm PBT must not search what a model consists of: "
+        + ", ".join(map(json_name, STRUCTURAL)),
+        holds=lambda self: (
+            self.search.algorithm != "PBT"
+            or not any(
+                json_name(name) in space.domains()
+                for space in self.search_spaces
+                for name in STRUCTURAL
+            )
+        ),
+        field=".searchSpaces",
     ),
 )
 
@@ -620,7 +910,7 @@ SEARCH_RULES = (
     ),
     Rule(
         cel="self.search.algorithm != 'CMAES' || self.searchSpaces.size() == 1 && self.searchSpaces.all(s, "
-        + " && ".join(f"!has(s.{json_name(name)})" for name in CATEGORICAL)
+        + " && ".join(f"!has(s.{json_name(name)})" for name in DOMAINS if name not in _NUMERIC)
         + ")",
         message="algorithm CMAES must have one space, of numbers only",
         holds=lambda self: (
@@ -654,8 +944,8 @@ SEARCH_RULES = (
 
 MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
 _REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
-_OPTIONAL = ("hyperparameters", "storage")
-_DEFAULTED = ("validation", "refit", "cluster")
+_OPTIONAL = ("hyperparameters", "ensemble", "storage", "tracking")
+_DEFAULTED = ("validation", "compute", "refit", "artifacts", "cluster")
 
 
 def _immutable(field: str, optional: bool) -> Rule:
@@ -692,10 +982,17 @@ class StudySpec(Model):
     """One space, or alternatives: Grid walks one after the other, the others choose one for each trial."""
 
     validation: Validation = Validation()
+    compute: Compute = Compute()
     search: Search
     budget: Budget = Budget()
     refit: bool = True
     """Train the winner again on train and validation rows, and test it once on the held-out test rows."""
+
+    ensemble: Ensemble | None = None
+    """Default: the winner alone."""
+
+    artifacts: Artifacts = Artifacts()
+    tracking: Tracking | None = None
 
     cluster: ClusterSpec = ClusterSpec()
     storage: Storage | None = None

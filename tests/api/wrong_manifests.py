@@ -71,6 +71,81 @@ _SPACE = "spec.searchSpaces.0"
 
 WRONG = (
     Wrong(
+        "thresholds for single labels",
+        {f"{_SPACE}.decisionThreshold": {"min": 0.2, "max": 0.8}},
+        "spec.hyperparameters",
+        "with task SingleLabel there must be no decisionThreshold",
+    ),
+    Wrong(
+        "label smoothing of numbers",
+        {
+            "spec.task": "Regression",
+            "spec.objective.metric": "rmse",
+            "spec.hyperparameters.labelSmoothing": 0.1,
+        },
+        "spec.hyperparameters",
+        "with task Regression there must be no labelSmoothing",
+    ),
+    Wrong(
+        "classes repeated where rows have several labels",
+        {"spec.task": "MultiLabel", f"{_SPACE}.classBalance": {"values": ["None", "Oversample"]}},
+        "spec.hyperparameters",
+        "with task MultiLabel classBalance must be None or Weights",
+    ),
+    Wrong("an ensemble of one", {"spec.ensemble": {"size": 1}}, "spec.ensemble.size"),
+    Wrong(
+        "an ensemble without a refit",
+        {"spec.ensemble": {"size": 3}, "spec.refit": False},
+        "spec.ensemble",
+        "ensemble must go with refit",
+    ),
+    Wrong(
+        "ranks of numbers",
+        {
+            "spec.task": "Regression",
+            "spec.objective.metric": "rmse",
+            "spec.ensemble": {"size": 3, "method": "RankMean"},
+        },
+        "spec.ensemble",
+        "with task Regression method must be Mean or Weighted",
+    ),
+    Wrong(
+        "population that searches what a model consists of",
+        {"spec.search.algorithm": "PBT", f"{_SPACE}.pooling": {"values": ["Cls", "Mean"]}},
+        "spec.searchSpaces",
+        "PBT must not search what a model consists of",
+    ),
+    Wrong(
+        "three columns of texts",
+        {"spec.dataset.textColumns": ["a", "b", "c"]},
+        "spec.dataset.textColumns",
+        "must go with joinTextColumns",
+    ),
+    Wrong(
+        "a label column and label columns",
+        {"spec.task": "MultiLabel", "spec.dataset.labelColumns": ["a", "b"]},
+        "spec.dataset",
+        "exactly one of labelColumn and labelColumns",
+    ),
+    Wrong(
+        "label columns of a single label",
+        {"spec.dataset.labelColumn": GONE, "spec.dataset.labelColumns": ["a", "b"]},
+        "spec.dataset.labelColumns",
+        "must only be given with task MultiLabel",
+    ),
+    Wrong(
+        "texts longer than they may be",
+        {"spec.dataset.cleaning": {"minCharacters": 9, "maxCharacters": 5}},
+        "spec.dataset.cleaning.minCharacters",
+        "must be at most maxCharacters",
+    ),
+    Wrong(
+        "early stopping by a metric of another task",
+        {"spec.objective.earlyStoppingMetric": "rmse"},
+        "spec.objective.earlyStoppingMetric",
+        "must suit the task",
+    ),
+    Wrong(
         "unknown hyperparameter",
         {f"{_SPACE}.learnRate": {"values": [1]}},
         "spec.searchSpaces[0].learnRate",
@@ -296,7 +371,12 @@ WRONG = (
         "spec.dataset",
         "must have exactly one of hub and files",
     ),
-    Wrong("no label column", {"spec.dataset.labelColumn": GONE}, "spec.dataset.labelColumn"),
+    Wrong(
+        "no label column",
+        {"spec.dataset.labelColumn": GONE},
+        "spec.dataset",
+        "exactly one of labelColumn and labelColumns",
+    ),
     Wrong(
         "nothing left to train on",
         {"spec.dataset.split": {"validation": 0.5, "test": 0.5}},
@@ -352,5 +432,6 @@ EDITS = (
     ),
     Wrong("edited workers", {"spec.cluster": {"workers": 2}}, "spec.cluster", "must not change"),
     Wrong("refit switched off", {"spec.refit": False}, "spec.refit", "must not change"),
+    Wrong("added ensemble", {"spec.ensemble": {"size": 3}}, "spec.ensemble", "must not change"),
 )
 """Edits of a stored `VALID` that the API server refuses."""

@@ -45,7 +45,11 @@ _ALGORITHMS = get_args(Search.model_fields["algorithm"].annotation)
 _SCHEDULERS = get_args(Scheduler.model_fields["type"].annotation)
 _RESOURCES = get_args(Scheduler.model_fields["resource"].annotation)
 
-_NUMERIC = {name: _bounds(name) for name in Hyperparameters.model_fields if name not in CATEGORICAL}
+_NUMERIC = {
+    name: _bounds(name)
+    for name, field in Hyperparameters.model_fields.items()
+    if field.annotation in (int, float)
+}
 
 
 def _number(rng: random.Random, name: str) -> float | int:
@@ -64,6 +68,8 @@ def _domain(rng: random.Random, name: str) -> dict[str, Any]:
     if name in CATEGORICAL:
         words = _words(name)
         return {"values": rng.sample(words, rng.randint(1, len(words)))}
+    if name not in _NUMERIC:
+        return {"values": rng.sample(["models/a", "models/b", "org/c"], rng.randint(1, 3))}
     if rng.random() < 0.5:
         return {"values": [_number(rng, name) for _ in range(rng.randint(1, 4))]}
     domain: dict[str, Any] = dict(
@@ -84,6 +90,26 @@ def _space(rng: random.Random) -> dict[str, Any]:
             key = rng.choice(CATEGORICAL)
             domain["when"] = {json_name(key): rng.sample(_words(key), 1)}
     return space
+
+
+def _data(rng: random.Random) -> dict[str, Any]:
+    more: dict[str, Any] = {
+        "cleaning": {
+            "stripHtml": rng.random() < 0.5,
+            "minCharacters": rng.randint(1, 9),
+            "maxCharacters": rng.randint(5, 99),
+            "duplicates": rng.choice(["Keep", "Drop"]),
+            "conflicts": rng.choice(["Keep", "Report", "Drop"]),
+            "duplicateEncoder": {"name": "encoder"},
+        },
+        "groupColumn": "author",
+        "synonyms": "data/synonyms.tsv",
+        "allowLabelInText": True,
+        "labelColumns": ["y1", "y2"],
+        "textColumns": ["a", "b", "c"],
+        "joinTextColumns": rng.random() < 0.7,
+    }
+    return {name: value for name, value in more.items() if rng.random() < 0.4}
 
 
 def _valid(rng: random.Random) -> dict[str, Any]:
@@ -113,6 +139,13 @@ def _valid(rng: random.Random) -> dict[str, Any]:
             "crossValidation": {"folds": rng.randint(2, 5)},
             "repeats": rng.choice([1, 3]),
         },
+        "compute": {"precision": rng.choice(["FP32", "BF16"]), "compile": rng.random() < 0.5},
+        "ensemble": {
+            "size": rng.randint(2, 10),
+            "method": rng.choice(["Mean", "Weighted", "RankMean"]),
+        },
+        "artifacts": {"onnx": rng.random() < 0.5, "attributedRows": rng.randint(0, 9)},
+        "tracking": {"mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "e"}},
         "refit": rng.random() < 0.5,
         "cluster": {
             "workers": rng.randint(1, 8),
@@ -129,6 +162,12 @@ def _valid(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.2:
         names = rng.sample(list(_NUMERIC), 2)
         spec["search"]["points"] = [{json_name(name): _number(rng, name) for name in names}]
+    if rng.random() < 0.3:
+        spec["dataset"] |= _data(rng)
+        if "labelColumns" in spec["dataset"]:
+            del spec["dataset"]["labelColumn"]
+    if rng.random() < 0.1:
+        spec["objective"]["earlyStoppingMetric"] = rng.choice(metrics)
     if rng.random() < 0.1:
         spec["objective"]["secondary"] = [{"metric": rng.choice(metrics)}]
     if rng.random() < 0.2:
