@@ -76,10 +76,10 @@ def pretrained(source: ModelSource) -> Pretrained:
 
 
 def test_trials_do_not_share_weights(pretrained: Pretrained) -> None:
-    first = pretrained.fresh_model(NO_DROPOUT, 1)
+    first = pretrained.fresh_model(NO_DROPOUT, 1).model
     for parameter in first.parameters():
         parameter.data.fill_(7.0)
-    second = pretrained.fresh_model(NO_DROPOUT, 1)
+    second = pretrained.fresh_model(NO_DROPOUT, 1).model
     for name, tensor in second.state_dict().items():
         if name in pretrained.weights:
             assert torch.equal(tensor, pretrained.weights[name])
@@ -88,7 +88,8 @@ def test_trials_do_not_share_weights(pretrained: Pretrained) -> None:
 
 def test_the_seed_decides_the_head_and_nothing_outside_it(pretrained: Pretrained) -> None:
     def head(seed: int) -> Any:
-        return pretrained.fresh_model(NO_DROPOUT, seed).get_parameter("classifier.weight")
+        model = pretrained.fresh_model(NO_DROPOUT, seed).model
+        return model.get_parameter("classifier.weight")
 
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -100,7 +101,7 @@ def test_the_seed_decides_the_head_and_nothing_outside_it(pretrained: Pretrained
 
 
 def test_model_has_the_names_of_the_labels(pretrained: Pretrained) -> None:
-    model: Any = pretrained.fresh_model(NO_DROPOUT, 1)
+    model = pretrained.fresh_model(NO_DROPOUT, 1).model
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
     assert model.dtype == torch.float32

@@ -10,10 +10,18 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from sklearn.utils.class_weight import compute_class_weight
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import METRICS, Task
-from finetune_trainer.training.batches import evaluation_batches, steps_per_epoch, training_steps
+from finetune_trainer.training.batches import (
+    balanced_rows,
+    evaluation_batches,
+    steps_per_epoch,
+    training_steps,
+)
+from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.losses import TrainingLoss, balancing_weights
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.optimizers import build_optimizer
 from finetune_trainer.training.schedules import learning_rate
@@ -21,6 +29,20 @@ from finetune_trainer.training.schedules import learning_rate
 SCHEDULES: dict[str, Any] = {
     "Linear": transformers.get_linear_schedule_with_warmup,
     "Cosine": transformers.get_cosine_schedule_with_warmup,
+    "CosineWithRestarts": lambda optimizer, warmup, total: (
+        transformers.get_cosine_with_hard_restarts_schedule_with_warmup(
+            optimizer, warmup, total, num_cycles=2
+        )
+    ),
+    "Polynomial": lambda optimizer, warmup, total: (
+        transformers.get_polynomial_decay_schedule_with_warmup(
+            # of no steps after the warm-up it cannot take a share
+            optimizer, warmup, max(total, warmup + 1), lr_end=0.0, power=2.0
+        )
+    ),
+    "InverseSqrt": lambda optimizer, warmup, total: transformers.get_inverse_sqrt_schedule(
+        optimizer, warmup, timescale=warmup or total
+    ),
     "Constant": lambda optimizer, warmup, total: transformers.get_constant_schedule_with_warmup(
         optimizer, warmup
     ),
@@ -30,7 +52,7 @@ SCHEDULES: dict[str, Any] = {
 @pytest.mark.parametrize("warmup", [0.0, 0.06, 0.5, 1.0])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedule_is_that_of_transformers(name: str, warmup: float) -> None:
-    config = Hyperparameters(lr_schedule=name, warmup_ratio=warmup, learning_rate=0.3)
+    config = Hyperparameters(epochs=1, lr_schedule=name, warmup_ratio=warmup, learning_rate=0.3)
     total = 17
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     schedule = SCHEDULES[name](optimizer, math.ceil(warmup * total), total)
@@ -40,18 +62,45 @@ def test_schedule_is_that_of_transformers(name: str, warmup: float) -> None:
         schedule.step()
 
 
+def test_schedules_by_epochs_are_those_of_torch() -> None:
+    each = 5
+    config = Hyperparameters(
+        epochs=6, warmup_ratio=0.0, learning_rate=0.3, lr_gamma=0.7, lr_patience=2
+    )
+    schedules = {
+        "Step": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.7),
+        "Exponential": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7),
+    }
+    for name, make in schedules.items():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+        schedule = make(optimizer)
+        chosen = config.model_copy(update={"lr_schedule": name})
+        for epoch in range(6):
+            rate = learning_rate(chosen, epoch * each, each)
+            assert rate == pytest.approx(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+    plateau = config.model_copy(update={"lr_schedule": "ReduceOnPlateau"})
+    assert learning_rate(plateau, 29, each, reductions=2) == pytest.approx(0.3 * 0.7**2)
+
+
 def test_optimizer_has_every_hyperparameter_and_no_decay_of_vectors() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     base = Hyperparameters(learning_rate=0.02, weight_decay=0.3, momentum=0.7, adam_epsilon=1e-5)
     chosen = {
         "AdamW": {"betas": (0.8, 0.95), "eps": 1e-5},
-        "SGD": {"momentum": 0.7},
+        "Adam": {"betas": (0.8, 0.95), "eps": 1e-5},
+        "SGD": {"momentum": 0.7, "nesterov": False},
+        "NesterovSGD": {"momentum": 0.7, "nesterov": True},
+        "Adafactor": {},
         "RMSprop": {"momentum": 0.7, "alpha": 0.9, "eps": 1e-5},
     }
     for name, expected in chosen.items():
         more = {"optimizer": name, "adam_beta1": 0.8, "adam_beta2": 0.95, "rmsprop_alpha": 0.9}
-        optimizer = build_optimizer(model, base.model_copy(update=more))
-        assert type(optimizer).__name__ == name
+        optimizer = build_optimizer(
+            dict(model.named_parameters()), base.model_copy(update=more), Layers("encoder.", "", 0)
+        )
+        assert type(optimizer).__name__ == name.removeprefix("Nesterov")
         matrices, vectors = optimizer.param_groups
         assert [tuple(p.shape) for p in matrices["params"]] == [(4, 3)]
         assert len(vectors["params"]) == 3
@@ -96,6 +145,53 @@ def test_batches_need_little_padding_and_differ_between_epochs() -> None:
     assert [lengths[rows].max() for rows in epoch(0)] != sorted(
         lengths[rows].max() for rows in epoch(0)
     )
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    balance=st.sampled_from(["Oversample", "Undersample"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_balanced_epochs_have_every_class_as_often(
+    counts: list[int], balance: str, seed: int
+) -> None:
+    classes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    rows = np.arange(len(classes)) + 500
+    chosen = balanced_rows(rows, classes, balance, seed, epoch=0)
+    size = max(counts) if balance == "Oversample" else min(counts)
+    assert np.bincount(classes[chosen - 500]).tolist() == [size] * len(counts)
+    times = np.bincount(chosen - 500, minlength=len(rows))
+    for number, count in enumerate(counts):
+        of_class = times[classes == number]
+        assert set(of_class) <= {size // count, size // count + 1}  # as evenly as whole rows allow
+    assert chosen.tolist() == balanced_rows(rows, classes, balance, seed, epoch=0).tolist()
+
+
+def test_training_loss_smooths_and_weighs_as_torch_and_scikit_learn_do() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
+    logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.from_numpy(labels)
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(balancing_weights("SingleLabel", labels, 3), weights, rtol=1e-6)
+    cpu = torch.device("cpu")
+    config = Hyperparameters(label_smoothing=0.2)
+    smooth = TrainingLoss.of("SingleLabel", labels, 3, config, cpu)(logits, targets)
+    expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.2)
+    assert smooth.item() == pytest.approx(expected.item())
+    weighed = TrainingLoss.of(
+        "SingleLabel", labels, 3, Hyperparameters(class_balance="Weights"), cpu
+    )
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy()
+    assert weighed(logits, targets).item() == pytest.approx(np.mean(each * weights[labels]))
+
+    many = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=np.bool_)
+    np.testing.assert_allclose(balancing_weights("MultiLabel", many, 2), [1 / 3, 3])
+    logits, targets = logits[:4, :2], torch.from_numpy(many)
+    smooth = TrainingLoss.of("MultiLabel", many, 2, config, cpu)(logits, targets)
+    soft = targets.float() * 0.8 + 0.1
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, soft)
+    assert smooth.item() == pytest.approx(expected.item())
 
 
 def single(seed: int = 0) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from finetune_trainer.training import EpochResult, Pretrained, TrialRun, baselin
 from finetune_trainer.training.batches import Batcher, training_steps
 from finetune_trainer.training.head import output_layer, start_at_priors
 from tests.trainer.conftest import MakeSpec
+from tests.trainer.small_trials import assert_same, outcome, small, train, weights
 
 OBJECTIVE = Objective(metric="f1_macro", additional_metrics=["accuracy"])
 CONFIG = Hyperparameters(epochs=2, batch_size=4, max_length=16, learning_rate=3e-4)
@@ -35,13 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def small(data: PreparedData, rows: int, others: int) -> PreparedData:
-    cut = replace(
-        data, train=data.train[:rows], validation=data.validation[:others], test=data.test[:others]
-    )
-    return replace(cut, fingerprint=cut.digest())
 
 
 @pytest.fixture(scope="module")
@@ -66,28 +60,6 @@ def start(data: PreparedData, pretrained: Pretrained) -> Callable[..., TrialRun]
         return TrialRun(pretrained, data, config, seed, OBJECTIVE)
 
     return start
-
-
-def weights(run: TrialRun) -> dict[str, Any]:
-    return dict(run.model.state_dict())
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def train(run: TrialRun) -> list[EpochResult]:
-    results = []
-    while not run.finished:
-        result = run.train_to(9)
-        assert result is not None
-        results.append(result)
-    return results
-
-
-def outcome(results: list[EpochResult]) -> list[EpochResult]:
-    return [replace(result, seconds=0.0) for result in results]
 
 
 class PauseAt:
@@ -171,8 +143,10 @@ def test_training_is_that_of_a_plain_loop(
     )  # fmt: skip
     run = start(config)
     train(run)
-    reference: Any = pretrained.fresh_model(config, 5)
-    start_at_priors(reference, pretrained.new, data.task, data.labels[data.train])
+    fresh = pretrained.fresh_model(config, 5)
+    reference: Any = fresh.model
+    assert fresh.output is not None
+    start_at_priors(fresh.output, data.task, data.labels[data.train])
     plain_loop(reference, config, data)
     for name, tensor in reference.state_dict().items():
         torch.testing.assert_close(weights(run)[name], tensor, rtol=1e-4, atol=1e-5)

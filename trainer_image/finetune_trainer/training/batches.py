@@ -17,6 +17,26 @@ _POOL = 50
 """Batches whose rows are sorted by length together: little padding, and still random batches."""
 
 
+def balanced_rows(
+    rows: Rows, classes: NDArray[np.int64], balance: str, seed: int, epoch: int
+) -> Rows:
+    """The rows of an epoch in which every class has as many: the most that any has, or the fewest.
+
+    `classes` are those of `rows`. `balance` is Oversample, which repeats rows of rare classes as evenly as
+    whole rows allow, or Undersample. Which rows are repeated or left out is drawn anew each epoch.
+    """
+    generator = np.random.default_rng((seed, epoch, 1))
+    counts = np.bincount(classes)
+    size = counts.max() if balance == "Oversample" else counts[counts > 0].min()
+    chosen = []
+    for number in np.flatnonzero(counts):
+        members = rows[classes == number]
+        whole, rest = divmod(int(size), len(members))
+        chosen += [members] * whole
+        chosen.append(generator.permutation(members)[:rest])
+    return np.sort(np.concatenate(chosen))
+
+
 def training_steps(
     rows: Rows,
     lengths: NDArray[np.int64],
@@ -97,10 +117,22 @@ class Batcher:
         arrays = {"input_ids": ids, "attention_mask": mask}
         if frame.types is not None:
             arrays["token_type_ids"] = segments
-        inputs = {name: self._tensor(array) for name, array in arrays.items()}
-        return Batch(inputs, self._tensor(self._data.labels[rows]))
+        inputs = {name: self.tensor(array) for name, array in arrays.items()}
+        return Batch(inputs, self.labels(rows))
 
-    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
+    def labels(self, rows: Rows) -> Tensor:
+        """The labels of `rows`."""
+        return self.tensor(self._data.labels[rows])
+
+    def lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """Tokens of each of `rows` as batched."""
+        return self._data.lengths(rows, self._max_length)
+
+    def prepare(self, rows: Rows) -> None:
+        """Get ready for batches of `rows`: nothing to do, tokens are there."""
+
+    def tensor(self, array: NDArray[np.generic]) -> Tensor:
+        """The array on the device."""
         tensor = torch.from_numpy(array)
         if self._device.type == "cuda":
             return tensor.pin_memory().to(self._device, non_blocking=True)

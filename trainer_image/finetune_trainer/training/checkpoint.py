@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.optim import Optimizer
+
+from finetune_trainer.errors import TrialFailure
 
 _MODEL = "model.safetensors"
 _TENSORS = "training.pt"
@@ -23,17 +25,17 @@ class Checkpoint:
 
     def write(
         self,
-        model: nn.Module,
+        weights: dict[str, nn.Parameter],
         optimizer: Optimizer,
-        random: dict[str, Tensor],
+        tensors: dict[str, Any],
         state: dict[str, Any],
     ) -> None:
-        """Write a trial, in place of what is in the folder."""
+        """Write a trial, in place of what is in the folder: `weights` are those that training changes,
+        `tensors` what else there is beside them and the optimizer's."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _STATE).unlink(missing_ok=True)
-        save_model(model, str(self.folder / _MODEL))
-        tensors = {"optimizer": optimizer.state_dict(), "random": random}
-        torch.save(tensors, self.folder / _TENSORS)
+        save_file({name: one.detach() for name, one in weights.items()}, self.folder / _MODEL)
+        torch.save({"optimizer": optimizer.state_dict(), **tensors}, self.folder / _TENSORS)
         (self.folder / _STATE).write_text(json.dumps(state, indent=1))
 
     def state(self) -> dict[str, Any]:
@@ -41,10 +43,28 @@ class Checkpoint:
         state: dict[str, Any] = json.loads((self.folder / _STATE).read_text())
         return state
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-        """Put weights and optimizer state back; the random states. Nothing is unpickled but tensors."""
-        load_model(model, str(self.folder / _MODEL))
-        tensors = torch.load(self.folder / _TENSORS, map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(tensors["optimizer"])
-        random: dict[str, Tensor] = tensors["random"]
-        return random
+    def restore(self, weights: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
+        """Put `weights` and optimizer state back; the other tensors. Nothing is unpickled but tensors.
+
+        Raises TrialFailure if the checkpoint is of a model with other weights.
+        """
+        saved = load_file(self.folder / _MODEL)
+        if saved.keys() != weights.keys():
+            other = sorted(saved.keys() ^ weights.keys())
+            raise TrialFailure(
+                "UserError", f"the model has changed since the checkpoint was made: {other[0]}, …"
+            )
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                if saved[name].shape != parameter.shape:
+                    raise TrialFailure(
+                        "UserError",
+                        f"the number of labels, or the model, has changed since the checkpoint was made: "
+                        f"{name} was {tuple(saved[name].shape)} and is {tuple(parameter.shape)}",
+                    )
+                parameter.copy_(saved[name])
+        tensors: dict[str, Any] = torch.load(
+            self.folder / _TENSORS, map_location="cpu", weights_only=True
+        )
+        optimizer.load_state_dict(tensors.pop("optimizer"))
+        return tensors

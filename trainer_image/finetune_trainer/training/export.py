@@ -1,22 +1,35 @@
-"""The finished model as a folder that transformers loads without this project."""
+"""The finished model as a folder, which transformers loads without this project unless its head is ours."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from finetune_trainer.data.model_source import quiet_transformers
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.training.adapters import merged
 
 
 def export_model(model: nn.Module, data: PreparedData, max_length: int, folder: Path) -> None:
     """Write weights (safetensors), configuration with the label names, and tokenizer into `folder`.
 
-    The tokenizer cuts where the trial did, if it is asked to truncate.
+    The tokenizer cuts where the trial did, if it is asked to truncate. Low-rank updates are merged into the
+    weights. A model with pooling Cls or Mean is written by `PooledClassifier.save_pretrained`.
     """
     tokenizer = data.model.tokenizer()
     tokenizer.model_max_length = data.limit(max_length)
-    exported: Any = model
+    exported: Any = merged(model)
     with quiet_transformers():
         exported.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def write_thresholds(names: Sequence[str], thresholds: NDArray[np.float64], folder: Path) -> None:
+    """Write `thresholds.json` beside the model: label → probability from which on it is predicted."""
+    found = dict(zip(names, thresholds.tolist(), strict=True))
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    (folder / "thresholds.json").write_text(text, encoding="utf-8")

@@ -33,18 +33,13 @@ def label_priors(task: Task, labels: NDArray[Any], outputs: int) -> NDArray[np.f
     return odds
 
 
-def start_at_priors(
-    model: nn.Module, new: Collection[str], task: Task, labels: NDArray[Any]
-) -> None:
-    """Set the bias of the output layer to the priors of `labels`, if it is among the `new` tensors."""
-    found = output_layer(model, new)
-    if found is None:
-        return
-    priors = label_priors(task, labels, found.out_features)
+def start_at_priors(output: nn.Linear, task: Task, labels: NDArray[Any]) -> None:
+    """Set the bias of the new layer `output` to the priors of `labels`."""
+    priors = label_priors(task, labels, output.out_features)
     if task == "SingleLabel":
         priors -= priors.mean()  # only differences count
     with torch.no_grad():
-        found.bias.copy_(torch.from_numpy(priors))
+        output.bias.copy_(torch.from_numpy(priors))
 
 
 def output_layer(model: nn.Module, new: Collection[str]) -> nn.Linear | None:

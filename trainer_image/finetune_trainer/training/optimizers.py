@@ -1,32 +1,57 @@
 """The optimizers a study can name."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, RMSprop
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.training.layers import Layers
 
 
-def build_optimizer(model: nn.Module, config: Hyperparameters) -> Optimizer:
-    """The optimizer of `config` over the trainable parameters of `model`.
+def has_decay(parameter: nn.Parameter) -> bool:
+    """Whether weight decay and L1 are for it: matrices, but no biases and normalisation layers."""
+    return parameter.ndim >= 2
 
-    Vectors (biases, normalisation layers) have no weight decay; matrices have. For SGD and RMSprop the
-    decay is added to the gradient, as torch does it.
+
+def build_optimizer(
+    weights: Mapping[str, nn.Parameter], config: Hyperparameters, layers: Layers
+) -> Optimizer:
+    """The optimizer of `config` over `weights`, by name; what has no gradient stays as it is.
+
+    Vectors have no weight decay; matrices have. For all but AdamW and Adafactor the decay is added to the
+    gradient, as torch does it. The `share` of each group is its learning rate relative to the head's.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    rate = config.learning_rate
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in weights.items():
+        key = (layers.rate(name, config), has_decay(parameter))
+        groups.setdefault(key, []).append(parameter)
+    return _optimizer(
+        [
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "share": share,
+            }
+            for (share, decays), parameters in groups.items()
+        ],
+        config,
+    )
+
+
+def _optimizer(groups: list[dict[str, Any]], config: Hyperparameters) -> Optimizer:
+    rate, betas = config.learning_rate, (config.adam_beta1, config.adam_beta2)
     match config.optimizer:
         case "AdamW":
-            betas = (config.adam_beta1, config.adam_beta2)
             return AdamW(groups, lr=rate, betas=betas, eps=config.adam_epsilon)
+        case "Adam":
+            return Adam(groups, lr=rate, betas=betas, eps=config.adam_epsilon)
         case "SGD":
             return SGD(groups, lr=rate, momentum=config.momentum)
+        case "NesterovSGD":
+            return SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0)
         case "RMSprop":
             return RMSprop(
                 groups,
@@ -35,17 +60,27 @@ def build_optimizer(model: nn.Module, config: Hyperparameters) -> Optimizer:
                 eps=config.adam_epsilon,
                 momentum=config.momentum,
             )
+        case "Adafactor":
+            return Adafactor(groups, lr=rate)
 
 
-def adopt_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Put the moments of `state`, from an optimizer of the same class, in; keep the hyperparameters."""
-    kept = [
-        {name: value for name, value in group.items() if name != "params"}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, values in zip(optimizer.param_groups, kept, strict=True):
-        group.update(values)
-    if isinstance(optimizer, RMSprop):  # makes its buffers only if it begins with momentum
-        for moments in optimizer.state.values():
-            moments.setdefault("momentum_buffer", torch.zeros_like(moments["square_avg"]))
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of the head, and of everything below it its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+
+
+def adopt_state(
+    optimizer: Optimizer, old: Optimizer, same: Callable[[nn.Parameter], nn.Parameter]
+) -> None:
+    """Take over the moments of `old`, of the same class; `same` finds the old parameter of a new one."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = old.state.get(same(parameter))
+            if moments is not None:
+                optimizer.state[parameter] = dict(moments)
+                if isinstance(
+                    optimizer, RMSprop
+                ):  # makes its buffers only if it begins with momentum
+                    zeros = torch.zeros_like(parameter)
+                    optimizer.state[parameter].setdefault("momentum_buffer", zeros)

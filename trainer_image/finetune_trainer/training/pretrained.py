@@ -1,18 +1,22 @@
 """The pretrained encoder with a fresh head: read from disk once a process, copied for every trial."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.hyperparameters import STRUCTURAL, Hyperparameters
 from finetune_api.metrics import Task
-from finetune_trainer.data.model_source import FIELD, ModelSource, quiet_transformers
-from finetune_trainer.errors import ModelError
+from finetune_trainer.data.model_source import ModelSource, new_tensors, quiet_transformers
+from finetune_trainer.training.adapters import add_adapters
 from finetune_trainer.training.dropouts import set_dropouts
+from finetune_trainer.training.features import FeatureStore
+from finetune_trainer.training.head import output_layer
+from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.pooling import PooledClassifier, head_widths, new_head
 
 _PROBLEM_TYPES: dict[Task, str] = {
     "SingleLabel": "single_label_classification",
@@ -34,6 +38,8 @@ class Pretrained:
     """Names of the tensors that no pretrained weights exist for: those of the task's head."""
 
     model_class: type[Any]
+    features: FeatureStore = field(default_factory=FeatureStore, compare=False)
+    """What frozen parts of it say of the rows, for all trials of the process."""
 
     @classmethod
     def load(cls, source: ModelSource, task: Task, label_names: Sequence[str]) -> "Pretrained":
@@ -45,36 +51,75 @@ class Pretrained:
             problem_type=_PROBLEM_TYPES[task],
         )
         model, info = source.weights(config)
-        new = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-        _check_encoder(model, new, source)
+        new = new_tensors(info)
         weights = {
             name: tensor.detach() for name, tensor in model.state_dict().items() if name not in new
         }
         return cls(source, config, weights, frozenset(new), type(model))
 
-    def fresh_model(self, hyperparameters: Hyperparameters, seed: int) -> nn.Module:
-        """A copy of the model with these dropouts, its head drawn from `seed`."""
+    def fresh_model(self, hyperparameters: Hyperparameters, seed: int) -> "FreshModel":
+        """A copy of the model as `hyperparameters` want it built, what is new in it drawn from `seed`."""
         config = copy.deepcopy(self.config)
         set_dropouts(config, hyperparameters)
+        _keep_layers(config, hyperparameters.encoder_layers)
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             # transformers adopts the tensors it is given: without a copy, trials would share weights.
-            model: nn.Module = self.model_class.from_pretrained(
+            model: Any = self.model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict={name: tensor.clone() for name, tensor in self.weights.items()},
                 dtype="float32",
             )
-        return model
+            new: Collection[str] = self.new
+            if hyperparameters.pooling != "Architecture":
+                torch.default_generator.manual_seed(seed)  # the same head whatever was drawn before
+                widths = head_widths(config, hyperparameters, len(config.id2label))
+                dropout, pooling = hyperparameters.classifier_dropout, hyperparameters.pooling
+                model = PooledClassifier(model.base_model, pooling, widths, dropout)
+                new = [f"head.{name}" for name in model.head.state_dict()]
+            layers = Layers.of(model)
+            output = output_layer(model, new)
+            if hyperparameters.lora_rank:
+                add_adapters(model, hyperparameters, layers)
+        return FreshModel(model, layers, output)
+
+    def fresh_head(self, hyperparameters: Hyperparameters, seed: int) -> nn.Sequential:
+        """The head that `fresh_model` would make, by itself; for pooling Cls and Mean."""
+        widths = head_widths(self.config, hyperparameters, len(self.config.id2label))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return new_head(self.config, widths, hyperparameters.classifier_dropout)
 
 
-def _check_encoder(model: Any, new: set[str], source: ModelSource) -> None:
-    prefix = f"{model.base_model_prefix}."
-    encoder = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
-    absent = [name for name in encoder if name in new]
-    if len(absent) * 2 > len(encoder):
-        raise ModelError(
-            FIELD,
-            f"must be a model whose weights fit its configuration (got {source.name}: {len(absent)} of "
-            f"{len(encoder)} encoder tensors are missing, such as {absent[0]})",
-        )
+@dataclass(frozen=True)
+class FreshModel:
+    """A model that has not been trained yet."""
+
+    model: Any
+    layers: Layers
+    output: nn.Linear | None
+    """The layer that makes the outputs, if it is new."""
+
+
+def structure(config: Hyperparameters) -> tuple[object, ...]:
+    """What decides which tensors a model has, and which of them training changes."""
+    return tuple(getattr(config, name) for name in STRUCTURAL)
+
+
+def dropouts(config: Hyperparameters) -> tuple[object, ...]:
+    """What else a model is built with."""
+    return (
+        config.hidden_dropout,
+        config.attention_dropout,
+        config.classifier_dropout,
+        config.lora_dropout,
+        config.lora_alpha,
+    )
+
+
+def _keep_layers(config: Any, count: int) -> None:
+    if 0 < count < config.num_hidden_layers:
+        config.num_hidden_layers = count
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:count]

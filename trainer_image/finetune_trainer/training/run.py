@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import score
-from finetune_api.study import Objective
+from finetune_api.study import Compute, Objective
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.training.batches import (
-    Batcher,
-    Rows,
-    evaluation_batches,
-    steps_per_epoch,
-    training_steps,
-)
+from finetune_trainer.training.batches import Rows, balanced_rows, training_steps
 from finetune_trainer.training.checkpoint import Checkpoint
-from finetune_trainer.training.export import export_model
-from finetune_trainer.training.head import start_at_priors
-from finetune_trainer.training.losses import mean_loss
+from finetune_trainer.training.export import export_model, write_thresholds
+from finetune_trainer.training.learner import Learner, never
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.optimizers import adopt_state, build_optimizer
 from finetune_trainer.training.pretrained import Pretrained
-from finetune_trainer.training.randomness import Randomness
 from finetune_trainer.training.schedules import learning_rate
+from finetune_trainer.training.thresholds import tuned_thresholds
 
-_EVALUATION_BATCH = 64
+_SAMPLING = ("Oversample", "Undersample")
 _STEPS_BETWEEN_CHECKS = {"cuda": 16}
 """Optimizer steps whose losses are read together: reading one makes the CPU wait for the GPU."""
 
@@ -55,6 +45,28 @@ class EpochResult:
     seconds: float
     """Seconds of training and evaluation since the last result, pauses left out."""
 
+    split: int = 1
+    """Parts that batches are computed in, because the memory does not hold them as a whole."""
+
+    thresholds: list[float] | None = None
+    """Probability from which on each label is predicted, if it was tuned on the validation rows."""
+
+
+@dataclass
+class _Watch:
+    """How long a value has not become better."""
+
+    best: float | None = None
+    stale: int = 0
+    """Values since the best."""
+
+    def see(self, value: float, min_delta: float = 0.0) -> None:
+        """Take in a value, larger is better."""
+        if self.best is None or value > self.best + min_delta:
+            self.best, self.stale = value, 0
+        else:
+            self.stale += 1
+
 
 @dataclass
 class _Position:
@@ -72,27 +84,35 @@ class _Position:
     """Sum of their losses."""
 
     seconds: float = 0.0
-    best: float | None = None
-    stale_epochs: int = 0
+    reductions: int = 0
+    """How often ReduceOnPlateau has reduced the learning rate."""
 
 
-def _never() -> bool:
-    return False
+def _batches(config: Hyperparameters) -> tuple[object, ...]:
+    return (
+        config.batch_size,
+        config.gradient_accumulation,
+        config.max_length,
+        config.class_balance in _SAMPLING,
+        config.duplicate_threshold,
+        config.augmentation,
+        config.augmentation_share,
+        config.augmentation_copies,
+    )
 
 
-def _batches(config: Hyperparameters) -> tuple[int, int, int]:
-    return config.batch_size, config.gradient_accumulation, config.max_length
-
-
-def _dropouts(config: Hyperparameters) -> tuple[float, float, float]:
-    return config.hidden_dropout, config.attention_dropout, config.classifier_dropout
+def metric_names(objective: Objective) -> tuple[str, ...]:
+    """What is measured: the objective's metric, the additional ones, early stopping's and the loss."""
+    named = (objective.metric, *objective.additional_metrics)
+    return tuple(dict.fromkeys((*named, objective.stopping_metric, "loss")))
 
 
 class TrialRun:
     """A trial in memory, between two epochs or in the middle of one.
 
-    Raises TrialFailure("Diverged") as soon as the loss is NaN or infinite, and
-    TrialFailure("OutOfMemory") if the device's memory does not suffice.
+    Raises TrialFailure("Diverged") as soon as the loss is NaN or infinite, TrialFailure("OutOfMemory") if
+    the device's memory does not suffice even for single rows, and TrialFailure("UserError") for
+    hyperparameters that the model cannot have.
     """
 
     def __init__(
@@ -103,22 +123,26 @@ class TrialRun:
         seed: int,
         objective: Objective,
         device: str = "cpu",
+        compute: Compute | None = None,
+        history: Sequence[float] = (),
     ) -> None:
-        self.data = data
-        self.config = config
+        """`history` is what the objective was after each epoch of the trial that this one repeats: schedules
+        that depend on it have nothing else where there are no validation rows."""
+        self._all_rows = data
+        self.data = data.deduplicated(config.duplicate_threshold)
         self.seed = seed
         self._objective = objective
         self._device = torch.device(device)
-        self._pretrained = pretrained
-        with self._memory_watched():
-            model = pretrained.fresh_model(config, seed)
-            start_at_priors(model, pretrained.new, data.task, data.labels[data.train])
-            self.model: Any = model.to(self._device)
-        self._optimizer = build_optimizer(self.model, config)
-        self._random = Randomness(seed, self._device)
-        self._batch = Batcher(data, config.max_length, self._device)
+        compute = compute or Compute()
+        self.learner = Learner(pretrained, self.data, config, seed, self._device, compute)
         self._position = _Position()
+        self._stopping = _Watch()
+        self._plateau = _Watch()
+        self._history = history
         self._unread: list[Tensor] = []
+        self.tuned: NDArray[np.float64] | None = None
+        """Thresholds by PerLabel of the last evaluation; a run without validation rows is given those of
+        another."""
 
     @classmethod
     def resume(
@@ -128,6 +152,8 @@ class TrialRun:
         data: PreparedData,
         objective: Objective,
         device: str = "cpu",
+        compute: Compute | None = None,
+        history: Sequence[float] = (),
         changed: Hyperparameters | None = None,
     ) -> "TrialRun":
         """The trial that `save` wrote to `folder`, as it was, or with `changed` hyperparameters from there.
@@ -141,34 +167,36 @@ class TrialRun:
                 "UserError", "the data set has changed since the checkpoint was made"
             )
         config = Hyperparameters.model_validate(state["config"])
-        run = cls(pretrained, data, config, state["seed"], objective, device)
-        with run._memory_watched():
-            run._random.states = checkpoint.restore(run.model, run._optimizer)
+        run = cls(pretrained, data, config, state["seed"], objective, device, compute, history)
+        run.learner.restore(checkpoint)
         run._position = _Position(**state["position"])
+        run._stopping = _Watch(**state["stopping"])
+        run._plateau = _Watch(**state["plateau"])
         if changed is not None:
             run.reconfigure(changed)
         return run
 
+    @property
+    def config(self) -> Hyperparameters:
+        """The trial's hyperparameters."""
+        return self.learner.config
+
+    @property
+    def model(self) -> Any:
+        """The whole model as it is now; what a run had precomputed of it is not used any more."""
+        return self.learner.whole_model
+
     def reconfigure(self, config: Hyperparameters) -> None:
         """Go on with other hyperparameters; weights, position and the optimizer's state stay.
 
-        Another optimizer begins with a state of its own. Raises TrialFailure("Internal") in mid-epoch if
-        the batches would be others.
+        Another optimizer begins with a state of its own. Raises TrialFailure("Internal") if the model
+        would have other tensors, and in mid-epoch if the batches would be others.
         """
-        old = self.config
-        if self._position.step and _batches(old) != _batches(config):
+        if self._position.step and _batches(self.config) != _batches(config):
             raise TrialFailure("Internal", "batches must change between epochs, not within one")
-        state = self._optimizer.state_dict()
-        if _dropouts(old) != _dropouts(config):
-            with self._memory_watched():
-                model = self._pretrained.fresh_model(config, self.seed)
-                model.load_state_dict(self.model.state_dict())
-                self.model = model.to(self._device)
-        self.config = config
-        self._batch = Batcher(self.data, config.max_length, self._device)
-        self._optimizer = build_optimizer(self.model, config)
-        if old.optimizer == config.optimizer:
-            adopt_state(self._optimizer, state)
+        if config.duplicate_threshold != self.config.duplicate_threshold:
+            self.data = self._all_rows.deduplicated(config.duplicate_threshold)
+        self.learner.reconfigure(config, self.data)
 
     def save(self, folder: Path) -> None:
         """Write everything that `resume` needs into `folder`, in place of what is there."""
@@ -177,10 +205,12 @@ class TrialRun:
             "seed": self.seed,
             "data": self.data.fingerprint,
             "position": asdict(self._position),
+            "stopping": asdict(self._stopping),
+            "plateau": asdict(self._plateau),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
-        Checkpoint(folder).write(self.model, self._optimizer, self._random.states, state)
+        self.learner.save(Checkpoint(folder), state)
 
     @property
     def position(self) -> float:
@@ -189,21 +219,26 @@ class TrialRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the objective has not improved for the trial's patience."""
+        """Whether all epochs are done, or the trial's patience is at its end."""
         patience = self.config.early_stopping_patience
-        return (
-            self._position.epoch >= self.config.epochs
-            or 0 < patience <= self._position.stale_epochs
-        )
+        return self._position.epoch >= self.config.epochs or 0 < patience <= self._stopping.stale
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The metrics of each epoch: the objective's, the additional ones and the loss."""
-        named = (self._objective.metric, *self._objective.additional_metrics, "loss")
-        return tuple(dict.fromkeys(named))
+        """The metrics of each epoch: the objective's, the additional ones, early stopping's and the loss."""
+        return metric_names(self._objective)
+
+    @property
+    def thresholds(self) -> NDArray[np.float64] | None:
+        """Probability from which on each label is predicted, (outputs,); None unless the task is MultiLabel."""
+        if self.data.task != "MultiLabel":
+            return None
+        if self.config.threshold_tuning == "PerLabel" and self.tuned is not None:
+            return self.tuned
+        return np.full(len(self.data.label_names), self.config.decision_threshold)
 
     def train_to(
-        self, position: float, should_pause: Callable[[], bool] = _never
+        self, position: float, should_pause: Callable[[], bool] = never
     ) -> EpochResult | None:
         """Train to the end of the epoch under way, or to `position` in it if that comes first, and evaluate.
 
@@ -215,70 +250,43 @@ class TrialRun:
         assert position > self.position
         stop = min(position, self._position.epoch + 1.0)
         started = time.monotonic()
-        with self._memory_watched():
-            done = self._train(stop, should_pause)
-            metrics = self._validate(should_pause) if done else None
+        done = self._train(stop, should_pause)
+        metrics = self._validate(should_pause) if done else None
         self._position.seconds += time.monotonic() - started
         return None if metrics is None else self._evaluated(stop, metrics)
 
     def _train(self, stop: float, should_pause: Callable[[], bool]) -> bool:
-        steps = self._steps()
-        last = math.ceil((stop - self._position.epoch) * len(steps) - 1e-9)
-        self.model.train()
-        try:
-            with self._random:
-                for step in steps[self._position.step : last]:
-                    if not self._step(step, should_pause):
-                        return False
-                    self._position.step += 1
-                    self._position.rows += sum(len(batch) for batch in step)
-        finally:
-            self.model.eval()
+        position = self._position
+        data = self.data.augmented(self.config, self.seed, position.epoch)
+        steps = self._steps(data)
+        last = math.ceil((stop - position.epoch) * len(steps) - 1e-9)
+        average_from = self.config.averaging_start * self.config.epochs * len(steps)
+        with self.learner.training(data):
+            for step in steps[position.step : last]:
+                self.learner.thaw(position.epoch + position.step / len(steps))
+                number = position.epoch * len(steps) + position.step
+                rate = learning_rate(self.config, number, len(steps), position.reductions)
+                loss = self.learner.step(step, rate, should_pause)
+                if loss is None:
+                    self._read_losses()
+                    return False
+                if number >= average_from:
+                    self.learner.take_into_average()
+                self._unread.append(loss)
+                if len(self._unread) >= _STEPS_BETWEEN_CHECKS.get(self._device.type, 1):
+                    self._read_losses()
+                position.step += 1
+                position.rows += sum(len(batch) for batch in step)
         return True
 
-    def _steps(self) -> list[list[Rows]]:
-        rows = self.data.train
-        config = self.config
-        lengths = self.data.lengths(rows, config.max_length)
-        return training_steps(
-            rows,
-            lengths,
-            config.batch_size,
-            config.gradient_accumulation,
-            self.seed,
-            self._position.epoch,
-        )
-
-    def _step(self, batches: list[Rows], should_pause: Callable[[], bool]) -> bool:
-        rows = sum(len(batch) for batch in batches)
-        before = self._random.snapshot()
-        losses = []
-        for chosen in batches:
-            if should_pause():
-                # Gradients are not saved: the step begins anew, with the same random numbers.
-                self._optimizer.zero_grad()
-                self._random.rewind(before)
-                self._read_losses()
-                return False
-            batch = self._batch(chosen)
-            loss = mean_loss(self.data.task, self.model(**batch.inputs).logits, batch.labels)
-            torch.autograd.backward(loss * (len(chosen) / rows))
-            losses.append(loss.detach() * len(chosen))
-        clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        self._set_learning_rate()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._unread.append(torch.stack(losses).sum())
-        if len(self._unread) >= _STEPS_BETWEEN_CHECKS.get(self._device.type, 1):
-            self._read_losses()
-        return True
-
-    def _set_learning_rate(self) -> None:
-        config, rows = self.config, len(self.data.train)
-        each = steps_per_epoch(rows, config.batch_size, config.gradient_accumulation)
-        step = self._position.epoch * each + self._position.step
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, config.epochs * each)
+    def _steps(self, data: PreparedData) -> list[list[Rows]]:
+        config, rows, epoch = self.config, data.train, self._position.epoch
+        if config.class_balance in _SAMPLING:
+            classes = data.labels[rows]
+            rows = balanced_rows(rows, classes, config.class_balance, self.seed, epoch)
+        lengths = data.lengths(rows, config.max_length)
+        accumulation = config.gradient_accumulation
+        return training_steps(rows, lengths, config.batch_size, accumulation, self.seed, epoch)
 
     def _read_losses(self) -> None:
         for loss in torch.stack(self._unread).tolist() if self._unread else ():
@@ -296,65 +304,68 @@ class TrialRun:
             return None
         if not np.isfinite(logits).all():
             raise TrialFailure("Diverged", "the model's output became NaN or infinite")
+        self.tuned = self._tuned(logits)
+        return self.measure("validation", logits)
+
+    def _tuned(self, logits: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        if self.data.task != "MultiLabel" or self.config.threshold_tuning == "None":
+            return None
         labels = self.data.labels[self.data.validation]
-        return compute_metrics(self.data.task, logits, labels, self.metric_names)
+        return tuned_thresholds(logits, labels, self.config.decision_threshold)
 
     def _evaluated(self, stop: float, metrics: dict[str, float]) -> EpochResult:
         position = self._position
         loss = position.loss_sum / max(1, position.rows)
-        result = EpochResult(stop, metrics, loss, position.seconds)
+        tuned = None if self.tuned is None else self.tuned.tolist()
+        result = EpochResult(stop, metrics, loss, position.seconds, self.learner.split, tuned)
         if stop < position.epoch + 1:
             self._position = replace(position, evaluated=stop, seconds=0.0)
             return result
-        best, stale = position.best, position.stale_epochs
-        if self._objective.metric in metrics:
-            value = score(metrics[self._objective.metric], self._objective.direction)
-            improved = best is None or value > best
-            best, stale = (value, 0) if improved else (best, stale + 1)
+        objective, config = self._objective, self.config
+        value = metrics.get(objective.metric)
+        if value is None and position.epoch < len(self._history):
+            value = self._history[position.epoch]
+        if value is not None:
+            self._plateau.see(score(value, objective.direction))
+        if objective.stopping_metric in metrics:
+            watched = metrics[objective.stopping_metric]
+            watched = score(watched, objective.stopping_direction)
+            self._stopping.see(watched, config.early_stopping_min_delta)
+        reduce = self._plateau.stale >= config.lr_patience
+        if reduce:
+            self._plateau.stale = 0
         self._position = _Position(
-            epoch=position.epoch + 1, evaluated=stop, best=best, stale_epochs=stale
+            epoch=position.epoch + 1,
+            evaluated=stop,
+            reductions=position.reductions + reduce,
         )
         return result
 
     def predict(self, rows: Rows) -> NDArray[np.float32]:
         """The model's logits (rows, outputs) for `rows` of the data."""
-        with self._memory_watched():
-            logits = self._predict(rows, _never)
+        logits = self._predict(rows, never)
         assert logits is not None
         return logits
 
     def _predict(self, rows: Rows, should_pause: Callable[[], bool]) -> NDArray[np.float32] | None:
-        lengths = self.data.lengths(rows, self.config.max_length)
-        batches = evaluation_batches(np.arange(len(rows)), lengths, _EVALUATION_BATCH)
-        outputs = []
-        with torch.inference_mode():
-            for at in batches:
-                if should_pause():
-                    return None
-                outputs.append(self.model(**self._batch(rows[at]).inputs).logits.float())
-            logits = np.empty((len(rows), len(self.data.label_names)), dtype=np.float32)
-            logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
-        return logits
+        with self.learner.averaged():
+            return self.learner.predict(rows, should_pause)
 
     def evaluate(self, part: str) -> dict[str, float]:
         """The metrics of the model as it is now, on `validation` or `test`."""
-        rows = self.data.part(part)
-        return compute_metrics(
-            self.data.task, self.predict(rows), self.data.labels[rows], self.metric_names
-        )
+        return self.measure(part, self.predict(self.data.part(part)))
+
+    def measure(self, part: str, logits: NDArray[np.float32]) -> dict[str, float]:
+        """The metrics of `logits`, which are those of all rows of `validation` or `test`."""
+        labels = self.data.labels[self.data.part(part)]
+        return compute_metrics(self.data.task, logits, labels, self.metric_names, self.thresholds)
 
     def export(self, folder: Path) -> None:
-        """Write the model as it is now for `AutoModelForSequenceClassification.from_pretrained`."""
-        export_model(self.model, self.data, self.config.max_length, folder)
+        """Write the model as it is now for `AutoModelForSequenceClassification.from_pretrained`.
 
-    @contextmanager
-    def _memory_watched(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                what = f"batchSize {self.config.batch_size}, maxLength {self.config.max_length}"
-                raise TrialFailure(
-                    "OutOfMemory", f"{self._device} has too little memory for {what}"
-                ) from error
-            raise
+        MultiLabel: and the probability from which on each label is predicted.
+        """
+        with self.learner.averaged():
+            export_model(self.model, self.data, self.config.max_length, folder)
+        if self.thresholds is not None:
+            write_thresholds(self.data.label_names, self.thresholds, folder)

@@ -5,21 +5,37 @@ import math
 from finetune_api.hyperparameters import Hyperparameters
 
 
-def learning_rate(config: Hyperparameters, step: int, total: int) -> float:
-    """The rate of optimizer step `step` (from 0) of `total`: a warm-up, then the schedule of `config`.
+def learning_rate(config: Hyperparameters, step: int, each: int, reductions: int = 0) -> float:
+    """The rate of optimizer step `step` (from 0), with `each` steps an epoch: a warm-up, then the schedule.
 
-    The same as transformers' schedules of these names. It is a function of the step alone, so there is
-    no state to save.
+    `reductions` is how often ReduceOnPlateau has reduced it so far. The same as transformers' and torch's
+    schedules of these names. It is a function of its arguments alone, so there is no state to save.
     """
+    total = config.epochs * each
     warmup = math.ceil(config.warmup_ratio * total)
     if step < warmup:
         return config.learning_rate * step / max(1, warmup)
-    done = (step - warmup) / max(1, total - warmup)
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    epochs = (step - warmup) / each
     match config.lr_schedule:
         case "Constant":
             factor = 1.0
         case "Linear":
-            factor = max(0.0, 1.0 - done)
+            factor = 1.0 - done
         case "Cosine":
-            factor = max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+            factor = 0.5 * (1.0 + math.cos(math.pi * done))
+        case "CosineWithRestarts":
+            cycle = (config.lr_cycles * done) % 1.0 if done < 1.0 else 1.0
+            factor = 0.5 * (1.0 + math.cos(math.pi * cycle))
+        case "Polynomial":
+            factor = (1.0 - done) ** config.lr_power
+        case "Step":
+            factor = config.lr_gamma ** math.floor(epochs / config.lr_patience)
+        case "Exponential":
+            factor = config.lr_gamma**epochs
+        case "InverseSqrt":
+            scale = warmup or each
+            factor = math.sqrt(scale / (scale + step - warmup))
+        case "ReduceOnPlateau":
+            factor = config.lr_gamma**reductions
     return config.learning_rate * factor

@@ -1,0 +1,167 @@
+"""Several models as one: the mean of their probabilities, or of the ranks of these, and whether it is better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logit, softmax
+
+from finetune_api.metrics import Task, score
+from finetune_api.study import EnsembleMethod, Objective
+from finetune_trainer.errors import TrialFailure
+from finetune_trainer.training.metrics import compute_metrics
+from finetune_trainer.training.thresholds import probabilities
+
+QUANTILES = 1000
+"""The most reference values that are kept of an output."""
+
+_LEAST = float(np.finfo(np.float64).tiny)
+_MOST = 1 - float(np.finfo(np.float64).epsneg)
+"""The probabilities nearest to 0 and 1 that have a logit."""
+
+_ROUNDING = 1e-6
+"""Share of a metric by which the rounding of logits can change it."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model says of some rows."""
+
+    logits: NDArray[np.float32]
+    """(rows, outputs)."""
+
+    thresholds: NDArray[np.float64] | None
+    """MultiLabel: probability from which on each label is predicted, (outputs,)."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How the outputs of several models, the members, become those of one."""
+
+    task: Task
+    weights: NDArray[np.float64]
+    """Of each member, (members,); their sum is 1."""
+
+    references: tuple[NDArray[np.float64], ...] | None = None
+    """RankMean: for each member the outputs for the reference rows, (rows, outputs), each column ascending.
+
+    A row by itself has no rank. Its rank is the place that its probability would have among those of the
+    reference rows: validation rows, as a model said of them that had not seen them."""
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        method: EnsembleMethod,
+        leads: Sequence[float],
+        validation: Sequence[NDArray[np.float32]],
+    ) -> "Combination":
+        """The combination of members with these `leads` (as of `RefitItem`) and logits of the validation rows.
+
+        Without any lead Weighted is Mean.
+        """
+        weights = np.full(len(leads), 1 / len(leads))
+        if method == "Weighted" and sum(leads) > 0:
+            weights = np.array(leads, dtype=np.float64) / sum(leads)
+        if method != "RankMean":
+            return cls(task, weights)
+        return cls(task, weights, tuple(_reference(outputs(task, found)) for found in validation))
+
+    def __call__(self, members: Sequence[Answers]) -> Answers:
+        """What a single model with the mean of the members' outputs would say of the same rows.
+
+        The thresholds are the means of those of the members; for RankMean, of their ranks.
+        """
+        mean = self._mean([outputs(self.task, member.logits) for member in members])
+        own = [member.thresholds[None] for member in members if member.thresholds is not None]
+        return Answers(_logits(self.task, mean), self._mean(own)[0] if own else None)
+
+    def _mean(self, members: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """(rows, outputs) of members' (rows, outputs)."""
+        if self.references is not None:
+            members = [
+                ranks(values, reference)
+                for values, reference in zip(members, self.references, strict=True)
+            ]
+        mean: NDArray[np.float64] = np.tensordot(self.weights, np.stack(members), axes=1)
+        return mean
+
+
+def outputs(task: Task, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The probabilities (rows, outputs) that `logits` mean, or the numbers of Regression."""
+    if task == "SingleLabel":
+        shares: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+        return shares
+    return logits.astype(np.float64) if task == "Regression" else probabilities(logits)
+
+
+def _logits(task: Task, values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Logits that mean `values`; those of a row of SingleLabel need not add up to 1."""
+    if task == "SingleLabel":
+        values = np.log(np.maximum(values, _LEAST))
+    elif task == "MultiLabel":
+        values = logit(np.clip(values, _LEAST, _MOST))
+    return values.astype(np.float32)
+
+
+def _reference(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each column of `values` (rows, outputs) ascending, evenly thinned out to QUANTILES rows at most."""
+    rows = len(values)
+    kept = np.linspace(0, rows - 1, min(rows, QUANTILES)).round().astype(np.int64)
+    ordered: NDArray[np.float64] = np.sort(values, axis=0)[kept]
+    return ordered
+
+
+def ranks(values: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The place of each of `values` (rows, outputs) among the `reference` rows of its column, as a share.
+
+    It is above 0 and below 1. Of n reference values themselves the ranks are 1/(n + 1) to n/(n + 1), equal
+    ones have the mean of theirs, and what lies between two of them is half-way between their ranks.
+    """
+    places = np.empty_like(values)
+    for column in range(values.shape[1]):
+        known, found = reference[:, column], values[:, column]
+        below = np.searchsorted(known, found, side="left")
+        up_to = np.searchsorted(known, found, side="right")
+        places[:, column] = (below + up_to + 1) / 2
+    return places / (len(reference) + 1)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an ensemble is better than each of its members."""
+
+    value: float
+    """The objective of the ensemble."""
+
+    singles: list[float]
+    """The objective of each member."""
+
+    best_single: float
+    kept: bool
+
+
+def judge(
+    combination: Combination,
+    members: Sequence[Answers],
+    labels: NDArray[Any],
+    objective: Objective,
+) -> Verdict:
+    """Compare the ensemble with its members on rows that none of them has seen, with these `labels`.
+
+    It is kept if it is better by more than rounding. Raises TrialFailure if the objective is not defined.
+    """
+
+    def value(answers: Answers) -> float:
+        metric, task = objective.metric, combination.task
+        found = compute_metrics(task, answers.logits, labels, [metric], answers.thresholds)
+        if metric not in found:
+            raise TrialFailure("Diverged", f"{metric} is not defined for members of the ensemble")
+        return found[metric]
+
+    together, singles = value(combination(members)), [value(member) for member in members]
+    best = max(singles, key=lambda single: score(single, objective.direction))
+    lead = score(together, objective.direction) - score(best, objective.direction)
+    return Verdict(together, singles, best, lead > _ROUNDING * abs(best))

@@ -1,0 +1,225 @@
+"""What the frozen part of an encoder says of each row: computed once a process, for all trials, folds and epochs.
+
+A wholly frozen encoder under pooling Cls or Mean leaves one vector a row, and only the head is built and
+trained. A partly frozen one (or a wholly frozen one under its architecture's own head) leaves the hidden
+states of each row's tokens, with which the layers above are trained. What is frozen has no dropout, so both
+are what the whole model would have computed, to floating-point tolerance.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
+from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.pooling import PooledClassifier
+
+ROOM = 2 << 30
+"""Bytes of features that a process keeps; what needs more is computed anew in every pass."""
+
+_ENCODING_BATCH = 64
+_CUT_OPEN = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "modernbert",
+)
+"""Model types that are embeddings followed by one list of layers, and nothing between."""
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
+
+
+class HeadOnly(nn.Module):
+    """The head of a `PooledClassifier` by itself; its tensors have the same names."""
+
+    def __init__(self, head: nn.Sequential) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> SequenceClassifierOutput:
+        """The logits (rows, outputs) of features (rows, width)."""
+        return SequenceClassifierOutput(logits=self.head(features))
+
+
+@dataclass
+class RowFeatures:
+    """One array of features for all rows of a study, filled as rows are asked for.
+
+    Row `i` has `values[offsets[i]:offsets[i + 1]]` (tokens, width).
+    """
+
+    model: Any
+    """The pretrained model that computes them, in evaluation mode, on its device."""
+
+    layers: Layers
+    values: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    compute: Callable[[Any, Batch], Tensor]
+    """Features (rows, tokens or 1, width) of a batch."""
+
+    known: NDArray[np.bool_]
+
+    def ensure(self, rows: Rows, batcher: Batcher, autocast: Autocast) -> None:
+        """Compute what is missing of `rows`."""
+        missing = rows[~self.known[rows]]
+        lengths = batcher.lengths(missing)
+        with torch.inference_mode(), autocast():
+            for chosen in evaluation_batches(missing, lengths, _ENCODING_BATCH):
+                found = self.compute(self.model, batcher(chosen)).float().cpu().numpy()
+                for row, features in zip(chosen, found, strict=True):
+                    start, end = self.offsets[row], self.offsets[row + 1]
+                    self.values[start:end] = features[: end - start]
+                self.known[chosen] = True
+
+    def of(self, rows: Rows, tokens: int) -> NDArray[np.float32]:
+        """The features (rows, tokens, width) of rows that are there; what lies beyond a row's end is arbitrary."""
+        at = self.offsets[rows][:, None] + np.arange(tokens)
+        last = self.offsets[rows + 1][:, None] - 1
+        found: NDArray[np.float32] = self.values[np.minimum(at, last)]
+        return found
+
+
+@dataclass
+class FeatureStore:
+    """The features of a process; those used longest ago make room."""
+
+    entries: "OrderedDict[Hashable, RowFeatures]" = field(default_factory=OrderedDict)
+
+    def get(self, key: Hashable, size: int, make: Callable[[], RowFeatures]) -> RowFeatures | None:
+        """The features of `key`, made if they are new; None if their `size` in bytes is more than there is room for."""
+        if size > ROOM:
+            return None
+        if key not in self.entries:
+            while self.entries and size + self._size() > ROOM:
+                self.entries.popitem(last=False)
+            self.entries[key] = make()
+        self.entries.move_to_end(key)
+        return self.entries[key]
+
+    def _size(self) -> int:
+        return sum(entry.values.nbytes for entry in self.entries.values())
+
+
+class FeatureBatcher:
+    """Makes batches of features in place of tokens."""
+
+    def __init__(self, features: RowFeatures, batcher: Batcher, autocast: Autocast) -> None:
+        self._features, self._batcher, self._autocast = features, batcher, autocast
+
+    def __call__(self, rows: Rows) -> Batch:
+        """The batch of `rows`."""
+        self._features.ensure(rows, self._batcher, self._autocast)
+        return self._batch(rows)
+
+    def prepare(self, rows: Rows) -> None:
+        """Compute the features of all of `rows`, which is faster in batches of like length."""
+        self._features.ensure(rows, self._batcher, self._autocast)
+
+    def _batch(self, rows: Rows) -> Batch:
+        features = self._batcher.tensor(self._features.of(rows, 1)[:, 0])
+        return Batch({"features": features}, self._batcher.labels(rows))
+
+
+class HiddenBatcher(FeatureBatcher):
+    """Makes batches whose embeddings are the hidden states below the first layer that is trained."""
+
+    def _batch(self, rows: Rows) -> Batch:
+        batch = self._batcher(rows)
+        mask = batch.inputs["attention_mask"]
+        hidden = self._batcher.tensor(self._features.of(rows, mask.shape[1]))
+        return Batch({"inputs_embeds": hidden, "attention_mask": mask}, batch.labels)
+
+
+def pooled_features(model: PooledClassifier, layers: Layers, data: PreparedData) -> RowFeatures:
+    """Room for one vector (width) a row: what the head of `model` sees."""
+
+    def compute(model: PooledClassifier, batch: Batch) -> Tensor:
+        hidden = model.encoder(**batch.inputs).last_hidden_state
+        return model.pool(hidden, batch.inputs["attention_mask"]).unsqueeze(1)
+
+    rows = len(data.labels)
+    values = np.empty((rows, int(model.config.hidden_size)), dtype=np.float32)
+    offsets = np.arange(rows + 1, dtype=np.int64)
+    return RowFeatures(model, layers, values, offsets, compute, np.zeros(rows, dtype=np.bool_))
+
+
+def hidden_features(
+    model: Any, layers: Layers, frozen: int, data: PreparedData, max_length: int
+) -> RowFeatures:
+    """Room for the hidden states (tokens, width) of each row between the lowest `frozen` layers and the rest."""
+
+    def compute(model: Any, batch: Batch) -> Tensor:
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, __: Any, output: Any) -> None:
+            caught.append(output[0] if isinstance(output, tuple) else output)
+
+        handle = layers.modules(model)[frozen - 1].register_forward_hook(catch)
+        try:
+            model(**batch.inputs)
+        finally:
+            handle.remove()
+        return caught[0]
+
+    rows = np.arange(len(data.labels))
+    offsets = np.concatenate([[0], np.cumsum(data.lengths(rows, max_length))])
+    values = np.empty((int(offsets[-1]), int(model.config.hidden_size)), dtype=np.float32)
+    return RowFeatures(model, layers, values, offsets, compute, np.zeros(len(rows), dtype=np.bool_))
+
+
+def can_be_cut(model: Any) -> bool:
+    """Whether `cut_open` knows the architecture of `model`."""
+    own = getattr(model.base_model, "embeddings_project", None) is None
+    return model.config.model_type in _CUT_OPEN and own
+
+
+class _Given(nn.Module):
+    """In place of embeddings: what is given as `inputs_embeds` is what they make."""
+
+    def forward(self, *arguments: Any, **named: Any) -> Tensor:
+        """The hidden states among the arguments."""
+        given = (*arguments, *named.values())
+        return next(value for value in given if isinstance(value, Tensor) and value.ndim == 3)
+
+
+class _Passed(nn.Module):
+    """In place of a layer whose work is done."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """The hidden states as they are."""
+        return hidden_states
+
+
+def cut_open(model: Any, layers: Layers, frozen: int) -> dict[str, nn.Module]:
+    """Take embeddings and the lowest `frozen` layers out of `model`; what was taken, by name, for `put_back`.
+
+    From then on the model takes the hidden states above them as `inputs_embeds`.
+    """
+    stack = f"{layers.prefix}{layers.stack}"
+    names = [f"{layers.prefix}embeddings", *(f"{stack}.{number}" for number in range(frozen))]
+    taken = {name: model.get_submodule(name) for name in names}
+    for name, module in taken.items():
+        model.set_submodule(name, _Given() if name.endswith("embeddings") else _Passed(module))
+    return taken
+
+
+def put_back(model: Any, taken: dict[str, nn.Module]) -> None:
+    """Undo `cut_open`."""
+    for name, module in taken.items():
+        model.set_submodule(name, module)

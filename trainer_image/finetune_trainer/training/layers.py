@@ -1,0 +1,125 @@
+"""The layers of an encoder from the bottom up: which are trained, from when on, and at which rate.
+
+Depth 0 are the embeddings, 1 to n the encoder's layers, n + 1 what lies above them in the encoder (a last
+normalisation, a pooler), n + 2 the head.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.errors import TrialFailure
+
+_LORA = "lora_"
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The depth of everything in a model."""
+
+    prefix: str
+    """Of the names of the encoder's tensors."""
+
+    stack: str
+    """Name of the encoder's list of layers, below the prefix; empty if it has none."""
+
+    count: int
+
+    @classmethod
+    def of(cls, model: Any) -> "Layers":
+        """The layers of a transformers model, or of any with `base_model` and `base_model_prefix`."""
+        lists = {
+            name: len(module)
+            for name, module in model.base_model.named_modules()
+            if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] in ("layer", "layers")
+        }
+        stack = max(lists, key=lambda name: lists[name], default="")
+        return cls(f"{model.base_model_prefix}.", stack, lists.get(stack, 0))
+
+    @property
+    def head(self) -> int:
+        """The depth of the head."""
+        return self.count + 2
+
+    def depth(self, name: str) -> int:
+        """The depth of the tensor or module called `name`."""
+        if not name.startswith(self.prefix):
+            return self.head
+        inside = name.removeprefix(self.prefix)
+        found = re.match(re.escape(self.stack) + r"\.(\d+)(\.|$)", inside) if self.stack else None
+        if found:
+            return int(found[1]) + 1
+        return 0 if "embed" in inside else self.head - 1
+
+    def frozen_below(self, config: Hyperparameters, epochs: float) -> int:
+        """The depth from which on everything is trained when `epochs` have been.
+
+        Raises TrialFailure("UserError") if the encoder has no list of layers and `config` needs one.
+        """
+        lowest = self.always_frozen_below(config)
+        if not config.unfreeze_epochs:
+            return lowest
+        stage = int(epochs / config.unfreeze_epochs + 1e-9)
+        opened = self.head if stage == 0 else self.head - 1 - stage
+        return max(lowest, opened)
+
+    def always_frozen_below(self, config: Hyperparameters) -> int:
+        """The depth below which nothing is ever trained. Raises as `frozen_below`."""
+        self._must_have_layers(config)
+        return {
+            "None": 0,
+            "Embeddings": 1,
+            "Layers": 1 + min(config.frozen_layers, self.count),
+            "Encoder": self.head,
+        }[config.freeze]
+
+    def modules(self, model: Any) -> list[nn.Module]:
+        """The encoder's layers, from the bottom up."""
+        return list(model.get_submodule(f"{self.prefix}{self.stack}")) if self.stack else []
+
+    def rate(self, name: str, config: Hyperparameters) -> float:
+        """Learning rate of a tensor as a share of that of the head."""
+        return config.layer_decay ** max(0, self.head - 1 - self.depth(name))
+
+    def _must_have_layers(self, config: Hyperparameters) -> None:
+        wanted = {
+            "freeze: Layers": config.freeze == "Layers",
+            "unfreezeEpochs": config.unfreeze_epochs > 0,
+            "layerDecay": config.layer_decay < 1,
+            "encoderLayers": config.encoder_layers > 0,
+        }
+        asked = [name for name, is_wanted in wanted.items() if is_wanted]
+        if asked and not self.stack:
+            raise TrialFailure(
+                "UserError",
+                f"spec.model.name must be an encoder with a list of layers for {', '.join(asked)}",
+            )
+
+
+def trainable(model: nn.Module, layers: Layers, frozen_below: int) -> dict[str, nn.Parameter]:
+    """The parameters at `frozen_below` or above that training may change, by name.
+
+    Where a model has low-rank updates they are trained in place of its encoder.
+    """
+    found = dict(model.named_parameters())
+    has_lora = any(_LORA in name for name in found)
+
+    def is_trained(name: str) -> bool:
+        depth = layers.depth(name)
+        replaced = has_lora and depth < layers.head and _LORA not in name
+        return depth >= frozen_below and not replaced
+
+    return {name: parameter for name, parameter in found.items() if is_trained(name)}
+
+
+def set_trained(model: nn.Module, layers: Layers, frozen_below: int) -> None:
+    """Let gradients reach what is `trainable`; what lies below `frozen_below` has no dropout in training."""
+    trained = trainable(model, layers, frozen_below)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    for name, module in model.named_modules():
+        if module.training and layers.depth(name) < frozen_below:
+            module.training = False

@@ -1,0 +1,388 @@
+"""A model that learns: its weights, its optimizer, and one optimizer step."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.study import Compute
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.errors import TrialFailure
+from finetune_trainer.training.averaging import Average
+from finetune_trainer.training.batches import Batcher, Rows, evaluation_batches
+from finetune_trainer.training.checkpoint import Checkpoint
+from finetune_trainer.training.features import (
+    FeatureBatcher,
+    HeadOnly,
+    HiddenBatcher,
+    RowFeatures,
+    can_be_cut,
+    cut_open,
+    hidden_features,
+    pooled_features,
+    put_back,
+)
+from finetune_trainer.training.head import output_layer, start_at_priors
+from finetune_trainer.training.layers import set_trained, trainable
+from finetune_trainer.training.losses import TrainingLoss
+from finetune_trainer.training.optimizers import adopt_state, build_optimizer, has_decay, set_rate
+from finetune_trainer.training.pretrained import Pretrained, dropouts, structure
+from finetune_trainer.training.randomness import Randomness
+
+_EVALUATION_BATCH = 64
+_AUTOCAST = {"BF16": torch.bfloat16, "FP16": torch.float16}
+
+log = logging.getLogger("finetune.training")
+
+
+def never() -> bool:
+    """No."""
+    return False
+
+
+def _built_with(config: Hyperparameters) -> tuple[object, ...]:
+    """What the model and its batches are made with, beside its structure."""
+    return (*dropouts(config), config.max_length, config.augmentation)
+
+
+class Learner:
+    """A model with its optimizer on one device; whatever changes from step to step is saved and restored.
+
+    Raises TrialFailure("OutOfMemory") if the device's memory does not suffice even for single rows.
+    """
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        data: PreparedData,
+        config: Hyperparameters,
+        seed: int,
+        device: torch.device,
+        compute: Compute,
+    ) -> None:
+        self.config = config
+        self.split = 1
+        """Parts that each batch is computed in, because the memory does not hold it as a whole."""
+
+        self._model: Any
+        self._forward: Any
+        self._data = data
+        self._seed = seed
+        self._device = device
+        self._compute = compute
+        self._pretrained = pretrained
+        self._frozen_below: int | None = None
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high" if compute.precision == "TF32" else "highest")
+        with self._memory_watched():
+            output = self._build()
+        if output is not None:
+            start_at_priors(output, data.task, data.labels[data.train])
+        self._optimizer = build_optimizer(self._weights, config, self._layers)
+        self._average = Average(self._weights) if config.averaging_start < 1 else None
+        self._scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "FP16")
+        self.random = Randomness(seed, device)
+        self._loss = self._training_loss()
+
+    def _build(self) -> nn.Linear | None:
+        """Make the model as it is before training; the new layer that makes its outputs."""
+        self._taken: dict[str, nn.Module] = {}
+        self._frozen_below = None
+        batcher = Batcher(self._data, self.config.max_length, self._device)
+        self._batch: Batcher | FeatureBatcher = batcher
+        pooled = self._pooled_features()
+        output = self._build_whole(batcher) if pooled is None else self._build_head(pooled, batcher)
+        lowest = self._layers.always_frozen_below(self.config)
+        self._weights = trainable(self._model, self._layers, lowest)
+        return output
+
+    def _build_head(self, features: RowFeatures, batcher: Batcher) -> nn.Linear | None:
+        head = HeadOnly(self._pretrained.fresh_head(self.config, self._seed))
+        self._layers = features.layers
+        self._model = head.to(self._device).eval()
+        self._forward = self._model
+        self._batch = FeatureBatcher(features, batcher, self._autocast)
+        return output_layer(head, [f"head.{name}" for name in head.head.state_dict()])
+
+    def _build_whole(self, batcher: Batcher) -> nn.Linear | None:
+        fresh = self._pretrained.fresh_model(self.config, self._seed)
+        self._layers = fresh.layers
+        self._model = fresh.model.to(self._device).eval()
+        if self._compute.gradient_checkpointing:
+            encoder = self._model.base_model
+            if not encoder.supports_gradient_checkpointing:
+                kind = encoder.config.model_type
+                message = (
+                    f"spec.compute.gradientCheckpointing must be false for models of type {kind}"
+                )
+                raise TrialFailure("UserError", message)
+            encoder.activation_checkpointing_enable({"use_reentrant": False})
+        hidden = self._hidden_features()
+        if hidden is not None:
+            self._taken = cut_open(self._model, self._layers, self._frozen_layers())
+            self._batch = HiddenBatcher(hidden, batcher, self._autocast)
+        self._forward = (
+            torch.compile(self._model, dynamic=True) if self._compute.compile else self._model
+        )
+        return fresh.output
+
+    def _frozen_layers(self) -> int:
+        """How many of the encoder's layers are never trained."""
+        return min(self._layers.count, self._layers.always_frozen_below(self.config) - 1)
+
+    def _pooled_features(self) -> RowFeatures | None:
+        """The vectors of all rows, where a head over them is all that is trained."""
+        config, data = self.config, self._data
+        if config.freeze != "Encoder" or config.pooling == "Architecture" or not self._fixed_rows:
+            return None
+
+        def make() -> RowFeatures:
+            fresh = self._pretrained.fresh_model(config, self._seed)
+            return pooled_features(fresh.model.to(self._device).eval(), fresh.layers, data)
+
+        size = len(data.labels) * int(self._pretrained.config.hidden_size) * 4
+        return self._pretrained.features.get((config.pooling, *self._feature_key()), size, make)
+
+    def _hidden_features(self) -> RowFeatures | None:
+        """The hidden states of all rows above the layers that are never trained."""
+        config, data, frozen = self.config, self._data, self._frozen_layers()
+        if frozen < 1 or not can_be_cut(self._model) or not self._fixed_rows:
+            return None
+
+        def make() -> RowFeatures:
+            model = self._pretrained.fresh_model(config, self._seed).model
+            model = model.to(self._device).eval()
+            return hidden_features(model, self._layers, frozen, data, config.max_length)
+
+        tokens = int(data.lengths(np.arange(len(data.labels)), config.max_length).sum())
+        size = tokens * int(self._pretrained.config.hidden_size) * 4
+        return self._pretrained.features.get((frozen, *self._feature_key()), size, make)
+
+    def _feature_key(self) -> tuple[object, ...]:
+        digests = tuple(column.digest for column in self._data.columns)
+        config = self.config
+        return (
+            config.encoder_layers,
+            config.max_length,
+            self._compute.precision,
+            str(self._device),
+            digests,
+        )
+
+    @property
+    def _fixed_rows(self) -> bool:
+        """Whether every epoch has the same texts."""
+        return self.config.augmentation == "None"
+
+    @property
+    def whole_model(self) -> Any:
+        """The model as it is now, with what is frozen in it; it trains on with nothing precomputed."""
+        if isinstance(self._model, HeadOnly):
+            fresh = self._pretrained.fresh_model(self.config, self._seed)
+            fresh.model.head.load_state_dict(self._model.head.state_dict())
+            return fresh.model.to(self._device).eval()
+        if self._taken:
+            put_back(self._model, self._taken)
+            self._taken = {}
+            self._forward = self._model
+            self._batch = Batcher(self._data, self.config.max_length, self._device)
+        return self._model
+
+    def _training_loss(self) -> TrainingLoss:
+        data = self._data
+        labels = data.labels[data.train]
+        return TrainingLoss.of(data.task, labels, len(data.label_names), self.config, self._device)
+
+    def reconfigure(self, config: Hyperparameters, data: PreparedData) -> None:
+        """Go on with other hyperparameters; weights and, for the same optimizer, its state stay.
+
+        `data` has the same rows; which of them are for training may be another matter. Raises
+        TrialFailure("Internal") if the model would have other tensors.
+        """
+        old, optimizer, weights = self.config, self._optimizer, self._weights
+        if structure(old) != structure(config):
+            raise TrialFailure("Internal", "the tensors of a model must not change while it trains")
+        self.config, self._data = config, data
+        if _built_with(old) != _built_with(config):
+            with self._memory_watched(), torch.no_grad():
+                self._build()
+                for name, weight in self._weights.items():
+                    weight.copy_(weights[name])
+        self._loss = self._training_loss()
+        self._optimizer = build_optimizer(self._weights, config, self._layers)
+        if old.optimizer == config.optimizer:
+            names = {weight: name for name, weight in self._weights.items()}
+            adopt_state(self._optimizer, optimizer, lambda new: weights[names[new]])
+        before = self._average
+        self._average = Average(self._weights) if config.averaging_start < 1 else None
+        if self._average is not None and before is not None:
+            self._average.restore(before.state(), self._device)
+
+    @contextmanager
+    def training(self, data: PreparedData) -> Iterator[None]:
+        """The model in training on rows of `data` inside `with`, by the trial's own random numbers.
+
+        `data` has the trial's rows, and perhaps more behind them.
+        """
+        usual, self._frozen_below = self._batch, None
+        if data is not self._data:
+            self._batch = Batcher(data, self.config.max_length, self._device)
+        try:
+            with self._memory_watched():
+                self._batch.prepare(data.train)
+            with self.random:
+                yield
+        finally:
+            self._batch = usual
+            self._model.eval()
+
+    def thaw(self, epochs: float) -> None:
+        """Have everything trained that is due after `epochs`, and nothing else."""
+        below = self._layers.frozen_below(self.config, epochs)
+        if below != self._frozen_below:
+            self._frozen_below = below
+            self._model.train()
+            set_trained(self._model, self._layers, below)
+
+    def step(
+        self, batches: list[Rows], rate: float, should_pause: Callable[[], bool] = never
+    ) -> Tensor | None:
+        """One optimizer step over the rows of `batches` at learning rate `rate`; the sum of their losses.
+
+        None, with nothing changed: `should_pause`, which is asked before each forward pass, said yes.
+        """
+        before = self.random.snapshot()
+        while True:
+            try:
+                with self._memory_watched():
+                    return self._step(batches, rate, should_pause, before)
+            except TrialFailure:
+                if self.split >= max(map(len, batches)):
+                    raise
+            self.split *= 2
+            log.warning("memory is short: batches are computed in %d parts", self.split)
+            self._forget(before)
+
+    def _forget(self, before: dict[str, Tensor]) -> None:
+        """Gradients are not saved: a step begins anew, with the same random numbers."""
+        self._optimizer.zero_grad()
+        self.random.rewind(before)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _step(
+        self,
+        batches: list[Rows],
+        rate: float,
+        should_pause: Callable[[], bool],
+        before: dict[str, Tensor],
+    ) -> Tensor | None:
+        rows = sum(len(batch) for batch in batches)
+        losses = []
+        for chosen in batches:
+            for part in np.array_split(chosen, min(self.split, len(chosen))):
+                if should_pause():
+                    self._forget(before)
+                    return None
+                batch = self._batch(part)
+                with self._autocast():
+                    logits = self._forward(**batch.inputs).logits
+                loss = self._loss(logits, batch.labels)
+                torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
+                losses.append(loss.detach() * len(part))
+        self._update(rate)
+        return torch.stack(losses).sum()
+
+    def _update(self, rate: float) -> None:
+        self._scaler.unscale_(self._optimizer)
+        if self.config.l1_penalty:
+            self._add_l1_gradient()
+        clip_grad_norm_(self._weights.values(), self.config.max_grad_norm)
+        set_rate(self._optimizer, rate)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+
+    def _add_l1_gradient(self) -> None:
+        for parameter in self._weights.values():
+            if parameter.grad is not None and has_decay(parameter):
+                parameter.grad.add_(parameter.detach().sign(), alpha=self.config.l1_penalty)
+
+    def take_into_average(self) -> None:
+        """Take the weights as they are now into their average."""
+        assert self._average is not None
+        self._average.add()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST.get(self._compute.precision)
+        if dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=dtype)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with the average of its weights inside `with`, once there is one."""
+        if self._average is None or not self._average.steps:
+            yield
+            return
+        with self._average.applied():
+            yield
+
+    def predict(
+        self, rows: Rows, should_pause: Callable[[], bool] = never
+    ) -> NDArray[np.float32] | None:
+        """The logits (rows, outputs) for `rows` of the data; None if `should_pause` said yes."""
+        lengths = self._data.lengths(rows, self.config.max_length)
+        batches = evaluation_batches(np.arange(len(rows)), lengths, _EVALUATION_BATCH)
+        outputs = []
+        with self._memory_watched(), torch.inference_mode(), self._autocast():
+            self._batch.prepare(rows)
+            for at in batches:
+                if should_pause():
+                    return None
+                outputs.append(self._forward(**self._batch(rows[at]).inputs).logits.float())
+            logits = np.empty((len(rows), len(self._data.label_names)), dtype=np.float32)
+            logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
+        return logits
+
+    def save(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        """Write everything that `restore` needs, and `state`."""
+        tensors: dict[str, Any] = {
+            "random": self.random.states,
+            "scaler": self._scaler.state_dict(),
+            "split": self.split,
+        }
+        if self._average is not None:
+            tensors["average"] = self._average.state()
+        checkpoint.write(self._weights, self._optimizer, tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Be as the learner of the same configuration that `save` wrote."""
+        with self._memory_watched():
+            tensors = checkpoint.restore(self._weights, self._optimizer)
+            if self._average is not None:
+                self._average.restore(tensors["average"], self._device)
+        self.random.states = tensors["random"]
+        if tensors["scaler"]:
+            self._scaler.load_state_dict(tensors["scaler"])
+        self.split = tensors["split"]
+
+    @contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            short = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if short or "can't allocate memory" in str(error):
+                what = f"batchSize {self.config.batch_size}, maxLength {self.config.max_length}"
+                raise TrialFailure(
+                    "OutOfMemory", f"{self._device} has too little memory for {what}"
+                ) from error
+            raise

@@ -1,0 +1,113 @@
+"""What single figures hide: how well each class is found, and what it is taken for."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.metrics import Task
+from finetune_trainer.training.thresholds import predictions
+
+QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """How well one class, or one label of MultiLabel, is found."""
+
+    label: str
+    precision: float
+    """0, as in the averages, where it is never predicted; so are recall and F1 where they are undefined."""
+
+    recall: float
+    f1: float
+    support: int
+    """Rows that have it."""
+
+    threshold: float | None = None
+    """MultiLabel: probability from which on it is predicted."""
+
+    confusion: list[list[int]] | None = None
+    """MultiLabel: rows [[without it, wrongly given it], [not given it, rightly given it]]."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a model does on some rows, in detail. What another task would have is None."""
+
+    task: Task
+    rows: int
+    labels: list[LabelReport] | None = None
+    confusion: list[list[int]] | None = None
+    """SingleLabel: rows of each class (down) that were taken for each class (across), in the order of `labels`."""
+
+    residuals: dict[str, float] | None = None
+    """Regression: quantile → label less prediction."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object, without what is None."""
+        return asdict(self, dict_factory=lambda found: {k: v for k, v in found if v is not None})
+
+
+def make_report(
+    task: Task,
+    names: Sequence[str],
+    logits: NDArray[np.float32],
+    labels: NDArray[Any],
+    thresholds: NDArray[np.float64] | None,
+) -> Report:
+    """The report on `logits` (rows, outputs) against `labels`; `names` are those of the outputs.
+
+    `thresholds` (outputs,) are those of MultiLabel, which must have some.
+    """
+    if task == "Regression":
+        residuals = labels.astype(np.float64) - logits[:, 0]
+        values = np.quantile(residuals, QUANTILES).tolist()
+        named = {f"{at:g}": value for at, value in zip(QUANTILES, values, strict=True)}
+        return Report(task, len(labels), residuals=named)
+    predicted = predictions(task, logits, thresholds)
+    if task == "SingleLabel":
+        confusion = _confusion(labels, predicted, len(names))
+        return Report(task, len(labels), _of_classes(names, confusion), confusion.tolist())
+    assert thresholds is not None
+    return Report(task, len(labels), _of_labels(names, labels, predicted, thresholds))
+
+
+def _confusion(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Rows of each class that were taken for each class: (classes, classes)."""
+    pairs = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return pairs.reshape(classes, classes)
+
+
+def _of_classes(names: Sequence[str], confusion: NDArray[np.int64]) -> list[LabelReport]:
+    found, chosen, having = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
+    return [
+        LabelReport(name, *_scores(int(found[n]), int(chosen[n]), int(having[n])))
+        for n, name in enumerate(names)
+    ]
+
+
+def _of_labels(
+    names: Sequence[str],
+    labels: NDArray[np.bool_],
+    predicted: NDArray[np.bool_],
+    thresholds: NDArray[np.float64],
+) -> list[LabelReport]:
+    reports = []
+    for n, name in enumerate(names):
+        having, given = labels[:, n].astype(np.int64), predicted[:, n].astype(np.int64)
+        confusion = _confusion(having, given, classes=2)
+        (_, wrong), (missed, found) = confusion.tolist()
+        scores = _scores(found, found + wrong, found + missed)
+        reports.append(LabelReport(name, *scores, float(thresholds[n]), confusion.tolist()))
+    return reports
+
+
+def _scores(found: int, chosen: int, having: int) -> tuple[float, float, float, int]:
+    """Precision, recall, F1 and support."""
+    f1 = 2 * found / max(1, chosen + having)
+    return found / max(1, chosen), found / max(1, having), f1, having
