@@ -1,16 +1,18 @@
 """What a label cell means for each task, and which rows can be used."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.metrics import Task
-from finetune_trainer.data.formats import is_unicode
+from finetune_api.study import Dataset
+from finetune_trainer.data.cells import group_of, is_missing, is_yes, name_of, shown
 from finetune_trainer.data.load import RawRows
+from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
 
 Label: TypeAlias = str | tuple[str, ...] | float
@@ -21,71 +23,99 @@ LABEL_FIELD = "spec.dataset.labelColumn"
 
 @dataclass
 class LabelledRows:
-    """Usable rows of one part: texts by column, and a label for each row."""
+    """Usable rows of one part: texts by column, and a label and a group for each row."""
 
     field: str
     part: str
     texts: tuple[list[str], ...]
     labels: list[Label]
+    groups: list[str | None]
+    """What `groupColumn` has; None for a row that is in no group."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def by_row(self) -> list[tuple[str, ...]]:
+        """The texts of each row: rows with the same are the same to a model."""
+        return list(zip(*self.texts, strict=True))
+
     def keep(self, rows: Iterable[int]) -> "LabelledRows":
         """These rows alone, in this order."""
         chosen = list(rows)
-        texts = tuple([column[row] for row in chosen] for column in self.texts)
-        return LabelledRows(self.field, self.part, texts, [self.labels[row] for row in chosen])
+        return replace(
+            self,
+            texts=tuple([column[row] for row in chosen] for column in self.texts),
+            labels=[self.labels[row] for row in chosen],
+            groups=[self.groups[row] for row in chosen],
+        )
+
+    def without(
+        self, dropped: Collection[int], step: str, why: str, account: Account
+    ) -> "LabelledRows":
+        """The rows that `step` leaves; those it drops are counted in `account`, which says `why`.
+
+        Raises DataError if no row is left.
+        """
+        account.add(self.part, step, len(self), why, dropped=len(dropped))
+        if not dropped:
+            return self
+        if len(dropped) == len(self):
+            text = (
+                f"must have {self.part} rows that {step} leaves (got {len(self)} rows, all {why})"
+            )
+            raise DataError(self.field, text)
+        count = f"{len(dropped)} of {len(self)}"
+        account.warn(self.field, f"{count} {self.part} rows {why} dropped")
+        return self.keep(row for row in range(len(self)) if row not in dropped)
 
 
-def usable_rows(
-    raw: RawRows, task: Task, separator: str | None, warnings: list[str]
-) -> LabelledRows:
-    """The rows of `raw` that have a text and a label; the others are counted in `warnings`.
+def usable_rows(raw: RawRows, task: Task, dataset: Dataset, account: Account) -> LabelledRows:
+    """The rows of `raw`, whose texts are cleaned, that have a text and a label.
 
     Raises DataError for a label that the task cannot have, and if no row is left.
     """
-    read = _reader(task, separator)
-    labels = [read(value) for value in raw.labels]
-    texts = tuple([_text(value, raw) for value in column] for column in raw.texts)
-    no_label = [row for row, label in enumerate(labels) if label is None]
-    no_text = {row for column in texts for row, text in enumerate(column) if text is None}
-    no_text -= set(no_label)
-    dropped = no_text.union(no_label)
-    if len(dropped) == len(raw):
-        earlier = [text.removeprefix(f"{raw.field}: ") for text in warnings if raw.field in text]
+    labels = _read(raw, task, dataset)
+    no_label = {row for row, label in enumerate(labels) if label is None}
+    no_text = {row for column in raw.texts for row, text in enumerate(column) if text is None}
+    no_text -= no_label
+    unusable = no_label | no_text
+    if len(unusable) == len(raw):
+        earlier = [
+            text.removeprefix(f"{raw.field}: ") for text in account.warnings if raw.field in text
+        ]
         raise DataError(
             raw.field,
             f"must have {raw.part} rows with a text and a label (got {len(raw)} readable rows, "
             f"{len(no_label)} without a label, {len(no_text)} without a text"
             f"{''.join(f'; {text}' for text in earlier)})",
         )
-    for count, what in ((len(no_label), "without a label"), (len(no_text), "without a text")):
-        if count:
-            warnings.append(f"{raw.field}: {count} of {len(raw)} {raw.part} rows {what} dropped")
-    complete = LabelledRows(raw.field, raw.part, texts, labels)  # type: ignore[arg-type]  # None goes now
-    return complete.keep(row for row in range(len(raw)) if row not in dropped)
+    for step, dropped in (("label", no_label), ("text", no_text)):
+        account.add(raw.part, step, len(raw), f"without a {step}", dropped=len(dropped))
+        if dropped:
+            count = f"{len(dropped)} of {len(raw)}"
+            account.warn(raw.field, f"{count} {raw.part} rows without a {step} dropped")
+    groups = [group_of(value) for value in raw.groups]
+    complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups)  # type: ignore[arg-type]  # None goes now
+    return complete.keep(row for row in range(len(raw)) if row not in unusable)
 
 
-def _text(value: Any, raw: RawRows) -> str | None:
-    if isinstance(value, list | dict | bytes):
-        raise DataError(
-            "spec.dataset.textColumns",
-            f"must name columns of text (got {_shown(value)} in the {raw.part} rows)",
-        )
-    if _is_missing(value):
-        return None
-    text = str(value)
-    return text if text.strip() and is_unicode(text) else None
+def _read(raw: RawRows, task: Task, dataset: Dataset) -> list[Label | None]:
+    if dataset.label_columns is not None:
+        return [*_marked(raw.labels, dataset.label_columns)]
+    read = _reader(task, dataset.label_separator)
+    return [read(value) for value in raw.labels[0]]
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+def _marked(columns: Sequence[list[Any]], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The label set of each row, where each label has a column of yes and no."""
+    marks = [
+        [is_yes(value, f"{LABEL_FIELD}s[{number}]") for value in column]
+        for number, column in enumerate(columns)
+    ]
+    return [
+        tuple(sorted(name for name, yes in zip(names, row, strict=True) if yes))
+        for row in zip(*marks, strict=True)
+    ]
 
 
 def _reader(task: Task, separator: str | None) -> Callable[[Any], Label | None]:
@@ -96,26 +126,16 @@ def _reader(task: Task, separator: str | None) -> Callable[[Any], Label | None]:
     return lambda value: _label_set(value, separator)
 
 
-def _name(value: Any) -> str | None:
-    """A class as text; None where it is missing. Whole numbers look the same as integers and floats."""
-    if _is_missing(value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return None if text == "" or text.lower() == "nan" or not is_unicode(text) else text
-
-
 def _class(value: Any) -> str | None:
     if isinstance(value, list | dict):
         raise DataError(
-            LABEL_FIELD, f"must hold one class a row with task SingleLabel (got {_shown(value)})"
+            LABEL_FIELD, f"must hold one class a row with task SingleLabel (got {shown(value)})"
         )
-    return _name(value)
+    return name_of(value)
 
 
 def _number(value: Any) -> float | None:
-    if _is_missing(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan")):
+    if is_missing(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan")):
         return None
     try:
         number = float(value)
@@ -123,45 +143,53 @@ def _number(value: Any) -> float | None:
         number = math.inf
     if not math.isfinite(number):
         raise DataError(
-            LABEL_FIELD, f"must hold finite numbers with task Regression (got {_shown(value)})"
+            LABEL_FIELD, f"must hold finite numbers with task Regression (got {shown(value)})"
         )
     return number
 
 
 def _label_set(value: Any, separator: str | None) -> tuple[str, ...] | None:
-    if _is_missing(value):
+    if is_missing(value):
         return None
     if isinstance(value, str):
         if separator is None:
             raise DataError(
                 "spec.dataset.labelSeparator",
-                f"must be given where the label column holds text, not lists (got {_shown(value)})",
+                f"must be given where the label column holds text, not lists (got {shown(value)})",
             )
         value = value.split(separator)
         if not any(part.strip() for part in value):
             return None
     if not isinstance(value, list):
         raise DataError(
-            LABEL_FIELD, f"must hold a list of labels with task MultiLabel (got {_shown(value)})"
+            LABEL_FIELD, f"must hold a list of labels with task MultiLabel (got {shown(value)})"
         )
-    return tuple(sorted({name for name in map(_name, value) if name is not None}))
+    return tuple(sorted({name for name in map(name_of, value) if name is not None}))
 
 
-def label_names(labels: Sequence[Label], task: Task, column: str) -> tuple[str, ...]:
-    """The classes in order (whole numbers by value, others as text); the column's name for Regression.
+def label_names(
+    labels: Sequence[Label], task: Task, dataset: Dataset, account: Account
+) -> tuple[str, ...]:
+    """The outputs of the model: `labelColumns` as given; the classes in order (whole numbers by value,
+    others as text); the column's name for Regression.
 
     `labels` are those of the training rows. Raises DataError if they give nothing to learn.
     """
-    if task == "Regression":
-        names = [column]
-    else:
-        names = sorted({name for label in labels for name in names_of(label)}, key=_order)
+    field = LABEL_FIELD if dataset.label_columns is None else f"{LABEL_FIELD}s"
     if len(set(labels)) < 2:
         raise DataError(
-            LABEL_FIELD,
-            f"must have at least two values in the training rows (got only {_shown(labels[0])})",
+            field,
+            f"must have at least two values in the training rows (got only {shown(labels[0])})",
         )
-    return tuple(names)
+    found = {name for label in labels for name in names_of(label)}
+    if dataset.label_columns is not None:
+        never = [name for name in dataset.label_columns if name not in found]
+        if never:
+            account.warn(field, f"no training row has {', '.join(never)}")
+        return tuple(dataset.label_columns)
+    return (
+        (str(dataset.label_column),) if task == "Regression" else tuple(sorted(found, key=_order))
+    )
 
 
 def names_of(label: Label) -> tuple[str, ...]:
@@ -176,23 +204,23 @@ def _order(name: str) -> tuple[bool, int, str]:
     return (not whole, int(name) if whole else 0, name)
 
 
-def known_rows(rows: LabelledRows, names: Sequence[str], warnings: list[str]) -> LabelledRows:
-    """The rows whose classes all occur in training; the others are counted in `warnings`.
+def known_rows(rows: LabelledRows, names: Sequence[str], account: Account) -> LabelledRows:
+    """The rows whose classes all occur in training; the others are counted in `account`.
 
     Raises DataError if no row is left.
     """
     known = set(names)
     kept = [row for row, label in enumerate(rows.labels) if known.issuperset(names_of(label))]
-    if len(kept) == len(rows):
+    lost = len(rows) - len(kept)
+    account.add(rows.part, "knownLabel", len(rows), "with labels no training row has", dropped=lost)
+    if not lost:
         return rows
     unseen = sorted({name for label in rows.labels for name in names_of(label)} - known)
-    shown = ", ".join(unseen[:3]) + (", …" if len(unseen) > 3 else "")
-    text = (
-        f"{len(rows) - len(kept)} of {len(rows)} {rows.part} rows have labels no training row has"
-    )
+    listed = ", ".join(unseen[:3]) + (", …" if len(unseen) > 3 else "")
+    text = f"{lost} of {len(rows)} {rows.part} rows have labels no training row has"
     if not kept:
-        raise DataError(rows.field, f"{text} ({shown})")
-    warnings.append(f"{rows.field}: {text} and are dropped ({shown})")
+        raise DataError(rows.field, f"{text} ({listed})")
+    account.warn(rows.field, f"{text} and are dropped ({listed})")
     return rows.keep(kept)
 
 

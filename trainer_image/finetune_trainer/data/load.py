@@ -11,6 +11,7 @@ import pyarrow.fs as pafs
 from finetune_api.study import Dataset
 from finetune_trainer.data.formats import READERS, FileRows, MissingColumn, Unreadable
 from finetune_trainer.data.hub import first_line, hub_splits
+from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -23,26 +24,41 @@ class RawRows:
     field: str
     part: str
     texts: tuple[list[Any], ...]
-    labels: list[Any]
+    """By column."""
+
+    labels: tuple[list[Any], ...]
+    """The one label column, or a column for each label."""
+
+    groups: list[Any]
+    """What `groupColumn` has, or None for each row without that field."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.groups)
 
 
-def load(dataset: Dataset, base: Path, warnings: list[str]) -> dict[str, RawRows]:
+def load(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
     """The parts that the source of `dataset` brings: `train` always, `validation` and `test` perhaps.
 
-    Relative paths are below `base`. Rows that cannot be read are skipped, and counted in `warnings`.
+    Relative paths are below `base`. Rows that cannot be read are skipped, and counted in `account`.
     Raises DataError naming the field of the file or column that is wrong.
     """
-    return _load_files(dataset, base, warnings) if dataset.files else _load_hub(dataset, warnings)
+    return _load_files(dataset, base, account) if dataset.files else _load_hub(dataset, account)
 
 
-def _wanted(dataset: Dataset) -> list[str]:
-    return [*dataset.text_columns, dataset.label_column]
+def _column_fields(dataset: Dataset) -> dict[str, str]:
+    """The name of each column that is wanted, and the field that names it."""
+    field = "spec.dataset"
+    columns = {name: f"{field}.textColumns[{at}]" for at, name in enumerate(dataset.text_columns)}
+    for at, name in enumerate(dataset.label_columns or []):
+        columns[name] = f"{field}.labelColumns[{at}]"
+    if dataset.label_column is not None:
+        columns[dataset.label_column] = f"{field}.labelColumn"
+    if dataset.group_column is not None:
+        columns.setdefault(dataset.group_column, f"{field}.groupColumn")
+    return columns
 
 
-def _load_files(dataset: Dataset, base: Path, warnings: list[str]) -> dict[str, RawRows]:
+def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
     parts = {}
     for part in PARTS:
         location = getattr(dataset.files, part)
@@ -51,25 +67,28 @@ def _load_files(dataset: Dataset, base: Path, warnings: list[str]) -> dict[str, 
         field = f"spec.dataset.files.{part}"
         rows = _read(location, base, field, dataset)
         if rows.broken_lines:
-            warnings.append(_broken(field, rows.broken_lines))
+            account.warn(field, _broken(rows.broken_lines))
         parts[part] = _raw(field, part, rows.columns, dataset)
+        count, broken = len(parts[part]), len(rows.broken_lines)
+        account.add(part, "read", count + broken, "broken", dropped=broken)
     return parts
 
 
-def _broken(field: str, lines: list[int]) -> str:
+def _broken(lines: list[int]) -> str:
     shown = ", ".join(str(line) for line in lines[:5]) + (", …" if len(lines) > 5 else "")
-    return f"{field}: {len(lines)} broken rows skipped (lines {shown})"
+    return f"{len(lines)} broken rows skipped (lines {shown})"
 
 
 def _read(location: str, base: Path, field: str, dataset: Dataset) -> FileRows:
     reader = READERS.get(PurePosixPath(location).suffix.lower())
     if reader is None:
         raise DataError(field, f"must end in {', '.join(READERS)} (got {location})")
+    fields = _column_fields(dataset)
     try:
         with open_location(location, base) as stream:
-            return reader(stream, _wanted(dataset))
+            return reader(stream, list(fields))
     except MissingColumn as error:
-        raise DataError(_column_field(error.name, dataset), f"{error} in {location}") from error
+        raise DataError(fields[error.name], f"{error} in {location}") from error
     except Unreadable as error:
         raise DataError(field, f"{location} {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -94,30 +113,31 @@ def _where(location: str, base: Path) -> str:
     return location if "://" in location else str(base / location)
 
 
-def _column_field(name: str, dataset: Dataset) -> str:
-    if name == dataset.label_column:
-        return "spec.dataset.labelColumn"
-    return f"spec.dataset.textColumns[{dataset.text_columns.index(name)}]"
-
-
 def _raw(field: str, part: str, columns: dict[str, list[Any]], dataset: Dataset) -> RawRows:
     texts = tuple(columns[name] for name in dataset.text_columns)
-    return RawRows(field, part, texts, columns[dataset.label_column])
+    names = dataset.label_columns or [str(dataset.label_column)]
+    labels = tuple(columns[name] for name in names)
+    group = dataset.group_column
+    groups = [None] * len(texts[0]) if group is None else columns[group]
+    return RawRows(field, part, texts, labels, groups)
 
 
-def _load_hub(dataset: Dataset, warnings: list[str]) -> dict[str, RawRows]:
+def _load_hub(dataset: Dataset, account: Account) -> dict[str, RawRows]:
     assert dataset.hub is not None  # the contract: files or hub
     field = "spec.dataset.hub"
+    fields = _column_fields(dataset)
     try:
-        splits = hub_splits(dataset.hub, _wanted(dataset))
+        splits = hub_splits(dataset.hub, list(fields))
     except MissingColumn as error:
-        raise DataError(_column_field(error.name, dataset), str(error)) from error
+        raise DataError(fields[error.name], str(error)) from error
     parts = {part: _raw(field, part, columns, dataset) for part, columns in splits.items()}
     for part in PARTS[1:]:
         # Benchmarks on the hub hide the labels of their test split.
-        if part in parts and _all_none(parts[part].labels):
+        if part in parts and all(_all_none(labels) for labels in parts[part].labels):
             del parts[part]
-            warnings.append(f"{field}: the {part} split has no labels; training rows replace it")
+            account.warn(field, f"the {part} split has no labels; training rows replace it")
+    for part, rows in parts.items():
+        account.add(part, "read", len(rows), "broken")
     return parts
 
 

@@ -14,6 +14,16 @@ from finetune_trainer.data.hub import first_line, is_transient
 from finetune_trainer.errors import ModelError
 
 FIELD = "spec.model.name"
+_POSITIONS_AFTER_PADDING = (
+    "roberta",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "xmod",
+    "data2vec",
+    "ibert",
+)
+"""Model types that number a row's positions from the padding token's number on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class ModelSource:
     def weights(self, config: Any) -> tuple[Any, dict[str, Any]]:
         """The model with a classification head for `config`, and transformers' account of the loading.
 
-        Only safetensors are read. Raises ModelError if the weights cannot be loaded.
+        Only safetensors are read. Raises ModelError if the weights cannot be loaded, or do not fit the
+        model's configuration.
         """
         with self._explained("safetensors weights"), quiet_transformers():
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -64,7 +75,38 @@ class ModelSource:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
+        self._check_encoder(model, new_tensors(info))
         return model, info
+
+    def _check_encoder(self, model: Any, new: set[str]) -> None:
+        prefix = f"{model.base_model_prefix}."
+        encoder = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+        absent = [name for name in encoder if name in new]
+        if len(absent) * 2 > len(encoder):
+            raise ModelError(
+                FIELD,
+                f"must be a model whose weights fit its configuration (got {self.name}: {len(absent)} of "
+                f"{len(encoder)} encoder tensors are missing, such as {absent[0]})",
+            )
+
+    def encoder(self, precision: str) -> Any:
+        """The encoder without a head, for evaluation, in `float32` or `float64`; only safetensors are read.
+
+        Raises ModelError if it cannot be loaded, or not as a whole.
+        """
+        with self._explained("safetensors weights"), quiet_transformers():
+            model, info = transformers.AutoModel.from_pretrained(
+                self.name,
+                revision=self.revision,
+                dtype=precision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+            if missing:
+                raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+        return model.eval()
 
     def _not_a_folder(self) -> str:
         offline = ", and HF_HUB_OFFLINE keeps from asking the hub"
@@ -85,6 +127,21 @@ class ModelSource:
                 f"must be a folder or hub id of a model whose {what} can be loaded without remote code "
                 f"(got {self.name}: {first_line(error)}{note})",
             ) from error
+
+
+def max_tokens(tokenizer: Any, config: Any) -> int:
+    """The longest row that a model can read, special tokens included."""
+    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of none
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions > 0:
+        shifted = any(name in config.model_type for name in _POSITIONS_AFTER_PADDING)
+        limits.append(positions - (config.pad_token_id + 1 if shifted else 0))
+    return min(limits)
+
+
+def new_tensors(info: dict[str, Any]) -> set[str]:
+    """The names of the tensors that had no weights to load, by the account that `weights` returns."""
+    return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
 @contextmanager

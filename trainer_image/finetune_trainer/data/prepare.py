@@ -1,142 +1,179 @@
 """From a study's spec to the rows that every trial shares."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
-from finetune_api.spaces import NumericDomain
-from finetune_api.study import Split, StudySpec
-from finetune_trainer.data.labels import LabelledRows, encode, known_rows, label_names, usable_rows
-from finetune_trainer.data.load import PARTS, load
-from finetune_trainer.data.model_source import ModelSource
-from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.data.split import split_rows
+from finetune_api.study import PretrainedModel, StudySpec
+from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
+from finetune_trainer.data.groups import row_groups
+from finetune_trainer.data.labels import LabelledRows, encode, known_rows, label_names
+from finetune_trainer.data.leak import refuse_labels_in_texts
+from finetune_trainer.data.load import PARTS
+from finetune_trainer.data.model_source import ModelSource, max_tokens
+from finetune_trainer.data.near_duplicates import NearDuplicates
+from finetune_trainer.data.parts import labelled_parts
+from finetune_trainer.data.prepared import PreparedData, Reading
+from finetune_trainer.data.steps import Account
+from finetune_trainer.data.synonyms import Synonyms, read_synonyms
 from finetune_trainer.data.tokens import Frame, tokenise
-from finetune_trainer.errors import DataError
+from finetune_trainer.data.trial_values import trial_values
+from finetune_trainer.errors import DataError, ModelError
 
 log = logging.getLogger("finetune.data")
 
 _MAX_WARNINGS = 10
 _MAX_WARNING = 256
-_POSITIONS_AFTER_PADDING = (
-    "roberta",
-    "camembert",
-    "mpnet",
-    "longformer",
-    "xmod",
-    "data2vec",
-    "ibert",
-)
-"""Model types that number a row's positions from the padding token's number on."""
+
+_MEANS_OVER_LABELS: dict[Task, tuple[str, ...]] = {
+    "SingleLabel": ("roc_auc", "average_precision"),
+    "MultiLabel": ("roc_auc", "average_precision", "matthews", "balanced_accuracy"),
+    "Regression": (),
+}
+"""Metrics that are means over the labels that some rows have and some have not."""
 
 
 def prepare(spec: StudySpec, base: Path) -> PreparedData:
-    """Load, split and tokenise the rows of `spec`; relative paths are below `base`.
+    """Load, clean, split and tokenise the rows of `spec`; relative paths are below `base`.
 
     Raises DataError or ModelError naming the field that is wrong. The same spec and files give the
     same rows, bit for bit. An unreachable hub raises its own error: trying again may help.
     """
-    warnings: list[str] = []
+    account = Account()
     dataset = spec.dataset
-    raw = load(dataset, base, warnings)
-    parts = {
-        name: usable_rows(rows, spec.task, dataset.label_separator, warnings)
-        for name, rows in raw.items()
-    }
-    parts = split_parts(parts, dataset.split)
-    names = label_names(parts["train"].labels, spec.task, dataset.label_column)
+    parts = labelled_parts(spec, base, account)
+    names = label_names(parts["train"].labels, spec.task, dataset, account)
+    if not dataset.allow_label_in_text:
+        refuse_labels_in_texts(parts["train"])
     if spec.task != "Regression":
         for name in PARTS[1:]:
-            parts[name] = known_rows(parts[name], names, warnings)
+            parts[name] = known_rows(parts[name], names, account)
+    groups = row_groups([parts[name] for name in PARTS], dataset.cleaning.duplicates == "Drop")
     source = ModelSource.find(spec.model, base).pinned()
-    data = _tokenised(parts, spec.task, names, source)
-    warnings += _cut_off(data, spec)
+    data = replace(
+        _tokenised(parts, spec.task, names, source),
+        groups=groups,
+        readings=_other_readings(spec, base, parts),
+        variable_texts=_variable_texts(spec, base, parts),
+    )
+    data = _with_near_duplicates(data, spec, base, parts, account)
+    warnings = [*account.warnings, *_cut_off(data, spec)]
     warnings += _undefined_metrics(data, spec, _validation_parts(data, spec))
-    return replace(data, warnings=_limited(warnings), fingerprint=data.digest())
-
-
-def split_parts(parts: Mapping[str, LabelledRows], split: Split) -> dict[str, LabelledRows]:
-    """`parts` with those that are missing split off the training rows."""
-    train = parts["train"]
-    missing = [name for name in PARTS[1:] if name not in parts]
-    if not missing:
-        return dict(parts)
-    if len(train) < 2 * len(missing) + 1:
-        raise DataError(
-            train.field,
-            f"must have at least {2 * len(missing) + 1} usable rows to be split (got {len(train)})",
-        )
-    shares = [getattr(split, name) for name in missing]
-    *aside, left = split_rows(train.labels, shares, split.seed, split.stratify)
-    found = {**parts, "train": train.keep(left)}
-    for name, rows in zip(missing, aside, strict=True):
-        if not len(rows):
-            raise DataError(
-                "spec.dataset.split.stratify",
-                f"must be false where no class has rows to spare for {name} (of {len(train)} rows)",
-            )
-        chosen = train.keep(rows)
-        found[name] = LabelledRows(train.field, name, chosen.texts, chosen.labels)
-    return found
+    return replace(
+        data,
+        warnings=_limited(warnings),
+        steps=tuple(account.steps),
+        fingerprint=data.digest(),
+    )
 
 
 def _tokenised(
     parts: Mapping[str, LabelledRows], task: Task, names: tuple[str, ...], source: ModelSource
 ) -> PreparedData:
-    tokenizer = source.tokenizer()
     ordered = [parts[name] for name in PARTS]
-    count = len(ordered[0].texts)
-    columns = tuple(
-        tokenise(tokenizer, [text for rows in ordered for text in rows.texts[column]])
-        for column in range(count)
-    )
+    reading = _reading(_columns(ordered), source)
     ends = np.cumsum([len(rows) for rows in ordered])
     train, validation, test = np.split(np.arange(ends[-1], dtype=np.int64), ends[:-1])
     return PreparedData(
         task=task,
         model=source,
-        columns=columns,
+        columns=reading.columns,
         labels=encode([label for rows in ordered for label in rows.labels], task, names),
         label_names=names,
         train=train,
         validation=validation,
         test=test,
-        frame=Frame.of(tokenizer, pair=count == 2),
-        max_tokens=_max_tokens(tokenizer, source.config()),
+        frame=reading.frame,
+        max_tokens=reading.max_tokens,
     )
 
 
-def _max_tokens(tokenizer: Any, config: Any) -> int:
-    """The longest row the model can read."""
-    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of none
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions > 0:
-        shifted = any(name in config.model_type for name in _POSITIONS_AFTER_PADDING)
-        limits.append(positions - (config.pad_token_id + 1 if shifted else 0))
-    return min(limits)
+def _reading(columns: list[list[str]], source: ModelSource) -> Reading:
+    tokenizer, config = source.tokenizer(), source.config()
+    source.weights(config)  # whatever is wrong with them is better known before any worker starts
+    return Reading(
+        model=source,
+        columns=tuple(tokenise(tokenizer, texts) for texts in columns),
+        frame=Frame.of(tokenizer, pair=len(columns) == 2),
+        max_tokens=max_tokens(tokenizer, config),
+    )
 
 
-def largest_max_length(spec: StudySpec) -> int:
-    """The largest `maxLength` that a trial of the study can have."""
-    default = int(Hyperparameters.model_fields["max_length"].default)
-    fixed = getattr(spec.hyperparameters, "max_length", None)
-    values = [fixed if fixed is not None else default]
-    for space in spec.spaces:
-        domain = space.domains().get("maxLength")
-        if isinstance(domain, NumericDomain):
-            values += domain.values or [domain.max]
-    return max(int(value) for value in values)
+def _other_readings(
+    spec: StudySpec, base: Path, parts: Mapping[str, LabelledRows]
+) -> dict[str, Reading]:
+    """How the pretrained models that trials can have beside the study's own read the rows."""
+    columns = _columns(parts[name] for name in PARTS)
+    readings = {}
+    for name in sorted({str(name) for name in trial_values(spec, "pretrainedModel")} - {""}):
+        try:
+            source = ModelSource.find(PretrainedModel(name=name), base).pinned()
+            readings[name] = _reading(columns, source)
+        except ModelError as error:
+            raise ModelError("spec.searchSpaces", f"pretrainedModel {error.message}") from error
+    return readings
+
+
+def _columns(parts: Iterable[LabelledRows]) -> list[list[str]]:
+    """The texts of one part after the other, a list for each column."""
+    texts = [rows.texts for rows in parts]
+    return [list(chain.from_iterable(columns)) for columns in zip(*texts, strict=True)]
+
+
+def _variable_texts(
+    spec: StudySpec, base: Path, parts: Mapping[str, LabelledRows]
+) -> VariableTexts | None:
+    """The texts that trials vary, if any does, with the synonyms that they need."""
+    dataset = spec.dataset
+    operations = set(trial_values(spec, "augmentation")) - {"None"}
+    columns = _columns(parts[name] for name in PARTS[:2])  # the final fit trains on both
+    synonyms: Synonyms = {}
+    if operations & NEED_SYNONYMS or dataset.synonyms is not None:
+        words = {word.lower() for texts in columns for text in texts for word in words_of(text)}
+        synonyms = read_synonyms(dataset.synonyms, base, words)
+    if not operations:
+        return None
+    return VariableTexts.of(columns, synonyms)
+
+
+def _with_near_duplicates(
+    data: PreparedData,
+    spec: StudySpec,
+    base: Path,
+    parts: Mapping[str, LabelledRows],
+    account: Account,
+) -> PreparedData:
+    """`data` with its near-duplicates, if a trial leaves some out."""
+    lowest = min(float(value) for value in trial_values(spec, "duplicateThreshold"))
+    if lowest >= 1:
+        return data
+    searched = any("duplicateThreshold" in space.domains() for space in spec.spaces)
+    field = "spec.searchSpaces" if searched else "spec.hyperparameters.duplicateThreshold"
+    columns = _columns(parts[name] for name in PARTS)
+    encoder = spec.dataset.cleaning.duplicate_encoder
+    if encoder is None:
+        found = NearDuplicates.find(columns, data.model, lowest, field)
+    else:
+        try:
+            found = NearDuplicates.find(columns, ModelSource.find(encoder, base), lowest, field)
+        except ModelError as error:
+            name = "spec.dataset.cleaning.duplicateEncoder.name"
+            raise ModelError(name, error.message) from error
+    others = np.concatenate([data.validation, data.test])
+    left_out = len(data.train) - int(found.stay(data.train, others, lowest).sum())
+    why = f"alike by {lowest:g}, the lowest threshold of a trial"
+    account.add("train", "duplicateThreshold", len(data.train), why, dropped=left_out)
+    return replace(data, near_duplicates=found)
 
 
 def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
-    limit = data.limit(largest_max_length(spec))
+    limit = data.limit(max(int(value) for value in trial_values(spec, "maxLength")))
     lengths = np.sum([column.lengths for column in data.columns], axis=0) + data.frame.special
     count = int((lengths > limit).sum())
     if not count:
@@ -159,27 +196,43 @@ def _undefined_metrics(
     data: PreparedData, spec: StudySpec, parts: Sequence[NDArray[np.int64]]
 ) -> list[str]:
     """What to say of metrics that one of the validation `parts` leaves undefined."""
-    metric = spec.objective.metric
+    metric, means = spec.objective.metric, _MEANS_OVER_LABELS[data.task]
     each = " of each fold" if len(parts) > 1 else ""
-    if metric == "r2" and min(len(rows) for rows in parts) < 2:
-        raise DataError(
-            "spec.objective.metric", f"r2 must have at least two validation rows{each} (got 1)"
-        )
-    if "roc_auc" not in (metric, *spec.objective.additional_metrics):
+    if data.task == "Regression":
+        _check_variety(data, metric, parts, each)
         return []
     defined = min(_labels_with_area(data, rows) for rows in parts)
-    if not defined and metric == "roc_auc":
+    if not defined and metric in (*means, "matthews"):
         raise DataError(
             "spec.objective.metric",
-            f"roc_auc must have a label that some validation rows{each} have and some have not",
+            f"{metric} must have a label that some validation rows{each} have and some have not",
         )
     if defined == len(data.label_names):
         return []
     some = " of some fold" if each else ""
+    named = dict.fromkeys((metric, *spec.objective.additional_metrics))
     return [
-        f"roc_auc is the mean over {defined} of {len(data.label_names)} labels: the others are in all "
+        f"{name} is the mean over {defined} of {len(data.label_names)} labels: the others are in all "
         f"validation rows{some} or in none"
+        for name in named
+        if name in means
     ]
+
+
+def _check_variety(
+    data: PreparedData, metric: str, parts: Sequence[NDArray[np.int64]], each: str
+) -> None:
+    if metric == "r2":
+        fewest, what = min(len(rows) for rows in parts), "validation rows"
+    elif metric in ("pearson", "spearman"):
+        fewest = min(len(np.unique(data.labels[rows])) for rows in parts)
+        what = "different labels in the validation rows"
+    else:
+        return
+    if fewest < 2:
+        raise DataError(
+            "spec.objective.metric", f"{metric} must have at least two {what}{each} (got {fewest})"
+        )
 
 
 def _labels_with_area(data: PreparedData, rows: NDArray[np.int64]) -> int:

@@ -1,17 +1,36 @@
 """The rows of a study as every trial sees them."""
 
 import hashlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
+from finetune_trainer.data.augmentation import VariableTexts
 from finetune_trainer.data.model_source import ModelSource
+from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.data.split import fold_rows, sample_order
-from finetune_trainer.data.tokens import Frame, Tokens, cut
-from finetune_trainer.errors import DataError
+from finetune_trainer.data.steps import Step
+from finetune_trainer.data.tokens import Frame, Tokens, cut, tokenise
+from finetune_trainer.errors import DataError, TrialFailure
+
+log = logging.getLogger("finetune.data")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The rows of a study as one pretrained model reads them; fields as in `PreparedData`."""
+
+    model: ModelSource
+    columns: tuple[Tokens, ...]
+    frame: Frame
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -39,11 +58,40 @@ class PreparedData:
     max_tokens: int
     """Longest row that the model can read, special tokens included."""
 
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """How the rows are read by other pretrained models that trials can have, by their names."""
+
+    near_duplicates: NearDuplicates | None = None
+    """Which rows are alike; None if no trial leaves any out."""
+
+    variable_texts: VariableTexts | None = None
+    """The texts of the training and validation rows; None if no trial varies any."""
+
+    groups: NDArray[np.int64] | None = None
+    """Rows with the same number, (rows,), are in one fold; None if every row may be in any."""
+
+    steps: tuple[Step, ...] = ()
+    """What was done to the rows on their way here, in order."""
+
     warnings: tuple[str, ...] = ()
     """What a user should know about the rows: at most 10 sentences of at most 256 characters."""
 
     fingerprint: str = field(default="")
     """Digest of rows and parts; a checkpoint resumes only on the data it was made with."""
+
+    def read_by(self, name: str) -> "PreparedData":
+        """The same rows as read by the pretrained model `name` of a trial; empty is the study's own."""
+        if not name:
+            return self
+        reading = self.readings[name]
+        changed = replace(
+            self,
+            model=reading.model,
+            columns=reading.columns,
+            frame=reading.frame,
+            max_tokens=reading.max_tokens,
+        )
+        return replace(changed, fingerprint=changed.digest())
 
     def merged(self) -> "PreparedData":
         """The same rows with the validation rows in training, for the final fit."""
@@ -54,16 +102,20 @@ class PreparedData:
     def folds(self, folds: int, stratify: bool, seed: int) -> list[NDArray[np.int64]]:
         """Row numbers of each part of the pooled training and validation rows, ascending; each row is in one.
 
-        Raises DataError if there are fewer rows than folds.
+        Raises DataError if there are fewer rows, or groups of rows, than folds.
         """
         rows = np.sort(np.concatenate([self.train, self.validation]))
-        if len(rows) < folds:
+        groups = None if self.groups is None else self.groups[rows]
+        most = len(rows) if groups is None else len(np.unique(groups))
+        if most < folds:
+            what = "rows" if groups is None else "groups of rows"
             raise DataError(
                 "spec.validation.crossValidation.folds",
-                f"must be at most the {len(rows)} rows for training and validation (got {folds})",
+                f"must be at most the {most} {what} for training and validation (got {folds})",
             )
         stratify = stratify and self.task != "Regression"
-        return [rows[part] for part in fold_rows(self.labels[rows], folds, seed, stratify)]
+        parts = fold_rows(self.labels[rows], folds, seed, stratify, groups)
+        return [rows[part] for part in parts]
 
     def fold(self, index: int, folds: int, stratify: bool, seed: int) -> "PreparedData":
         """The same rows with part `index` of `folds` for validation, the others for training."""
@@ -81,6 +133,63 @@ class PreparedData:
         order = sample_order(self.labels[self.train], seed, stratify)
         changed = replace(self, train=self.train[np.sort(order[:rows])])
         return replace(changed, fingerprint=changed.digest())
+
+    def deduplicated(self, threshold: float) -> "PreparedData":
+        """The same rows without the training rows that are alike (cosine) by `threshold` or more to a
+        validation or test row, or to an earlier training row that stays. 1 keeps all.
+
+        The fingerprint stays: with the threshold of a trial it decides which rows the trial has. Raises
+        TrialFailure("UserError") if a class would lose its last training row.
+        """
+        if threshold >= 1:
+            return self
+        assert self.near_duplicates is not None  # `prepare` has the lowest threshold of all trials
+        others = np.concatenate([self.validation, self.test])
+        train = self.train[self.near_duplicates.stay(self.train, others, threshold)]
+        before, after = self._present(self.train), self._present(train)
+        lost = [
+            name for name, is_lost in zip(self.label_names, before & ~after, strict=True) if is_lost
+        ]
+        if lost or not len(train):
+            raise TrialFailure(
+                "UserError",
+                f"duplicateThreshold must leave training rows of every class (got {threshold:g}, which "
+                f"leaves {len(train)} of {len(self.train)} rows, none of {', '.join(lost[:3])})",
+            )
+        left_out = len(self.train) - len(train)
+        log.info("%d of %d training rows are near-duplicates", left_out, len(self.train))
+        return replace(self, train=train)
+
+    def _present(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which outputs of the model some of `rows` have."""
+        labels = self.labels[rows]
+        if self.task == "SingleLabel":
+            return np.bincount(labels, minlength=len(self.label_names)) > 0
+        if self.task == "MultiLabel":
+            return np.asarray(labels.any(axis=0))
+        return np.array([len(rows) > 0])
+
+    def augmented(self, config: Hyperparameters, seed: int, epoch: int) -> "PreparedData":
+        """For one epoch: the same rows and, behind them, varied copies of the training rows, which are
+        training rows too. The fingerprint stays.
+        """
+        if config.augmentation == "None":
+            return self
+        assert self.variable_texts is not None  # `prepare` has the augmentations of all trials
+        varied = self.variable_texts.varied(self.train, config, seed, epoch)
+        tokenizer = _tokenizer(self.model)
+        columns = tuple(
+            column.followed_by(tokenise(tokenizer, texts))
+            for column, texts in zip(self.columns, varied, strict=True)
+        )
+        copied = np.repeat(self.train, config.augmentation_copies)
+        numbers = len(self.labels) + np.arange(len(copied))
+        return replace(
+            self,
+            columns=columns,
+            labels=np.concatenate([self.labels, self.labels[copied]]),
+            train=np.concatenate([self.train, numbers]),
+        )
 
     def part(self, name: str) -> NDArray[np.int64]:
         """Row numbers of `train`, `validation` or `test`."""
@@ -106,7 +215,15 @@ class PreparedData:
         arrays = [self.labels, self.train, self.validation, self.test]
         for column in self.columns:
             arrays += [column.ids, column.offsets]
+        for more in (self.near_duplicates, self.variable_texts):
+            arrays += [] if more is None else more.arrays
         for array in arrays:
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:32]
+
+
+@cache
+def _tokenizer(source: ModelSource) -> Any:
+    """The tokenizer of a model, read once a process."""
+    return source.tokenizer()

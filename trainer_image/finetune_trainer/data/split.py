@@ -6,21 +6,33 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.groups import deal_groups
 from finetune_trainer.data.labels import Label, names_of
 
 Rows: TypeAlias = NDArray[np.int64]
 
 
 def split_rows(
-    labels: Sequence[Label], shares: Sequence[float], seed: int, stratify: bool
+    labels: Sequence[Label],
+    shares: Sequence[float],
+    seed: int,
+    stratify: bool,
+    groups: Rows | None = None,
 ) -> list[Rows]:
     """Row numbers of one part for each of `shares`, and last of the rows that stay in training.
 
     Every part gets its share rounded to whole rows, at least one. With `stratify` each class has the
     same share in every part as nearly as whole rows allow, and keeps at least one training row; rows
     with several labels are dealt out by iterative stratification. Numbers in a part are ascending.
+
+    Rows with the same number in `groups` stay in one part, so that shares are only nearly right; there must
+    be as many groups as parts.
     """
     generator = np.random.default_rng(seed)
+    if groups is not None:
+        stratify = stratify and not isinstance(labels[0], float)
+        classes = _label_matrix(labels) if stratify else np.empty((len(labels), 0), dtype=np.bool_)
+        return deal_groups(groups, classes, [*shares, 1 - sum(shares)], generator)
     sizes = [max(1, round(share * len(labels))) for share in shares]
     sizes.append(len(labels) - sum(sizes))
     if not stratify or isinstance(labels[0], float):
@@ -31,13 +43,21 @@ def split_rows(
     return _by_label_sets(labels, sizes, generator)
 
 
-def fold_rows(labels: NDArray[Any], folds: int, seed: int, stratify: bool) -> list[Rows]:
+def fold_rows(
+    labels: NDArray[Any], folds: int, seed: int, stratify: bool, groups: Rows | None = None
+) -> list[Rows]:
     """Row numbers of each fold, ascending.
 
     `labels` are class numbers (rows,), label indicators (rows, labels) or numbers. With `stratify` classes,
-    or label sets, have the same share in every fold as nearly as whole rows allow.
+    or label sets, have the same share in every fold as nearly as whole rows allow. Rows with the same number
+    in `groups` stay in one fold; there must be as many groups as folds.
     """
     generator = np.random.default_rng(seed)
+    if groups is not None:
+        classes = np.empty((len(labels), 0), dtype=np.bool_)
+        if stratify:
+            classes = labels if labels.ndim == 2 else labels[:, None] == np.unique(labels)
+        return deal_groups(groups, classes, [1 / folds] * folds, generator)
     order = generator.permutation(len(labels))
     if stratify and labels.ndim == 2:
         sets = [tuple(str(label) for label in np.flatnonzero(row)) for row in labels]
@@ -97,12 +117,7 @@ def _by_label_sets(
 
     The rarest label left is dealt out first, each row to the part that still wants most of that label.
     """
-    names = {
-        name: n for n, name in enumerate(sorted({n for label in labels for n in names_of(label)}))
-    }
-    matrix = np.zeros((len(labels), len(names)), dtype=np.bool_)
-    for row, label in enumerate(labels):
-        matrix[row, [names[name] for name in names_of(label)]] = True
+    matrix = _label_matrix(labels)
     wanted_rows = np.asarray(sizes, dtype=np.float64)
     wanted = np.outer(wanted_rows / wanted_rows.sum(), matrix.sum(axis=0))
     part_of = np.full(len(labels), -1)
@@ -117,7 +132,7 @@ def _by_label_sets(
             wanted_rows[best] -= 1
             wanted[best] -= matrix[row]
 
-    while names:
+    while matrix.size:
         waiting = order[part_of[order] < 0]
         left = matrix[waiting].sum(axis=0)
         if not left.any():
@@ -126,3 +141,13 @@ def _by_label_sets(
         deal(waiting[matrix[waiting, rarest]], rarest)
     deal(order[part_of[order] < 0], None)
     return [np.flatnonzero(part_of == part) for part in range(len(sizes))]
+
+
+def _label_matrix(labels: Sequence[Label]) -> NDArray[np.bool_]:
+    """Which row has which of the labels that there are: (rows, labels)."""
+    names = sorted({name for label in labels for name in names_of(label)})
+    number = {name: at for at, name in enumerate(names)}
+    matrix = np.zeros((len(labels), len(names)), dtype=np.bool_)
+    for row, label in enumerate(labels):
+        matrix[row, [number[name] for name in names_of(label)]] = True
+    return matrix

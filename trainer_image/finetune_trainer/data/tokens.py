@@ -1,5 +1,6 @@
 """Texts as token numbers: made once without truncation, cut and framed when rows are batched."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Piece: TypeAlias = NDArray[np.int32] | tuple[int, ...]
+
+JOINT = "\x1f"
+"""Stands between the texts of a row that are joined to one, until they are tokens: ASCII's unit separator."""
 
 _CHUNK = 1000
 
@@ -34,13 +38,30 @@ class Tokens:
         """Tokens of each text."""
         return np.diff(self.offsets)
 
+    def followed_by(self, more: "Tokens") -> "Tokens":
+        """These texts, and behind them those of `more`."""
+        offsets = np.concatenate([self.offsets, self.offsets[-1] + more.offsets[1:]])
+        return Tokens(np.concatenate([self.ids, more.ids]), offsets)
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all tokens."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids).data)
+        digest.update(np.ascontiguousarray(self.offsets).data)
+        return digest.hexdigest()[:32]
+
 
 def tokenise(tokenizer: Any, texts: Sequence[str]) -> Tokens:
-    """The tokens of `texts`, of any length."""
+    """The tokens of `texts`, of any length.
+
+    In the place of each `JOINT` is the tokenizer's separator token, or a line break if it has none.
+    """
+    separator = f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n"
     chunks = []
     lengths = [0]
     for start in range(0, len(texts), _CHUNK):
-        encoded = _ids(tokenizer, list(texts[start : start + _CHUNK]))
+        chunk = [text.replace(JOINT, separator) for text in texts[start : start + _CHUNK]]
+        encoded = _ids(tokenizer, chunk)
         lengths += [len(ids) for ids in encoded]
         chunks.append(np.fromiter((i for ids in encoded for i in ids), dtype=np.int32))
     ids = np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)

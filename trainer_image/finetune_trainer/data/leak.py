@@ -1,0 +1,46 @@
+"""The guard against texts that give their own label away."""
+
+import re
+from collections.abc import Sequence
+
+from finetune_trainer.data.cells import TEXT_FIELD, shown
+from finetune_trainer.data.labels import Label, LabelledRows, names_of
+from finetune_trainer.errors import DataError
+
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*")
+
+
+def refuse_labels_in_texts(rows: LabelledRows) -> None:
+    """Raise DataError if most of these training rows contain their own label word for word.
+
+    A row does if all of its labels stand in its texts as whole words, in capitals or not. Numbers and
+    labels of one character do not count: they stand there by chance.
+    """
+    texts = ["\n".join(row) for row in rows.by_row()]
+    leaking = [
+        row
+        for row, (label, text) in enumerate(zip(rows.labels, texts, strict=True))
+        if _gives_away(text.casefold(), _telling(label))
+    ]
+    if 2 * len(leaking) <= len(rows):
+        return
+    first = leaking[0]
+    raise DataError(
+        TEXT_FIELD,
+        f"must not contain the labels: {len(leaking)} of {len(rows)} training rows have their own word for "
+        f"word (got {shown(texts[first])} labelled {shown(rows.labels[first])}); leave out "
+        "the column that has it, or if that is the task set spec.dataset.allowLabelInText",
+    )
+
+
+def _telling(label: Label) -> list[str]:
+    names = [name.casefold() for name in names_of(label)]
+    return [name for name in names if len(name) > 1 and not _NUMBER.fullmatch(name)]
+
+
+def _gives_away(text: str, names: Sequence[str]) -> bool:
+    # A plain search first: it is fast, and most often there is nothing to find.
+    return bool(names) and all(
+        name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+        for name in names
+    )

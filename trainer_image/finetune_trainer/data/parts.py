@@ -1,0 +1,92 @@
+"""From the source of a study's rows to its three parts, cleaned and labelled."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from finetune_api.study import Dataset, StudySpec
+from finetune_trainer.data.cleaning import cleaned, joined, within_lengths
+from finetune_trainer.data.duplicates import without_conflicts, without_duplicates
+from finetune_trainer.data.groups import row_groups
+from finetune_trainer.data.labels import LabelledRows, usable_rows
+from finetune_trainer.data.load import PARTS, load
+from finetune_trainer.data.split import split_rows
+from finetune_trainer.data.steps import Account
+from finetune_trainer.errors import DataError
+
+GROUP_FIELD = "spec.dataset.groupColumn"
+
+
+def labelled_parts(spec: StudySpec, base: Path, account: Account) -> dict[str, LabelledRows]:
+    """The usable rows of `train`, `validation` and `test`; each step is in `account`.
+
+    Validation and test rows are never left out because of training rows. Where the source brings no such
+    part, repeated rows are left out before it is split off, and rows with the same texts stay together.
+    Raises DataError naming the field that is wrong.
+    """
+    dataset, cleaning = spec.dataset, spec.dataset.cleaning
+    parts = {}
+    for name, raw in load(dataset, base, account).items():
+        texts = cleaned(raw, cleaning, account)
+        if dataset.join_text_columns:
+            texts = joined(texts, account)
+        rows = usable_rows(texts, spec.task, dataset, account)
+        parts[name] = within_lengths(rows, cleaning, account)
+    if dataset.group_column is not None:
+        _tell_of_groups(parts, account)
+    if cleaning.duplicates == "Drop":
+        parts = without_duplicates(parts, account)
+    parts = split_parts(parts, dataset, account)
+    # Each fold trains on most validation rows too.
+    trained = PARTS[:2] if spec.validation.cross_validation else PARTS[:1]
+    return without_conflicts(parts, trained, cleaning.conflicts, account)
+
+
+def _tell_of_groups(parts: Mapping[str, LabelledRows], account: Account) -> None:
+    for name, rows in parts.items():
+        alone = rows.groups.count(None)
+        if alone:
+            count = f"{alone} of {len(rows)} {name} rows"
+            account.warn(GROUP_FIELD, f"{count} have no value and are each a group of their own")
+    places = Counter(group for rows in parts.values() for group in {*rows.groups} - {None})
+    shared = sum(count > 1 for count in places.values())
+    if shared:
+        account.warn(GROUP_FIELD, f"{shared} groups have rows in several parts of the source")
+
+
+def split_parts(
+    parts: Mapping[str, LabelledRows], dataset: Dataset, account: Account
+) -> dict[str, LabelledRows]:
+    """`parts` with those that are missing split off the training rows.
+
+    Raises DataError if there are too few rows or groups.
+    """
+    train, split = parts["train"], dataset.split
+    missing = [name for name in PARTS[1:] if name not in parts]
+    if not missing:
+        return dict(parts)
+    if len(train) < 2 * len(missing) + 1:
+        raise DataError(
+            train.field,
+            f"must have at least {2 * len(missing) + 1} usable rows to be split (got {len(train)})",
+        )
+    groups = row_groups([train], dataset.cleaning.duplicates == "Drop")
+    if groups is not None and groups.max() < len(missing):
+        raise DataError(
+            GROUP_FIELD if dataset.group_column else train.field,
+            f"must give at least {len(missing) + 1} groups of rows to be split (got {groups.max() + 1})",
+        )
+    shares = [getattr(split, name) for name in missing]
+    *aside, left = split_rows(train.labels, shares, split.seed, split.stratify, groups)
+    why = f"set aside for {' and '.join(missing)}"
+    account.add("train", "split", len(train), why, dropped=len(train) - len(left))
+    found = {**parts, "train": train.keep(left)}
+    for name, rows in zip(missing, aside, strict=True):
+        if not len(rows):
+            raise DataError(
+                "spec.dataset.split.stratify",
+                f"must be false where no class has rows to spare for {name} (of {len(train)} rows)",
+            )
+        found[name] = replace(train.keep(rows), part=name)
+    return found

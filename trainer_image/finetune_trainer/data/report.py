@@ -1,0 +1,37 @@
+"""What `results/data.json` says of a study's rows."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.data.load import PARTS
+from finetune_trainer.data.prepared import PreparedData
+
+
+def report(data: PreparedData) -> dict[str, Any]:
+    """Rows of each part, how many of them have each label, the steps that led there, and warnings: JSON.
+
+    Regression has no counts of labels.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for name in PARTS:
+        rows = data.part(name)
+        parts[name] = {"rows": len(rows)}
+        if data.task != "Regression":
+            counts = _label_counts(data, rows).tolist()
+            parts[name]["labels"] = dict(zip(data.label_names, counts, strict=True))
+    return {
+        "fingerprint": data.fingerprint,
+        "parts": parts,
+        "steps": [asdict(step) for step in data.steps],
+        "warnings": list(data.warnings),
+    }
+
+
+def _label_counts(data: PreparedData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    labels = data.labels[rows]
+    if data.task == "MultiLabel":
+        return np.asarray(labels.sum(axis=0), dtype=np.int64)
+    return np.bincount(labels, minlength=len(data.label_names))

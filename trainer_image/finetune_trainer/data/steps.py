@@ -1,0 +1,43 @@
+"""The account of the preparation: what each step did to the rows of each part."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the preparation, for one part."""
+
+    part: str
+    """`train`, `validation` or `test`."""
+
+    step: str
+    """A field of `spec.dataset` or its `cleaning`; or what is always done: `read`, `label`, `text` (rows
+    without one go), `split`, `knownLabel`; or `duplicateThreshold`, of which the trials leave rows out."""
+
+    rows_in: int
+    changed: int
+    """Rows whose texts are others now."""
+
+    dropped: int
+    """Rows that left the part."""
+
+    why: str
+    """What the changed or dropped rows have in common."""
+
+
+class Account:
+    """The steps so far, in order, and what a user should know of them."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.warnings: list[str] = []
+
+    def add(
+        self, part: str, step: str, rows_in: int, why: str, changed: int = 0, dropped: int = 0
+    ) -> None:
+        """Count a step, also one that found nothing to do."""
+        self.steps.append(Step(part, step, rows_in, changed, dropped, why))
+
+    def warn(self, field: str, text: str) -> None:
+        """Say `text` of what `field` (of the spec) names."""
+        self.warnings.append(f"{field}: {text}")
