@@ -150,7 +150,7 @@ def _container(
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python3", "-m", "finetune_trainer.supervisor"],
-        "env": _environment(study, spec, attempt),
+        "env": _environment(study, spec, attempt, settings),
         "resources": {"requests": resources, "limits": resources} if resources else {},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -167,9 +167,21 @@ def _container(
     storage = spec.storage
     if storage is not None and storage.persistent_volume_claim is not None:
         container["volumeMounts"].append({"name": "storage", "mountPath": BASE})
-    if storage is not None and storage.secret_name is not None:
-        container["envFrom"] = [{"secretRef": {"name": storage.secret_name}}]
+    credentials = _credentials(spec)
+    if credentials:
+        container["envFrom"] = [{"secretRef": secret} for secret in credentials]
     return container
+
+
+def _credentials(spec: StudySpec) -> list[dict[str, Any]]:
+    """The user's Secrets whose keys become environment variables."""
+    found: list[dict[str, Any]] = []
+    if spec.storage is not None and spec.storage.secret_name is not None:
+        found.append({"name": spec.storage.secret_name})
+    if spec.tracking is not None and spec.tracking.secret_name is not None:
+        # Without it the study runs all the same, and its status says what the trackers miss.
+        found.append({"name": spec.tracking.secret_name, "optional": True})
+    return found
 
 
 def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
@@ -181,7 +193,9 @@ def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
     return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{study.metadata.uid}"
 
 
-def _environment(study: FineTuneStudy, spec: StudySpec, attempt: int) -> list[dict[str, Any]]:
+def _environment(
+    study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings
+) -> list[dict[str, Any]]:
     job = names.attempt_name(study.metadata.name, attempt)
     service = names.private_name(study, attempt)
     values = {
@@ -190,6 +204,7 @@ def _environment(study: FineTuneStudy, spec: StudySpec, attempt: int) -> list[di
         "FINETUNE_HEAD": f"{job}-0.{service}.{study.metadata.namespace}.svc",
         "FINETUNE_PROGRESS": names.progress_config(study.metadata.name),
         "FINETUNE_STUDY_UID": study.metadata.uid,
+        "FINETUNE_IMAGE": settings.trainer_image,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": "/etc/finetune/ray/token",
         "RAY_TMPDIR": "/tmp/ray",

@@ -19,6 +19,10 @@ CASES: dict[str, tuple[dict[str, Any], Settings]] = {
     "gpus-and-object-store": (
         {
             "spec.storage": {"uri": "s3://bucket/studies", "secretName": "s3"},
+            "spec.tracking": {
+                "mlflow": {"trackingUri": "http://mlflow.ml:5000", "experiment": "tickets"},
+                "secretName": "trackers",
+            },
             "spec.cluster": {
                 "workers": 4,
                 "resourcesPerWorker": {"nvidia.com/gpu": 1, "cpu": 4, "memory": "16Gi"},

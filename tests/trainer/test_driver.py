@@ -1,6 +1,7 @@
 """The whole driver on this machine, with real Ray, model and data: killed, interrupted, gone on with."""
 
 import csv
+import json
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from finetune_api.manifest import dump_yaml, load_yaml
 from finetune_trainer.search import events as ev
@@ -31,6 +33,10 @@ def study(tmp_path: Path, examples: Path) -> Path:
         "hyperparameters": {"epochs": 3, "maxLength": 16, "batchSize": 16},
         "searchSpaces": [{"learningRate": {"min": 1e-4, "max": 6e-4, "scale": "Log"}}],
         "budget": {"maxTrials": TRIALS},
+        "tracking": {
+            "tensorboard": True,
+            "mlflow": {"trackingUri": "http://127.0.0.1:9", "experiment": "nobody listens"},
+        },
     }
     manifest["spec"]["dataset"]["files"]["train"] = "rows.csv"
     path = tmp_path / "study.yaml"
@@ -84,6 +90,25 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
     assert max(float(row["value"]) for row in rows) == pytest.approx(status["best"]["value"])
     assert (into / "model" / "model.safetensors").is_file()
     assert not list((into / "checkpoints").rglob("*.safetensors"))
+    check_event_files(into)
+    (warning,) = (text for text in status["warnings"] if "mlflow" in text)
+    assert warning.startswith(f"spec.tracking.mlflow: {TRIALS + 1} runs are not complete there")
+    assert "refused" in warning
+
+
+def check_event_files(into: Path) -> None:
+    """TensorBoard has each epoch of the records once, whichever driver wrote it."""
+    done: dict[str, dict[int, float]] = {}
+    for event in events_of(into):
+        if isinstance(event, ev.EpochDone):
+            done.setdefault(str(event.trial), {})[int(event.epoch)] = event.value
+    folder = into / "tensorboard"
+    assert {path.name for path in folder.iterdir()} == {*done, "study"}
+    for label, values in done.items():
+        reader = EventAccumulator(str(folder / label))
+        reader.Reload()
+        told = [(event.step, event.value) for event in reader.Scalars("accuracy")]
+        assert told == [(epoch, pytest.approx(value)) for epoch, value in sorted(values.items())]
 
 
 @pytest.mark.parametrize(("name", "metric"), [("parameters", "f1_micro"), ("regression", "rmse")])
@@ -100,6 +125,23 @@ def test_example_runs_to_its_end(name: str, metric: str, examples: Path, tmp_pat
     test, constant = status["final"]["testMetrics"][metric], status["final"]["baseline"][metric]
     assert math.isfinite(test)
     assert constant > 0
+    data = json.loads((tmp_path / "run" / "results" / "data.json").read_text())
+    assert data["steps"][0]["rows_in"] == sum(part["rows"] for part in data["parts"].values())
+
+
+def test_fp16_without_a_gpu_is_refused_before_any_worker_starts(
+    study: Path, tmp_path: Path
+) -> None:
+    manifest = load_yaml(study.read_text())
+    manifest["spec"]["compute"] = {"precision": "FP16"}
+    study.write_text(dump_yaml(manifest))
+    run = start(study, tmp_path / "run")
+    assert run.wait(timeout=120) == 1
+    status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
+    failed = next(c for c in status["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == "InvalidSpec"
+    assert failed["message"].startswith("spec.compute.precision: must be FP32 or BF16")
+    assert not (tmp_path / "run" / "records").exists() or not events_of(tmp_path / "run")
 
 
 def test_data_that_cannot_be_used_fail_the_run_with_the_field(

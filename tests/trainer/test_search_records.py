@@ -36,7 +36,8 @@ def segments(storage: Storage) -> list[str]:
 def test_every_kind_of_event_comes_back_as_it_was(storage: Storage) -> None:
     events: list[ev.Event] = [
         ev.Proposed(1.5, 0, {"learningRate": 4.1e-5, "optimizer": "SGD", "batchSize": 16}),
-        ev.Started(2.0, 0, "slot/1", 3),
+        ev.SlotReady(1.8, "slot/1", "0f3a", {"torch": "2.15.0", "threads": "2"}),
+        ev.Started(2.0, 0, "slot/1", 3, seed=4294967295),
         ev.EpochDone(3.0, 0, 1, 0.1 + 0.2, {"f1_macro": 1 / 3}, 0.7, 12.5, 25.0),
         ev.Saved(4.0, 0, 1, "checkpoints/0/1"),
         ev.Reached(5.0, 0, finished=True, run=3),
@@ -46,6 +47,7 @@ def test_every_kind_of_event_comes_back_as_it_was(storage: Storage) -> None:
         ev.SearchEnded(9.0, "TargetReached", "so"),
         ev.RefitStarted(10.0, 0, "slot/2"),
         ev.RefitRequeued(11.0, "again", lost=True),
+        ev.EnsembleJudged(11.5, [3, 0], "Mean", 0.8, 0.7, kept=True),
         ev.RefitDone(12.0, 0, "model", {"accuracy": 0.5}, {"accuracy": 0.1}, 3.0),
     ]
     log, _ = RecordLog.start(storage, 1, 0.0)

@@ -55,6 +55,9 @@ class Broker:
         self._state = StudyState.replayed(problem, history.events)
         self._torn = history.torn
         self._warnings = warnings
+        self._troubles: dict[str, str] = {}
+        """Field of the spec → what is wrong there now, without harm to the search."""
+
         self._budget = budget
         self._draining = False
         self._recalled = False
@@ -118,8 +121,10 @@ class Broker:
         return bool(self._state.running) or self._state.refit_slot is not None
 
     def _owns(self, slot: str, event: ev.Event) -> bool:
+        if isinstance(event, ev.SlotReady):
+            return True
         # A slot that was given up for lost may still report; its trial is somebody else's by now.
-        if isinstance(event, ev.RefitDone | ev.RefitRequeued):
+        if isinstance(event, ev.RefitDone | ev.RefitRequeued | ev.EnsembleJudged):
             return self._state.refit_slot == slot
         run = self._state.trials[getattr(event, "trial", -1)].runs[getattr(event, "run", 0)]
         return run.status == "Running" and run.slot == slot
@@ -201,6 +206,12 @@ class Broker:
         if (self._state.refit_slot or "").startswith(f"{worker}/"):
             self._write([ev.RefitRequeued(now, lost=True)])
 
+    async def warn(self, field: str, message: str) -> None:
+        """Something is wrong at `field` of the spec, without harm to the search; an empty message takes it back."""
+        self._troubles.pop(field, None)
+        if message:
+            self._troubles[field] = message
+
     async def drain(self) -> None:
         """Hand out nothing more; slots save and stop."""
         self._draining = True
@@ -211,7 +222,9 @@ class Broker:
         self._budget = budget
         self._end_if_due()
         self._wake()
-        found = findings(self._state, budget, self._storage, time.time(), self._warnings)
+        troubles = (f"{field}: {what}" for field, what in self._troubles.items())
+        warnings = (*troubles, *self._warnings)
+        found = findings(self._state, budget, self._storage, time.time(), warnings)
         return Snapshot(found, self._state.refit_slot is not None, self._outcome, self._torn)
 
     async def write_results(self) -> None:

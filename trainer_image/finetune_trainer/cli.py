@@ -30,7 +30,10 @@ if TYPE_CHECKING:  # Ray and torch are slow to import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if it succeeded, 1 if the study failed, 2 if the manifest is wrong."""
+    """Run the command; 0 if it succeeded, 1 if the study failed, 2 if the manifest is wrong.
+
+    With `--trial`, 1 says that the trial did not come out as it was.
+    """
     parser = argparse.ArgumentParser(
         prog="finetune", description="Tunes the hyperparameters of a FineTuneStudy."
     )
@@ -40,10 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument(
         "--into", type=Path, help="folder for records, results and model (default runs/<name>)"
     )
-    run.add_argument(
+    how = run.add_mutually_exclusive_group()
+    how.add_argument(
         "--slots",
         type=int,
         help="trials at the same time (default: as the manifest, at most the cores)",
+    )
+    how.add_argument(
+        "--trial",
+        type=int,
+        help="train that trial of the records again, alone, and compare (1 if it is not the same)",
     )
     plan = commands.add_parser("plan", help="check the study and say what it will cost")
     plan.add_argument("study", type=Path, help="manifest of the study (YAML or JSON)")
@@ -62,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command == "plan":
             return _plan(study, parsed, console)
         into = parsed.into or Path("runs") / study.metadata.name
+        if parsed.trial is not None:
+            return _train_again(study, parsed.study.parent, into, parsed.trial, console)
         return _run(study, parsed.study.parent, into, parsed.slots, console)
     except (ManifestError, ConstraintError, StudyError, OSError) as error:
         print(f"finetune: {parsed.study}: {error}", file=sys.stderr)
@@ -144,6 +155,16 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     return 0 if progress.phase == "Finished" else 1
 
 
+def _train_again(study: FineTuneStudy, base: Path, into: Path, trial: int, console: Console) -> int:
+    from finetune_trainer.console import comparison_lines  # Ray and torch are slow to import
+    from finetune_trainer.reproduce import reproduce
+
+    comparison = reproduce(study.spec, base, into, trial)
+    for line in comparison_lines(comparison):
+        console.print(line, highlight=False)
+    return 0 if comparison.same else 1
+
+
 def _share(slots: int) -> SlotResources:
     """An equal share of this machine for each slot."""
     import torch
@@ -191,6 +212,8 @@ def _report(study: FineTuneStudy, progress: StudyProgress, into: Path, console: 
         console.print(
             metrics_table("Held-out test set, winner trained on train + validation", columns)
         )
+        if found.final.ensemble:
+            console.print(f"ensemble {found.final.ensemble.message}", highlight=False)
         console.print(f"model:   {found.final.model_uri}", highlight=False)
     for warning in found.warnings:
         console.print(f"warning: {warning}", highlight=False)

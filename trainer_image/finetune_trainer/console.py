@@ -1,7 +1,7 @@
 """What a person sees while a study runs on a laptop: a live table, or plain lines where nobody watches."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,6 +11,9 @@ from rich.text import Text
 
 from finetune_api.status import Findings, TrialCounts, TrialResult
 from finetune_api.study import FineTuneStudy
+
+if TYPE_CHECKING:  # it imports torch
+    from finetune_trainer.reproduce import Comparison, RunComparison
 
 
 class StudyConsole:
@@ -87,6 +90,39 @@ def metrics_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Tab
     for name in dict.fromkeys(name for metrics in columns.values() for name in metrics):
         cells = (f"{metrics[name]:.4f}" if name in metrics else "" for metrics in columns.values())
         table.add_row(name, *cells)
+    return table
+
+
+def comparison_lines(comparison: "Comparison") -> Iterator[RenderableType]:
+    """What came of training a trial again: a table for each of its runs, and whether it is the same."""
+    trial = f"trial {comparison.trial}"
+    for run in comparison.runs:
+        title = f"{trial}, {run.name}" if run.name else trial
+        yield _epochs_table(title, run)
+        if run.first_difference:
+            yield f"{title}: {run.first_difference}"
+    for name, (then, now) in comparison.setting.items():
+        yield f"{name}: {then} then, {now} now"
+    if comparison.same:
+        yield f"{trial} came out the same, to the last bit"
+    elif comparison.setting:
+        yield f"{trial} did not come out the same; what it was trained with is not the same either"
+    else:
+        yield f"{trial} did not come out the same, though versions and machine are"
+
+
+def _epochs_table(title: str, run: "RunComparison") -> Table:
+    """Two rows an epoch: what was recorded, and what it is now."""
+    found = {
+        (epoch, heading): result.at(epoch)
+        for epoch in run.epochs
+        for heading, result in (("recorded", run.then), ("now", run.now))
+    }
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    table = Table("epoch", "", *names, title=title, title_justify="left")
+    for (epoch, heading), values in found.items():
+        cells = (f"{values[name]:.8g}" if name in values else "" for name in names)
+        table.add_row(f"{epoch:g}", heading, *cells)
     return table
 
 

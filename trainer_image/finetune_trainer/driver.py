@@ -3,6 +3,7 @@
 `python -m finetune_trainer.driver` runs it in pod 0; `finetune run` calls the same function.
 """
 
+import json
 import logging
 import os
 import signal
@@ -21,12 +22,14 @@ from finetune_api.manifest import ManifestError
 from finetune_api.status import Findings, StudyProgress
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
-from finetune_trainer.errors import StudyError
+from finetune_trainer.errors import SpecError, StudyError
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
+from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.results import RESULTS
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
@@ -47,10 +50,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_trainer.broker import Broker, Snapshot
 from finetune_trainer.slots import Slot, make_trainer
+from finetune_trainer.tracking.tracker import (
+    DRAIN_SECONDS,
+    FINISH_SECONDS,
+    check_clients,
+    finish_tracker,
+    start_tracker,
+)
 from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
-FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
 
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
 
@@ -139,8 +148,10 @@ class Driver:
     def _search(self) -> Snapshot:
         problem = Problem.of(self._spec)
         Proposer(problem).check()
+        check_clients(self._spec)
+        _check_precision(self._spec, self._place.resources)
         claim(Storage.open(self._place.storage), parts_of(self._spec))
-        told, data = _prepare_here(self._spec, self._place.base)
+        told, data = _prepare_here(self._spec, self._place.base, self._place.storage)
         self._broker = start_broker(
             problem, self._spec.budget, self._place.storage, self._term, told
         )
@@ -150,6 +161,9 @@ class Driver:
         if self._told_to_end.is_set():
             self._broker.drain.remote()
         material = Material(self._spec, self._place.storage, data, self._place.resources)
+        tracker = start_tracker(
+            self._place.study, self._place.storage, self._term, self._broker, _this_node()
+        )
         publisher = _Repeat(self._tell)
         publisher.start()
         try:
@@ -158,6 +172,7 @@ class Driver:
             )
         finally:
             publisher.stop()
+        finish_tracker(tracker, DRAIN_SECONDS if self._told_to_end.is_set() else FINISH_SECONDS)
         snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
         ray.get(self._broker.write_results.remote())
         if snapshot.outcome is None and not self._told_to_end.is_set():
@@ -188,6 +203,14 @@ class Driver:
         )
         self._place.sink.publish(progress)
         return progress
+
+
+def _check_precision(spec: StudySpec, resources: SlotResources) -> None:
+    if spec.compute.precision == "FP16" and not resources.gpus:
+        raise SpecError(
+            "spec.compute.precision",
+            "must be FP32 or BF16 where slots have no GPU (got FP16)",
+        )
 
 
 def _gist(error: Exception) -> str:
@@ -252,21 +275,27 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         return self._over
 
 
-def _prepare(spec: StudySpec, base: Path) -> tuple[StudyError | tuple[str, ...], Any]:
-    """The prepared data with its warnings, or what is wrong with it; a Ray task."""
+def _prepare(spec: StudySpec, base: Path, storage: str) -> tuple[StudyError | tuple[str, ...], Any]:
+    """The prepared data with its warnings, or what is wrong with it; a Ray task.
+
+    Writes `results/data.json`: what was done to the rows.
+    """
     from finetune_trainer.data import prepare  # its libraries stay out of the driver
+    from finetune_trainer.data.report import report
 
     try:
         data = prepare(spec, base)
     except StudyError as error:
         return error, None
+    document = json.dumps(report(data), indent=1, ensure_ascii=False)
+    Storage.open(storage).write(f"{RESULTS}/data.json", document.encode())
     return data.warnings, data
 
 
-def _prepare_here(spec: StudySpec, base: Path) -> tuple[tuple[str, ...], Any]:
+def _prepare_here(spec: StudySpec, base: Path, storage: str) -> tuple[tuple[str, ...], Any]:
     """Warnings, and a reference to the data in this node's object store. Raises StudyError."""
     task = ray.remote(_prepare).options(num_cpus=0, num_returns=2, scheduling_strategy=_this_node())
-    told, data = task.remote(spec, base)
+    told, data = task.remote(spec, base, storage)
     result: StudyError | tuple[str, ...] = ray.get(told)
     if isinstance(result, StudyError):
         raise result

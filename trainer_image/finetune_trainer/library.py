@@ -19,12 +19,12 @@ from finetune_api.metrics import Goal
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain
 from finetune_api.study import SEARCH_RULES, Budget, Search
 from finetune_trainer.broker import Snapshot
-from finetune_trainer.driver import FAILURES, run_slots, start_broker
+from finetune_trainer.driver import run_slots, start_broker
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
-from finetune_trainer.search.decisions import next_item
+from finetune_trainer.search.decisions import FAILURES, next_item
 from finetune_trainer.search.identity import claim
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End

@@ -36,11 +36,25 @@ class ItemWorker(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Whom a slot tells about an item in the middle of it."""
+
+    slot: str
+
+    def should_pause(self) -> bool:
+        """Whether the work shall be saved and left; asked before every batch."""
+        ...
+
+    def say(self, *events: ev.Event) -> None:
+        """Take in what has happened."""
+        ...
+
+
 class Work:
     """One item being worked on: reports to the broker, and knows when to stop."""
 
     def __init__(self, broker: Any, slot: str) -> None:
-        self._broker, self._slot = broker, slot
+        self._broker, self.slot = broker, slot
         self._recalled: Any = None
         self._said: Any = None
         self._asked = 0.0
@@ -69,7 +83,7 @@ class Work:
     def say(self, *events: ev.Event) -> None:
         """Tell the broker in the middle of an item; it is told in the order of the calls."""
         self.settle()
-        self._said = self._broker.epoch.remote(self._slot, list(events))
+        self._said = self._broker.epoch.remote(self.slot, list(events))
 
     def settle(self) -> None:
         """Wait until the broker has all that was said: calls to an actor may overtake each other."""

@@ -5,6 +5,9 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import Decision, End, TrainItem, Wait
 from finetune_trainer.search.state import ALIKE, MAX_RETRIES, StudyState
 
+FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
+"""Reasons of an End with which the study has failed."""
+
 
 def next_item(state: StudyState, budget: Budget, now: float, worker: str = "") -> Decision:
     """What a free slot of `worker` should do, by the records so far and the budget as it stands."""
@@ -40,7 +43,7 @@ def starting(
         events.append(
             ev.Proposed(now, new.number, new.params, new.generation, new.parent, new.member)
         )
-    return [*events, ev.Started(now, item.trial, slot, item.to_epoch, item.run)]
+    return [*events, ev.Started(now, item.trial, slot, item.to_epoch, item.run, item.seed)]
 
 
 def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:

@@ -46,21 +46,36 @@ class Proposed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SlotReady(Event):
+    """The process of a slot begins to train: what its metrics depend on beside the spec and the seeds.
+
+    `data` is the fingerprint of the prepared rows, `setting` as `provenance.setting` says it.
+    """
+
+    kind: ClassVar[str] = "slot"
+    slot: str
+    data: str
+    setting: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Started(Event):
-    """A slot was told to train `trial` up to `to_epoch`."""
+    """A slot was told to train `trial` up to `to_epoch`, from `seed`."""
 
     kind: ClassVar[str] = "started"
     trial: int
     slot: str
     to_epoch: float
     run: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EpochDone(Event):
     """The run was evaluated after `epoch` epochs, at the end of one or in its middle; `value` is the objective.
 
-    Seconds are those since its evaluation before.
+    Seconds are those since its evaluation before. `thresholds` are those of the labels, where they were
+    tuned on the validation rows.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -72,6 +87,7 @@ class EpochDone(Event):
     seconds: float
     gpu_seconds: float
     run: int = 0
+    thresholds: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +169,18 @@ class RefitRequeued(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EnsembleJudged(Event):
+    """The best trials together were compared with the best of them alone, on the validation rows."""
+
+    kind: ClassVar[str] = "ensemble"
+    trials: list[int]
+    method: str
+    value: float
+    best_single: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RefitDone(Event):
     """The final model is in storage and was tested once."""
 
@@ -170,6 +198,7 @@ _KINDS: dict[str, type[Event]] = {
         TermStarted,
         Inherited,
         Proposed,
+        SlotReady,
         Started,
         EpochDone,
         Saved,
@@ -180,6 +209,7 @@ _KINDS: dict[str, type[Event]] = {
         SearchEnded,
         RefitStarted,
         RefitRequeued,
+        EnsembleJudged,
         RefitDone,
     )
 }

@@ -41,7 +41,8 @@ class TrainItem:
 
 @dataclass(frozen=True)
 class RefitItem:
-    """Train the winner from the pretrained weights on train and validation rows.
+    """Train the winner from the pretrained weights on train and validation rows, or with it the other members
+    of an ensemble, if that is better.
 
     Its epochs come in segments, several where hyperparameters changed on the way (PBT).
     """
@@ -49,6 +50,18 @@ class RefitItem:
     trial: int
     segments: tuple[Segment, ...]
     seed: int
+    thresholds: list[float] | None = None
+    """Probability from which on each label is predicted, as tuned in the search: the refit has no rows for it."""
+
+    values: tuple[float, ...] = ()
+    """The winner's objective after each of its epochs, for schedules that depend on it."""
+
+    lead: float = 0.0
+    """By how much its objective is better than that of the worst trial of the search; only of a member."""
+
+    members: tuple["RefitItem", ...] = ()
+    """The best trials, the winner first, each as if it were the winner; empty if an ensemble is not wanted or
+    only one trial has a value."""
 
     @property
     def epochs(self) -> float:

@@ -39,6 +39,9 @@ class Problem:
 
     target: float | None = None
     refit: bool = False
+    ensemble: int = 0
+    """The most trials that may make the final model together; 0 if only the winner may."""
+
     defaults: dict[str, Scalar] = field(default_factory=dict)
     """The values of hyperparameters that a trial does not set."""
 
@@ -58,6 +61,7 @@ class Problem:
             best_of_last=objective.best_of == "Last",
             target=objective.target,
             refit=spec.refit,
+            ensemble=spec.ensemble.size if spec.ensemble else 0,
             defaults=resolve(spec.hyperparameters, {}).to_json(),
         )
 

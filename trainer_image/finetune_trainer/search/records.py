@@ -92,6 +92,33 @@ def read_history(storage: Storage) -> History:
     return _read_history(storage)
 
 
+@dataclass
+class Follower:
+    """Reads the log of one term piece by piece, while its driver writes."""
+
+    storage: Storage
+    term: int
+    _read: int = 0
+    """Events read so far."""
+
+    def more(self) -> list[Event]:
+        """The events since the last call. Raises as `read_history`."""
+        for _ in range(_READS - 1):
+            try:
+                return self._more()
+            except FileNotFoundError:
+                continue  # merged since it was listed
+        return self._more()
+
+    def _more(self) -> list[Event]:
+        found = map(_Segment.parse, self.storage.files(f"{FOLDER}/{self.term:06d}"))
+        new = [segment for segment in found if segment is not None and segment.last >= self._read]
+        lines = _read_term(self.storage, new, [], self._read)
+        events = _events(lines, self.term)
+        self._read += len(events)
+        return events
+
+
 def _read_history(storage: Storage) -> History:
     terms: dict[int, list[_Segment]] = defaultdict(list)
     for path in storage.files(FOLDER):
@@ -106,18 +133,22 @@ def _read_history(storage: Storage) -> History:
     return History([], 0, torn, [])
 
 
-def _read_term(storage: Storage, segments: list[_Segment], torn: list[str]) -> list[str]:
+def _read_term(
+    storage: Storage, segments: list[_Segment], torn: list[str], begin: int = 0
+) -> list[str]:
+    """The events of the term from number `begin` on."""
     lines: list[str] = []
     for segment in sorted(segments, key=lambda s: (s.first, -s.last)):
-        if segment.last < len(lines):
+        end = begin + len(lines)
+        if segment.last < end:
             continue  # already read as part of a merged segment
         found = None
-        if segment.first <= len(lines):  # else a gap: it was decided on events that are lost
+        if segment.first <= end:  # else a gap: it was decided on events that are lost
             found = segment.decode(storage.read(segment.path))
         if found is None:
             torn.append(segment.path)
         else:
-            lines.extend(found[len(lines) - segment.first :])
+            lines.extend(found[end - segment.first :])
     return lines
 
 

@@ -12,6 +12,7 @@ from finetune_api.combinations import Params
 from finetune_api.status import (
     MAX_SPLITS,
     MAX_TOP_TRIALS,
+    EnsembleResult,
     FinalModel,
     Findings,
     Spending,
@@ -50,6 +51,7 @@ def findings(
             params=state.trials[state.refit.trial].params,
             test_metrics=state.refit.test_metrics,
             baseline=state.refit.baseline,
+            ensemble=_ensemble(state),
         )
     return Findings(
         trials=_counts(state, budget),
@@ -61,6 +63,22 @@ def findings(
         gpu_seconds=round(state.gpu_seconds, 1),
         spending=_spending(state, budget, now),
         warnings=[warning[:256] for warning in warnings[:10]],
+    )
+
+
+def _ensemble(state: StudyState) -> EnsembleResult | None:
+    judged = state.ensemble
+    if judged is None:
+        return None
+    found = f"{state.problem.metrics[0]} of the validation rows is {judged.value:.4f} together"
+    found += f", {judged.best_single:.4f} of the best member alone"
+    return EnsembleResult(
+        trials=judged.trials,
+        method=judged.method,
+        value=judged.value,
+        best_single=judged.best_single,
+        kept=judged.kept,
+        message=f"{'kept' if judged.kept else 'not kept'}: {found}",
     )
 
 

@@ -4,7 +4,9 @@ import heapq
 import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
+from itertools import count, takewhile
 
 from finetune_api.combinations import Params, grid_size
 from finetune_api.study import Budget
@@ -54,6 +56,7 @@ class StudyState:
         """What is wrong with the study, where only the search has found out (a constraint without an answer)."""
 
         self.ended: ev.SearchEnded | None = None
+        self.ensemble: ev.EnsembleJudged | None = None
         self.refit: ev.RefitDone | None = None
         self.refit_slot: str | None = None
         self.refit_failures: list[str] = []
@@ -130,6 +133,8 @@ class StudyState:
                 self.refit_slot = event.slot
             case ev.RefitRequeued():
                 self._requeue_refit(event.message, event.lost)
+            case ev.EnsembleJudged():
+                self.ensemble = event
             case ev.RefitDone():
                 self.refit, self.refit_slot = event, None
                 self.gpu_seconds += event.gpu_seconds
@@ -207,7 +212,7 @@ class StudyState:
             again = bool(found) and found[-1].epoch >= done.epoch
             while found and found[-1].epoch >= done.epoch:
                 found.pop()
-            found.append(Evaluation(done.epoch, done.value, done.metrics))
+            found.append(Evaluation.of(done))
             candidates = found if again or trial.best is None else [trial.best, found[-1]]
         else:
             found = candidates = list(evaluations(trial.planned_runs))
@@ -485,8 +490,11 @@ class StudyState:
     def _trained_params(self, trial: Trial, run: Run | None) -> Params:
         """The parameters it trains with: as proposed, or with the same batch in two halves."""
         fresh = run is None or run.checkpoint is None
-        if not (trial.halved if fresh else run is not None and run.halved):
-            return trial.params
+        halved = trial.halved if fresh else run is not None and run.halved
+        return self.halved(trial) if halved else trial.params
+
+    def halved(self, trial: Trial) -> Params:
+        """The trial's parameters with the same batch in two halves."""
         config = {**self.problem.defaults, **trial.params}
         accumulation = min(2 * int(config["gradientAccumulation"]), MAX_ACCUMULATION)
         halves: Params = {
@@ -500,14 +508,38 @@ class StudyState:
         return "gradientAccumulation" in config and int(config.get("batchSize", 1)) > 1
 
     def refit_item(self, winner: Trial) -> RefitItem:
-        """The refit of the winner, for as many epochs as served it best."""
+        """The refit of the winner, with the members of the ensemble if one is wanted."""
+        item, members = self._refit_of(winner), self._members()
+        if len(members) < 2:
+            return item
+        worst = min(self.score(trial.best) for trial in self.trials if trial.is_candidate)
+        leads = [self.score(trial.best) - worst for trial in members]
+        told = (
+            replace(self._refit_of(trial), lead=lead)
+            for trial, lead in zip(members, leads, strict=True)
+        )
+        return replace(item, members=tuple(told))
+
+    def _members(self) -> list[Trial]:
+        """The best trials, best first. Of PBT, whose trials are steps of each other, the best of each member."""
+        chosen: dict[tuple[str, int], Trial] = {}
+        for trial in self.ranked(self.trials) if self.problem.ensemble else ():
+            key = ("trial", trial.number) if trial.member is None else ("member", trial.member)
+            chosen.setdefault(key, trial)
+        return list(chosen.values())[: self.problem.ensemble]
+
+    def _refit_of(self, winner: Trial) -> RefitItem:
+        """The refit of a trial, for as many epochs as served it best."""
         assert winner.best is not None  # a winner has a value
         segments: list[Segment] = [(self._trained_params(winner, None), winner.best.epoch)]
-        step = winner
+        step, values = winner, {done.epoch: done.value for done in winner.evaluations}
         while step.parent is not None:  # PBT: with the hyperparameters it had on the way
             step = self.trials[step.parent]
             segments.insert(0, (step.params, step.runs[0].trained))
-        return RefitItem(winner.number, tuple(segments), self._seed(step.number, 0))
+            values |= {done.epoch: done.value for done in step.evaluations}
+        seed, thresholds = self._seed(step.number, 0), winner.best.thresholds
+        told = tuple(values[epoch] for epoch in takewhile(values.__contains__, count(1)))
+        return RefitItem(winner.number, tuple(segments), seed, thresholds, told)
 
     def next_queued(self) -> TrainItem | None:
         """What lost its slot, or belongs to a trial that has begun: its rung waits for it."""

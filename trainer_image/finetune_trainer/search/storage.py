@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +103,29 @@ class Storage:
             source_filesystem=fs.LocalFileSystem(),
             destination_filesystem=self.filesystem,
         )
+
+    def store(self, path: str, write: Callable[[Path], object]) -> None:
+        """Put the folder that `write` fills whole at `path`. Raises OSError if storage refuses."""
+        if self.is_local:
+            target = self.local(path)
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+            try:
+                partial.mkdir(parents=True)
+                write(partial)
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                write(Path(scratch))
+                self.upload(Path(scratch), path)
+
+    @contextmanager
+    def fetched(self, path: str) -> Iterator[Path]:
+        """A local folder with the files at `path`, inside `with`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            yield self.download(path, Path(scratch))
 
     def download(self, path: str, folder: Path) -> Path:
         """A local folder with the files at `path`: the folder itself where storage is local, else a copy."""

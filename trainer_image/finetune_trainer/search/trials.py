@@ -64,6 +64,13 @@ class Evaluation:
     """Standard deviation of the value over the runs; None of a single one."""
 
     runs: int = 1
+    thresholds: list[float] | None = None
+    """Probability from which on each label is predicted, where it was tuned."""
+
+    @classmethod
+    def of(cls, done: EpochDone) -> "Evaluation":
+        """The evaluation of a trial with a single run."""
+        return cls(done.epoch, done.value, done.metrics, thresholds=done.thresholds)
 
     @property
     def standard_error(self) -> float | None:
@@ -74,7 +81,7 @@ class Evaluation:
 def evaluations(runs: Sequence[Run]) -> Iterator[Evaluation]:
     """The mean curve: at each epoch at which every run has a result, or has ended before."""
     if len(runs) == 1:
-        yield from (Evaluation(done.epoch, done.value, done.metrics) for done in runs[0].epochs)
+        yield from map(Evaluation.of, runs[0].epochs)
         return
     for epoch in sorted({done.epoch for run in runs for done in run.epochs}):
         results = [done for run in runs if (done := run.at(epoch)) is not None]
@@ -90,7 +97,9 @@ def _mean(epoch: float, results: list[EpochDone]) -> Evaluation:
     metrics = {
         name: math.fsum(done.metrics[name] for done in results) / len(results) for name in names
     }
-    return Evaluation(epoch, mean, metrics, math.sqrt(variance), len(values))
+    tuned = [done.thresholds for done in results if done.thresholds is not None]
+    thresholds = [math.fsum(found) / len(tuned) for found in zip(*tuned, strict=True)] or None
+    return Evaluation(epoch, mean, metrics, math.sqrt(variance), len(values), thresholds)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,312 @@
+"""What is made of the winner: ONNX, attributions and the card say what the model says."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.manifest import load_yaml
+from finetune_api.study import Objective
+from finetune_trainer.artifacts.attributions import Attributor
+from finetune_trainer.artifacts.exported import load_exported
+from finetune_trainer.artifacts.onnx_export import export_onnx
+from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.errors import TrialFailure
+from finetune_trainer.search import events as ev
+from finetune_trainer.training import Pretrained, TrialRun
+from tests.trainer.conftest import MakeSpec
+from tests.trainer.one_slot import run_study
+
+OBJECTIVE = Objective(metric="accuracy")
+FILLERS = ("the", "a", "old", "big", "blue", "house", "street", "table", "paper", "train")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def few(data: PreparedData, rows: int, others: int) -> PreparedData:
+    cut = replace(
+        data, train=data.train[:rows], validation=data.validation[:others], test=data.test[:others]
+    )
+    return replace(cut, fingerprint=cut.digest())
+
+
+def exported(data: PreparedData, folder: Path, epochs: int = 0, **changes: Any) -> TrialRun:
+    """A trial after `epochs` of training, with its model written to `folder`."""
+    config = Hyperparameters(
+        **{"epochs": max(1, epochs), "max_length": 32, "encoder_layers": 2, **changes}
+    )
+    pretrained = Pretrained.load(data.model, data.task, data.label_names)
+    run = TrialRun(pretrained, data, config, 5, OBJECTIVE)
+    while run.position < epochs:
+        run.train_to(epochs)
+    folder.mkdir(exist_ok=True)
+    run.export(folder)
+    return run
+
+
+@pytest.fixture(scope="module")
+def library(make_spec: MakeSpec) -> PreparedData:
+    return few(prepare(make_spec(), Path("/")), 16, 6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooling": "Mean", "head_layers": 1}], ids=["architecture", "own-head"]
+)
+def test_the_onnx_model_says_what_pytorch_says_of_rows_of_any_number_and_length(
+    changes: dict[str, Any], library: PreparedData, tmp_path: Path
+) -> None:
+    run = exported(library, tmp_path, **changes)
+    model = load_exported(tmp_path, run.config.pooling)
+    path = tmp_path / "model.onnx"
+    worst = export_onnx(model, library, 32, path)
+    assert 0 < worst <= 1e-4
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    tokenizer = library.model.tokenizer()
+    for texts in (["one"], ["short", "a longer text " * 60], ["some rows"] * 11):
+        inputs = tokenizer(texts, padding=True, return_tensors="pt")  # longer than any row checked
+        with torch.inference_mode():
+            expected = model(**inputs).logits.numpy()
+        found = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert found.shape == (len(texts), 8)
+
+
+class Estranged(nn.Module):
+    """A model that is another in its export, or none."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(40_000, 8)
+        self._how = how
+
+    def forward(self, input_ids: Tensor, **_: Tensor) -> SequenceClassifierOutput:
+        logits = self.embed(input_ids).mean(dim=1)
+        if self._how == "branches":
+            return SequenceClassifierOutput(logits=logits if logits.sum() > 0 else -logits)
+        shift = 0.0 if torch.compiler.is_exporting() else 1e-3
+        return SequenceClassifierOutput(logits=logits + shift)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("drifts", r"differ by 0\.001 in ONNX"), ("branches", "torch cannot export")],
+)
+def test_a_model_that_is_another_in_onnx_is_refused(
+    how: str, message: str, library: PreparedData, tmp_path: Path
+) -> None:
+    with pytest.raises(TrialFailure, match=rf"^spec\.artifacts\.onnx: must be false .*{message}"):
+        export_onnx(Estranged(how).eval(), library, 32, tmp_path / "model.onnx")
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "SingleLabel": {},
+    "MultiLabel": {
+        "task": "MultiLabel",
+        "dataset": {"files": {"train": "data/parameters.jsonl"}, "labelColumn": "parameters"},
+        "objective": {"metric": "f1_micro"},
+    },
+    "Regression": {
+        "task": "Regression",
+        "dataset": {"files": {"train": "data/arity.csv"}, "labelColumn": "arity"},
+        "objective": {"metric": "rmse"},
+    },
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_attributions_add_up_to_what_the_text_changes(
+    task: str, make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    data = few(prepare(make_spec(**TASKS[task]), examples), 16, 6)
+    run = exported(data, tmp_path)
+    attribute = Attributor(run.model, data, 32, run.thresholds)
+    logits = run.predict(data.test)
+    frame = data.frame
+    for number in range(3):
+        found = attribute(number)
+        row = data.test[number]
+        kept = int(data.lengths(data.test[number : number + 1], 32)[0])
+        ids = [*frame.before, *data.columns[0][row][: kept - frame.special], *frame.after]
+        assert found.tokens == data.model.tokenizer().convert_ids_to_tokens(ids)
+        for output in found.outputs:
+            at = data.label_names.index(output.output)
+            assert output.value == pytest.approx(float(logits[number, at]), abs=1e-5)
+            assert output.reference == pytest.approx(empty(run, kept)[at], abs=1e-5)
+            change = output.value - output.reference
+            assert sum(output.attributions) == pytest.approx(change, abs=0.02)
+            assert output.delta == pytest.approx(sum(output.attributions) - change, abs=1e-6)
+            assert len(output.attributions) == len(found.tokens)
+            assert output.attributions[0] == output.attributions[-1] == 0
+        assert_named(found.prediction, [output.output for output in found.outputs], logits[number])
+
+
+def empty(run: TrialRun, length: int) -> list[float]:
+    """The logits of a row of that length with padding in place of its text."""
+    frame = run.data.frame
+    text = [frame.pad] * (length - frame.special)
+    ids = torch.tensor([[*frame.before, *text, *frame.after]])
+    with torch.inference_mode():
+        logits: list[float] = (
+            run.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].tolist()
+        )
+    return logits
+
+
+def assert_named(prediction: object, outputs: list[str], logits: Any) -> None:
+    match prediction:
+        case str():
+            assert outputs == [prediction]
+        case []:
+            assert len(outputs) == 1
+        case list():
+            assert outputs == prediction
+        case float():
+            assert prediction == pytest.approx(float(logits[0]), abs=1e-5)
+
+
+def test_the_word_that_decides_the_class_is_what_a_trained_model_goes_by(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(7)
+    lines = ["text,label"]
+    for number in range(80):
+        words = generator.choice(FILLERS, 6).tolist()
+        label = ("fruit", "music")[number % 2]
+        words.insert(int(generator.integers(6)), {"fruit": "apple", "music": "violin"}[label])
+        lines.append(f"{' '.join(words)},{label}")
+    (tmp_path / "planted.csv").write_text("\n".join(lines))
+    dataset = {"files": {"train": "planted.csv"}, "labelColumn": "label", "allowLabelInText": True}
+    data = prepare(make_spec(dataset=dataset, objective={"metric": "accuracy"}), tmp_path)
+    run = exported(data, tmp_path, 3, batch_size=4, learning_rate=5e-4, pooling="Mean")
+    assert run.evaluate("test")["accuracy"] == 1
+    attribute = Attributor(run.model, data, 32, None)
+    for number in range(len(data.test)):
+        found = attribute(number)
+        (output,) = found.outputs
+        assert found.label == found.prediction == output.output
+        assert output.probability is not None
+        assert output.probability > 0.9
+        strongest = found.tokens[int(np.argmax(output.attributions))]
+        assert strongest == {"fruit": "apple", "music": "violin"}[output.output]
+
+
+@pytest.fixture(scope="module")
+def refitted(
+    make_spec: MakeSpec, library: PreparedData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, PreparedData, list[ev.Event]]:
+    """A study with everything, told to pause once while it attributes."""
+    spec = make_spec(
+        objective={"metric": "accuracy", "additionalMetrics": ["f1_macro"]},
+        hyperparameters={"epochs": 1, "maxLength": 32, "encoderLayers": 1, "pooling": "Mean"},
+        searchSpaces=[{"learningRate": {"values": [1e-4, 3e-4]}}],
+        artifacts={"onnx": True, "attributedRows": 4},
+    )
+    data = replace(library, warnings=("the texts are short",))
+    folder = tmp_path_factory.mktemp("refitted")
+    asked: list[bool] = []
+
+    def should_pause() -> bool:
+        """Once, at the second row to attribute."""
+        if (folder / "model" / "README.md").exists():
+            asked.append(True)
+        return len(asked) == 2
+
+    events = run_study(spec, data, folder, should_pause)
+    assert len(asked) == 2 + 4
+    return folder, data, events
+
+
+def test_a_refit_that_pauses_among_its_attributions_makes_them_all_in_the_end(
+    refitted: tuple[Path, PreparedData, list[ev.Event]],
+) -> None:
+    folder, data, events = refitted
+    assert [event.message for event in events if isinstance(event, ev.RefitRequeued)] == [""]
+    lines = (folder / "results" / "attributions.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [row["row"] for row in found] == [0, 1, 2, 3]
+    expected = [data.label_names[label] for label in data.labels[data.test[:4]]]
+    assert [row["label"] for row in found] == expected
+    assert (folder / "model" / "model.onnx").is_file()
+
+
+def test_the_card_tells_what_the_model_was_made_of(
+    refitted: tuple[Path, PreparedData, list[ev.Event]],
+) -> None:
+    folder, data, events = refitted
+    card = (folder / "model" / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    about = load_yaml(front)
+    assert about["pipeline_tag"] == "text-classification"
+    assert about["metrics"] == ["accuracy", "f1_macro", "loss"]
+    assert "license" not in about
+    assert "base_model" not in about  # a folder is no model of the hub
+    (done,) = (event for event in events if isinstance(event, ev.RefitDone))
+    for name, value in done.test_metrics.items():
+        assert f"| {name} | {value:.4f} | {done.baseline[name]:.4f} |" in text
+    values = [event.value for event in events if isinstance(event, ev.EpochDone)]
+    told = [
+        "all-MiniLM-L6-v2",
+        "| train | 16 |",
+        "| validation | 6 |",
+        "| test | 6 |",
+        data.fingerprint,
+        "- the texts are short",
+        "| pooling | Mean | the study |",
+        "| learningRate | ",
+        f"Grid, seed 0: 2 trials, of which trial {done.trial} won",
+        f"after 1 epochs: {max(values):.4f}",
+        f"| torch | {torch.__version__} |",
+        "`model.onnx`",
+    ]
+    assert [part for part in told if part not in text] == []
+
+
+def test_the_code_of_the_card_predicts(
+    refitted: tuple[Path, PreparedData, list[ev.Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data, _ = refitted
+    card = (folder / "model" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(folder / "model")
+    names: dict[str, Any] = {}
+    exec(code.replace("a text", "Return the mean of the columns of a DataFrame."), names)
+    model = load_exported(folder / "model", "Mean")
+    with torch.inference_mode():
+        expected = model(**names["inputs"]).logits[0]
+    torch.testing.assert_close(names["logits"][0].detach(), expected)
+    assert names["label"] == data.label_names[int(expected.argmax())]
+
+
+def test_the_code_of_the_card_predicts_labels_by_their_thresholds(
+    make_spec: MakeSpec, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(
+        **TASKS["MultiLabel"],
+        hyperparameters={"epochs": 1, "encoderLayers": 1, "decisionThreshold": 0.01},
+    )
+    run_study(spec, few(prepare(spec, examples), 16, 6), tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "model")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    shares = names["logits"][0].sigmoid().tolist()
+    known = names["model"].config.id2label
+    assert names["labels"] == [known[n] for n, share in enumerate(shares) if share >= 0.01]
+    assert names["labels"]

@@ -1,0 +1,257 @@
+"""A trial trained once more comes out the same to the last bit, or what is not the same is named."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.manifest import dump_yaml, load_yaml, read_study
+from finetune_trainer.cli import main
+from finetune_trainer.data import prepare
+from finetune_trainer.errors import SpecError
+from finetune_trainer.reproduce import reproduce
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.records import RecordLog
+from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.trainings import Trainings
+from tests.records import events_of
+from tests.trainer.conftest import ROOT, MakeSpec
+from tests.trainer.one_slot import run_study
+from tests.trainer.search_studies import study_spec
+
+TRIALS = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    """Those of this process again, after all that were set."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def write_rows(examples: Path, path: Path, rows: int) -> None:
+    lines = (examples / "data" / "library.csv").read_text().splitlines()
+    path.write_text("\n".join(lines[: rows + 1]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def study(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of a small study that `finetune run` has run in `run` beside it."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "models").symlink_to(examples / "models")
+    write_rows(examples, folder / "rows.csv", 60)
+    manifest = load_yaml((ROOT / "examples" / "library.yaml").read_text())
+    manifest["spec"] |= {
+        "hyperparameters": {"epochs": 2, "maxLength": 16, "encoderLayers": 2},
+        "searchSpaces": [{"learningRate": {"min": 1e-4, "max": 6e-4, "scale": "Log"}}],
+        "budget": {"maxTrials": TRIALS},
+        "refit": False,
+    }
+    manifest["spec"]["dataset"]["files"]["train"] = "rows.csv"
+    manifest["spec"]["dataset"]["split"]["stratify"] = False
+    path = folder / "study.yaml"
+    path.write_text(dump_yaml(manifest))
+    arguments = [str(path), "--into", str(folder / "run"), "--slots", "1"]
+    command = [sys.executable, "-m", "finetune_trainer.cli", "run", *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return path
+
+
+def again(study: Path, trial: int, into: Path | None = None) -> int:
+    return main(
+        ["run", str(study), "--into", str(into or study.parent / "run"), "--trial", str(trial)]
+    )
+
+
+def test_the_records_say_with_what_and_from_which_seed_each_trial_was_trained(study: Path) -> None:
+    events = events_of(study.parent / "run")
+    slots = {event.slot: event for event in events if isinstance(event, ev.SlotReady)}
+    started = [event for event in events if isinstance(event, ev.Started)]
+    assert {event.slot for event in started} <= set(slots)
+    assert (
+        len({event.seed for event in started}) == len({event.trial for event in started}) == TRIALS
+    )
+    (slot,) = slots.values()
+    for name in ("transformers", "datasets", "ray", "numpy", "finetune-operator"):
+        assert slot.setting[name] == version(name)
+    assert slot.setting["torch"] == torch.__version__
+    assert slot.setting["threads"] == str(os.cpu_count())
+    assert slot.setting["precision"] == "FP32"
+    assert {"python", "cpu"} <= set(slot.setting)
+    assert slot.data == prepare(read_study(study).spec, study.parent).fingerprint
+
+
+def test_a_trial_of_a_real_run_comes_out_the_same(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path for path in (study.parent / "run").rglob("*"))
+    best = load_yaml((study.parent / "run" / "study.yaml").read_text())["status"]["best"]
+    assert again(study, best["trial"]) == 0
+    shown = capsys.readouterr().out
+    assert f"trial {best['trial']} came out the same, to the last bit" in shown
+    assert shown.count("recorded") == shown.count("now") == 2  # with a promotion between its epochs
+    assert shown.count(f"{best['value']:.8g}") >= 2
+    assert sorted(path for path in (study.parent / "run").rglob("*")) == before
+
+
+def test_what_is_not_the_same_is_named(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records of another version, with another accuracy."""
+    into = tmp_path / "run"
+    log, history = RecordLog.start(copied(study, into), 9, time.time())
+    done = next(e for e in history.events if isinstance(e, ev.EpochDone) and e.trial == 0)
+    (slot,) = (event for event in history.events if isinstance(event, ev.SlotReady))
+    other = {**done.metrics, "accuracy": done.metrics["accuracy"] + 2**-40}
+    log.append(
+        [replace(slot, setting={**slot.setting, "torch": "1.0"}), replace(done, metrics=other)]
+    )
+    assert again(study, 0, into) == 1
+    shown = capsys.readouterr().out
+    values = f"{other['accuracy']} then, {done.metrics['accuracy']} now"
+    assert f"trial 0: accuracy after epoch 1: {values}" in shown
+    assert f"torch: 1.0 then, {torch.__version__} now" in shown
+
+
+def copied(study: Path, into: Path) -> Storage:
+    storage = Storage.open(str(into))
+    storage.upload(study.parent / "run" / "records", "records")
+    return storage
+
+
+def test_rows_that_have_changed_are_refused(
+    study: Path, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").symlink_to(examples / "models")
+    (tmp_path / "study.yaml").write_text(study.read_text())
+    write_rows(examples, tmp_path / "rows.csv", 61)
+    assert again(tmp_path / "study.yaml", 0, study.parent / "run") == 2
+    assert "spec.dataset: must give the rows that trial 0 was trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trial", "folder", "message"),
+    [
+        (TRIALS, "run", f"--trial: must be one of 0 to {TRIALS - 1} (got {TRIALS})"),
+        (-1, "run", f"--trial: must be one of 0 to {TRIALS - 1} (got -1)"),
+        (0, "nowhere", "--into: must be a folder with the records of the study (got "),
+    ],
+)
+def test_a_trial_that_is_not_there_is_refused(
+    trial: int, folder: str, message: str, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert again(study, trial, study.parent / folder) == 2
+    assert message in capsys.readouterr().err
+    assert not (study.parent / "nowhere").exists()
+
+
+def test_records_of_another_study_are_refused(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = load_yaml(study.read_text())
+    other["spec"]["hyperparameters"]["epochs"] = 3
+    path = study.with_name("other.yaml")
+    path.write_text(dump_yaml(other))
+    assert again(path, 0) == 2
+    assert "spec.hyperparameters: must be what it was" in capsys.readouterr().err
+
+
+RATES = [{"learningRate": {"values": [1e-5, 1e-4, 3e-4]}}]
+KINDS: dict[str, dict[str, Any]] = {
+    "a member of PBT that took over weights": {
+        "search": {"algorithm": "PBT", "populationSize": 4, "seed": 7},
+        "searchSpaces": [{"learningRate": {"min": 1e-5, "max": 1e-3, "scale": "Log"}}],
+        "hyperparameters": {"epochs": 2},
+    },
+    "folds and repeats": {
+        "validation": {"crossValidation": {"folds": 2, "stratify": False}, "repeats": 2},
+    },
+    "a larger sample of rows": {
+        "search": {
+            "algorithm": "Grid",
+            "scheduler": {"type": "ASHA", "resource": "Samples", "minResource": 6},
+        },
+        "searchSpaces": RATES,
+    },
+    "a promotion within an epoch": {
+        "search": {"algorithm": "Grid", "scheduler": {"type": "ASHA", "minResource": 0.25}},
+        "searchSpaces": RATES,
+    },
+}
+
+
+def rows_of(folder: Path, examples: Path, rows: int = 24) -> dict[str, Any]:
+    write_rows(examples, folder / "rows.csv", rows)
+    return {"files": {"train": str(folder / "rows.csv")}, "split": {"stratify": False}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_kind_of_training_comes_out_the_same(
+    kind: str, make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    changes = dict(KINDS[kind])
+    small = {"encoderLayers": 1, "maxLength": 8, "batchSize": 4}
+    fixed = {"epochs": 1, **small, **changes.pop("hyperparameters", {})}
+    dataset = rows_of(tmp_path, examples)
+    spec = make_spec(dataset=dataset, refit=False, hyperparameters=fixed, **changes)
+    events = run_study(spec, prepare(spec, tmp_path), tmp_path / "run")
+    done: dict[int, list[ev.EpochDone]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, ev.EpochDone):
+            done[event.trial].append(event)
+    inherited = [e.trial for e in events if isinstance(e, ev.Proposed) and e.parent is not None]
+    trial = inherited[-1] if inherited else max(done, key=lambda number: len(done[number]))
+    comparison = reproduce(spec, tmp_path, tmp_path / "run", trial)
+    assert [run.first_difference for run in comparison.runs if run.first_difference] == []
+    assert comparison.setting == {}
+    evaluated = [(epoch, run.name) for run in comparison.runs for epoch in run.epochs]
+    assert len(evaluated) == len(done[trial]) > (0 if inherited else 1)
+    assert bool(inherited) == (kind == "a member of PBT that took over weights")
+
+
+def test_a_trial_that_diverged_does_so_again(
+    make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    numbers = "\n".join(f"a text,{number}e22" for number in range(24))
+    (tmp_path / "numbers.csv").write_text(f"text,y\n{numbers}\n")
+    dataset = {"files": {"train": str(tmp_path / "numbers.csv")}, "labelColumn": "y"}
+    objective = {"metric": "rmse"}
+    spec = make_spec(task="Regression", dataset=dataset, objective=objective, refit=False)
+    run_study(spec, prepare(spec, tmp_path), tmp_path / "run")
+    comparison = reproduce(spec, tmp_path, tmp_path / "run", 0)
+    (run,) = comparison.runs
+    assert run.then.failure == run.now.failure == "Diverged: the training loss became inf"
+    assert comparison.same
+
+
+def test_a_trial_that_ran_out_of_memory_is_trained_with_the_halves_it_ended_with() -> None:
+    spec = study_spec(hyperparameters={"batchSize": 32, "epochs": 1}, budget={"maxTrials": 2})
+    params = {"learningRate": 1e-3}
+    events: list[ev.Event] = []
+    for trial in (0, 1):
+        events += [ev.Proposed(1, trial, params), ev.Started(1, trial, "a/1", 1, seed=trial)]
+        if trial == 1:
+            events.append(ev.Failed(2, trial, "OutOfMemory", "out of memory"))
+            events.append(ev.Started(3, trial, "a/1", 1, seed=trial))
+        events.append(ev.EpochDone(4, trial, 1, 0.5, {"accuracy": 0.5}, 0.7, 1, 0))
+        events.append(ev.Reached(5, trial, finished=True))
+    trainings = Trainings(Problem.of(spec), events)
+    items = []
+    for number in (0, 1):
+        trial = trainings.trial(number)
+        items += trainings.items(trial, trial.runs[0])
+    assert [(item.seed, item.params.get("batchSize")) for item in items] == [(0, None), (1, 16)]
+    assert trainings.result(trainings.trial(1), trainings.trial(1).runs[0]).failure == ""
+    with pytest.raises(SpecError, match=r"whose records have versions and seeds \(got 1\)"):
+        trainings.slots(trainings.trial(1))

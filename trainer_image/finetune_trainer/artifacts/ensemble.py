@@ -1,0 +1,128 @@
+"""The final model where it is an ensemble: what its folder says of it, and how it is loaded and asked."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+from transformers import AutoTokenizer
+
+from finetune_api.metrics import Task
+from finetune_api.schema import Model
+from finetune_api.study import EnsembleMethod
+from finetune_trainer.artifacts.exported import load_exported
+from finetune_trainer.data.model_source import quiet_transformers
+from finetune_trainer.training.ensemble import Answers, Combination, outputs
+
+ABOUT = "ensemble.json"
+MEMBERS = "members"
+"""Folder of the members' models, each under the number of its trial."""
+
+_RANKS = "ranks.safetensors"
+_BATCH = 64
+
+
+class EnsembleMember(Model):
+    """A trial that is part of the ensemble."""
+
+    trial: int
+    weight: float
+    value: float
+    """Its objective alone, trained on the training rows, on the validation rows."""
+
+    pooling: str
+    """As the hyperparameter: it decides how the model is loaded."""
+
+
+class EnsembleAbout(Model):
+    """`ensemble.json`: how the members' outputs become one, and how good that was on the validation rows."""
+
+    task: Task
+    method: EnsembleMethod
+    labels: list[str]
+    """Name of each output."""
+
+    members: list[EnsembleMember]
+    metric: str
+    value: float
+    """The objective of the ensemble, its members trained on the training rows, on the validation rows."""
+
+    thresholds: list[float] | None = None
+    """MultiLabel: probability from which on each label is predicted."""
+
+
+def ensemble_files(about: EnsembleAbout, combination: Combination) -> dict[str, bytes]:
+    """The files (name → content) that make a folder with the members' models an ensemble."""
+    files = {}
+    if combination.references is not None:
+        trials = (str(member.trial) for member in about.members)
+        files[_RANKS] = bytes(save(dict(zip(trials, combination.references, strict=True))))
+    text = json.dumps(about.to_json(), indent=1, ensure_ascii=False) + "\n"
+    return {**files, ABOUT: text.encode()}  # the last to be written: with it the folder is whole
+
+
+class LoadedEnsemble:
+    """An ensemble, ready to predict."""
+
+    def __init__(
+        self, about: EnsembleAbout, combination: Combination, models: Sequence[tuple[Any, Any]]
+    ) -> None:
+        """`models` has the model and the tokenizer of each member."""
+        self.about = about
+        self.labels = about.labels
+        self.thresholds = None if about.thresholds is None else np.array(about.thresholds)
+        """MultiLabel: probability from which on each label is predicted, (labels,)."""
+
+        self._combination = combination
+        self._models = models
+
+    def predict(
+        self, texts: Sequence[str], second_texts: Sequence[str] | None = None
+    ) -> NDArray[np.float64]:
+        """The probability of each label for each row, (rows, labels); for Regression the number, (rows, 1).
+
+        `second_texts` are those of sentence pairs. With RankMean a probability is what takes its place: the
+        mean rank, which for SingleLabel is scaled so that those of a row add up to 1.
+        """
+        asked = (self._logits(*each, texts, second_texts) for each in self._models)
+        answers = [Answers(logits, None) for logits in asked]
+        return outputs(self.about.task, self._combination(answers).logits)
+
+    def _logits(
+        self, model: Any, tokenizer: Any, texts: Sequence[str], second_texts: Sequence[str] | None
+    ) -> NDArray[np.float32]:
+        logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        for start in range(0, len(texts), _BATCH):
+            rows = slice(start, start + _BATCH)
+            given = [list(texts[rows])]
+            if second_texts is not None:
+                given.append(list(second_texts[rows]))
+            inputs = tokenizer(*given, truncation=True, padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                logits[rows] = model(**inputs).logits.numpy()
+        return logits
+
+
+def load_ensemble(folder: str | Path) -> LoadedEnsemble:
+    """The ensemble that a study has written to `folder`, on the CPU in float32.
+
+    Raises FileNotFoundError if the final model there is none.
+    """
+    folder = Path(folder)
+    about = EnsembleAbout.model_validate_json((folder / ABOUT).read_bytes())
+    references = None
+    if about.method == "RankMean":
+        found = load_file(folder / _RANKS)
+        references = tuple(found[str(member.trial)] for member in about.members)
+    weights = np.array([member.weight for member in about.members])
+    models = []
+    for member in about.members:
+        path = folder / MEMBERS / str(member.trial)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        models.append((load_exported(path, member.pooling), tokenizer))
+    return LoadedEnsemble(about, Combination(about.task, weights, references), models)

@@ -1,0 +1,285 @@
+"""The card of the final model: what it is, what it was made of, how good it is, how it is loaded."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.hyperparameters import Hyperparameters, Scalar, resolve
+from finetune_api.manifest import dump_yaml
+from finetune_api.study import StudySpec
+from finetune_trainer.artifacts.ensemble import EnsembleAbout, load_ensemble
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.search.state import StudyState
+from finetune_trainer.search.trials import Trial
+from finetune_trainer.training.pooling import load_classifier
+
+CARD = "README.md"
+
+_LOADING = {
+    True: (
+        ("from transformers import AutoModelForSequenceClassification, AutoTokenizer",),
+        "AutoModelForSequenceClassification.from_pretrained(folder).eval()",
+    ),
+    False: (
+        (
+            "from transformers import AutoTokenizer",
+            f"from {load_classifier.__module__} import load_classifier",
+        ),
+        "load_classifier(folder)",
+    ),
+}
+"""Whether the head is that of the architecture → imports, and how the model is loaded."""
+
+_IMPORTS = {"MultiLabel": ("import json", "from pathlib import Path", "")}
+_ANSWERS = {
+    "SingleLabel": ("label = model.config.id2label[int(logits[0].argmax())]",),
+    "MultiLabel": (
+        'thresholds = json.loads(Path(folder, "thresholds.json").read_text())',
+        "shares = logits[0].sigmoid().tolist()",
+        "labels = [name for name, share in zip(thresholds, shares) if share >= thresholds[name]]",
+    ),
+    "Regression": ("number = float(logits[0, 0])",),
+}
+_ANSWERS_TOGETHER = {
+    "SingleLabel": "label = ensemble.labels[int(outputs[0].argmax())]",
+    "MultiLabel": (
+        "labels = [name for name, share, least in zip(ensemble.labels, outputs[0], ensemble.thresholds) "
+        "if share >= least]"
+    ),
+    "Regression": "number = float(outputs[0, 0])",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that the card tells."""
+
+    spec: StudySpec
+    data: PreparedData
+    """As prepared: train, validation and test apart."""
+
+    state: StudyState
+    """What the records tell, with the search at its end."""
+
+    winner: Trial
+    config: Hyperparameters
+    """The hyperparameters that the final model was trained with."""
+
+    epochs: float
+    """Epochs that it was trained for."""
+
+    tested: Mapping[str, float]
+    constant: Mapping[str, float]
+    """Metrics of the test rows: of the model, and of the best constant prediction."""
+
+    setting: Mapping[str, str]
+    """As of `provenance.setting`."""
+
+    onnx_difference: float | None = None
+    """Largest difference of an output of `model.onnx`; None if there is none."""
+
+    ensemble: EnsembleAbout | None = None
+    """None if the winner is the final model by itself."""
+
+    def text(self) -> str:
+        """The card as Markdown, with the front matter that the Hugging Face hub reads."""
+        parts = [
+            f"---\n{dump_yaml(self._front_matter())}---",
+            f"# {self._base_name} for {self._purpose}",
+            f"Trained by a FineTuneStudy from {self._base} on {self._rows('train')} and "
+            f"{self._rows('validation')} rows, for {self.epochs:g} epochs.",
+            *self._ensemble_part(),
+            "## Data",
+            *self._data_part(),
+            "## Test",
+            f"On the {self._rows('test')} held-out test rows, which were looked at once:",
+            _table(("metric", "this model", "constant prediction"), self._test_rows()),
+            "## Hyperparameters",
+            _table(("name", "value", "from"), self._hyperparameter_rows()),
+            "All others have their default.",
+            "## Search",
+            *self._search_part(),
+            "## Use",
+            *self._use_part(),
+            "## Limits",
+            "\n".join(f"- {limit}" for limit in self._limits()),
+            "## Made with",
+            _table(("what", "which"), self.setting.items()),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _ensemble_part(self) -> Iterator[str]:
+        about = self.ensemble
+        if about is None:
+            return
+        yield (
+            f"An ensemble of {len(about.members)} models ({about.method}), of which trial "
+            f"{self.winner.number} is one: its epochs are those above, its hyperparameters those below. "
+            f"Trained on train rows only, they had a {about.metric} of {about.value:.4f} together on the "
+            "validation rows. Alone:"
+        )
+        rows = [(str(m.trial), f"{m.weight:.3f}", f"{m.value:.4f}") for m in about.members]
+        yield _table(("trial", "weight", about.metric), rows)
+
+    def _front_matter(self) -> dict[str, object]:
+        source = self.data.model
+        on_the_hub = not Path(source.name).is_dir()
+        return {
+            **({"base_model": source.name} if on_the_hub else {}),
+            "library_name": "transformers",
+            "pipeline_tag": "text-classification",
+            "tags": ["finetune-operator", self.spec.task],
+            "metrics": list(self.tested),
+        }
+
+    @property
+    def _base_name(self) -> str:
+        return self._written.rstrip("/").rpartition("/")[2]
+
+    @property
+    def _base(self) -> str:
+        revision = self.data.model.revision
+        return f"`{self._written}`" + (f" at revision `{revision}`" if revision else "")
+
+    @property
+    def _written(self) -> str:
+        """The pretrained model as the study names it."""
+        return self.config.pretrained_model or self.spec.model.name
+
+    @property
+    def _purpose(self) -> str:
+        names = self.data.label_names
+        match self.spec.task:
+            case "SingleLabel":
+                return f"one of {len(names)} classes"
+            case "MultiLabel":
+                return f"any of {len(names)} labels"
+        return f"the number {names[0]}"
+
+    def _rows(self, part: str) -> str:
+        return f"{len(self.data.part(part)):,} {part}"
+
+    def _data_part(self) -> Iterator[str]:
+        columns = ", ".join(f"`{name}`" for name in self.spec.dataset.text_columns)
+        parts = ("train", "validation", "test")
+        yield _table(("part", "rows"), [(part, f"{len(self.data.part(part)):,}") for part in parts])
+        yield f"Read: the text of {columns}, up to {self._limit} tokens a row."
+        yield f"Predicted: {', '.join(f'`{name}`' for name in self.data.label_names)}."
+        yield f"Fingerprint of the prepared rows: `{self.data.fingerprint}`."
+        if self.data.warnings:
+            yield "What was noticed:"
+            yield "\n".join(f"- {warning}" for warning in self.data.warnings)
+
+    @property
+    def _limit(self) -> int:
+        return self.data.limit(self.config.max_length)
+
+    def _test_rows(self) -> Iterator[tuple[str, str, str]]:
+        for name, value in self.tested.items():
+            constant = self.constant.get(name)
+            yield name, f"{value:.4f}", "" if constant is None else f"{constant:.4f}"
+
+    def _hyperparameter_rows(self) -> Iterator[tuple[str, Scalar, str]]:
+        fixed = self.spec.hyperparameters
+        named = fixed.to_json() if fixed else {}
+        proposed = resolve(fixed, self.winner.params).to_json()
+        for name, value in self.config.to_json().items():
+            if value != proposed[name]:
+                yield name, value, "the search, halved to fit into memory"
+            elif name in self.winner.params:
+                yield name, value, "the search"
+            elif name in named:
+                yield name, value, "the study"
+
+    def _search_part(self) -> Iterator[str]:
+        search, trials = self.spec.search, self.state.trials
+        scheduler = "" if search.scheduler.type == "None" else f" with {search.scheduler.type}"
+        yield (
+            f"{search.algorithm}{scheduler}, seed {search.seed}: {len(trials)} trials, of which trial "
+            f"{self.winner.number} won."
+        )
+        best, validation = self.winner.best, self.spec.validation
+        assert best is not None  # it is the winner by it
+        error = best.standard_error
+        spread = "" if error is None else f" ± {error:.4f} (standard error)"
+        trainings = self.state.problem.trainings
+        mean = "" if trainings == 1 else (
+            f", the mean of {validation.folds} folds and {validation.repeats} repeats"
+        )  # fmt: skip
+        yield (
+            f"Its {self.spec.objective.metric} on validation rows after {best.epoch:g} epochs: "
+            f"{best.value:.4f}{spread}{mean}."
+        )
+
+    def _use_part(self) -> Iterator[str]:
+        install = "`pip install 'finetune-operator[trainer]'`"
+        if self.ensemble is not None:
+            yield f"This project loads it: {install}."
+            yield f"```python\n{self._code_together()}\n```"
+        else:
+            if self.config.pooling != "Architecture":
+                head = f"The head over pooling {self.config.pooling} is this project's"
+                yield f"{head}: {install}."
+            yield f"```python\n{self._code()}\n```"
+        cleaning = self.spec.dataset.cleaning.to_json()
+        steps = [name for name, value in cleaning.items() if value is True]
+        if steps:
+            yield f"Texts must first be cleaned as the study's were: {', '.join(steps)}."
+        if self.spec.dataset.join_text_columns:
+            yield "The columns of a row are one text, with the tokenizer's separator between them."
+        if self.onnx_difference is not None:
+            yield (
+                "`model.onnx` takes the same inputs and has the same outputs; on test rows they differ by "
+                f"{self.onnx_difference:.1g} at most."
+            )
+        elif self.spec.artifacts.onnx:
+            yield "`model.onnx` in the folder of each member takes its inputs and has its outputs."
+
+    @property
+    def _given(self) -> str:
+        return '["a text"], ["its second text"]' if len(self.data.columns) == 2 else '["a text"]'
+
+    def _code_together(self) -> str:
+        """How the ensemble is loaded and asked."""
+        lines = [
+            f"from {load_ensemble.__module__} import load_ensemble",
+            "",
+            'ensemble = load_ensemble(".")  # where this file is',
+            f"outputs = ensemble.predict({self._given})",
+            _ANSWERS_TOGETHER[self.spec.task],
+        ]
+        return "\n".join(lines)
+
+    def _code(self) -> str:
+        """How the model is loaded and asked."""
+        imports, load = _LOADING[self.config.pooling == "Architecture"]
+        lines = [
+            *_IMPORTS.get(self.spec.task, ()),
+            *imports,
+            "",
+            'folder = "."  # where this file is',
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            f"model = {load}",
+            f'inputs = tokenizer({self._given}, truncation=True, padding=True, return_tensors="pt")',
+            "logits = model(**inputs).logits",
+            *_ANSWERS[self.spec.task],
+        ]
+        return "\n".join(lines)
+
+    def _limits(self) -> Iterator[str]:
+        yield "It knows texts like those it was trained on, in their language, and no others."
+        yield f"Of a longer text it sees the first {self._limit} tokens only."
+        if self.spec.task != "Regression":
+            yield "It answers with the labels above whatever the text; what is none of them it cannot say."
+        yield (
+            f"The metrics are of {self._rows('test')} rows, a sample. The value on validation rows is the "
+            "best of many, so that of other rows is likely to be worse."
+        )
+        yield "What is unfair in the data, or in the base model, is likely to be in its predictions."
+        yield "Terms of the base model and of the data hold for it; this card does not know them."
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(head), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

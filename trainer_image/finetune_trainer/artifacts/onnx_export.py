@@ -1,0 +1,104 @@
+"""The final model as ONNX, checked against what PyTorch makes of real rows."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.errors import TrialFailure
+from finetune_trainer.training.batches import Batcher, Rows
+
+TOLERANCE = 1e-4
+"""Largest difference of an output that comes of rounding alone."""
+
+_CHECKED = 8
+"""Rows of the largest batch of the check."""
+
+
+class _Logits(nn.Module):
+    """A classifier whose inputs are tensors in a fixed order, and whose output is its logits."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self._names = names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The logits (rows, outputs) of inputs (rows, tokens)."""
+        logits: Tensor = self.model(**dict(zip(self._names, inputs, strict=True))).logits
+        return logits
+
+
+def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Path) -> float:
+    """Write `model`, which is on the CPU in float32, to `path`; the largest difference of an output.
+
+    It takes any number of rows of any length. Raises TrialFailure if it cannot be exported, or if its
+    outputs for test rows are not those of `model`.
+    """
+    batcher = Batcher(data, max_length, torch.device("cpu"))
+    batches = [batcher(rows).inputs for rows in _batches(data, max_length)]
+    wrapped = _Logits(model, list(batches[-1])).eval()
+    _write(wrapped, batches[-1], path)
+    session = _session(path)
+    worst = max(_difference(wrapped, session, inputs) for inputs in batches)
+    if not worst <= TOLERANCE:  # nor NaN
+        raise TrialFailure(
+            "UserError",
+            "spec.artifacts.onnx: must be false for this model, whose outputs differ by "
+            f"{worst:.2g} in ONNX (at most {TOLERANCE:g} is allowed)",
+        )
+    return worst
+
+
+def _batches(data: PreparedData, max_length: int) -> list[Rows]:
+    """Test rows in batches of different sizes and lengths; the last has two rows or more."""
+    lengths = data.lengths(data.test, max_length)
+    ordered = data.test[np.argsort(lengths, kind="stable")]
+    spread = np.linspace(0, len(ordered) - 1, max(2, min(_CHECKED, len(ordered)))).astype(int)
+    return [ordered[:1], ordered[-1:], ordered[spread[:3]], ordered[spread]]
+
+
+def _write(model: _Logits, inputs: dict[str, Tensor], path: Path) -> None:
+    axes = {0: "rows", 1: "tokens"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the insides of the exporter
+        try:
+            torch.onnx.export(
+                model,
+                tuple(inputs.values()),
+                path,
+                input_names=list(inputs),
+                output_names=["logits"],
+                dynamic_shapes=(tuple(axes for _ in inputs),),
+                external_data=False,  # but for weights of more than 2 GiB, which no file holds
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise TrialFailure(
+                "UserError",
+                f"spec.artifacts.onnx: must be false for a model that torch cannot export (got {error})",
+            ) from error
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    # Its own choice would bind threads to cores, which a container may not have.
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _difference(model: _Logits, session: Any, inputs: dict[str, Tensor]) -> float:
+    """The largest difference of an output for `inputs`."""
+    with torch.inference_mode():
+        expected = model(*inputs.values()).numpy()
+    found: NDArray[np.float32] = session.run(
+        None, {name: tensor.numpy() for name, tensor in inputs.items()}
+    )[0]
+    return float(np.abs(found - expected).max())

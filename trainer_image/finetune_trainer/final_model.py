@@ -1,0 +1,108 @@
+"""The final model in its folder, with its card, and what it makes of the test rows."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.artifacts.ensemble import EnsembleAbout
+from finetune_trainer.artifacts.exported import load_exported
+from finetune_trainer.artifacts.model_card import Card
+from finetune_trainer.search.items import RefitItem
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.records import read_history
+from finetune_trainer.search.results import RESULTS
+from finetune_trainer.search.state import StudyState
+from finetune_trainer.training import TrialRun, baseline_metrics
+from finetune_trainer.training.ensemble import Answers
+from finetune_trainer.training.metrics import compute_metrics
+from finetune_trainer.training.report import make_report
+from finetune_trainer.training.run import metric_names
+from finetune_trainer.workbench import Workbench
+
+FINAL_MODEL = "model"
+ONNX = "model.onnx"
+TEST_REPORT = f"{RESULTS}/test_report.json"
+ATTRIBUTIONS = f"{RESULTS}/attributions.jsonl"
+
+
+def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
+    """Write the model of `run`, and as ONNX if that is wanted, into `folder`.
+
+    Returns the largest difference of an output of the latter.
+    """
+    run.export(folder)
+    if not bench.spec.artifacts.onnx:
+        return None
+    from finetune_trainer.artifacts.onnx_export import export_onnx  # slow to import
+
+    model = load_exported(folder, run.config.pooling)
+    return export_onnx(model, run.data, run.config.max_length, folder / ONNX)
+
+
+def evaluate_test(bench: Workbench, answers: Answers) -> dict[str, float]:
+    """The metrics of what is said of the test rows; the report on them goes into storage."""
+    data, logits, thresholds = bench.data, answers.logits, answers.thresholds
+    labels, names = data.labels[data.test], metric_names(bench.spec.objective)
+    tested = compute_metrics(data.task, logits, labels, names, thresholds)
+    report = make_report(data.task, data.label_names, logits, labels, thresholds)
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    bench.storage.write(TEST_REPORT, text.encode())
+    return tested
+
+
+def card(
+    bench: Workbench,
+    item: RefitItem,
+    config: Hyperparameters,
+    tested: Mapping[str, float],
+    onnx_difference: float | None = None,
+    ensemble: EnsembleAbout | None = None,
+) -> Card:
+    """The card of the winner that was trained again with `config`, or of the ensemble that it is part of."""
+    history = read_history(bench.storage)
+    state = StudyState.replayed(Problem.of(bench.spec), history.events)
+    return Card(
+        spec=bench.spec,
+        data=bench.data.read_by(config.pretrained_model),
+        state=state,
+        winner=state.trials[item.trial],
+        config=config,
+        epochs=item.epochs,
+        tested=tested,
+        constant=baseline_metrics(bench.data, tested),
+        setting=bench.setting,
+        onnx_difference=onnx_difference,
+        ensemble=ensemble,
+    )
+
+
+def attribute(
+    bench: Workbench,
+    path: str,
+    config: Hyperparameters,
+    thresholds: NDArray[np.float64] | None,
+    should_pause: Callable[[], bool],
+) -> bool:
+    """Write what speaks for the predictions that the model at `path` makes of test rows.
+
+    False: it was told to pause on the way.
+    """
+    from finetune_trainer.artifacts.attributions import Attributor  # slow to import
+
+    with bench.storage.fetched(path) as folder:
+        model = load_exported(folder, config.pooling)
+    data = bench.data.read_by(config.pretrained_model)
+    attributor = Attributor(model, data, config.max_length, thresholds, bench.device)
+    lines = []
+    for number in range(min(bench.spec.artifacts.attributed_rows, len(data.test))):
+        if should_pause():
+            return False
+        found = asdict(attributor(number))
+        lines.append(json.dumps(found, ensure_ascii=False) + "\n")
+    bench.storage.write(ATTRIBUTIONS, "".join(lines).encode())
+    return True

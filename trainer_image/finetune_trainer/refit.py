@@ -1,0 +1,222 @@
+"""Trains the winner again on train and validation rows, or the ensemble of the best trials if it is better."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from finetune_api.hyperparameters import Hyperparameters, resolve
+from finetune_trainer.artifacts.ensemble import (
+    MEMBERS,
+    EnsembleAbout,
+    EnsembleMember,
+    ensemble_files,
+)
+from finetune_trainer.artifacts.model_card import CARD
+from finetune_trainer.broker import REFIT_CHECKPOINT
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.final_model import FINAL_MODEL, attribute, card, evaluate_test, export
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import RefitItem
+from finetune_trainer.training import TrialRun, baseline_metrics
+from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
+from finetune_trainer.workbench import Workbench
+
+SAVE_SECONDS = 30.0
+"""It saves at the end of the first epoch this long after its last save."""
+
+
+class _Paused(Exception):
+    """It was told to pause, and has saved what it did."""
+
+
+class Refit:
+    """One refit, from what an earlier attempt at it has left in the checkpoint folder."""
+
+    def __init__(
+        self, bench: Workbench, item: RefitItem, should_pause: Callable[[], bool], gpus: float
+    ) -> None:
+        self._bench = bench
+        self._item = item
+        self._should_pause = should_pause
+        self._gpus = gpus
+        self._merged = bench.data.merged()
+
+    def run(self) -> list[ev.Event]:
+        """Do it, or as much as can be done until it is told to pause; the events that tell how it ended."""
+        started = time.monotonic()
+        try:
+            told, tested = self._together() if self._item.members else ([], None)
+            if tested is None:
+                tested = self._alone()
+        except _Paused:
+            return [ev.RefitRequeued(time.time())]
+        constant = baseline_metrics(self._bench.data, tested)
+        spent = (time.monotonic() - started) * self._gpus
+        done = ev.RefitDone(time.time(), self._item.trial, FINAL_MODEL, tested, constant, spent)
+        return [*told, done]
+
+    def _alone(self) -> dict[str, float]:
+        """Make the winner the final model; its metrics of the test rows."""
+        bench, item, wanted = self._bench, self._item, self._bench.spec.artifacts
+        checkpoint = f"{REFIT_CHECKPOINT}/{item.trial}"
+        run = self._train(item, self._merged, checkpoint)
+        if wanted.onnx or wanted.attributed_rows:
+            bench.storage.store(checkpoint, run.save)  # they take long, and may fail
+        answers = Answers(run.predict(bench.data.test), run.thresholds)
+        tested = evaluate_test(bench, answers)
+
+        def write(folder: Path) -> None:
+            difference = export(bench, run, folder)
+            text = card(bench, item, run.config, tested, difference).text()
+            (folder / CARD).write_text(text, encoding="utf-8")
+
+        bench.storage.store(FINAL_MODEL, write)
+        self._attribute(FINAL_MODEL, run.config, answers)
+        return tested
+
+    def _together(self) -> tuple[list[ev.Event], dict[str, float] | None]:
+        """Compare the ensemble with its members, and make it the final model if it is better.
+
+        What came of the comparison, and the ensemble's metrics of the test rows; None if it is not better.
+        """
+        data, wanted = self._bench.data, self._bench.spec.ensemble
+        assert wanted is not None  # or the item would have no members
+        members = self._item.members
+        known = [self._answers("validation", member, data) for member in members]
+        logits = [answers.logits for answers in known]
+        leads = [member.lead for member in members]
+        combination = Combination.of(data.task, wanted.method, leads, logits)
+        labels = data.labels[data.validation]
+        verdict = judge(combination, known, labels, self._bench.spec.objective)
+        told = ev.EnsembleJudged(
+            time.time(),
+            [member.trial for member in members],
+            wanted.method,
+            verdict.value,
+            verdict.best_single,
+            verdict.kept,
+        )
+        return [told], self._refit_together(combination, verdict) if verdict.kept else None
+
+    def _refit_together(self, combination: Combination, verdict: Verdict) -> dict[str, float]:
+        """Make the ensemble the final model; its metrics of the test rows."""
+        bench, members = self._bench, self._item.members
+        known = [self._answers("test", member, self._merged, self._export) for member in members]
+        together = combination(known)
+        tested = evaluate_test(bench, together)
+        about = self._about(combination, verdict, together)
+        config = self._config(self._item)
+        text = card(bench, self._item, config, tested, ensemble=about).text()
+        files = {CARD: text.encode(), **ensemble_files(about, combination)}
+        for name, content in files.items():
+            bench.storage.write(f"{FINAL_MODEL}/{name}", content)
+        self._attribute(_folder(self._item), config, known[0])
+        return tested
+
+    def _about(
+        self, combination: Combination, verdict: Verdict, together: Answers
+    ) -> EnsembleAbout:
+        spec, data, item = self._bench.spec, self._bench.data, self._item
+        assert spec.ensemble is not None
+        members = [
+            EnsembleMember(
+                trial=member.trial,
+                weight=float(weight),
+                value=value,
+                pooling=self._config(member).pooling,
+            )
+            for member, weight, value in zip(
+                item.members, combination.weights, verdict.singles, strict=True
+            )
+        ]
+        return EnsembleAbout(
+            task=data.task,
+            method=spec.ensemble.method,
+            labels=list(data.label_names),
+            members=members,
+            metric=spec.objective.metric,
+            value=verdict.value,
+            thresholds=None if together.thresholds is None else together.thresholds.tolist(),
+        )
+
+    def _answers(
+        self,
+        part: str,
+        member: RefitItem,
+        data: PreparedData,
+        finish: Callable[[RefitItem, TrialRun], None] | None = None,
+    ) -> Answers:
+        """What `member`, trained on the training rows of `data`, says of `part`; first `finish` is done with it.
+
+        It is written down, so that each member is trained only once whatever happens to the others.
+        """
+        storage = self._bench.storage
+        checkpoint = f"{REFIT_CHECKPOINT}/{part}-{member.trial}"
+        path = f"{REFIT_CHECKPOINT}/{part}-{member.trial}-{data.fingerprint}.safetensors"
+        known = self._read(path)
+        if known is not None:
+            return known
+        run = self._train(member, data, checkpoint)
+        if finish is not None:
+            finish(member, run)
+        answers = Answers(run.predict(data.part(part)), run.thresholds)
+        tensors = {"logits": answers.logits, "thresholds": answers.thresholds}
+        written = {name: array for name, array in tensors.items() if array is not None}
+        storage.write(path, bytes(save(written)))
+        storage.delete(checkpoint)
+        return answers
+
+    def _read(self, path: str) -> Answers | None:
+        try:
+            found = load(self._bench.storage.read(path))
+        except FileNotFoundError:
+            return None
+        return Answers(found["logits"], found.get("thresholds"))
+
+    def _export(self, member: RefitItem, run: TrialRun) -> None:
+        self._bench.storage.store(_folder(member), lambda folder: export(self._bench, run, folder))
+
+    def _attribute(self, path: str, config: Hyperparameters, answers: Answers) -> None:
+        if not self._bench.spec.artifacts.attributed_rows:
+            return
+        if not attribute(self._bench, path, config, answers.thresholds, self._should_pause):
+            raise _Paused
+
+    def _train(self, item: RefitItem, data: PreparedData, checkpoint: str) -> TrialRun:
+        """The trial of `item`, trained on `data` for the epochs that served it best.
+
+        Raises _Paused, with the run in `checkpoint`.
+        """
+        storage = self._bench.storage
+        run, saved = self._begin(item, data, checkpoint), time.monotonic()
+        for params, to_epoch in item.segments:
+            config = resolve(self._bench.spec.hyperparameters, params)
+            if run.position < to_epoch and config != run.config:
+                run.reconfigure(config)
+            while run.position < to_epoch:
+                if run.train_to(to_epoch, self._should_pause) is None:
+                    storage.store(checkpoint, run.save)
+                    raise _Paused
+                if run.position < item.epochs and time.monotonic() - saved > SAVE_SECONDS:
+                    storage.store(checkpoint, run.save)
+                    saved = time.monotonic()
+        run.tuned = None if item.thresholds is None else np.array(item.thresholds)
+        return run
+
+    def _begin(self, item: RefitItem, data: PreparedData, checkpoint: str) -> TrialRun:
+        if self._bench.storage.files(checkpoint):
+            return self._bench.resume(checkpoint, data, item.values)
+        config = resolve(self._bench.spec.hyperparameters, item.segments[0][0])
+        return self._bench.begin(data, config, item.seed, item.values)
+
+    def _config(self, item: RefitItem) -> Hyperparameters:
+        """The hyperparameters at the end of the training of `item`."""
+        return resolve(self._bench.spec.hyperparameters, item.segments[-1][0])
+
+
+def _folder(member: RefitItem) -> str:
+    """Where the model of a member is in storage."""
+    return f"{FINAL_MODEL}/{MEMBERS}/{member.trial}"

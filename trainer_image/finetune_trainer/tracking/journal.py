@@ -1,0 +1,177 @@
+"""From the events of a study to the runs that trackers show."""
+
+import math
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from finetune_api.hyperparameters import resolve
+from finetune_api.study import Budget, FineTuneStudy
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.decisions import FAILURES, next_item
+from finetune_trainer.search.items import End
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.state import StudyState
+from finetune_trainer.search.trials import Evaluation, Trial, TrialStatus
+from finetune_trainer.tracking.runs import Ending, Outcome, Point, TrackedRun
+
+STUDY = "study"
+"""Label of the run that stands for the study, with what its best trial has come to."""
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "finetune.dev")
+_OUTCOMES: dict[TrialStatus, Outcome] = {
+    "Completed": "Finished",
+    "Stopped": "Killed",
+    "Diverged": "Failed",
+    "Failed": "Failed",
+}
+
+
+@dataclass
+class _Course:
+    """What has been seen of one trial."""
+
+    started: float
+    term: int
+    points: dict[tuple[int, float], Point] = field(default_factory=dict)
+    """(rung, if rungs begin anew; epoch) → the first that was heard of it."""
+
+    active: bool = False
+    ending: Ending | None = None
+
+
+class Journal:
+    """Feeds on events; tells which runs have news. The same events make the same runs, however they come."""
+
+    def __init__(self, study: FineTuneStudy) -> None:
+        self._study = study
+        self._problem = Problem.of(study.spec)
+        self._state = StudyState(self._problem)
+        self._begins_anew = self._problem.rung_by in ("Samples", "Folds")
+        self._courses: list[_Course] = []
+        self._began = 0.0
+        self._term = 0
+        self._conclusion: TrackedRun | None = None
+        """The study's own run, once everything is over."""
+
+    def take(self, events: Iterable[ev.Event]) -> list[TrackedRun]:
+        """Take in `events`; the runs that have changed by them, the study's own last."""
+        changed: set[int] = set()
+        concluded = self._conclusion
+        for event in events:
+            self._apply(event)
+            changed |= {number for number in self._touched(event) if self._see(number, event)}
+            if self._state.ended is not None and self._conclusion is None:
+                self._conclusion = self._conclude(event.time)
+        runs = [self._trial_run(number) for number in sorted(changed)]
+        if self._conclusion is not None and concluded is None:
+            runs.append(self._conclusion)
+        return runs
+
+    def _apply(self, event: ev.Event) -> None:
+        self._state.apply(event)
+        if isinstance(event, ev.TermStarted):
+            self._term = event.term
+            self._began = self._began or event.time
+        elif isinstance(event, ev.Proposed):
+            self._courses.append(_Course(event.time, self._term))
+
+    def _touched(self, event: ev.Event) -> Iterable[int]:
+        if isinstance(event, ev.TermStarted | ev.SearchEnded):  # ends some, interrupts others
+            return range(len(self._courses))
+        number = getattr(event, "trial", None)
+        return () if number is None or number >= len(self._courses) else (number,)
+
+    def _see(self, number: int, event: ev.Event) -> bool:
+        """Whether the event has brought news of the trial."""
+        trial, course = self._state.trials[number], self._courses[number]
+        if course.ending is not None:
+            return False
+        before = (len(course.points), course.active)
+        if isinstance(event, ev.EpochDone | ev.Reached):
+            for key, evaluation in self._evaluations(trial):
+                if key not in course.points:
+                    values = _values(trial, evaluation)
+                    course.points[key] = Point(len(course.points) + 1, event.time, values)
+        course.active = trial.status == "Running"
+        if trial.is_final:
+            course.ending = _trial_ending(trial, event.time)
+        news = (len(course.points), course.active) != before or course.ending is not None
+        return news or isinstance(event, ev.Proposed)
+
+    def _evaluations(self, trial: Trial) -> Iterator[tuple[tuple[int, float], Evaluation]]:
+        rung = trial.evaluated_level if self._begins_anew else 0
+        for evaluation in trial.evaluations:
+            yield (rung, evaluation.epoch), evaluation
+
+    def _trial_run(self, number: int) -> TrackedRun:
+        course = self._courses[number]
+        params = self._state.trials[number].params
+        return replace(
+            self._run(str(number), course.started, course.term),
+            params=resolve(self._study.spec.hyperparameters, params).to_json(),
+            points=tuple(course.points.values()),
+            active=course.active,
+            ending=course.ending,
+        )
+
+    def _run(self, label: str, started: float, term: int) -> TrackedRun:
+        metadata = self._study.metadata
+        # On a laptop a study has no uid, and on a cluster its folder may have been emptied: the moment
+        # at which the records begin tells them apart.
+        records = f"{metadata.namespace}/{metadata.name}/{metadata.uid}/{self._began!r}"
+        facts = {
+            "study": metadata.name,
+            "namespace": metadata.namespace or "",
+            "uid": metadata.uid or "",
+            "records": uuid.uuid5(_NAMESPACE, records).hex,
+            "term": str(term),
+        }
+        key = uuid.uuid5(_NAMESPACE, f"{records}/{label}").hex
+        known = {name: value for name, value in facts.items() if value}
+        return TrackedRun(key, label, f"{metadata.name}/{label}", started, known, {})
+
+    def _conclude(self, now: float) -> TrackedRun | None:
+        """The study's run, if everything is over and there is a best trial."""
+        outcome = next_item(self._state, Budget(), now)  # no budget matters after the search
+        winner = self._state.best_trial()
+        if not isinstance(outcome, End) or winner is None or winner.best is None:
+            return None
+        tested = self._state.refit.test_metrics if self._state.refit else {}
+        results = {
+            "best_trial": float(winner.number),
+            **_best(winner),
+            **winner.best.metrics,
+            **{f"test_{name}": value for name, value in tested.items()},
+            "trials": float(len(self._state.trials)),
+            "gpu_seconds": self._state.gpu_seconds,
+        }
+        facts = {"reason": outcome.reason, "message": outcome.message}
+        ending = Ending("Failed" if outcome.reason in FAILURES else "Finished", now, facts, results)
+        run = self._run(STUDY, self._began, self._term)
+        return replace(run, params=self._trial_run(winner.number).params, ending=ending)
+
+
+def _values(trial: Trial, evaluation: Evaluation) -> dict[str, float]:
+    """The metrics of an evaluation, with the mean training loss and the seconds of the runs behind it."""
+    results = [done for run in trial.planned_runs if (done := run.at(evaluation.epoch))]
+    values = {
+        **evaluation.metrics,
+        "epoch": float(evaluation.epoch),
+        "train_loss": math.fsum(done.train_loss for done in results) / len(results),
+        "seconds": math.fsum(done.seconds for done in results if done.epoch == evaluation.epoch),
+    }
+    if evaluation.deviation is not None:
+        values["deviation"] = evaluation.deviation
+    return values
+
+
+def _trial_ending(trial: Trial, now: float) -> Ending:
+    facts = {"state": trial.status, "failure": trial.failure_class, "message": trial.message}
+    known = {name: value for name, value in facts.items() if value}
+    return Ending(_OUTCOMES[trial.status], now, known, _best(trial))
+
+
+def _best(trial: Trial) -> dict[str, float]:
+    best = trial.best
+    return {} if best is None else {"best_value": best.value, "best_epoch": float(best.epoch)}

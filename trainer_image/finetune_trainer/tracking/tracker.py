@@ -1,0 +1,174 @@
+"""The actor that tracks a study: reads its records as they grow, and has each tracker show them.
+
+It has a process of its own beside the broker, so neither the driver nor the search waits for it or has the
+clients in memory. All it knows is in the records and in the trackers: it can die and begin anew at any time.
+"""
+
+import importlib.util
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from finetune_api.study import FineTuneStudy, StudySpec, Tracking
+from finetune_trainer.errors import SpecError
+from finetune_trainer.search.records import Follower
+from finetune_trainer.search.storage import Storage
+from finetune_trainer.tracking.journal import Journal
+from finetune_trainer.tracking.reporter import Reporter
+from finetune_trainer.tracking.runs import Tracker
+
+POLL_SECONDS = 5.0
+FINISH_SECONDS = 30.0
+"""What trackers get at the end of a study to take what is missing."""
+
+DRAIN_SECONDS = 5.0
+"""What they get of the time in which a pod that was told to end must end."""
+
+_RESTARTS = 5
+
+Warn: TypeAlias = Callable[[str, str], None]
+"""Told (field of spec.tracking, what people should know of it); empty when there is nothing any more."""
+
+log = logging.getLogger("finetune.tracking")
+
+
+def _wandb(tracking: Tracking, storage: Storage) -> Tracker:
+    from finetune_trainer.tracking.wandb_runs import WandbRuns
+
+    assert tracking.wandb is not None  # it is wanted
+    return WandbRuns(tracking.wandb, storage)
+
+
+def _mlflow(tracking: Tracking, _: Storage) -> Tracker:
+    from finetune_trainer.tracking.mlflow_runs import MlflowRuns
+
+    assert tracking.mlflow is not None  # it is wanted
+    return MlflowRuns(tracking.mlflow)
+
+
+def _tensorboard(_: Tracking, storage: Storage) -> Tracker:
+    from finetune_trainer.tracking.event_files import EventFiles
+
+    return EventFiles(storage)
+
+
+_TRACKERS: dict[str, Callable[[Tracking, Storage], Tracker]] = {
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "tensorboard": _tensorboard,
+}
+"""Field of spec.tracking, which is also the module of its client, → what makes it, on the thread that uses it:
+clients take seconds to import."""
+
+
+def _wanted(tracking: Tracking) -> list[str]:
+    return [field for field in _TRACKERS if getattr(tracking, field)]
+
+
+def check_clients(spec: StudySpec) -> None:
+    """Raises SpecError if the client of a tracker is not installed; it is looked for, not imported."""
+    for field in _wanted(spec.tracking) if spec.tracking else []:
+        if importlib.util.find_spec(field) is None:
+            raise SpecError(
+                f"spec.tracking.{field}",
+                f"must have its client in the trainer's image (no module {field}; the extra `tracking` "
+                "of finetune-operator brings it)",
+            )
+
+
+class StudyTracker:
+    """Follows the records of one term and keeps the trackers of the study up to date."""
+
+    def __init__(self, study: FineTuneStudy, storage: Storage, term: int, warn: Warn) -> None:
+        tracking = study.spec.tracking or Tracking()
+        self._records = Follower(storage, term)
+        self._journal = Journal(study)
+        self._reporters = [
+            Reporter(field, partial(_TRACKERS[field], tracking, storage), partial(warn, field))
+            for field in _wanted(tracking)
+        ]
+        self._unread = False
+        """Whether the records could not be read the last time."""
+
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        for reporter in self._reporters:
+            reporter.start()
+        self._thread.start()
+
+    def finish(self, seconds: float) -> int:
+        """Show all that is in the records, for at most so many seconds; how many runs are still not complete."""
+        deadline = time.monotonic() + seconds
+        self._ending.set()
+        self._thread.join(seconds)
+        return sum(reporter.finish(deadline) for reporter in self._reporters)
+
+    def _loop(self) -> None:
+        self._read()
+        while not self._ending.wait(POLL_SECONDS):
+            self._read()
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            events = self._records.more()
+        except OSError as error:  # if it lasts, the broker ends the term
+            if not self._unread:
+                log.warning("the records cannot be read, tracking waits: %s", error)
+            self._unread = True
+            return
+        self._unread = False
+        runs = self._journal.take(events)
+        for reporter in self._reporters:
+            reporter.tell(runs)
+
+
+class _Actor:
+    """A StudyTracker in a process of its own."""
+
+    def __init__(self, study: FineTuneStudy, storage: str, term: int, broker: Any) -> None:
+        def warn(field: str, message: str) -> None:
+            ray.get(broker.warn.remote(f"spec.tracking.{field}", message))
+
+        self._tracker = StudyTracker(study, Storage.open(storage), term, warn)
+        self._tracker.start()
+
+    def finish(self, seconds: float) -> int:
+        """As StudyTracker's."""
+        return self._tracker.finish(seconds)
+
+
+def start_tracker(
+    study: FineTuneStudy,
+    storage: str,
+    term: int,
+    broker: Any,
+    place: NodeAffinitySchedulingStrategy,
+) -> Any:
+    """The actor that tracks the study, if it is tracked; it begins anew if its process ends."""
+    if study.spec.tracking is None:
+        return None
+    actor = ray.remote(_Actor).options(
+        num_cpus=0, scheduling_strategy=place, max_restarts=_RESTARTS
+    )
+    return actor.remote(study, storage, term, broker)
+
+
+def finish_tracker(actor: Any, seconds: float) -> None:
+    """Give the tracker so many seconds for what is missing, and end it. Never raises for it."""
+    if actor is None:
+        return
+    try:
+        ray.get(actor.finish.remote(seconds), timeout=seconds + 2)
+    except ray.exceptions.RayError as error:
+        log.warning("tracking broke off: %s", error)
+    ray.kill(actor)

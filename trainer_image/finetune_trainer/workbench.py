@@ -1,0 +1,77 @@
+"""What a slot has at hand from item to item, and the runs that it begins and resumes with that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.study import StudySpec
+from finetune_trainer.data.model_source import ModelSource
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.search.storage import Storage
+from finetune_trainer.training import Pretrained, TrialRun
+from finetune_trainer.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The study, its rows, pretrained weights, a device and the storage."""
+
+    spec: StudySpec
+    data: PreparedData
+    """As prepared: train, validation and test apart."""
+
+    storage: Storage
+    device: str
+    setting: dict[str, str]
+    """As of `provenance.setting`."""
+
+    _loaded: dict[ModelSource, Pretrained] = field(default_factory=dict)
+    """Weights are read from disk once."""
+
+    def _pretrained(self, data: PreparedData) -> Pretrained:
+        """The weights of the model that reads `data`."""
+        if data.model not in self._loaded:
+            loaded = Pretrained.load(data.model, data.task, data.label_names)
+            self._loaded[data.model] = loaded
+        return self._loaded[data.model]
+
+    def begin(
+        self, data: PreparedData, config: Hyperparameters, seed: int, history: Sequence[float] = ()
+    ) -> TrialRun:
+        """A run from the pretrained weights; the arguments are those of `TrialRun`."""
+        data = data.read_by(config.pretrained_model)
+        return TrialRun(
+            self._pretrained(data),
+            data,
+            config,
+            seed,
+            self.spec.objective,
+            self.device,
+            self.spec.compute,
+            history,
+        )
+
+    def resume(
+        self,
+        path: str,
+        data: PreparedData,
+        history: Sequence[float] = (),
+        changed: Hyperparameters | None = None,
+    ) -> TrialRun:
+        """The run whose checkpoint is at `path` in storage; the arguments are those of `TrialRun.resume`.
+
+        Raises FileNotFoundError if there is no checkpoint.
+        """
+        with self.storage.fetched(path) as folder:
+            config = Hyperparameters.model_validate(Checkpoint(folder).state()["config"])
+            data = data.read_by(config.pretrained_model)
+            return TrialRun.resume(
+                folder,
+                self._pretrained(data),
+                data,
+                self.spec.objective,
+                self.device,
+                self.spec.compute,
+                history,
+                changed,
+            )
