@@ -97,6 +97,8 @@ class Estranged(nn.Module):
 
     def forward(self, input_ids: Tensor, **_: Tensor) -> SequenceClassifierOutput:
         logits = self.embed(input_ids).mean(dim=1)
+        if self._how == "is narrow":
+            return SequenceClassifierOutput(logits=logits.bfloat16().relu().float())
         if self._how == "branches":
             return SequenceClassifierOutput(logits=logits if logits.sum() > 0 else -logits)
         shift = 0.0 if torch.compiler.is_exporting() else 1e-3
@@ -105,7 +107,11 @@ class Estranged(nn.Module):
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("drifts", r"differ by 0\.001 in ONNX"), ("branches", "torch cannot export")],
+    [
+        ("drifts", r"differ by 0\.001 in ONNX"),
+        ("branches", "torch cannot export"),
+        ("is narrow", "ONNX Runtime cannot run"),
+    ],
 )
 def test_a_model_that_is_another_in_onnx_is_refused(
     how: str, message: str, library: PreparedData, tmp_path: Path
@@ -154,6 +160,30 @@ def test_attributions_add_up_to_what_the_text_changes(
             assert len(output.attributions) == len(found.tokens)
             assert output.attributions[0] == output.attributions[-1] == 0
         assert_named(found.prediction, [output.output for output in found.outputs], logits[number])
+
+
+def test_of_a_pair_of_texts_both_are_attributed_and_what_frames_them_is_not(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    rows = (
+        f"a {word} here,there is no {word},{number % 2}" for number, word in enumerate(FILLERS * 3)
+    )
+    (tmp_path / "pairs.csv").write_text("\n".join(["one,other,label", *rows]))
+    dataset = {
+        "files": {"train": "pairs.csv"},
+        "textColumns": ["one", "other"],
+        "labelColumn": "label",
+    }
+    data = prepare(make_spec(dataset=dataset), tmp_path)
+    run = exported(data, tmp_path)
+    found = Attributor(run.model, data, 32, None)(0)
+    (output,) = found.outputs
+    frame = ("[CLS]", "[SEP]")
+    assert [token for token in found.tokens if token in frame] == ["[CLS]", "[SEP]", "[SEP]"]
+    silent = [token for token, v in zip(found.tokens, output.attributions, strict=True) if v == 0]
+    assert silent == ["[CLS]", "[SEP]", "[SEP]"]
+    assert output.value == pytest.approx(float(run.predict(data.test[:1]).max()), abs=1e-5)
+    assert abs(output.delta) < 1e-3
 
 
 def empty(run: TrialRun, length: int) -> list[float]:

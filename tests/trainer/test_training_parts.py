@@ -37,7 +37,11 @@ SCHEDULES: dict[str, Any] = {
     "Polynomial": lambda optimizer, warmup, total: (
         transformers.get_polynomial_decay_schedule_with_warmup(
             # of no steps after the warm-up it cannot take a share
-            optimizer, warmup, max(total, warmup + 1), lr_end=0.0, power=2.0
+            optimizer,
+            warmup,
+            max(total, warmup + 1),
+            lr_end=0.0,
+            power=2.0,
         )
     ),
     "InverseSqrt": lambda optimizer, warmup, total: transformers.get_inverse_sqrt_schedule(

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from torch import Tensor, nn
 
 from finetune_trainer.data.prepared import PreparedData
@@ -20,6 +21,16 @@ TOLERANCE = 1e-4
 
 _CHECKED = 8
 """Rows of the largest batch of the check."""
+
+
+_REFUSALS = (
+    runtime_errors.Fail,
+    runtime_errors.InvalidArgument,
+    runtime_errors.InvalidGraph,
+    runtime_errors.NotImplemented,
+    runtime_errors.RuntimeException,
+)
+"""What ONNX Runtime raises for a model that it cannot run; they have no base of their own."""
 
 
 class _Logits(nn.Module):
@@ -46,15 +57,19 @@ def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Pat
     batches = [batcher(rows).inputs for rows in _batches(data, max_length)]
     wrapped = _Logits(model, list(batches[-1])).eval()
     _write(wrapped, batches[-1], path)
-    session = _session(path)
-    worst = max(_difference(wrapped, session, inputs) for inputs in batches)
+    try:
+        session = _session(path)
+        worst = max(_difference(wrapped, session, inputs) for inputs in batches)
+    except _REFUSALS as error:
+        raise _refused(f"for a model that ONNX Runtime cannot run (got {error})") from error
     if not worst <= TOLERANCE:  # nor NaN
-        raise TrialFailure(
-            "UserError",
-            "spec.artifacts.onnx: must be false for this model, whose outputs differ by "
-            f"{worst:.2g} in ONNX (at most {TOLERANCE:g} is allowed)",
-        )
+        allowed = f"at most {TOLERANCE:g} is allowed"
+        raise _refused(f"for this model, whose outputs differ by {worst:.2g} in ONNX ({allowed})")
     return worst
+
+
+def _refused(why: str) -> TrialFailure:
+    return TrialFailure("UserError", f"spec.artifacts.onnx: must be false {why}")
 
 
 def _batches(data: PreparedData, max_length: int) -> list[Rows]:
@@ -81,10 +96,7 @@ def _write(model: _Logits, inputs: dict[str, Tensor], path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise TrialFailure(
-                "UserError",
-                f"spec.artifacts.onnx: must be false for a model that torch cannot export (got {error})",
-            ) from error
+            raise _refused(f"for a model that torch cannot export (got {error})") from error
 
 
 def _session(path: Path) -> Any:

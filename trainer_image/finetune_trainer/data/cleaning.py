@@ -15,11 +15,13 @@ from finetune_trainer.data.steps import Account
 from finetune_trainer.data.tokens import JOINT
 
 _SILENT = ("script", "style", "template")
-_BREAKS = (
-    *("address", "article", "aside", "blockquote", "br", "caption", "dd", "div", "dl", "dt"),
-    *("fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6"),
-    *("head", "header", "hr", "li", "main", "nav", "ol", "option", "p", "pre", "section"),
-    *("table", "td", "th", "title", "tr", "ul"),
+_BREAKS = frozenset(
+    (
+        *("address", "article", "aside", "blockquote", "br", "caption", "dd", "div", "dl", "dt"),
+        *("fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6"),
+        *("head", "header", "hr", "li", "main", "nav", "ol", "option", "p", "pre", "section"),
+        *("table", "td", "th", "title", "tr", "ul"),
+    )
 )
 """Elements that a browser sets apart from what is before and after them."""
 
@@ -84,7 +86,8 @@ def visible_text(html: str) -> str:
             return html
     for tag in soup.find_all(_SILENT):
         tag.decompose()
-    for tag in soup.find_all(_BREAKS):
+    # A function looks each name up once; a list of names is compared one by one.
+    for tag in soup.find_all(lambda tag: tag.name in _BREAKS):
         tag.insert_before("\n")
         tag.insert_after("\n")
     lines = (line.strip() for line in soup.get_text().splitlines())

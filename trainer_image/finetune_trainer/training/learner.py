@@ -23,12 +23,10 @@ from finetune_trainer.training.features import (
     HeadOnly,
     HiddenBatcher,
     RowFeatures,
-    can_be_cut,
     cut_open,
-    hidden_features,
-    pooled_features,
     put_back,
 )
+from finetune_trainer.training.frozen import Frozen
 from finetune_trainer.training.head import output_layer, start_at_priors
 from finetune_trainer.training.layers import set_trained, trainable
 from finetune_trainer.training.losses import TrainingLoss
@@ -97,8 +95,19 @@ class Learner:
         self._frozen_below = None
         batcher = Batcher(self._data, self.config.max_length, self._device)
         self._batch: Batcher | FeatureBatcher = batcher
-        pooled = self._pooled_features()
-        output = self._build_whole(batcher) if pooled is None else self._build_head(pooled, batcher)
+        frozen = Frozen(
+            self._pretrained,
+            self._data,
+            self.config,
+            self._seed,
+            self._device,
+            self._compute.precision,
+        )
+        pooled = frozen.pooled()
+        if pooled is not None:
+            output = self._build_head(pooled, batcher)
+        else:
+            output = self._build_whole(frozen, batcher)
         lowest = self._layers.always_frozen_below(self.config)
         self._weights = trainable(self._model, self._layers, lowest)
         return output
@@ -111,7 +120,7 @@ class Learner:
         self._batch = FeatureBatcher(features, batcher, self._autocast)
         return output_layer(head, [f"head.{name}" for name in head.head.state_dict()])
 
-    def _build_whole(self, batcher: Batcher) -> nn.Linear | None:
+    def _build_whole(self, frozen: Frozen, batcher: Batcher) -> nn.Linear | None:
         fresh = self._pretrained.fresh_model(self.config, self._seed)
         self._layers = fresh.layers
         self._model = fresh.model.to(self._device).eval()
@@ -124,62 +133,14 @@ class Learner:
                 )
                 raise TrialFailure("UserError", message)
             encoder.activation_checkpointing_enable({"use_reentrant": False})
-        hidden = self._hidden_features()
+        hidden = frozen.hidden(self._model, self._layers)
         if hidden is not None:
-            self._taken = cut_open(self._model, self._layers, self._frozen_layers())
+            self._taken = cut_open(self._model, self._layers, frozen.count(self._layers))
             self._batch = HiddenBatcher(hidden, batcher, self._autocast)
         self._forward = (
             torch.compile(self._model, dynamic=True) if self._compute.compile else self._model
         )
         return fresh.output
-
-    def _frozen_layers(self) -> int:
-        """How many of the encoder's layers are never trained."""
-        return min(self._layers.count, self._layers.always_frozen_below(self.config) - 1)
-
-    def _pooled_features(self) -> RowFeatures | None:
-        """The vectors of all rows, where a head over them is all that is trained."""
-        config, data = self.config, self._data
-        if config.freeze != "Encoder" or config.pooling == "Architecture" or not self._fixed_rows:
-            return None
-
-        def make() -> RowFeatures:
-            fresh = self._pretrained.fresh_model(config, self._seed)
-            return pooled_features(fresh.model.to(self._device).eval(), fresh.layers, data)
-
-        size = len(data.labels) * int(self._pretrained.config.hidden_size) * 4
-        return self._pretrained.features.get((config.pooling, *self._feature_key()), size, make)
-
-    def _hidden_features(self) -> RowFeatures | None:
-        """The hidden states of all rows above the layers that are never trained."""
-        config, data, frozen = self.config, self._data, self._frozen_layers()
-        if frozen < 1 or not can_be_cut(self._model) or not self._fixed_rows:
-            return None
-
-        def make() -> RowFeatures:
-            model = self._pretrained.fresh_model(config, self._seed).model
-            model = model.to(self._device).eval()
-            return hidden_features(model, self._layers, frozen, data, config.max_length)
-
-        tokens = int(data.lengths(np.arange(len(data.labels)), config.max_length).sum())
-        size = tokens * int(self._pretrained.config.hidden_size) * 4
-        return self._pretrained.features.get((frozen, *self._feature_key()), size, make)
-
-    def _feature_key(self) -> tuple[object, ...]:
-        digests = tuple(column.digest for column in self._data.columns)
-        config = self.config
-        return (
-            config.encoder_layers,
-            config.max_length,
-            self._compute.precision,
-            str(self._device),
-            digests,
-        )
-
-    @property
-    def _fixed_rows(self) -> bool:
-        """Whether every epoch has the same texts."""
-        return self.config.augmentation == "None"
 
     @property
     def whole_model(self) -> Any:

@@ -1,0 +1,83 @@
+"""Which features a trial can train on in place of what is frozen in its model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.training.features import (
+    RowFeatures,
+    can_be_cut,
+    hidden_features,
+    pooled_features,
+)
+from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen part of a trial's model."""
+
+    pretrained: Pretrained
+    data: PreparedData
+    config: Hyperparameters
+    seed: int
+    device: torch.device
+    precision: str
+
+    def count(self, layers: Layers) -> int:
+        """How many of the encoder's layers are never trained; -1 if not even its embeddings are frozen."""
+        return min(layers.count, layers.always_frozen_below(self.config) - 1)
+
+    def pooled(self) -> RowFeatures | None:
+        """The vectors of all rows, where a head over them is all that is trained."""
+        config, data = self.config, self.data
+        has_own_head = config.pooling != "Architecture"
+        if config.freeze != "Encoder" or not has_own_head or not self._has_fixed_texts:
+            return None
+
+        def make() -> RowFeatures:
+            fresh = self.pretrained.fresh_model(config, self.seed)
+            return pooled_features(fresh.model.to(self.device).eval(), fresh.layers, data)
+
+        return self._kept(config.pooling, len(data.labels), make)
+
+    def hidden(self, model: Any, layers: Layers) -> RowFeatures | None:
+        """The hidden states of all rows above the layers of `model` that are never trained."""
+        config, data, count = self.config, self.data, self.count(layers)
+        if count < 1 or not can_be_cut(model) or not self._has_fixed_texts:
+            return None
+
+        def make() -> RowFeatures:
+            whole = self.pretrained.fresh_model(config, self.seed).model.to(self.device).eval()
+            return hidden_features(whole, layers, count, data, config.max_length)
+
+        tokens = data.lengths(np.arange(len(data.labels)), config.max_length).sum()
+        return self._kept(count, int(tokens), make)
+
+    @property
+    def _has_fixed_texts(self) -> bool:
+        """Whether every epoch has the same texts."""
+        return self.config.augmentation == "None"
+
+    def _kept(
+        self, kind: str | int, vectors: int, make: Callable[[], RowFeatures]
+    ) -> RowFeatures | None:
+        """The features that the process has of this kind and of all that they depend on."""
+        digests = tuple(column.digest for column in self.data.columns)
+        config = self.config
+        key = (
+            kind,
+            config.encoder_layers,
+            config.max_length,
+            self.precision,
+            str(self.device),
+            digests,
+        )
+        size = vectors * int(self.pretrained.config.hidden_size) * 4
+        return self.pretrained.features.get(key, size, make)
