@@ -124,7 +124,8 @@ def by_ours(study: FineTuneStudy, base: Path) -> Way:
             while not run.finished:
                 result = run.train_to(config.epochs)
                 assert result is not None  # nobody asks it to pause
-            last.append(result.metrics["accuracy"])
+                accuracy = result.metrics["accuracy"]
+            last.append(accuracy)
         accuracies.append(last)
     return Way(time.perf_counter() - started, accuracies)
 

@@ -6,7 +6,7 @@ alone: ordering rows, making batches, optimizer steps; not evaluation, reading t
 optimizer. Useful tokens are those that are not padding. Figures are medians over the repeats.
 
 Lengths are mixed (rows as they are, cut at 128 tokens) or static (rows of at least the median length, cut to
-it, so that nothing can be gained by batching rows of like length).
+it, so that nothing can be gained by batching rows of like length: there Trainer is at its defaults alone).
 
 Beside each stands the mean loss, without dropout, of the same 256 training rows after the training, median
 over the repeats. Losses agree if they lie within 5 % of Trainer's at its defaults, or as near as its own
@@ -128,12 +128,13 @@ RIVALS: dict[str, Callable[[Setting, int], Outcome]] = {
 
 
 def measure(setting: Setting, repeats: int) -> dict[str, list[Outcome]]:
-    """The outcomes of each rival, who take turns."""
-    for rival in RIVALS.values():
+    """The outcomes of ours and of each rival it is held to, who take turns."""
+    rivals = {name: RIVALS[name] for name in (*BARS[setting.lengths], OURS)}
+    for rival in rivals.values():
         rival(setting.short(), 0)
-    found: dict[str, list[Outcome]] = {name: [] for name in RIVALS}
+    found: dict[str, list[Outcome]] = {name: [] for name in rivals}
     for seed in range(repeats):
-        for name, rival in RIVALS.items():
+        for name, rival in rivals.items():
             found[name].append(rival(setting, seed))
             gc.collect()  # what a rival leaves must not be another's to clear away
     return found

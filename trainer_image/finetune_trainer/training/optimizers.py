@@ -43,15 +43,17 @@ def build_optimizer(
 
 def _optimizer(groups: list[dict[str, Any]], config: Hyperparameters) -> Optimizer:
     rate, betas = config.learning_rate, (config.adam_beta1, config.adam_beta2)
+    # Fused kernels go through the memory once: several times as fast, on a CPU too.
     match config.optimizer:
         case "AdamW":
-            return AdamW(groups, lr=rate, betas=betas, eps=config.adam_epsilon)
+            return AdamW(groups, lr=rate, betas=betas, eps=config.adam_epsilon, fused=True)
         case "Adam":
-            return Adam(groups, lr=rate, betas=betas, eps=config.adam_epsilon)
+            return Adam(groups, lr=rate, betas=betas, eps=config.adam_epsilon, fused=True)
         case "SGD":
-            return SGD(groups, lr=rate, momentum=config.momentum)
+            return SGD(groups, lr=rate, momentum=config.momentum, fused=True)
         case "NesterovSGD":
-            return SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0)
+            nesterov = config.momentum > 0
+            return SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True)
         case "RMSprop":
             return RMSprop(
                 groups,
