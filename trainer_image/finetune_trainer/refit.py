@@ -1,5 +1,6 @@
 """Trains the winner again on train and validation rows, or the ensemble of the best trials if it is better."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from finetune_trainer.search.items import RefitItem
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
 from finetune_trainer.workbench import Workbench
+
+log = logging.getLogger("finetune.trainer")
 
 SAVE_SECONDS = 30.0
 """It saves at the end of the first epoch this long after its last save."""
@@ -208,7 +211,10 @@ class Refit:
 
     def _begin(self, item: RefitItem, data: PreparedData, checkpoint: str) -> TrialRun:
         if self._bench.storage.files(checkpoint):
-            return self._bench.resume(checkpoint, data, item.values)
+            try:
+                return self._bench.resume(checkpoint, data, item.values)
+            except FileNotFoundError as error:  # its upload was cut off
+                log.warning("the refit begins anew, its checkpoint is not whole: %s", error)
         config = resolve(self._bench.spec.hyperparameters, item.segments[0][0])
         return self._bench.begin(data, config, item.seed, item.values)
 

@@ -5,13 +5,11 @@ import time
 import uuid
 
 import torch
-from safetensors import SafetensorError
 
 from finetune_api.hyperparameters import resolve
 from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import StudyError, TrialFailure
-from finetune_trainer.provenance import setting
 from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
@@ -41,7 +39,6 @@ class Trainer:
             data=data,
             storage=self._storage,
             device=device,
-            setting=setting(device, material.spec.compute),
         )
         self._rows_of: dict[tuple[int | None, int | None], PreparedData] = {}
         """(fold, training rows) → the data with that part for validation and so many rows."""
@@ -54,11 +51,8 @@ class Trainer:
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
         """Do `item`; the events that tell how it ended. Nothing a trial raises ends the slot."""
-        if not self._is_known:
-            fingerprint = self._data.fingerprint
-            work.say(ev.SlotReady(time.time(), work.slot, fingerprint, self._bench.setting))
-            self._is_known = True
         try:
+            self._introduce(work)
             if isinstance(item, RefitItem):
                 self._kept = None  # its memory is free
                 return Refit(self._bench, item, work.should_pause, self._gpus).run()
@@ -67,8 +61,16 @@ class Trainer:
             return [self._failed(item, failure.failure_class, failure.message)]
         except StudyError as error:
             return [self._failed(item, "UserError", str(error))]
-        except (RuntimeError, ValueError, ArithmeticError, OSError, SafetensorError) as error:
+        except Exception as error:  # any: a slot that ends has to load everything again
+            log.exception("trial %s", item.trial)
             return [self._failed(item, "Internal", f"{type(error).__name__}: {error}")]
+
+    def _introduce(self, work: Listener) -> None:
+        """Tell the records, once, with what this slot trains."""
+        if not self._is_known:
+            fingerprint = self._data.fingerprint
+            work.say(ev.SlotReady(time.time(), work.slot, fingerprint, self._bench.setting))
+            self._is_known = True
 
     def _failed(self, item: Item, failure_class: str, message: str) -> ev.Event:
         if isinstance(item, RefitItem):

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import StudySpec
 from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.provenance import setting
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.checkpoint import Checkpoint
@@ -22,11 +24,14 @@ class Workbench:
 
     storage: Storage
     device: str
-    setting: dict[str, str]
-    """As of `provenance.setting`."""
 
     _loaded: dict[ModelSource, Pretrained] = field(default_factory=dict)
     """Weights are read from disk once."""
+
+    @cached_property
+    def setting(self) -> dict[str, str]:
+        """With what this process trains."""
+        return setting(self.device, self.spec.compute)
 
     def _pretrained(self, data: PreparedData) -> Pretrained:
         """The weights of the model that reads `data`."""

@@ -121,9 +121,9 @@ class StudyTracker:
     def _read(self) -> None:
         try:
             events = self._records.more()
-        except OSError as error:  # if it lasts, the broker ends the term
+        except Exception as error:  # any: if it lasts, the broker ends the term
             if not self._unread:
-                log.warning("the records cannot be read, tracking waits: %s", error)
+                log.exception("the records cannot be read, tracking waits: %s", error)
             self._unread = True
             return
         self._unread = False

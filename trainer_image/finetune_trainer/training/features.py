@@ -23,8 +23,9 @@ from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_b
 from finetune_trainer.training.layers import Layers
 from finetune_trainer.training.pooling import PooledClassifier
 
-ROOM = 2 << 30
-"""Bytes of features that a process keeps; what needs more is computed anew in every pass."""
+ROOM = 4 << 30
+"""Bytes that features of a pretrained model, and the copies of it that compute them, may take in a process;
+what needs more is computed anew in every pass."""
 
 _ENCODING_BATCH = 64
 _CUT_OPEN = (
@@ -71,12 +72,27 @@ class RowFeatures:
 
     known: NDArray[np.bool_]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that is taken: the array and the model."""
+        weights = sum(one.numel() * one.element_size() for one in self.model.parameters())
+        return int(self.values.nbytes + weights)
+
     def ensure(self, rows: Rows, batcher: Batcher, autocast: Autocast) -> None:
-        """Compute what is missing of `rows`."""
-        missing = rows[~self.known[rows]]
-        lengths = batcher.lengths(missing)
+        """Compute what is missing of `rows`.
+
+        Rows are computed in the same company whoever asks first, so that a fresh process has the same.
+        """
+        if self.known[rows].all():
+            return
+        every = np.arange(len(self.known))
+        blocks = evaluation_batches(every, batcher.lengths(every), _ENCODING_BATCH)
+        missing = np.zeros_like(self.known)
+        missing[rows] = ~self.known[rows]
         with torch.inference_mode(), autocast():
-            for chosen in evaluation_batches(missing, lengths, _ENCODING_BATCH):
+            for chosen in blocks:
+                if not missing[chosen].any():
+                    continue
                 found = self.compute(self.model, batcher(chosen)).float().cpu().numpy()
                 for row, features in zip(chosen, found, strict=True):
                     start, end = self.offsets[row], self.offsets[row + 1]
@@ -109,7 +125,7 @@ class FeatureStore:
         return self.entries[key]
 
     def _size(self) -> int:
-        return sum(entry.values.nbytes for entry in self.entries.values())
+        return sum(entry.nbytes for entry in self.entries.values())
 
 
 class FeatureBatcher:

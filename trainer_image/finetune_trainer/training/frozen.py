@@ -54,8 +54,9 @@ class Frozen:
             return None
 
         def make() -> RowFeatures:
-            whole = self.pretrained.fresh_model(config, self.seed).model.to(self.device).eval()
-            return hidden_features(whole, layers, count, data, config.max_length)
+            lower = self.pretrained.fresh_model(config, self.seed).model.to(self.device).eval()
+            layers.cut_off(lower, count)
+            return hidden_features(lower, layers, count, data, config.max_length)
 
         tokens = data.lengths(np.arange(len(data.labels)), config.max_length).sum()
         return self._kept(count, int(tokens), make)
@@ -79,5 +80,6 @@ class Frozen:
             str(self.device),
             digests,
         )
-        size = vectors * int(self.pretrained.config.hidden_size) * 4
+        weights = sum(tensor.nbytes for tensor in self.pretrained.weights.values())
+        size = vectors * int(self.pretrained.config.hidden_size) * 4 + weights
         return self.pretrained.features.get(key, size, make)

@@ -80,6 +80,10 @@ class Layers:
         """The encoder's layers, from the bottom up."""
         return list(model.get_submodule(f"{self.prefix}{self.stack}")) if self.stack else []
 
+    def cut_off(self, model: Any, count: int) -> None:
+        """Leave the lowest `count` layers of `model` and no others."""
+        del model.get_submodule(f"{self.prefix}{self.stack}")[count:]
+
     def rate(self, name: str, config: Hyperparameters) -> float:
         """Learning rate of a tensor as a share of that of the head."""
         return config.layer_decay ** max(0, self.head - 1 - self.depth(name))
@@ -99,13 +103,14 @@ class Layers:
             )
 
 
-def trainable(model: nn.Module, layers: Layers, frozen_below: int) -> dict[str, nn.Parameter]:
+def trainable(
+    model: nn.Module, layers: Layers, frozen_below: int, has_lora: bool
+) -> dict[str, nn.Parameter]:
     """The parameters at `frozen_below` or above that training may change, by name.
 
-    Where a model has low-rank updates they are trained in place of its encoder.
+    With low-rank updates these are trained in place of the encoder.
     """
     found = dict(model.named_parameters())
-    has_lora = any(_LORA in name for name in found)
 
     def is_trained(name: str) -> bool:
         depth = layers.depth(name)
@@ -115,9 +120,9 @@ def trainable(model: nn.Module, layers: Layers, frozen_below: int) -> dict[str, 
     return {name: parameter for name, parameter in found.items() if is_trained(name)}
 
 
-def set_trained(model: nn.Module, layers: Layers, frozen_below: int) -> None:
+def set_trained(model: nn.Module, layers: Layers, frozen_below: int, has_lora: bool) -> None:
     """Let gradients reach what is `trainable`; what lies below `frozen_below` has no dropout in training."""
-    trained = trainable(model, layers, frozen_below)
+    trained = trainable(model, layers, frozen_below, has_lora)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     for name, module in model.named_modules():

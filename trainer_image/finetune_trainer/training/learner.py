@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from finetune_trainer.training.randomness import Randomness
 
 _EVALUATION_BATCH = 64
 _AUTOCAST = {"BF16": torch.bfloat16, "FP16": torch.float16}
+
+_Result = TypeVar("_Result")
 
 log = logging.getLogger("finetune.training")
 
@@ -109,7 +111,7 @@ class Learner:
         else:
             output = self._build_whole(frozen, batcher)
         lowest = self._layers.always_frozen_below(self.config)
-        self._weights = trainable(self._model, self._layers, lowest)
+        self._weights = trainable(self._model, self._layers, lowest, self.config.lora_rank > 0)
         return output
 
     def _build_head(self, features: RowFeatures, batcher: Batcher) -> nn.Linear | None:
@@ -133,6 +135,8 @@ class Learner:
                 )
                 raise TrialFailure("UserError", message)
             encoder.activation_checkpointing_enable({"use_reentrant": False})
+            # It makes gradients flow to the embeddings, also through layers that are frozen.
+            encoder.disable_input_require_grads()
         hidden = frozen.hidden(self._model, self._layers)
         if hidden is not None:
             self._taken = cut_open(self._model, self._layers, frozen.count(self._layers))
@@ -210,7 +214,7 @@ class Learner:
         if below != self._frozen_below:
             self._frozen_below = below
             self._model.train()
-            set_trained(self._model, self._layers, below)
+            set_trained(self._model, self._layers, below, self.config.lora_rank > 0)
 
     def step(
         self, batches: list[Rows], rate: float, should_pause: Callable[[], bool] = never
@@ -220,37 +224,45 @@ class Learner:
         None, with nothing changed: `should_pause`, which is asked before each forward pass, said yes.
         """
         before = self.random.snapshot()
+
+        def gradients() -> Tensor | None:
+            self._forget(before)
+            return self._gradients(batches, should_pause)
+
+        loss = self._in_parts(gradients, max(map(len, batches)))
+        if loss is None:
+            self._forget(before)
+            return None
+        with self._memory_watched():  # an update that ends half-way cannot be tried again
+            self._update(rate)
+        return loss
+
+    def _in_parts(self, compute: Callable[[], _Result], rows: int) -> _Result:
+        """What `compute` returns, which is called anew in smaller parts of at most `rows` until it fits."""
         while True:
             try:
                 with self._memory_watched():
-                    return self._step(batches, rate, should_pause, before)
+                    return compute()
             except TrialFailure:
-                if self.split >= max(map(len, batches)):
+                if self.split >= rows:
                     raise
             self.split *= 2
             log.warning("memory is short: batches are computed in %d parts", self.split)
-            self._forget(before)
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _forget(self, before: dict[str, Tensor]) -> None:
         """Gradients are not saved: a step begins anew, with the same random numbers."""
         self._optimizer.zero_grad()
         self.random.rewind(before)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
-    def _step(
-        self,
-        batches: list[Rows],
-        rate: float,
-        should_pause: Callable[[], bool],
-        before: dict[str, Tensor],
-    ) -> Tensor | None:
+    def _gradients(self, batches: list[Rows], should_pause: Callable[[], bool]) -> Tensor | None:
+        """Leave the gradients of a step; the sum of the losses of its rows, None if told to pause."""
         rows = sum(len(batch) for batch in batches)
         losses = []
         for chosen in batches:
             for part in np.array_split(chosen, min(self.split, len(chosen))):
                 if should_pause():
-                    self._forget(before)
                     return None
                 batch = self._batch(part)
                 with self._autocast():
@@ -258,7 +270,6 @@ class Learner:
                 loss = self._loss(logits, batch.labels)
                 torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
                 losses.append(loss.detach() * len(part))
-        self._update(rate)
         return torch.stack(losses).sum()
 
     def _update(self, rate: float) -> None:
@@ -300,10 +311,14 @@ class Learner:
         self, rows: Rows, should_pause: Callable[[], bool] = never
     ) -> NDArray[np.float32] | None:
         """The logits (rows, outputs) for `rows` of the data; None if `should_pause` said yes."""
+        return self._in_parts(lambda: self._predict(rows, should_pause), _EVALUATION_BATCH)
+
+    def _predict(self, rows: Rows, should_pause: Callable[[], bool]) -> NDArray[np.float32] | None:
         lengths = self._data.lengths(rows, self.config.max_length)
-        batches = evaluation_batches(np.arange(len(rows)), lengths, _EVALUATION_BATCH)
+        size = max(1, _EVALUATION_BATCH // self.split)
+        batches = evaluation_batches(np.arange(len(rows)), lengths, size)
         outputs = []
-        with self._memory_watched(), torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast():
             self._batch.prepare(rows)
             for at in batches:
                 if should_pause():
