@@ -119,7 +119,19 @@ def _pod_template(
     # Last our own labels again: by them the pods are watched, and taken for this study's.
     for over in (settings.pod_template, spec.cluster.pod_template or {}, labels):
         template = overlay(template, over)
-    return dict(template)
+    return dict(overlay(template, _told_image(template)))
+
+
+def _told_image(template: Any) -> Manifest:
+    """What to lay over `template` so that the records know with which image a trial was trained."""
+    match template:
+        case {"spec": {"containers": [*containers]}}:
+            for container in containers:
+                match container:
+                    case {"name": "trainer", "image": str(image)}:
+                        env = [{"name": "FINETUNE_IMAGE", "value": image}]
+                        return {"spec": {"containers": [{"name": CONTAINER, "env": env}]}}
+    return {}
 
 
 def _pod_security(settings: Settings) -> dict[str, Any]:
@@ -150,7 +162,7 @@ def _container(
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python3", "-m", "finetune_trainer.supervisor"],
-        "env": _environment(study, spec, attempt, settings),
+        "env": _environment(study, spec, attempt),
         "resources": {"requests": resources, "limits": resources} if resources else {},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -193,9 +205,7 @@ def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
     return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{study.metadata.uid}"
 
 
-def _environment(
-    study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings
-) -> list[dict[str, Any]]:
+def _environment(study: FineTuneStudy, spec: StudySpec, attempt: int) -> list[dict[str, Any]]:
     job = names.attempt_name(study.metadata.name, attempt)
     service = names.private_name(study, attempt)
     values = {
@@ -204,7 +214,6 @@ def _environment(
         "FINETUNE_HEAD": f"{job}-0.{service}.{study.metadata.namespace}.svc",
         "FINETUNE_PROGRESS": names.progress_config(study.metadata.name),
         "FINETUNE_STUDY_UID": study.metadata.uid,
-        "FINETUNE_IMAGE": settings.trainer_image,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": "/etc/finetune/ray/token",
         "RAY_TMPDIR": "/tmp/ray",

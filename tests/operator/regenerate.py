@@ -34,7 +34,11 @@ CASES: dict[str, tuple[dict[str, Any], Settings]] = {
                     "metadata": {"annotations": {"team": "nlp"}},
                     "spec": {
                         "containers": [
-                            {"name": "trainer", "env": [{"name": "HF_TOKEN", "value": "x"}]}
+                            {
+                                "name": "trainer",
+                                "image": "trainer:ours",
+                                "env": [{"name": "HF_TOKEN", "value": "x"}],
+                            }
                         ]
                     },
                 },
