@@ -472,7 +472,8 @@ class Compute(Model):
     scaling (not on a CPU). Weights and optimizer state are FP32 always."""
 
     compile: bool = False
-    """Compile the model by `torch.compile`: minutes for the first trial of a worker, faster steps after."""
+    """Compile the model by `torch.compile`: minutes for the first trial of a worker, faster steps after. The
+    trainer's image must have a C++ compiler, which the one of this project has not."""
 
     gradient_checkpointing: bool = False
     """Compute the layers' activations a second time in the backward pass instead of keeping them: about a
