@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,10 @@ from finetune_trainer.training import Pretrained, TrialRun
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OBJECTIVE = Objective(metric="accuracy")
 FILLERS = ("the", "a", "old", "big", "blue", "house", "street", "table", "paper", "train")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def few(data: PreparedData, rows: int, others: int) -> PreparedData:

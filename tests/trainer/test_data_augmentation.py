@@ -4,14 +4,13 @@ import csv
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import Objective
@@ -23,6 +22,8 @@ from finetune_trainer.training import Pretrained, TrialRun
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import assert_same, outcome, small, train, weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OBJECTIVE = Objective(metric="f1_macro")
 VARIED = {"augmentation": "All", "augmentationCopies": 2}
 CONFIG = Hyperparameters(
@@ -33,14 +34,6 @@ CONFIG = Hyperparameters(
     augmentation="All",
     augmentation_copies=2,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

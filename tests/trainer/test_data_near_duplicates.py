@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,13 @@ from finetune_trainer.training import Pretrained, TrialRun
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import small
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LOWEST = 0.5
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 ROWS = {"train": 80, "validation": 25, "test": 25}
 CLOSE = 0.9
 SEARCHED = [{"duplicateThreshold": {"values": [LOWEST, 1]}}]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def reworded(text: str) -> str:

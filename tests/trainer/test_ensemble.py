@@ -1,14 +1,12 @@
 """Ensembles of the best trials: how outputs are combined, when that is kept, and what becomes of it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import rankdata
 
 from finetune_api.hyperparameters import Hyperparameters
@@ -48,13 +46,7 @@ from tests.trainer.one_slot import run_study
 from tests.trainer.search_studies import Driver, study_spec
 from tests.trainer.small_trials import small
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def single(*shares: list[float]) -> Answers:

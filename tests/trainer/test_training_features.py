@@ -1,6 +1,6 @@
 """Frozen parts are computed once: with the same outcome as if they were not, and without being computed again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,12 @@ from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import outcome, small, train
 from tests.trainer.test_training_models import NO_DROPOUT, tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OBJECTIVE = Objective(metric="loss", additional_metrics=["accuracy"])
 CONFIG = Hyperparameters(epochs=2, batch_size=4, max_length=16, learning_rate=3e-3)
 
 Start = Callable[..., TrialRun]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """Tasks, freezing, precision, augmentation and folds together: every pair of them trains, or is refused."""
 
-from collections.abc import Iterator
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
@@ -16,6 +14,8 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import small
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TASKS: dict[Task, tuple[str, str, str]] = {
     "SingleLabel": ("library.csv", "library", "accuracy"),
@@ -49,14 +49,6 @@ def covering() -> list[tuple[Any, ...]]:
         missing -= candidates[best]
         chosen.append(best)
     return chosen
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

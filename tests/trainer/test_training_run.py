@@ -4,7 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,10 @@ from finetune_trainer.training.head import output_layer, start_at_priors
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import assert_same, outcome, small, train, weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OBJECTIVE = Objective(metric="f1_macro", additional_metrics=["accuracy"])
 CONFIG = Hyperparameters(epochs=2, batch_size=4, max_length=16, learning_rate=3e-4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

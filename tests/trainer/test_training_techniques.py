@@ -1,7 +1,7 @@
 """Techniques of fine-tuning on a real encoder: what each changes in the weights, the batches or the metrics."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from finetune_trainer.training.layers import Layers
 from finetune_trainer.training.pooling import load_classifier
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import assert_same, outcome, small, train, weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OBJECTIVE = Objective(metric="loss", additional_metrics=["accuracy"])
 CONFIG = Hyperparameters(epochs=2, batch_size=8, max_length=16, learning_rate=3e-4)
@@ -42,14 +44,6 @@ PLAIN = CONFIG.model_copy(
 """One step of plain gradient descent: a weight changes by its gradient times its rate, and by nothing else."""
 
 Start = Callable[..., TrialRun]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

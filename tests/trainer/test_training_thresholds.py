@@ -1,7 +1,6 @@
 """From which probability on labels are predicted: fixed, tuned, and carried from the search to the final model."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,7 @@ from tests.trainer.one_slot import run_study
 from tests.trainer.search_studies import replay, study_spec
 from tests.trainer.small_trials import small
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def logits_of(shares: list[float]) -> Any:
