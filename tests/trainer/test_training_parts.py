@@ -17,7 +17,6 @@ from finetune_api.metrics import METRICS, Task
 from finetune_trainer.training.batches import (
     balanced_rows,
     evaluation_batches,
-    steps_per_epoch,
     training_steps,
 )
 from finetune_trainer.training.layers import Layers
@@ -127,7 +126,7 @@ def test_each_epoch_has_every_row_once(rows: int, batch: int, accumulation: int,
     batches = [rows for step in steps for rows in step]
     assert sorted(np.concatenate(batches)) == chosen.tolist()
     assert max(map(len, batches)) <= batch
-    assert len(steps) == steps_per_epoch(rows, batch, accumulation)
+    assert len(steps) == math.ceil(math.ceil(rows / batch) / accumulation)
     assert all(len(step) == accumulation for step in steps[:-1])
 
 

@@ -64,11 +64,6 @@ def training_steps(
     return [shuffled[at : at + accumulation] for at in range(0, len(shuffled), accumulation)]
 
 
-def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
-    """How many optimizer steps `training_steps` makes of so many rows."""
-    return math.ceil(math.ceil(rows / batch_size) / accumulation)
-
-
 def evaluation_batches(rows: Rows, lengths: NDArray[np.int64], batch_size: int) -> list[Rows]:
     """`rows` in batches of like length, the longest first, so that a lack of memory shows at once."""
     order = rows[np.argsort(-lengths, kind="stable")]
