@@ -40,6 +40,10 @@ class Constraints:
             self._compiled(f"{FIELD}[{index}]", text) for index, text in enumerate(expressions)
         ]
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Compiled expressions stay in their process; another compiles them again."""
+        return type(self), ([program.source for program in self._programs], self._defaults)
+
     def _compiled(self, field: str, expression: str) -> "cel.Program":
         try:
             program = cel.compile(expression)

@@ -30,7 +30,7 @@ def make_plan(
     trials = _trials(spec)
     if trials is None:
         return StudyPlan()
-    each = spec.validation.folds * spec.validation.repeats
+    each = spec.validation.trainings
     plan = StudyPlan(trials=trials, trainings=trials * each)
     if any("epochs" in space.domains() for space in spec.spaces):  # never with several rungs
         return _priced(plan, spec, trials * each * _longest(spec), gpu_seconds_per_epoch)
@@ -99,12 +99,12 @@ def _costs(spec: StudySpec, resources: tuple[float, ...]) -> list[float]:
     """Epochs that a trial trains from each rung to the next, over its folds and repeats."""
     scheduler, validation = spec.search.scheduler, spec.validation
     if scheduler.type != "None" and scheduler.resource == "Samples":  # begins anew at each
-        each = validation.folds * validation.repeats * spec.max_epochs
+        each = validation.trainings * spec.max_epochs
         return [each * resource / resources[-1] for resource in resources]
     if scheduler.type != "None" and scheduler.resource == "Folds":
         each = validation.repeats * spec.max_epochs
     else:
-        each = validation.folds * validation.repeats
+        each = validation.trainings
     return [
         each * (after - before) for before, after in zip((0, *resources), resources, strict=False)
     ]

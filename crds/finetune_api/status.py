@@ -14,7 +14,15 @@ MAX_MESSAGE = 1024
 MAX_PROGRESS_BYTES = 16 * 1024
 
 State: TypeAlias = Literal[
-    "Pending", "Starting", "Running", "Refitting", "Suspending", "Suspended", "Complete", "Failed"
+    "Pending",
+    "Queued",
+    "Starting",
+    "Running",
+    "Refitting",
+    "Suspending",
+    "Suspended",
+    "Complete",
+    "Failed",
 ]
 """One word for people, derived from the conditions and the engine; programs read the conditions."""
 
@@ -25,8 +33,14 @@ Reason: TypeAlias = Literal[
     "TargetReached",
     "BudgetSpent",
     "NoImprovement",
+    "Queued",
     "CreatingPods",
     "PodsPending",
+    "Unschedulable",
+    "ImagePullFailed",
+    "OutOfMemory",
+    "Evicted",
+    "NodeLost",
     "WaitingForPodsToEnd",
     "Running",
     "SuspendRequested",
@@ -46,8 +60,11 @@ Reason: TypeAlias = Literal[
 
 SearchFinished: every planned trial ended. TargetReached: a trial reached `objective.target`.
 BudgetSpent: `maxDurationSeconds`, `maxGpuHours` or `maxPrice` passed. NoImprovement: as many trials in a row as
-`maxTrialsWithoutImprovement` were no better. CreatingPods: the Job exists, pods do not run yet.
-PodsPending: pods cannot start; the message says why. WaitingForPodsToEnd: pods of an earlier attempt
+`maxTrialsWithoutImprovement` were no better. Queued: the queue of `cluster.queueName` has not let the pods run yet, or
+has taken their place back. CreatingPods: the Job exists, pods do not run yet.
+PodsPending: pods cannot start; the message says why. Unschedulable: no node has room for a pod, or may have it.
+ImagePullFailed: an image cannot be pulled. OutOfMemory, Evicted, NodeLost: a pod ended by that; another is on its
+way, and the study goes on from its records. WaitingForPodsToEnd: pods of an earlier attempt
 still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
 cannot run the spec, or this operator is older than the CRD and cannot read it. NoStorage: neither the
 study nor the operator names storage. InvalidPodTemplate: the API server refused the study's objects.

@@ -310,6 +310,11 @@ class Validation(Model):
         """Folds, or 1 without cross-validation."""
         return self.cross_validation.folds if self.cross_validation else 1
 
+    @property
+    def trainings(self) -> int:
+        """Trainings of a trial: folds by repeats."""
+        return self.folds * self.repeats
+
 
 SchedulerType: TypeAlias = Literal[
     "None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA"
@@ -586,6 +591,13 @@ class ClusterSpec(Model):
     trials_per_worker: int = Field(1, ge=1, le=16)
     """Trials that share one worker at the same time."""
 
+    queue_name: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    """Queue that decides when the pods may run: a LocalQueue of Kueue in the study's namespace, or a queue of
+    Volcano, as the operator is set up. Default: none, they run as soon as there is room."""
+
+    priority_class_name: Name | None = None
+    """PriorityClass of the pods, which Kueue and Volcano go by as well."""
+
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field({}, max_length=32)
     tolerations: list[Toleration] = Field([], max_length=32, json_schema_extra=ATOMIC)
     pod_template: dict[str, Any] | None = Field(
@@ -793,6 +805,15 @@ _TASK_RULES = (
         field=".ensemble",
     ),
     Rule(
+        cel="self.refitRows != 'Train' || (self.refit && !has(self.validation.crossValidation)"
+        " && self.validation.repeats == 1)",
+        message="refitRows Train must go with refit and one training a trial: no crossValidation, repeats 1",
+        holds=lambda self: (
+            self.refit_rows != "Train" or (self.refit and self.validation.trainings == 1)
+        ),
+        field=".refitRows",
+    ),
+    Rule(
         cel="!has(self.ensemble) || self.ensemble.method != 'RankMean' || self.task != 'Regression'",
         message="with task Regression method must be Mean or Weighted: numbers are more than their ranks",
         holds=lambda self: (
@@ -946,7 +967,7 @@ SEARCH_RULES = (
 MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
 _REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
 _OPTIONAL = ("hyperparameters", "ensemble", "storage", "tracking")
-_DEFAULTED = ("validation", "compute", "refit", "artifacts", "cluster")
+_DEFAULTED = ("validation", "compute", "refit", "refitRows", "artifacts", "cluster")
 
 
 def _immutable(field: str, optional: bool) -> Rule:
@@ -987,7 +1008,11 @@ class StudySpec(Model):
     search: Search
     budget: Budget = Budget()
     refit: bool = True
-    """Train the winner again on train and validation rows, and test it once on the held-out test rows."""
+    """Train the winner again, and test it once on the held-out test rows."""
+
+    refit_rows: Literal["TrainAndValidation", "Train"] = "TrainAndValidation"
+    """Rows that the winner is trained on again. With Train it gets the weights that it had when it was at its
+    best on the validation rows, if it had all train rows then."""
 
     ensemble: Ensemble | None = None
     """Default: the winner alone."""

@@ -168,6 +168,11 @@ def _log_as_json() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _liveness(port: int) -> str | None:
+    """Where kopf answers probes; in its address port 0 would be port 80."""
+    return f"http://0.0.0.0:{port}/healthz" if port else None
+
+
 def main() -> None:
     """Run until told to end."""
     os.environ.setdefault(
@@ -183,7 +188,7 @@ def main() -> None:
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
-            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
+            liveness_endpoint=_liveness(settings.health_port),
         )
     )
 

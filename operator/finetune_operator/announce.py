@@ -1,18 +1,21 @@
 """The Events a study posts: one for each transition that a user would want in `kubectl describe`."""
 
 import re
+from typing import get_args
 
 from finetune_api.status import State, StudyStatus
 from finetune_operator.decision import StudyEvent
+from finetune_operator.trouble import TroubleReason
 
 _ANNOUNCED: dict[State, str] = {
+    "Queued": "Queued",
     "Running": "SearchStarted",
     "Refitting": "RefitStarted",
     "Suspended": "Suspended",
     "Complete": "Completed",
     "Failed": "Failed",
 }
-_WARNINGS = ("PodsPending", "AttemptFailed", "NoStorage", "Forbidden")
+_WARNINGS = (*get_args(TroubleReason), "AttemptFailed", "NoStorage", "Forbidden")
 
 
 def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:

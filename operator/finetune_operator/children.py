@@ -35,6 +35,15 @@ def children(study: FineTuneStudy, settings: Settings) -> list[Manifest]:
     ]
 
 
+def spec_digest(study: FineTuneStudy) -> str:
+    """16 hexadecimal digits that change with what the user wrote.
+
+    The operator's defaults are not in it: new ones do not reach studies that run.
+    """
+    written = json.dumps(study.spec.to_json(), sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
+
+
 def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
     """What the driver runs; edits of the budget reach it through this ConfigMap."""
     document = {
@@ -47,14 +56,12 @@ def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
         },
         "spec": resolved(study, settings).to_json(),
     }
-    # What the user wrote, without the operator's defaults: new ones do not reach studies that run.
-    written = json.dumps(study.spec.to_json(), sort_keys=True)
-    digest = hashlib.sha256(written.encode()).hexdigest()[:16]
+    annotations = {names.SPEC_HASH: spec_digest(study)}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": names.metadata(
-            study, names.spec_config(study.metadata.name), annotations={names.SPEC_HASH: digest}
+            study, names.spec_config(study.metadata.name), annotations=annotations
         ),
         "data": {"study.json": json.dumps(document, sort_keys=True)},
     }

@@ -32,6 +32,11 @@ from finetune_operator.children import children, resolved, spec_config_map
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.settings import Settings
+from finetune_operator.trouble import Trouble
+from finetune_operator.winner import winner_config_map
+
+UNEXPLAINED = "no pods yet, and no Event says why"
+"""What the caller says who looked for an explanation and found none."""
 
 QUIET_SECONDS = 5
 """A Job without pods and without a word for this long is explained from its Events."""
@@ -172,7 +177,10 @@ def _ending(case: _Case, current: JobView) -> Decision | None:
     word = last_word(case.progress, current, case.study, case.observed)
     if word is not None and current.succeeded and word.phase == "Finished":
         status = _status(case, "Complete", word.reason, word.message, complete=True, ended=True)
-        return Decision(status)
+        pods = (pod for pod in case.observed.pods if pod.job_uid == current.uid)
+        image = next((pod.image for pod in pods if pod.index == 0 and pod.image), "")
+        winner = winner_config_map(case.study, case.findings, image)
+        return Decision(status, create=(winner,) if winner is not None else ())
     if word is not None and current.failed is not None and word.phase == "Failed":
         return _fail(case, word.reason, word.message)
     return None
@@ -223,8 +231,24 @@ def _running(case: _Case, current: JobView) -> Decision:
     config = case.observed.configs.get(names.spec_config(case.study.metadata.name))
     wanted = spec_config_map(case.study, case.settings)
     stale = config is None or config.spec_hash != wanted["metadata"]["annotations"][names.SPEC_HASH]
-    decision = _searching(case, current) or _starting(case, current)
+    if current.held:
+        decision = _queued(case, current)
+    else:
+        decision = _searching(case, current) or _starting(case, current)
     return replace(decision, apply=(wanted,) if stale else ())
+
+
+def _queued(case: _Case, current: JobView) -> Decision:
+    """The queue has the word: the pods may not run yet, or not any more."""
+    queue = case.study.spec.cluster.queue_name
+    where = f"queue {queue}" if queue else "whoever suspended its Job"
+    pods = sum(pod.job_uid == current.uid for pod in case.pods)
+    message = f"attempt {current.attempt}: waiting for {where} to let it run"
+    if pods:
+        message = (
+            f"attempt {current.attempt}: {where} took its place back, {pods} pods save and end"
+        )
+    return Decision(_status(case, "Queued", "Queued", message, reconciling=True, resting=not pods))
 
 
 def _searching(case: _Case, current: JobView) -> Decision | None:
@@ -241,8 +265,10 @@ def _searching(case: _Case, current: JobView) -> Decision | None:
         return None
     state = "Refitting" if word.phase == "Refitting" else "Running"
     moved = _ended_trials(case.findings) > _ended_trials(case.study.status)
-    message = _pod_problem(case) or word.message
-    return Decision(_status(case, state, "Running", message, failed_attempts=0 if moved else None))
+    trouble = _trouble(case, current)
+    reason: Reason = trouble.reason if trouble else "Running"
+    message = trouble.message if trouble else word.message
+    return Decision(_status(case, state, reason, message, failed_attempts=0 if moved else None))
 
 
 def _starting(case: _Case, current: JobView) -> Decision:
@@ -250,17 +276,19 @@ def _starting(case: _Case, current: JobView) -> Decision:
     quiet = not current.active and not case.pods
     age = (case.now - _quiet_since(case, current)).total_seconds()
     known = _known_explanation(case) if quiet and age >= QUIET_SECONDS else ""
-    problem = case.explanation or _pod_problem(case) or known
+    told, trouble = case.explanation or known, _trouble(case, current)
+    if told and (told != UNEXPLAINED or trouble is None):  # newer than a pod that has ended
+        trouble = Trouble("PodsPending", told)
     word = speaks_for(case.progress, current)
     strangers = sum(pod.study_uid != case.uid for pod in case.pods)
-    if problem:
-        message = problem
+    if trouble:
+        message = trouble.message
     elif strangers:
         message = f"waiting for {strangers} pods of a study of the same name to end"
     else:
         waiting = f"attempt {current.attempt}: waiting for the pods to start"
         message = (word.message if word is not None else "") or waiting
-    reason: Reason = "PodsPending" if problem else "CreatingPods"
+    reason: Reason = trouble.reason if trouble else "CreatingPods"
     starting = not any(pod.running for pod in case.pods)
     status = _status(case, "Starting", reason, message, reconciling=starting)
     if not quiet:
@@ -276,7 +304,7 @@ def _quiet_since(case: _Case, current: JobView) -> datetime:
     condition = case.study.status.condition("Reconciling")
     if condition is None or condition.status != "True":
         return case.now
-    return max(condition.last_transition_time, current.created or condition.last_transition_time)
+    return max(condition.last_transition_time, current.begun or condition.last_transition_time)
 
 
 def _known_explanation(case: _Case) -> str:
@@ -352,8 +380,19 @@ def _delete_job(job: JobView) -> Deletion:
     return Deletion("Job", job.name, job.uid)
 
 
-def _pod_problem(case: _Case) -> str:
-    return next((f"pod {pod.index}: {pod.problem}" for pod in case.pods if pod.problem), "")
+def _trouble(case: _Case, current: JobView) -> Trouble | None:
+    """What is the matter with the first of the attempt's pods that is in trouble.
+
+    Only the last pod of each index counts: one that has been replaced is history.
+    """
+    last: dict[int, PodView] = {}
+    for pod in sorted(case.observed.pods, key=lambda pod: (not pod.ended, pod.created or case.now)):
+        if pod.job_uid == current.uid:
+            last[pod.index] = pod
+    for index, pod in sorted(last.items()):
+        if pod.trouble is not None:
+            return Trouble(pod.trouble.reason, f"pod {index}: {pod.trouble.message}")
+    return None
 
 
 def _status(
@@ -368,6 +407,7 @@ def _status(
     reconciling: bool = False,
     stalled: bool = False,
     ended: bool = False,
+    resting: bool = False,
     attempts: int | None = None,
     failed_attempts: int | None = None,
 ) -> StudyStatus:
@@ -385,7 +425,7 @@ def _status(
         generation = case.study.metadata.generation
         conditions = with_condition(conditions, kind, value, reason, message, generation, case.now)
     started = old.start_time or (case.now if case.attempts or attempts else None)
-    findings = at_rest(case.findings) if suspended or ended else case.findings
+    findings = at_rest(case.findings) if suspended or ended or resting else case.findings
     return StudyStatus(
         **findings.__dict__,
         observed_generation=case.study.metadata.generation,

@@ -14,11 +14,13 @@ from finetune_operator.merge import overlay
 from finetune_operator.settings import Settings
 
 EXIT_USER_ERROR = 42
-CONTAINER = "trainer"
 BASE = "/mnt/storage"
 
 _BACKOFF_LIMIT = 100
 """Pod failures of one attempt, disruptions not counted, after which the Job gives up."""
+
+_KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+_VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
 
 _UNREACHABLE_SECONDS = 60
 _GRACE_SECONDS = 30
@@ -60,6 +62,9 @@ def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
     name = names.attempt_name(study.metadata.name, attempt)
     metadata = names.metadata(study, name)
     metadata["labels"][names.ATTEMPT_LABEL] = str(attempt)
+    queue = spec.cluster.queue_name
+    if queue is not None and settings.queueing == "Kueue":
+        metadata["labels"][_KUEUE_QUEUE] = queue
     workers = spec.cluster.workers
     return {
         "apiVersion": "batch/v1",
@@ -85,7 +90,7 @@ def _failure_rules() -> list[dict[str, Any]]:
         {
             "action": "FailJob",
             "onExitCodes": {
-                "containerName": CONTAINER,
+                "containerName": names.CONTAINER,
                 "operator": "In",
                 "values": [EXIT_USER_ERROR],
             },
@@ -117,9 +122,21 @@ def _pod_template(
         },
     }
     # Last our own labels again: by them the pods are watched, and taken for this study's.
-    for over in (settings.pod_template, spec.cluster.pod_template or {}, labels):
-        template = overlay(template, over)
+    given = (_scheduling(spec.cluster, settings), settings.pod_template, spec.cluster.pod_template)
+    for over in (*given, labels):
+        template = overlay(template, over or {})
     return dict(overlay(template, _told_image(template)))
+
+
+def _scheduling(cluster: ClusterSpec, settings: Settings) -> Manifest:
+    """Priority, and the queue where its scheduler reads it from the pods; Kueue reads it from the Job."""
+    template: Manifest = {"spec": {}}
+    if cluster.priority_class_name is not None:
+        template["spec"]["priorityClassName"] = cluster.priority_class_name
+    if cluster.queue_name is not None and settings.queueing == "Volcano":
+        template["spec"]["schedulerName"] = "volcano"
+        template["metadata"] = {"annotations": {_VOLCANO_QUEUE: cluster.queue_name}}
+    return template
 
 
 def _told_image(template: Any) -> Manifest:
@@ -130,7 +147,7 @@ def _told_image(template: Any) -> Manifest:
                 match container:
                     case {"name": "trainer", "image": str(image)}:
                         env = [{"name": "FINETUNE_IMAGE", "value": image}]
-                        return {"spec": {"containers": [{"name": CONTAINER, "env": env}]}}
+                        return {"spec": {"containers": [{"name": names.CONTAINER, "env": env}]}}
     return {}
 
 
@@ -158,7 +175,7 @@ def _container(
 ) -> dict[str, Any]:
     resources = spec.cluster.resources_per_worker
     container: dict[str, Any] = {
-        "name": CONTAINER,
+        "name": names.CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python3", "-m", "finetune_trainer.supervisor"],

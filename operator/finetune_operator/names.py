@@ -7,8 +7,11 @@ from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy
 STUDY_LABEL = f"{GROUP}/study"
 UID_LABEL = f"{GROUP}/study-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+WINNER_LABEL = f"{GROUP}/winner"
 SPEC_HASH = f"{GROUP}/spec-hash"
 MANAGER = "finetune-operator"
+CONTAINER = "trainer"
+"""The container of a study's pods."""
 
 
 def attempt_name(study: str, attempt: int) -> str:
@@ -33,6 +36,11 @@ def spec_config(study: str) -> str:
 def progress_config(study: str) -> str:
     """Name of the ConfigMap that the driver writes."""
     return f"{study}-progress"
+
+
+def winner_config(study: str) -> str:
+    """Name of the ConfigMap that a finished study leaves for pipelines."""
+    return f"{study}-winner"
 
 
 def account(study: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
+from finetune_operator.trouble import Trouble, trouble_of
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name of a study."""
@@ -27,12 +28,17 @@ class JobView:
     """Message of the failure, if it failed."""
 
     active: int
-    created: datetime | None
+    held: bool
+    """Whether its queue keeps its pods from running. (The operator itself never suspends a Job.)"""
+
+    begun: datetime | None
+    """When it was created, or let run by its queue for the last time."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "JobView":
         """The view of a Job as the API serves it."""
         meta, status = body["metadata"], body.get("status") or {}
+        spec = body.get("spec") or {}
         true = {c["type"]: c for c in status.get("conditions") or [] if c.get("status") == "True"}
         failure = true.get("Failed") or true.get("FailureTarget")
         return cls(
@@ -47,7 +53,8 @@ class JobView:
             if failure
             else None,
             active=int(status.get("active") or 0),
-            created=parse_time(meta.get("creationTimestamp")),
+            held=spec.get("suspend") is True,
+            begun=parse_time(status.get("startTime") or meta.get("creationTimestamp")),
         )
 
 
@@ -65,8 +72,11 @@ class PodView:
     deadline: datetime | None
     """When a pod that is being deleted should be gone."""
 
-    problem: str
-    """Why it does not run, in the cluster's words; empty if there is nothing to say."""
+    image: str
+    """The image that its trainer runs, with digest; empty until it does."""
+
+    created: datetime | None
+    trouble: Trouble | None
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "PodView":
@@ -84,7 +94,9 @@ class PodView:
             ended=phase in ("Succeeded", "Failed"),
             running=phase == "Running",
             deadline=parse_time(meta.get("deletionTimestamp")),
-            problem=_problem(status),
+            image=_image(status),
+            created=parse_time(meta.get("creationTimestamp")),
+            trouble=trouble_of(status),
         )
 
 
@@ -146,24 +158,7 @@ def _owner(meta: Mapping[str, Any]) -> str:
     return next((owner["uid"] for owner in owners if owner.get("controller")), "")
 
 
-_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
-_NO_PROBLEM = (None, "ContainerCreating", "PodInitializing")
-
-
-def _problem(status: Mapping[str, Any]) -> str:
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
-    for container in (
-        *(status.get("initContainerStatuses") or []),
-        *(status.get("containerStatuses") or []),
-    ):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason, message = waiting.get("reason"), waiting.get("message", "")
-        if reason in _IMAGE_REASONS:
-            # The kubelet alternates between two reasons, one quoting the other: say what they share.
-            detail = message.rpartition("ErrImagePull: ")[2]
-            return f"image {container.get('image', '')} cannot be pulled: {detail}"
-        if reason not in _NO_PROBLEM:
-            return f"{reason}: {message}"
-    return ""
+def _image(status: Mapping[str, Any]) -> str:
+    containers = status.get("containerStatuses") or []
+    own = (c.get("imageID", "") for c in containers if c.get("name") == names.CONTAINER)
+    return str(next(own, ""))

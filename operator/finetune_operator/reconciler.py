@@ -12,7 +12,7 @@ from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.status import Findings, StudyStatus
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
 from finetune_operator import metrics
-from finetune_operator.decide import decide, forbidden, refused, unreadable
+from finetune_operator.decide import UNEXPLAINED, decide, forbidden, refused, unreadable
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.events import event_manifest
 from finetune_operator.kube import Exists, Forbidden, Gone, Kube, KubeError, Refused
@@ -101,7 +101,7 @@ class Reconciler:
 
     async def _explain(self, key: Key, job: JobView) -> str:
         found = await self._kube.events_of(key[0], "Job", job.uid)
-        return str(found[-1].get("message", "")) if found else "no pods yet, and no Event says why"
+        return str(found[-1].get("message", "")) if found else UNEXPLAINED
 
     async def _read_again(self, key: Key) -> FineTuneStudy | None:
         """The study as it is now, with its progress: what its watches are still about to tell."""

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -24,14 +24,20 @@ class Settings(Model):
     pod_template: dict[str, Any] = Field({})
     """Laid over every study's pods, below the study's own podTemplate."""
 
+    queueing: Literal["Kueue", "Volcano"] = "Kueue"
+    """Whose queues studies name."""
+
     run_as_user: int | None = 65532
     """User and group id of study pods; None leaves it to the cluster (OpenShift)."""
 
     max_failed_attempts: int = Field(5, ge=1)
     """Attempts in a row without a result after which a study fails."""
 
-    metrics_port: int = 8080
-    health_port: int = 8081
+    metrics_port: int = Field(8080, ge=0, le=65535)
+    """0: any that is free."""
+
+    health_port: int = Field(8081, ge=0, le=65535)
+    """0: none, for operators that nobody probes."""
 
 
 _JSON = {"default_storage", "default_resources", "pod_template", "run_as_user"}

@@ -100,6 +100,24 @@ WRONG = (
         "ensemble must go with refit",
     ),
     Wrong(
+        "the best weights of folds",
+        {"spec.refitRows": "Train", "spec.validation": {"crossValidation": {"folds": 3}}},
+        "spec.refitRows",
+        "refitRows Train must go with refit and one training a trial",
+    ),
+    Wrong(
+        "the best weights of several seeds",
+        {"spec.refitRows": "Train", "spec.validation": {"repeats": 2}},
+        "spec.refitRows",
+        "no crossValidation, repeats 1",
+    ),
+    Wrong(
+        "rows for no refit",
+        {"spec.refitRows": "Train", "spec.refit": False},
+        "spec.refitRows",
+        "refitRows Train must go with refit",
+    ),
+    Wrong(
         "ranks of numbers",
         {
             "spec.task": "Regression",

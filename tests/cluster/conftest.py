@@ -8,6 +8,7 @@ import pytest
 from tests.cluster.onenode.access import skip_unless_ci
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.build import ToolMissing
+from tests.cluster.operator_process import Studies
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "finetunestudies.yaml"
 CONTROLLERS = ("garbage-collector-controller", "job-controller", "serviceaccount-controller")
@@ -22,3 +23,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with started:
         started.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
         yield started
+
+
+@pytest.fixture
+def studies(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[Studies]:
+    """Studies of a namespace of the test's own."""
+    made = Studies(
+        server, request.node.name.replace("_", "-").removeprefix("test-")[:60].strip("-")
+    )
+    yield made
+    made.kubectl("delete", "fts", "--all")

@@ -147,6 +147,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "artifacts": {"onnx": rng.random() < 0.5, "attributedRows": rng.randint(0, 9)},
         "tracking": {"mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "e"}},
         "refit": rng.random() < 0.5,
+        "refitRows": rng.choice(["TrainAndValidation", "Train"]),
         "cluster": {
             "workers": rng.randint(1, 8),
             "resourcesPerWorker": {"cpu": rng.choice([1, "500m", "1.5"]), "memory": "4Gi"},

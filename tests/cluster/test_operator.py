@@ -25,17 +25,12 @@ def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
     process.stop()
 
 
-@pytest.fixture
-def studies(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[Studies]:
-    made = Studies(
-        server, request.node.name.replace("_", "-").removeprefix("test-")[:60].strip("-")
-    )
-    yield made
-    made.kubectl("delete", "fts", "--all")
-
-
 def _finish(studies: Studies, name: str, job: str) -> None:
-    studies.report(name, job, "Finished", reason="SearchFinished", message="all 4 trials ended")
+    counts = {"planned": 4, "completed": 4, "summary": "4/4"}
+    best = {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}}
+    findings = {"trials": counts, "best": best}
+    words = {"reason": "SearchFinished", "message": "all 4 trials ended", "findings": findings}
+    studies.report(name, job, "Finished", **words)
     studies.end_pod(job, 0, "Succeeded", 0)
 
 
@@ -50,6 +45,9 @@ def test_study_runs_to_complete_and_its_children_go_with_it(
     _finish(studies, "tickets", "tickets-1")
     until("Complete", lambda: studies.condition("tickets", "Complete").get("status") == "True")
     assert studies.get("fts", "tickets")["status"]["trials"]["summary"] == "4/4"
+    winner = studies.get("configmap", "tickets-winner")
+    assert winner["immutable"]
+    assert (winner["data"]["trial"], winner["data"]["image"]) == ("2", "x")
     studies.kubectl("delete", "fts", "tickets")
     for kind in (
         "jobs",

@@ -16,6 +16,11 @@ _TOKEN = "0" * 64
 
 CASES: dict[str, tuple[dict[str, Any], Settings]] = {
     "claim": ({}, SETTINGS),
+    "kueue": ({"spec.cluster": {"queueName": "team-a", "priorityClassName": "batch"}}, SETTINGS),
+    "volcano": (
+        {"spec.cluster": {"queueName": "team-a", "podTemplate": {"spec": {"hostname": "x"}}}},
+        SETTINGS.model_copy(update={"queueing": "Volcano"}),
+    ),
     "gpus-and-object-store": (
         {
             "spec.storage": {"uri": "s3://bucket/studies", "secretName": "s3"},

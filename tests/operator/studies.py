@@ -40,7 +40,8 @@ def job(attempt: int = 1, **more: Any) -> JobView:
         "succeeded": False,
         "failed": None,
         "active": 1,
-        "created": NOW,
+        "held": False,
+        "begun": NOW,
     }
     return JobView(**{**facts, **more})
 
@@ -56,7 +57,9 @@ def pod(index: int = 0, **more: Any) -> PodView:
         "ended": False,
         "running": True,
         "deadline": None,
-        "problem": "",
+        "image": "",
+        "created": NOW,
+        "trouble": None,
     }
     return PodView(**{**facts, **more})
 

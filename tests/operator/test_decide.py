@@ -8,12 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.conditions import with_condition
-from finetune_api.status import MAX_PROGRESS_BYTES, ConditionType, StudyStatus
+from finetune_api.status import (
+    MAX_PROGRESS_BYTES,
+    ConditionType,
+    FinalModel,
+    Findings,
+    StudyStatus,
+    TrialResult,
+)
 from finetune_operator.belief import believed_progress
-from finetune_operator.decide import decide, forbidden, refused, unreadable
+from finetune_operator.decide import UNEXPLAINED, decide, forbidden, refused, unreadable
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import ConfigView, Observed
 from finetune_operator.settings import Settings
+from finetune_operator.trouble import Trouble
 from tests.operator.studies import (
     JOB_UID,
     NOW,
@@ -99,6 +107,37 @@ def test_study_is_complete_when_the_job_and_the_driver_say_so() -> None:
     assert true_conditions(decision.status) == {"Complete"}
     assert decision.status.completion_time == NOW
     assert [event.reason for event in decision.events] == ["Completed"]
+
+
+def test_a_complete_study_leaves_its_winner_for_pipelines() -> None:
+    best = TrialResult(trial=3, value=0.75, epoch=2, params={"epochs": 2}, metrics={"f1": 0.75})
+    final = FinalModel(
+        model_uri="s3://bucket/model", params={"epochs": 2}, test_metrics={"f1": 0.7}
+    )
+    image = "registry.example.com/trainer@sha256:0123"
+    ended = pod(ended=True, running=False, image=image)
+    data = {}
+    for name, findings in {
+        "refitted": Findings(best=best, final=final),
+        "not refitted": Findings(best=best),
+        "without any": Findings(),
+    }.items():
+        done = progress("Finished", reason="SearchFinished", findings=findings)
+        seen = observed(job(succeeded=True), ended, document=done)
+        decision = decide(study(), seen, SETTINGS, NOW)
+        assert true_conditions(decision.status) == {"Complete"}
+        data[name] = [made["data"] for made in decision.create]
+        for made in decision.create:
+            assert made["metadata"]["name"] == "tickets-winner"
+            assert made["immutable"]
+    (refitted,), (plain,) = data["refitted"], data["not refitted"]
+    assert data["without any"] == []
+    assert (refitted["trial"], refitted["value"], refitted["image"]) == ("3", "0.75", image)
+    assert json.loads(refitted["params.json"]) == {"epochs": 2}
+    assert json.loads(refitted["testMetrics.json"]) == {"f1": 0.7}
+    assert refitted["modelUri"] == "s3://bucket/model"
+    assert (plain["testMetrics.json"], plain["modelUri"]) == ("", "")
+    assert len(refitted["specHash"]) == 16
 
 
 @pytest.mark.parametrize(
@@ -196,6 +235,39 @@ def test_resumed_study_starts_the_next_attempt_with_what_was_found() -> None:
     assert decision.status.trials.completed == 1
 
 
+def test_held_job_is_queued_and_nothing_is_done_about_it() -> None:
+    waiting = decide(study(), observed(job(held=True, active=0)), SETTINGS, NOW)
+    assert waiting.status.state == "Queued"
+    assert true_conditions(waiting.status) == {"Reconciling"}
+    assert (waiting.create, waiting.delete, waiting.explain, waiting.again_after) == (
+        (), (), None, None
+    )  # fmt: skip
+    assert [event.reason for event in waiting.events][-1] == "Queued"
+
+
+def test_evicted_study_comes_to_rest_when_its_pods_are_gone_and_has_not_failed() -> None:
+    held = job(held=True)
+    status, decision = after(
+        (observed(job(), pod(), document=progress()), 0),
+        (observed(held, pod(), document=progress()), 10),
+    )
+    assert (status.state, status.trials.running) == ("Queued", 1)
+    assert "took its place back, 1 pods save and end" in status.message
+    gone = decide(study(status), observed(held, document=progress()), SETTINGS, later(20)).status
+    assert (gone.state, gone.trials.running, gone.trials.paused) == ("Queued", 0, 1)
+    assert (gone.attempts, gone.failed_attempts) == (1, 0)
+    assert not decision.delete
+    again = observed(job(), pod(), document=progress())
+    assert decide(study(gone), again, SETTINGS, later(30)).status.state == "Running"
+
+
+def test_silence_is_counted_from_when_the_queue_let_the_job_run() -> None:
+    held = decide(study(), observed(job(held=True, active=0)), SETTINGS, NOW).status
+    let = observed(job(active=0, begun=later(3600)))
+    assert decide(study(held), let, SETTINGS, later(3601)).explain is None
+    assert decide(study(held), let, SETTINGS, later(3606)).explain is not None
+
+
 def test_study_waits_for_the_pods_of_a_namesake() -> None:
     decision = decide(
         study(), observed(job(study_uid="older"), pod(study_uid="older")), SETTINGS, NOW
@@ -232,11 +304,46 @@ def test_explanation_is_looked_for_less_and_less_often_and_then_no_more() -> Non
     assert decide(study(status), quiet, SETTINGS, later(3600)).status == status
 
 
+def test_event_about_the_next_pod_is_newer_than_the_end_of_the_last() -> None:
+    killed = pod(ended=True, running=False, trouble=Trouble("OutOfMemory", "killed"))
+    status = decide(study(), observed(), SETTINGS, NOW).status
+    quiet = observed(job(active=0), killed)
+    for explanation, message in (
+        ("", "pod 0: killed"),
+        (UNEXPLAINED, "pod 0: killed"),
+        ("exceeded quota: gpus", "exceeded quota: gpus"),
+    ):
+        found = decide(study(status), quiet, SETTINGS, later(6), explanation=explanation)
+        assert found.status.message == message
+
+
 def test_pod_that_cannot_start_is_explained() -> None:
-    stuck = pod(running=False, problem="image x cannot be pulled: no such image")
+    said = Trouble("ImagePullFailed", "image x cannot be pulled: no such image")
+    stuck = pod(running=False, trouble=said)
     decision = decide(study(), observed(job(), stuck), SETTINGS, NOW)
     assert decision.status.message == "pod 0: image x cannot be pulled: no such image"
     assert true_conditions(decision.status) == {"Reconciling"}
+    assert decision.status.conditions[-2].reason == "ImagePullFailed"
+    assert decision.events[0].reason == "ImagePullFailed"
+
+
+def test_worker_that_was_killed_is_told_until_another_runs_in_its_place() -> None:
+    killed = pod(1, uid="a", ended=True, running=False, trouble=Trouble("OutOfMemory", "killed"))
+    again = pod(1, uid="b", created=later(20))
+    status, decision = after(
+        (observed(job(), pod(), pod(1, uid="a"), document=progress()), 0),
+        (observed(job(), pod(), killed, document=progress()), 10),
+    )
+    assert (status.state, status.message) == ("Running", "pod 1: killed")
+    assert true_conditions(status) == set()
+    assert [(event.type, event.reason) for event in decision.events] == [("Warning", "OutOfMemory")]
+    same = decide(study(status), observed(job(), pod(), killed, document=progress()), SETTINGS, NOW)
+    assert same.events == ()
+    seen = observed(job(), pod(), killed, again, document=progress())
+    assert decide(study(status), seen, SETTINGS, later(30)).status.message == ""
+    twice = pod(1, uid="b", created=later(20), ended=True, running=False)
+    seen = observed(job(), pod(), twice, killed, document=progress())
+    assert decide(study(status), seen, SETTINGS, later(30)).status.message == ""  # the last counts
 
 
 def test_search_without_a_running_pod_is_starting_again() -> None:

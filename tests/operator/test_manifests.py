@@ -7,6 +7,7 @@ import pytest
 from finetune_operator.merge import overlay
 from finetune_operator.observe import JobView, PodView
 from finetune_operator.settings import read
+from finetune_operator.trouble import Trouble
 from tests.operator.regenerate import CASES, GOLDEN, rendered
 from tests.operator.studies import JOB_UID, UID
 
@@ -78,39 +79,71 @@ def test_end_of_a_job_is_read_from_its_first_word(
     assert (view.succeeded, view.failed is not None) == (succeeded, failed)
 
 
+def test_job_is_held_as_long_as_it_is_suspended() -> None:
+    for suspend, held in ((True, True), (False, False), (None, False)):
+        body = {**_body(1, startTime="2026-11-02T10:00:00Z"), "spec": {"suspend": suspend}}
+        view = JobView.of(body)
+        assert view.held is held
+        assert view.begun is not None
+        assert view.begun.hour == 10
+
+
+def _container(**state: object) -> dict[str, object]:
+    return {"containerStatuses": [{"name": "trainer", "image": "x:1", "state": state}]}
+
+
+def _condition(kind: str, status: str, reason: str, message: str) -> dict[str, object]:
+    words = {"type": kind, "status": status, "reason": reason, "message": message}
+    return {"conditions": [words]}
+
+
+def _disrupted(reason: str) -> dict[str, object]:
+    return _condition("DisruptionTarget", "True", reason, "m")
+
+
 @pytest.mark.parametrize(
-    ("status", "problem"),
+    ("status", "trouble"),
     [
         (
-            {
-                "conditions": [
-                    {
-                        "type": "PodScheduled",
-                        "status": "False",
-                        "reason": "Unschedulable",
-                        "message": "0/1 nodes",
-                    }
-                ]
-            },
-            "Unschedulable: 0/1 nodes",
+            _condition("PodScheduled", "False", "Unschedulable", "0/1 nodes"),
+            Trouble("Unschedulable", "Unschedulable: 0/1 nodes"),
         ),
         (
-            {
-                "containerStatuses": [
-                    {
-                        "image": "x:1",
-                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}},
-                    }
-                ]
-            },
-            "image x:1 cannot be pulled: no image",
+            _container(waiting={"reason": "ImagePullBackOff", "message": "no image"}),
+            Trouble("ImagePullFailed", "image x:1 cannot be pulled: no image"),
         ),
-        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
-        ({}, ""),
+        (
+            _container(waiting={"reason": "CreateContainerConfigError", "message": "no key"}),
+            Trouble("PodsPending", "CreateContainerConfigError: no key"),
+        ),
+        (
+            {"phase": "Failed", **_container(terminated={"reason": "OOMKilled", "exitCode": 137})},
+            Trouble("OutOfMemory", "container trainer was killed for lack of memory (OOMKilled)"),
+        ),
+        (
+            {"phase": "Failed", "reason": "Evicted", "message": "low on ephemeral-storage"},
+            Trouble("Evicted", "Evicted: low on ephemeral-storage"),
+        ),
+        (_disrupted("PreemptionByScheduler"), Trouble("Evicted", "PreemptionByScheduler: m")),
+        (_disrupted("EvictionByEvictionAPI"), Trouble("Evicted", "EvictionByEvictionAPI: m")),
+        (_disrupted("TerminationByKubelet"), Trouble("Evicted", "TerminationByKubelet: m")),
+        (_disrupted("DeletionByTaintManager"), Trouble("NodeLost", "DeletionByTaintManager: m")),
+        (_disrupted("DeletionByPodGC"), Trouble("NodeLost", "DeletionByPodGC: m")),
+        (_container(terminated={"reason": "Error", "exitCode": 1}), None),
+        (_container(waiting={"reason": "ContainerCreating"}), None),
+        (_container(running={}), None),
+        ({}, None),
     ],
 )
-def test_pod_says_why_it_does_not_run(status: dict[str, object], problem: str) -> None:
-    assert PodView.of({"metadata": {"name": "p", "uid": "u"}, "status": status}).problem == problem
+def test_pod_says_what_is_the_matter(status: dict[str, object], trouble: Trouble | None) -> None:
+    view = PodView.of({"metadata": {"name": "p", "uid": "u"}, "status": status})
+    assert view.trouble == trouble
+
+
+def test_pod_has_the_image_that_it_runs() -> None:
+    containers = [{"name": "side", "imageID": "y"}, {"name": "trainer", "imageID": "x@sha256:1"}]
+    body = {"metadata": {"name": "p", "uid": "u"}, "status": {"containerStatuses": containers}}
+    assert PodView.of(body).image == "x@sha256:1"
 
 
 def test_settings_name_the_variable_that_is_wrong() -> None:

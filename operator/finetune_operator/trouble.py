@@ -1,0 +1,70 @@
+"""Why a pod does not run, or runs no longer, in the cluster's own words."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+TroubleReason: TypeAlias = Literal[
+    "Unschedulable", "ImagePullFailed", "OutOfMemory", "Evicted", "NodeLost", "PodsPending"
+]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is the matter with a pod."""
+
+    reason: TroubleReason
+    message: str
+
+
+_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_ON_ITS_WAY = (None, "ContainerCreating", "PodInitializing")
+_DISRUPTIONS: dict[str, TroubleReason] = {
+    "PreemptionByScheduler": "Evicted",
+    "EvictionByEvictionAPI": "Evicted",
+    "TerminationByKubelet": "Evicted",
+    "DeletionByTaintManager": "NodeLost",
+    "DeletionByPodGC": "NodeLost",
+}
+"""Reason of the condition DisruptionTarget → what it means for the study."""
+
+
+def trouble_of(status: Mapping[str, Any]) -> Trouble | None:
+    """The trouble that a pod's status tells of; None if there is nothing to say."""
+    return next(_troubles(status), None)
+
+
+def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
+    conditions = {c.get("type"): c for c in status.get("conditions") or []}
+    disrupted = conditions.get("DisruptionTarget", {})
+    if disrupted.get("status") == "True":
+        reason, message = disrupted.get("reason", ""), disrupted.get("message", "")
+        yield Trouble(_DISRUPTIONS.get(reason, "Evicted"), f"{reason}: {message}")
+    if status.get("reason") == "Evicted":
+        yield Trouble("Evicted", f"Evicted: {status.get('message', '')}")
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        words = f"{scheduled.get('reason', '')}: {scheduled.get('message', '')}"
+        yield Trouble("Unschedulable", words)
+    containers = [
+        *(status.get("initContainerStatuses") or []),
+        *(status.get("containerStatuses") or []),
+    ]
+    for container in containers:
+        state = container.get("state") or {}
+        if (state.get("terminated") or {}).get("reason") == "OOMKilled":
+            name = container.get("name", "")
+            words = f"container {name} was killed for lack of memory (OOMKilled)"
+            yield Trouble("OutOfMemory", words)
+        yield from _waiting(container, state.get("waiting") or {})
+
+
+def _waiting(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> Iterator[Trouble]:
+    reason, message = waiting.get("reason"), waiting.get("message", "")
+    if reason in _IMAGE_REASONS:
+        # The kubelet alternates between two reasons, one quoting the other: say what they share.
+        detail = message.rpartition("ErrImagePull: ")[2]
+        words = f"image {container.get('image', '')} cannot be pulled: {detail}"
+        yield Trouble("ImagePullFailed", words)
+    elif reason not in _ON_ITS_WAY:
+        yield Trouble("PodsPending", f"{reason}: {message}")
