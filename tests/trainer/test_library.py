@@ -1,12 +1,14 @@
 """`from finetune_trainer import Study`: real networks on scikit-learn's digits, through Ray."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+import psutil
 import pytest
 import ray
 from sklearn.datasets import load_digits
@@ -81,7 +83,7 @@ def test_a_search_with_folds_has_the_table_of_scikit_learn_and_a_final_model(
         fit,
         SPACE,
         into=tmp_path,
-        search=ASHA,
+        search={**ASHA, "constraints": ["penalty == 'l2' || alpha < 0.001"]},
         budget={"maxTrials": 9},
         epochs=3,
         folds=3,
@@ -95,12 +97,37 @@ def test_a_search_with_folds_has_the_table_of_scikit_learn_and_a_final_model(
     assert frame["mean_test_score"].to_numpy() == pytest.approx(splits.mean(axis=1))
     assert frame["std_test_score"].to_numpy() == pytest.approx(splits.std(axis=1))
     assert sorted(frame["rank_test_score"]) == list(range(1, 10))
+    assert all(each["penalty"] == "l2" or each["alpha"] < 1e-3 for each in frame["params"])
     best = frame.set_index("rank_test_score").loc[1]
     assert best["params"] == study.best_params_
     assert best["mean_test_score"] == pytest.approx(study.best_score_)
     assert set(frame["epochs"]) == {3, 9}, "in all three folds one epoch, or three"
     assert study.best_estimator_.score(IMAGES, DIGITS) > 0.85
     assert (tmp_path / "results" / "trials.csv").is_file()
+
+
+def title_of(process: psutil.Process) -> str:
+    """What a living process calls itself; empty if it has ended by now, as a zombie too."""
+    try:
+        return "".join(process.cmdline()[:1])
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def test_nothing_of_a_search_stays_behind_in_ray(tmp_path: Path) -> None:
+    def living() -> list[str]:
+        """Processes below this one that are busy with an actor, by their titles."""
+        titles = map(title_of, psutil.Process().children(recursive=True))
+        return [title for title in titles if title.startswith("ray::Broker")]
+
+    for name in ("one", "two"):
+        Study(fit, SPACE, into=tmp_path / name, search=ASHA, budget={"maxTrials": 2}, slots=1).run(
+            progress=False
+        )
+    deadline = time.monotonic() + 30
+    while living():
+        assert time.monotonic() < deadline, f"{living()} live on"
+        time.sleep(0.2)
 
 
 def test_promotions_go_on_from_the_checkpoint(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 
 from finetune_api.plan import make_plan
 from finetune_trainer.errors import SpecError
@@ -35,6 +36,19 @@ def test_grid_leaves_out_what_a_constraint_excludes_and_the_plan_counts_the_rest
     search = {"algorithm": "Grid", "constraints": [constraint]}
     spec = study_spec(searchSpaces=[GRID], search=search, budget={})
     assert make_plan(spec).trials == len(expected)
+
+
+def test_constraints_go_from_process_to_process() -> None:
+    """The driver checks them, the broker in another process proposes by them."""
+    problem = Problem.of(
+        study_spec(
+            searchSpaces=[GRID],
+            search={"algorithm": "Grid", "constraints": ["batchSize * gradientAccumulation <= 16"]},
+        )
+    )
+    Proposer(problem).check()
+    after = Proposer(cloudpickle.loads(cloudpickle.dumps(problem)))
+    assert proposed(after) == [(8, 1), (8, 2), (16, 1)]
 
 
 def test_all_constraints_must_hold() -> None:

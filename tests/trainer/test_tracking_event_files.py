@@ -9,10 +9,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.event_files import FOLDER, EventFiles
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
+from finetune_trainer.tracking.tracker import StudyTracker
 from tests.trainer.object_store import object_store
 from tests.trainer.tracked_studies import finished, runs_of, study
 
@@ -100,6 +102,21 @@ def test_event_files_in_an_object_store(events: list[ev.Event], tmp_path: Path) 
                 tracker.write(run)
         Storage.open(store.uri).download(FOLDER, tmp_path / FOLDER)
     check(tmp_path, runs.values())
+
+
+def test_records_that_make_no_sense_end_the_tracking_and_are_told(
+    events: list[ev.Event], tmp_path: Path
+) -> None:
+    storage, told = Storage.open(str(tmp_path)), list[tuple[str, str]]()
+    records, _ = RecordLog.start(storage, 1, 0.0)
+    records.append([*events[1:10], ev.Reached(0.0, 999, True, 0)])
+    tracked = study(tracking={"tensorboard": True})
+    tracker = StudyTracker(tracked, storage, 1, lambda *words: told.append(words))
+    tracker.start()
+    tracker.finish(30)
+    ((field, message),) = told
+    assert field == "tensorboard"
+    assert message.startswith("cannot go on, the study does: IndexError")
 
 
 def test_a_diverged_trial_is_a_failed_session(tmp_path: Path) -> None:

@@ -104,6 +104,27 @@ def test_a_checkpoint_of_features_goes_on_bit_for_bit_and_without_them(
     assert train(elsewhere)[-1].metrics == pytest.approx(unbroken[-1].metrics, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mean", "lower layers"])
+def test_it_pauses_while_features_are_computed_and_keeps_those_that_are(
+    name: str, data: PreparedData, pretrained: Pretrained
+) -> None:
+    config = CONFIG.model_copy(update=FROZEN[name])
+    expected = train(TrialRun(pretrained, data, config, 5, OBJECTIVE))
+    pretrained.features.entries.clear()
+    run, asked = TrialRun(pretrained, data, config, 5, OBJECTIVE), 0
+
+    def at_the_second_block() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 2
+
+    assert run.train_to(1, at_the_second_block) is None
+    (entry,) = pretrained.features.entries.values()
+    known = int(entry.known.sum())
+    assert 0 < known < len(entry.known)
+    assert outcome(train(run)) == outcome(expected)
+
+
 def test_the_encoder_sees_each_row_once_for_all_trials_and_folds(
     data: PreparedData, pretrained: Pretrained
 ) -> None:

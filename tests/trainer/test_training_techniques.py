@@ -349,7 +349,9 @@ def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(start:
         run.train_to(0.5)
         return count
 
-    kept, computed_twice = start(), start(compute=Compute(gradient_checkpointing=True))
+    # With Adafactor the model is trained as it is; others see only the words that occur.
+    kept = start(optimizer="Adafactor")
+    computed_twice = start(optimizer="Adafactor", compute=Compute(gradient_checkpointing=True))
     assert calls(computed_twice) == calls(kept) + 1
     for name, tensor in weights(kept).items():
         torch.testing.assert_close(weights(computed_twice)[name], tensor, rtol=1e-5, atol=1e-7)

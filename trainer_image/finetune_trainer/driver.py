@@ -151,7 +151,10 @@ class Driver:
         check_clients(self._spec)
         _check_precision(self._spec, self._place.resources)
         claim(Storage.open(self._place.storage), parts_of(self._spec))
-        told, data = _prepare_here(self._spec, self._place.base, self._place.storage)
+        place, own = self._place, self._spec.cluster.trials_per_worker
+        slots = place.slots if place.ray_address is None else own
+        threads = SlotResources(place.resources.cpus * slots, 0).threads
+        told, data = _prepare_here(self._spec, place.base, place.storage, threads)
         self._broker = start_broker(
             problem, self._spec.budget, self._place.storage, self._term, told
         )
@@ -214,10 +217,14 @@ def _check_precision(spec: StudySpec, resources: SlotResources) -> None:
 
 
 def _gist(error: Exception) -> str:
-    """What happened, in one line; Ray wraps what a task or actor raised in a traceback."""
+    """What happened, in one line; Ray wraps what a task or actor raised in a traceback.
+
+    An error begins with what it is; of an actor's death only the end says why.
+    """
     cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
+    lines = str(cause).strip().splitlines() or [""]
+    line = lines[-1] if isinstance(cause, ray.exceptions.RayActorError) else lines[0]
+    return f"{type(cause).__name__}: {line.strip()[:300]}"
 
 
 class _Repeat:
@@ -275,14 +282,19 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         return self._over
 
 
-def _prepare(spec: StudySpec, base: Path, storage: str) -> tuple[StudyError | tuple[str, ...], Any]:
+def _prepare(
+    spec: StudySpec, base: Path, storage: str, threads: int
+) -> tuple[StudyError | tuple[str, ...], Any]:
     """The prepared data with its warnings, or what is wrong with it; a Ray task.
 
     Writes `results/data.json`: what was done to the rows.
     """
-    from finetune_trainer.data import prepare  # its libraries stay out of the driver
+    import torch  # it and the libraries of the data stay out of the driver
+
+    from finetune_trainer.data import prepare
     from finetune_trainer.data.report import report
 
+    torch.set_num_threads(threads)  # Ray allows a task that reserves no CPU only one
     try:
         data = prepare(spec, base)
     except StudyError as error:
@@ -292,10 +304,15 @@ def _prepare(spec: StudySpec, base: Path, storage: str) -> tuple[StudyError | tu
     return data.warnings, data
 
 
-def _prepare_here(spec: StudySpec, base: Path, storage: str) -> tuple[tuple[str, ...], Any]:
-    """Warnings, and a reference to the data in this node's object store. Raises StudyError."""
+def _prepare_here(
+    spec: StudySpec, base: Path, storage: str, threads: int
+) -> tuple[tuple[str, ...], Any]:
+    """Warnings, and a reference to the data in this node's object store. Raises StudyError.
+
+    No slot computes yet, so it may use the `threads` of all that there are to be on this node.
+    """
     task = ray.remote(_prepare).options(num_cpus=0, num_returns=2, scheduling_strategy=_this_node())
-    told, data = task.remote(spec, base, storage)
+    told, data = task.remote(spec, base, storage, threads)
     result: StudyError | tuple[str, ...] = ray.get(told)
     if isinstance(result, StudyError):
         raise result

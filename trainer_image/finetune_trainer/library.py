@@ -190,6 +190,14 @@ class Study:
 
     def _search(self, term: int, progress: bool) -> None:
         broker = start_broker(self._problem, self._budget, str(self._folder), term)
+        try:
+            self._search_with(broker, progress)
+        finally:
+            ray.kill(
+                broker
+            )  # Ray keeps what a trainable was given, so it would live as long as Ray does
+
+    def _search_with(self, broker: Any, progress: bool) -> None:
         if self._warm_start and not ray.get(broker.inherits.remote()):
             ray.get(broker.inherit.remote(self._inherited()))
         train, refit = self._functions

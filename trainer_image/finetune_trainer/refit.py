@@ -1,4 +1,4 @@
-"""Trains the winner again on train and validation rows, or the ensemble of the best trials if it is better."""
+"""Trains the winner again, or the ensemble of the best trials if it is better: the final model."""
 
 import logging
 import time
@@ -45,7 +45,8 @@ class Refit:
         self._item = item
         self._should_pause = should_pause
         self._gpus = gpus
-        self._merged = bench.data.merged()
+        alone = bench.spec.refit_rows == "Train"
+        self._rows = bench.data if alone else bench.data.merged()
 
     def run(self) -> list[ev.Event]:
         """Do it, or as much as can be done until it is told to pause; the events that tell how it ended."""
@@ -64,10 +65,10 @@ class Refit:
     def _alone(self) -> dict[str, float]:
         """Make the winner the final model; its metrics of the test rows."""
         bench, item, wanted = self._bench, self._item, self._bench.spec.artifacts
-        checkpoint = f"{REFIT_CHECKPOINT}/{item.trial}"
-        run = self._train(item, self._merged, checkpoint)
+        checkpoint = _checkpoint(item, self._rows)
+        run = self._train(item, self._rows, checkpoint)
         if wanted.onnx or wanted.attributed_rows:
-            bench.storage.store(checkpoint, run.save)  # they take long, and may fail
+            self._save(run, checkpoint)  # they take long, and may fail
         answers = Answers(run.predict(bench.data.test), run.thresholds)
         tested = evaluate_test(bench, answers)
 
@@ -107,7 +108,7 @@ class Refit:
     def _refit_together(self, combination: Combination, verdict: Verdict) -> dict[str, float]:
         """Make the ensemble the final model; its metrics of the test rows."""
         bench, members = self._bench, self._item.members
-        known = [self._answers("test", member, self._merged, self._export) for member in members]
+        known = [self._answers("test", member, self._rows, self._export) for member in members]
         together = combination(known)
         tested = evaluate_test(bench, together)
         about = self._about(combination, verdict, together)
@@ -157,8 +158,8 @@ class Refit:
         It is written down, so that each member is trained only once whatever happens to the others.
         """
         storage = self._bench.storage
-        checkpoint = f"{REFIT_CHECKPOINT}/{part}-{member.trial}"
-        path = f"{REFIT_CHECKPOINT}/{part}-{member.trial}-{data.fingerprint}.safetensors"
+        checkpoint = _checkpoint(member, data)
+        path = f"{checkpoint}-{part}.safetensors"
         known = self._read(path)
         if known is not None:
             return known
@@ -168,8 +169,11 @@ class Refit:
         answers = Answers(run.predict(data.part(part)), run.thresholds)
         tensors = {"logits": answers.logits, "thresholds": answers.thresholds}
         written = {name: array for name, array in tensors.items() if array is not None}
+        if part == "validation" and data is self._rows:
+            self._save(run, checkpoint)  # the same training makes the final model
         storage.write(path, bytes(save(written)))
-        storage.delete(checkpoint)
+        if part == "test" or data is not self._rows:
+            storage.delete(checkpoint)
         return answers
 
     def _read(self, path: str) -> Answers | None:
@@ -193,7 +197,6 @@ class Refit:
 
         Raises _Paused, with the run in `checkpoint`.
         """
-        storage = self._bench.storage
         run, saved = self._begin(item, data, checkpoint), time.monotonic()
         for params, to_epoch in item.segments:
             config = resolve(self._bench.spec.hyperparameters, params)
@@ -201,26 +204,43 @@ class Refit:
                 run.reconfigure(config)
             while run.position < to_epoch:
                 if run.train_to(to_epoch, self._should_pause) is None:
-                    storage.store(checkpoint, run.save)
+                    self._save(run, checkpoint)
                     raise _Paused
                 if run.position < item.epochs and time.monotonic() - saved > SAVE_SECONDS:
-                    storage.store(checkpoint, run.save)
+                    self._save(run, checkpoint)
                     saved = time.monotonic()
         run.tuned = None if item.thresholds is None else np.array(item.thresholds)
         return run
 
     def _begin(self, item: RefitItem, data: PreparedData, checkpoint: str) -> TrialRun:
-        if self._bench.storage.files(checkpoint):
+        for number in self._saves(checkpoint):
             try:
-                return self._bench.resume(checkpoint, data, item.values)
+                return self._bench.resume(f"{checkpoint}/{number}", data, item.values)
             except FileNotFoundError as error:  # its upload was cut off
-                log.warning("the refit begins anew, its checkpoint is not whole: %s", error)
+                log.warning("the refit cannot go on from its save %s: %s", number, error)
         config = resolve(self._bench.spec.hyperparameters, item.segments[0][0])
         return self._bench.begin(data, config, item.seed, item.values)
+
+    def _save(self, run: TrialRun, checkpoint: str) -> None:
+        """Save `run` in a folder of its own: an upload that is cut off leaves the one before it whole."""
+        before = self._saves(checkpoint)
+        self._bench.storage.store(f"{checkpoint}/{max(before, default=0) + 1}", run.save)
+        for number in before:
+            self._bench.storage.delete(f"{checkpoint}/{number}")
+
+    def _saves(self, checkpoint: str) -> list[int]:
+        """The numbers of the saves in `checkpoint`, the newest first."""
+        folders = {path.split("/")[-2] for path in self._bench.storage.files(checkpoint)}
+        return sorted((int(name) for name in folders if name.isdecimal()), reverse=True)
 
     def _config(self, item: RefitItem) -> Hyperparameters:
         """The hyperparameters at the end of the training of `item`."""
         return resolve(self._bench.spec.hyperparameters, item.segments[-1][0])
+
+
+def _checkpoint(item: RefitItem, data: PreparedData) -> str:
+    """Where the saves of the training of `item` on `data` are in storage."""
+    return f"{REFIT_CHECKPOINT}/{item.trial}-{data.fingerprint}"
 
 
 def _folder(member: RefitItem) -> str:

@@ -86,8 +86,8 @@ class Card:
         parts = [
             f"---\n{dump_yaml(self._front_matter())}---",
             f"# {self._base_name} for {self._purpose}",
-            f"Trained by a FineTuneStudy from {self._base} on {self._rows('train')} and "
-            f"{self._rows('validation')} rows, for {self.epochs:g} epochs.",
+            f"Trained by a FineTuneStudy from {self._base} on {self._trained_rows} rows, for "
+            f"{self.epochs:g} epochs.",
             *self._ensemble_part(),
             "## Data",
             *self._data_part(),
@@ -155,6 +155,12 @@ class Card:
             case "MultiLabel":
                 return f"any of {len(names)} labels"
         return f"the number {names[0]}"
+
+    @property
+    def _trained_rows(self) -> str:
+        if self.spec.refit_rows == "Train":
+            return self._rows("train")
+        return f"{self._rows('train')} and {self._rows('validation')}"
 
     def _rows(self, part: str) -> str:
         return f"{len(self.data.part(part)):,} {part}"

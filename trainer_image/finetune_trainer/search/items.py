@@ -41,8 +41,8 @@ class TrainItem:
 
 @dataclass(frozen=True)
 class RefitItem:
-    """Train the winner from the pretrained weights on train and validation rows, or with it the other members
-    of an ensemble, if that is better.
+    """Train the winner from the pretrained weights on the rows of `refitRows`, or with it the other members of an
+    ensemble, if that is better.
 
     Its epochs come in segments, several where hyperparameters changed on the way (PBT).
     """
@@ -51,7 +51,7 @@ class RefitItem:
     segments: tuple[Segment, ...]
     seed: int
     thresholds: list[float] | None = None
-    """Probability from which on each label is predicted, as tuned in the search: the refit has no rows for it."""
+    """Probability from which on each label is predicted, as tuned in the search: a refit may have no rows for it."""
 
     values: tuple[float, ...] = ()
     """The winner's objective after each of its epochs, for schedules that depend on it."""

@@ -87,11 +87,16 @@ class StudyTracker:
 
     def __init__(self, study: FineTuneStudy, storage: Storage, term: int, warn: Warn) -> None:
         tracking = study.spec.tracking or Tracking()
+        self._warn = warn
+        self._broken = ""
+        """Why no more is read of the records, once that is so: it is the last word on the trackers."""
+
+        self._wanted = _wanted(tracking)
         self._records = Follower(storage, term)
         self._journal = Journal(study)
         self._reporters = [
-            Reporter(field, partial(_TRACKERS[field], tracking, storage), partial(warn, field))
-            for field in _wanted(tracking)
+            Reporter(field, partial(_TRACKERS[field], tracking, storage), partial(self._say, field))
+            for field in self._wanted
         ]
         self._unread = False
         """Whether the records could not be read the last time."""
@@ -112,11 +117,20 @@ class StudyTracker:
         self._thread.join(seconds)
         return sum(reporter.finish(deadline) for reporter in self._reporters)
 
+    def _say(self, field: str, message: str) -> None:
+        self._warn(field, self._broken or message)
+
     def _loop(self) -> None:
-        self._read()
-        while not self._ending.wait(POLL_SECONDS):
+        try:
             self._read()
-        self._read()
+            while not self._ending.wait(POLL_SECONDS):
+                self._read()
+            self._read()
+        except Exception as error:  # any: the study goes on, and its status says what it lacks
+            log.exception("tracking cannot go on")
+            self._broken = f"cannot go on, the study does: {type(error).__name__}: {error}"
+            for field in self._wanted:
+                self._say(field, self._broken)
 
     def _read(self) -> None:
         try:

@@ -1,11 +1,11 @@
 """The running mean of a model's weights over the steps of training (stochastic weight averaging)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Average:
@@ -40,6 +40,12 @@ class Average:
             trained = weight.detach().clone()
             weight.copy_(self._mean[name])
             self._mean[name] = trained
+
+    @torch.no_grad()
+    def replace(self, name: str, weight: nn.Parameter, widen: Callable[[Tensor], Tensor]) -> None:
+        """Have `weight` in place of the one called `name`; `widen` makes its mean of the old one's."""
+        self._weights[name] = weight
+        self._mean[name] = widen(self._mean[name])
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, as plain values and tensors."""

@@ -1,6 +1,7 @@
 """Which rows are batched together, and the tensors of a batch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -123,8 +124,9 @@ class Batcher:
         """Tokens of each of `rows` as batched."""
         return self._data.lengths(rows, self._max_length)
 
-    def prepare(self, rows: Rows) -> None:
+    def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
         """Get ready for batches of `rows`: nothing to do, tokens are there."""
+        return True
 
     def tensor(self, array: NDArray[np.generic]) -> Tensor:
         """The array on the device."""

@@ -1,6 +1,9 @@
-"""Dropout under the names that each architecture's configuration gives it."""
+"""Dropout: the names that each architecture's configuration has for it, and a quicker one on a CPU."""
 
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from finetune_api.hyperparameters import Hyperparameters
 
@@ -33,3 +36,31 @@ def set_dropouts(config: Any, hyperparameters: Hyperparameters) -> None:
                 setattr(config, name, value)
     if "deberta" in config.model_type:
         config.cls_dropout = hyperparameters.classifier_dropout  # read, though never declared
+
+
+_STEPS = 1 << 16
+
+
+class QuickDropout(nn.Dropout):
+    """Dropout that draws 16 bits an element where torch draws a number: half the time, on a CPU.
+
+    Its probability is the nearest of 65,536 steps, and what stays is scaled by just that. Never in place.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`input` with some elements 0, in training."""
+        dropped = round(self.p * _STEPS)
+        if not self.training or not 0 < dropped < _STEPS:
+            return super().forward(input)
+        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64)
+        words.random_(-(1 << 63), None)
+        drawn = words.view(torch.int16)[: input.numel()].view(input.shape)
+        stays = (drawn >= dropped - _STEPS // 2).to(input.dtype)
+        return input * stays.mul_(_STEPS / (_STEPS - dropped))
+
+
+def quicken(model: nn.Module) -> None:
+    """Have `model`, which is on a CPU, with `QuickDropout` in place of torch's."""
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Dropout:
+            model.set_submodule(name, QuickDropout(module.p).train(module.training))

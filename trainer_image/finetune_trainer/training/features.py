@@ -78,13 +78,15 @@ class RowFeatures:
         weights = sum(one.numel() * one.element_size() for one in self.model.parameters())
         return int(self.values.nbytes + weights)
 
-    def ensure(self, rows: Rows, batcher: Batcher, autocast: Autocast) -> None:
-        """Compute what is missing of `rows`.
+    def ensure(
+        self, rows: Rows, batcher: Batcher, autocast: Autocast, should_pause: Callable[[], bool]
+    ) -> bool:
+        """Compute what is missing of `rows`; False if `should_pause` said yes on the way.
 
         Rows are computed in the same company whoever asks first, so that a fresh process has the same.
         """
         if self.known[rows].all():
-            return
+            return True
         every = np.arange(len(self.known))
         blocks = evaluation_batches(every, batcher.lengths(every), _ENCODING_BATCH)
         missing = np.zeros_like(self.known)
@@ -93,11 +95,14 @@ class RowFeatures:
             for chosen in blocks:
                 if not missing[chosen].any():
                     continue
+                if should_pause():
+                    return False
                 found = self.compute(self.model, batcher(chosen)).float().cpu().numpy()
                 for row, features in zip(chosen, found, strict=True):
                     start, end = self.offsets[row], self.offsets[row + 1]
                     self.values[start:end] = features[: end - start]
                 self.known[chosen] = True
+        return True
 
     def of(self, rows: Rows, tokens: int) -> NDArray[np.float32]:
         """The features (rows, tokens, width) of rows that are there; what lies beyond a row's end is arbitrary."""
@@ -135,13 +140,12 @@ class FeatureBatcher:
         self._features, self._batcher, self._autocast = features, batcher, autocast
 
     def __call__(self, rows: Rows) -> Batch:
-        """The batch of `rows`."""
-        self._features.ensure(rows, self._batcher, self._autocast)
+        """The batch of `rows`, for which it is prepared."""
         return self._batch(rows)
 
-    def prepare(self, rows: Rows) -> None:
-        """Compute the features of all of `rows`, which is faster in batches of like length."""
-        self._features.ensure(rows, self._batcher, self._autocast)
+    def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
+        """Compute the features of all of `rows`; False if `should_pause` said yes on the way."""
+        return self._features.ensure(rows, self._batcher, self._autocast, should_pause)
 
     def _batch(self, rows: Rows) -> Batch:
         features = self._batcher.tensor(self._features.of(rows, 1)[:, 0])

@@ -1,5 +1,6 @@
 """A model that learns: its weights, its optimizer, and one optimizer step."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import Compute
@@ -18,6 +19,7 @@ from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.averaging import Average
 from finetune_trainer.training.batches import Batcher, Rows, evaluation_batches
 from finetune_trainer.training.checkpoint import Checkpoint
+from finetune_trainer.training.dropouts import quicken
 from finetune_trainer.training.features import (
     FeatureBatcher,
     HeadOnly,
@@ -33,6 +35,7 @@ from finetune_trainer.training.losses import TrainingLoss
 from finetune_trainer.training.optimizers import adopt_state, build_optimizer, has_decay, set_rate
 from finetune_trainer.training.pretrained import Pretrained, dropouts, structure
 from finetune_trainer.training.randomness import Randomness
+from finetune_trainer.training.vocabulary import OccurringWords, leave_out, may_leave_out
 
 _EVALUATION_BATCH = 64
 _AUTOCAST = {"BF16": torch.bfloat16, "FP16": torch.float16}
@@ -79,6 +82,8 @@ class Learner:
         self._compute = compute
         self._pretrained = pretrained
         self._frozen_below: int | None = None
+        self._words: OccurringWords | None = None
+        self._has_all_words = not may_leave_out(config)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high" if compute.precision == "TF32" else "highest")
         with self._memory_watched():
@@ -112,12 +117,15 @@ class Learner:
             output = self._build_whole(frozen, batcher)
         lowest = self._layers.always_frozen_below(self.config)
         self._weights = trainable(self._model, self._layers, lowest, self.config.lora_rank > 0)
+        if not self._has_all_words and not isinstance(self._model, HeadOnly):
+            self._words = leave_out(self._model, self._weights, self._data)
         return output
 
     def _build_head(self, features: RowFeatures, batcher: Batcher) -> nn.Linear | None:
         head = HeadOnly(self._pretrained.fresh_head(self.config, self._seed))
         self._layers = features.layers
         self._model = head.to(self._device).eval()
+        self._quicken()
         self._forward = self._model
         self._batch = FeatureBatcher(features, batcher, self._autocast)
         return output_layer(head, [f"head.{name}" for name in head.head.state_dict()])
@@ -137,6 +145,7 @@ class Learner:
             encoder.activation_checkpointing_enable({"use_reentrant": False})
             # It makes gradients flow to the embeddings, also through layers that are frozen.
             encoder.disable_input_require_grads()
+        self._quicken()
         hidden = frozen.hidden(self._model, self._layers)
         if hidden is not None:
             self._taken = cut_open(self._model, self._layers, frozen.count(self._layers))
@@ -146,9 +155,16 @@ class Learner:
         )
         return fresh.output
 
+    def _quicken(self) -> None:
+        if self._device.type == "cpu" and not self._compute.compile:
+            quicken(self._model)
+
     @property
     def whole_model(self) -> Any:
-        """The model as it is now, with what is frozen in it; it trains on with nothing precomputed."""
+        """The model as it is now, with what is frozen in it and with all words; for reading, it may be a copy.
+
+        Where it is the one that trains, it goes on with nothing precomputed.
+        """
         if isinstance(self._model, HeadOnly):
             fresh = self._pretrained.fresh_model(self.config, self._seed)
             fresh.model.head.load_state_dict(self._model.head.state_dict())
@@ -158,7 +174,29 @@ class Learner:
             self._taken = {}
             self._forward = self._model
             self._batch = Batcher(self._data, self.config.max_length, self._device)
+        if self._words is not None:
+            # A copy that shares every tensor but the embeddings of its words.
+            shared = {id(one): one for one in (*self._model.parameters(), *self._model.buffers())}
+            return copy.deepcopy(self._model, {**shared, id(self._words): self._words.whole()})
         return self._model
+
+    def _take_all_words(self) -> None:
+        """Have the whole vocabulary trained from now on; the optimizer has to be built anew."""
+        self._has_all_words = True
+        words, self._words = self._words, None
+        if words is None:
+            return
+        whole, name = words.whole(), f"{words.name}.weight"
+        self._model.set_submodule(words.name, whole)
+        weight = self._weights[name] = whole.get_parameter("weight")
+        if words.weight in self._optimizer.state:
+            state = self._optimizer.state.pop(words.weight)
+            self._optimizer.state[weight] = {
+                key: words.spread(value) if value.shape == words.weight.shape else value
+                for key, value in state.items()
+            }
+        if self._average is not None:
+            self._average.replace(name, weight, words.spread)
 
     def _training_loss(self) -> TrainingLoss:
         data = self._data
@@ -171,9 +209,13 @@ class Learner:
         `data` has the same rows; which of them are for training may be another matter. Raises
         TrialFailure("Internal") if the model would have other tensors.
         """
-        old, optimizer, weights = self.config, self._optimizer, self._weights
+        old = self.config
         if structure(old) != structure(config):
             raise TrialFailure("Internal", "the tensors of a model must not change while it trains")
+        if not may_leave_out(config):
+            with self._memory_watched():
+                self._take_all_words()
+        optimizer, weights = self._optimizer, self._weights
         self.config, self._data = config, data
         if _built_with(old) != _built_with(config):
             with self._memory_watched(), torch.no_grad():
@@ -190,6 +232,11 @@ class Learner:
         if self._average is not None and before is not None:
             self._average.restore(before.state(), self._device)
 
+    def prepare(self, rows: Rows, should_pause: Callable[[], bool] = never) -> bool:
+        """Compute what of the model is frozen for `rows`; False if `should_pause` said yes on the way."""
+        with self._memory_watched():
+            return self._batch.prepare(rows, should_pause)
+
     @contextmanager
     def training(self, data: PreparedData) -> Iterator[None]:
         """The model in training on rows of `data` inside `with`, by the trial's own random numbers.
@@ -200,8 +247,6 @@ class Learner:
         if data is not self._data:
             self._batch = Batcher(data, self.config.max_length, self._device)
         try:
-            with self._memory_watched():
-                self._batch.prepare(data.train)
             with self.random:
                 yield
         finally:
@@ -276,11 +321,18 @@ class Learner:
         self._scaler.unscale_(self._optimizer)
         if self.config.l1_penalty:
             self._add_l1_gradient()
-        clip_grad_norm_(self._weights.values(), self.config.max_grad_norm)
+        self._clip()
         set_rate(self._optimizer, rate)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
+
+    def _clip(self) -> None:
+        gradients = [one.grad for one in self._weights.values() if one.grad is not None]
+        norm, most = get_total_norm(gradients), self.config.max_grad_norm
+        # A GPU would have to be waited for to know; there, multiplying by 1 costs less.
+        if self._device.type != "cpu" or norm > most:
+            clip_grads_with_norm_(self._weights.values(), most, norm)
 
     def _add_l1_gradient(self) -> None:
         for parameter in self._weights.values():
@@ -319,7 +371,8 @@ class Learner:
         batches = evaluation_batches(np.arange(len(rows)), lengths, size)
         outputs = []
         with torch.inference_mode(), self._autocast():
-            self._batch.prepare(rows)
+            if not self._batch.prepare(rows, should_pause):
+                return None
             for at in batches:
                 if should_pause():
                     return None
@@ -337,11 +390,15 @@ class Learner:
         }
         if self._average is not None:
             tensors["average"] = self._average.state()
+        state = {**state, "all_words": self._has_all_words}
         checkpoint.write(self._weights, self._optimizer, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be as the learner of the same configuration that `save` wrote."""
         with self._memory_watched():
+            if checkpoint.state().get("all_words", True) and not self._has_all_words:
+                self._take_all_words()
+                self._optimizer = build_optimizer(self._weights, self.config, self._layers)
             tensors = checkpoint.restore(self._weights, self._optimizer)
             if self._average is not None:
                 self._average.restore(tensors["average"], self._device)

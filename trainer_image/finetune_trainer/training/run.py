@@ -260,6 +260,8 @@ class TrialRun:
         data = self.data.augmented(self.config, self.seed, position.epoch)
         steps = self._steps(data)
         last = math.ceil((stop - position.epoch) * len(steps) - 1e-9)
+        if not self.learner.prepare(self.data.train, should_pause):
+            return False
         average_from = self.config.averaging_start * self.config.epochs * len(steps)
         with self.learner.training(data):
             for step in steps[position.step : last]:
