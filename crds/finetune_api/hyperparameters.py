@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import Field, create_model
 
+from finetune_api.docstrings import attribute_docs
 from finetune_api.schema import Model
 
 Scalar: TypeAlias = float | int | str | bool
@@ -214,13 +215,13 @@ JSON_NAMES = {json_name(name): name for name in Hyperparameters.model_fields}
 """JSON name of each hyperparameter → its Python name."""
 
 
+DOCS = attribute_docs(Hyperparameters)
+"""What each hyperparameter (Python name) is, in words."""
+
+
 def _optional(name: str) -> Any:
     field = Hyperparameters.model_fields[name]
-    note = (
-        f"{field.description} Default {field.default}."
-        if field.default != ""
-        else field.description
-    )
+    note = DOCS[name] if field.default == "" else f"{DOCS[name]} Default {field.default}."
     return Annotated[(cast(Any, field.annotation), Field(), *field.metadata)] | None, Field(
         None, description=note
     )

@@ -13,6 +13,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from finetune_api.docstrings import attribute_docs
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -56,7 +58,6 @@ class Model(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
@@ -75,6 +76,11 @@ class Model(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        docs = attribute_docs(cls)
+        for name, field in cls.model_fields.items():
+            if name in docs and field.alias in properties:
+                properties[field.alias].setdefault("description", docs[name])
         rules = [rule.as_validation() for rule in (*cls.RULES, *cls.UPDATE_RULES)]
         if rules:
             handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = rules

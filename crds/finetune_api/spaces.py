@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get
 from pydantic import Field, create_model
 from pydantic.config import JsonDict
 
-from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, Scalar, json_name
+from finetune_api.hyperparameters import CATEGORICAL, DOCS, Hyperparameters, Scalar, json_name
 from finetune_api.schema import Model, Rule
 
 MAX_VALUES = 64
@@ -198,7 +198,7 @@ def _values(item: Any, size: int) -> Any:
 def _domain(name: str) -> type[Domain]:
     field = Hyperparameters.model_fields[name]
     title = json_name(name)[0].upper() + json_name(name)[1:] + "Domain"
-    doc = f"Domain of {json_name(name)}. {field.description}"
+    doc = f"Domain of {json_name(name)}. {DOCS[name]}"
     if field.default != "":
         doc += f" Default {field.default}."
     if name in CATEGORICAL:

@@ -58,6 +58,10 @@ def until(true: Callable[[], bool], run: "subprocess.Popen[bytes]", seconds: flo
         time.sleep(0.2)
 
 
+def terms(into: Path) -> int:
+    return sum(isinstance(event, ev.TermStarted) for event in events_of(into))
+
+
 def saved(into: Path) -> int:
     return sum(isinstance(event, ev.Saved) for event in events_of(into)) if into.is_dir() else 0
 
@@ -70,6 +74,7 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
     run.wait()
 
     run = start(study, into)
+    until(lambda: terms(into) == 2, run)  # until then the first one's slots may still write
     before = saved(into)
     until(lambda: saved(into) > before, run)
     run.send_signal(signal.SIGINT)

@@ -101,6 +101,7 @@ class FunctionWorker:
             epoch = self._begin(item, folder)
             seconds, last = item.seconds, time.monotonic()
             outcomes = self._outcomes(item, epoch, folder / _STATE)
+            report: list[ev.Event] = []
             ended = False
             while epoch < item.to_epoch and (item.to_seconds is None or seconds < item.to_seconds):
                 said = next(outcomes, None)
@@ -111,7 +112,11 @@ class FunctionWorker:
                 epoch = min(item.to_epoch, math.floor(epoch) + 1) if each else item.to_epoch
                 took, last = time.monotonic() - last, time.monotonic()
                 seconds += took
-                work.say(self._epoch_event(item, epoch, outcome, took))
+                done = self._epoch_event(item, epoch, outcome, took)
+                if epoch >= whole:  # nothing is left to do: one message is enough
+                    report.append(done)
+                    break
+                work.say(done)
                 if epoch < item.to_epoch and work.should_pause():
                     saved = self._save(item, folder, epoch)
                     return [saved, ev.Requeued(time.time(), item.trial, run=item.run)]
@@ -119,7 +124,7 @@ class FunctionWorker:
             rows = self._study.rows
             finished = ended and (item.rows is None or rows is None or item.rows >= rows)
             reached = ev.Reached(time.time(), item.trial, finished, item.run)
-            return [reached] if ended else [self._save(item, folder, epoch), reached]
+            return [*report, reached] if ended else [self._save(item, folder, epoch), reached]
 
     def _begin(self, item: TrainItem, folder: Path) -> float:
         """Put the checkpoint's files in place; the epochs it has."""

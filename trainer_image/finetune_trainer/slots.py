@@ -7,7 +7,7 @@ Weights, tokenised data and imports stay in the process from item to item.
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray import tune
@@ -24,7 +24,7 @@ def make_trainer(material: Material) -> ItemWorker:
 
 
 class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """The trainable that Ray Tune runs, once a slot; one step is one item."""
+    """The trainable that Ray Tune runs, once a slot."""
 
     def setup(
         self,
@@ -37,26 +37,22 @@ class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         del config
         self._broker = broker
         self._slot = f"{self.trial_id}/{uuid.uuid4().hex[:8]}"
-        self._report: list[ev.Event] = []
         self._worker = make_worker(material)
 
     def step(self) -> dict[str, Any]:
-        """Fetch one item, work on it, keep the report for the next call."""
-        item = ray.get(self._broker.next.remote(self._slot, self._report))
-        self._report = []
-        if item is None:
-            return {"over": True, "done": True}
-        work = Work(self._broker, self._slot)
-        self._report = self._worker.work(item, work)
-        work.settle()
-        if work.must_leave:
-            self._leave()
-        return {"over": False}
+        """Work on one item after another until there are no more: a step of Ray Tune's costs more than an item's."""
+        report: list[ev.Event] = []
+        while (item := ray.get(self._broker.next.remote(self._slot, report))) is not None:
+            work = Work(self._broker, self._slot)
+            report = self._worker.work(item, work)
+            work.settle()
+            if work.must_leave:
+                self._leave(report)
+        return {"over": True, "done": True}
 
-    def _leave(self) -> None:
+    def _leave(self, report: list[ev.Event]) -> NoReturn:
         """Report, then hold still until the pod is gone, so that no new item comes here."""
-        ray.get(self._broker.epoch.remote(self._slot, self._report))
-        self._report = []
+        ray.get(self._broker.epoch.remote(self._slot, report))
         while True:
             time.sleep(1)
 
