@@ -582,8 +582,21 @@ class Toleration(Model):
 class ClusterSpec(Model):
     """The Ray cluster of the study. On a laptop only the number of slots counts."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.minWorkers) || self.minWorkers <= self.workers",
+            message="minWorkers must be at most workers",
+            holds=lambda self: self.min_workers is None or self.min_workers <= self.workers,
+            field=".minWorkers",
+        ),
+    )
+
     workers: int = Field(1, ge=1, le=64)
     """Pods that train."""
+
+    min_workers: int | None = Field(None, ge=0, le=64)
+    """Pods that stay when there is nothing for them to do; others come and go with the work. Only where KubeRay
+    runs the cluster. Default: all of them stay."""
 
     resources_per_worker: dict[str, Quantity] = Field({}, max_length=16)
     """Resources of each worker pod. Default: the operator's."""

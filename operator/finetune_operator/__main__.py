@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import kopf
 from kubernetes.aio import client, config
@@ -16,7 +16,7 @@ from prometheus_client import start_http_server
 from finetune_api.study import GROUP, PLURAL, VERSION
 from finetune_operator import metrics, names
 from finetune_operator.kube import Kube
-from finetune_operator.observe import ConfigView, JobView, Key, PodView
+from finetune_operator.observe import ConfigView, JobView, Key, PodView, RayJobView, View
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store
@@ -25,11 +25,20 @@ from finetune_operator.workqueue import WorkQueue
 WORKERS = 16
 """Studies reconciled at the same time."""
 
-_CHILDREN: dict[tuple[str, str, str], type[JobView | PodView | ConfigView]] = {
+Resource: TypeAlias = tuple[str, str, str]
+"""Group, version and plural of a kind."""
+
+_CHILDREN: dict[Resource, type[View]] = {
     ("batch", "v1", "jobs"): JobView,
     ("", "v1", "pods"): PodView,
     ("", "v1", "configmaps"): ConfigView,
 }
+_RAY_JOBS: Resource = ("ray.io", "v1", "rayjobs")
+
+
+def _children(settings: Settings) -> dict[Resource, type[View]]:
+    """What is watched of the studies' children. Of a kind that is not served kopf says so and goes on."""
+    return _CHILDREN if settings.engine == "Job" else {**_CHILDREN, _RAY_JOBS: RayJobView}
 
 
 class Operator:
@@ -50,14 +59,14 @@ class Operator:
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.index(GROUP, VERSION, PLURAL, id="studies", registry=registry)(self.see_study)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
-        for resource, view in _CHILDREN.items():
+        for resource, view in _children(self.settings).items():
             self._register_child(registry, resource, view)
 
     def _register_child(
         self,
         registry: kopf.OperatorRegistry,
-        resource: tuple[str, str, str],
-        view: type[JobView | PodView | ConfigView],
+        resource: Resource,
+        view: type[View],
     ) -> None:
         async def see(body: kopf.Body, namespace: str | None, **_: Any) -> None:
             self.store.put(str(namespace), view, body)
@@ -82,7 +91,7 @@ class Operator:
         # A namespaced operator may not list namespaces or CRDs: kopf would retry that for a minute, blind.
         settings.scanning.disabled = bool(self.settings.namespaces)
         settings.persistence.finalizer = f"{GROUP}/unused"
-        for resource in _CHILDREN:
+        for resource in _children(self.settings):
             group, _version, plural = resource
             selector = plural if not group else f"{plural}.{group}"
             settings.watching.label_selectors[selector] = names.STUDY_LABEL

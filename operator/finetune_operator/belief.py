@@ -27,8 +27,8 @@ def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress
 
 
 def speaks_for(progress: StudyProgress | None, job: JobView) -> StudyProgress | None:
-    """The document if a driver of that very Job wrote it."""
-    return progress if progress is not None and progress.job_uid == job.uid else None
+    """The document if a driver of that very attempt wrote it."""
+    return progress if progress is not None and progress.job_uid == job.run_id else None
 
 
 def last_word(

@@ -10,6 +10,11 @@ from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
 
+_FROM_KUBERAY: Manifest = {
+    "from": [{"namespaceSelector": {}}],  # nobody knows where KubeRay is installed
+    "ports": [{"port": 8265, "protocol": "TCP"}],
+}
+
 
 def resolved(study: FineTuneStudy, settings: Settings) -> StudySpec:
     """The spec with the operator's defaults for storage and resources filled in."""
@@ -29,7 +34,7 @@ def children(study: FineTuneStudy, settings: Settings) -> list[Manifest]:
         _service_account(study),
         spec_config_map(study, settings),
         _progress_config_map(study),
-        _network_policy(study),
+        _network_policy(study, settings),
         _role(study),
         _role_binding(study),
     ]
@@ -113,8 +118,8 @@ def _role_binding(study: FineTuneStudy) -> Manifest:
     }
 
 
-def _network_policy(study: FineTuneStudy) -> Manifest:
-    """Only the study's own pods may connect to its pods."""
+def _network_policy(study: FineTuneStudy, settings: Settings) -> Manifest:
+    """Only the study's own pods may connect to its pods, and KubeRay to Ray's dashboard, with the token."""
     own = {"matchLabels": {names.UID_LABEL: study.metadata.uid}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -123,6 +128,9 @@ def _network_policy(study: FineTuneStudy) -> Manifest:
         "spec": {
             "podSelector": own,
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": own}]}],
+            "ingress": [
+                {"from": [{"podSelector": own}]},
+                *([_FROM_KUBERAY] if settings.engine == "RayJob" else []),
+            ],
         },
     }

@@ -24,8 +24,7 @@ from finetune_api.status import (
     StudyStatus,
 )
 from finetune_api.study import FineTuneStudy
-from finetune_operator import job as engine
-from finetune_operator import names
+from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
 from finetune_operator.children import children, resolved, spec_config_map
@@ -177,10 +176,14 @@ def _ending(case: _Case, current: JobView) -> Decision | None:
     word = last_word(case.progress, current, case.study, case.observed)
     if word is not None and current.succeeded and word.phase == "Finished":
         status = _status(case, "Complete", word.reason, word.message, complete=True, ended=True)
-        pods = (pod for pod in case.observed.pods if pod.job_uid == current.uid)
-        image = next((pod.image for pod in pods if pod.index == 0 and pod.image), "")
+        pods = (pod for pod in case.observed.pods if pod.run_id == current.run_id)
+        image = next((pod.image for pod in pods if pod.head and pod.image), "")
         winner = winner_config_map(case.study, case.findings, image)
         return Decision(status, create=(winner,) if winner is not None else ())
+    if current.refused:
+        return _fail(
+            case, "InvalidPodTemplate", f"{current.kind} {current.name}: {current.refused}"
+        )
     if word is not None and current.failed is not None and word.phase == "Failed":
         return _fail(case, word.reason, word.message)
     return None
@@ -221,7 +224,7 @@ def _start(case: _Case) -> Decision:
     return Decision(
         status,
         apply=tuple(children(case.study, case.settings)),
-        create=tuple(engine.manifests(case.study, attempt, case.settings)),
+        create=tuple(engines.manifests(case.study, attempt, case.settings)),
         confirm=attempt > 1 and not case.confirmed,
     )
 
@@ -242,7 +245,7 @@ def _queued(case: _Case, current: JobView) -> Decision:
     """The queue has the word: the pods may not run yet, or not any more."""
     queue = case.study.spec.cluster.queue_name
     where = f"queue {queue}" if queue else "whoever suspended its Job"
-    pods = sum(pod.job_uid == current.uid for pod in case.pods)
+    pods = sum(pod.run_id == current.run_id for pod in case.pods)
     message = f"attempt {current.attempt}: waiting for {where} to let it run"
     if pods:
         message = (
@@ -260,7 +263,7 @@ def _searching(case: _Case, current: JobView) -> Decision | None:
         message = "the driver is done, its pod is ending"
         state = "Refitting" if case.study.status.state == "Refitting" else "Running"
         return Decision(_status(case, state, "Running", message))
-    alive = any(pod.running and pod.job_uid == current.uid for pod in case.pods)
+    alive = any(pod.running and pod.run_id == current.run_id for pod in case.pods)
     if word is None or word.phase not in ("Searching", "Refitting") or not alive:
         return None
     state = "Refitting" if word.phase == "Refitting" else "Running"
@@ -276,6 +279,7 @@ def _starting(case: _Case, current: JobView) -> Decision:
     quiet = not current.active and not case.pods
     age = (case.now - _quiet_since(case, current)).total_seconds()
     known = _known_explanation(case) if quiet and age >= QUIET_SECONDS else ""
+    known = current.trouble or known
     told, trouble = case.explanation or known, _trouble(case, current)
     if told and (told != UNEXPLAINED or trouble is None):  # newer than a pod that has ended
         trouble = Trouble("PodsPending", told)
@@ -377,21 +381,21 @@ def _lost_pods(case: _Case, decision: Decision) -> Decision:
 
 
 def _delete_job(job: JobView) -> Deletion:
-    return Deletion("Job", job.name, job.uid)
+    return Deletion(job.kind, job.name, job.uid)
 
 
 def _trouble(case: _Case, current: JobView) -> Trouble | None:
     """What is the matter with the first of the attempt's pods that is in trouble.
 
-    Only the last pod of each index counts: one that has been replaced is history.
+    Only the last pod of each place counts: one that has been replaced is history.
     """
-    last: dict[int, PodView] = {}
+    last: dict[str, PodView] = {}
     for pod in sorted(case.observed.pods, key=lambda pod: (not pod.ended, pod.created or case.now)):
-        if pod.job_uid == current.uid:
-            last[pod.index] = pod
-    for index, pod in sorted(last.items()):
+        if pod.run_id == current.run_id:
+            last[pod.place] = pod
+    for pod in sorted(last.values(), key=lambda pod: (not pod.head, pod.place)):
         if pod.trouble is not None:
-            return Trouble(pod.trouble.reason, f"pod {index}: {pod.trouble.message}")
+            return Trouble(pod.trouble.reason, f"pod {pod.place}: {pod.trouble.message}")
     return None
 
 

@@ -22,6 +22,7 @@ _PATHS = {
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "Role": ("apis/rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    "RayJob": ("apis/ray.io/v1", "rayjobs"),
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
 }
 _APPLY = "application/apply-patch+yaml"
@@ -86,6 +87,15 @@ class Kube:
             return await self._request("GET", self._path(kind, namespace, name), None)
         except Gone:
             return None
+
+    async def serves(self, kind: str) -> bool:
+        """Whether the API server knows the kind. Raises KubeError."""
+        prefix, plural = _PATHS[kind]
+        try:
+            found = await self._request("GET", f"/{prefix}", None)
+        except Gone:
+            return False
+        return any(resource.get("name") == plural for resource in found.get("resources", []))
 
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str, force: bool = False

@@ -3,12 +3,14 @@
 from typing import Any
 
 from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy
+from finetune_operator.settings import Settings
 
 STUDY_LABEL = f"{GROUP}/study"
 UID_LABEL = f"{GROUP}/study-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 WINNER_LABEL = f"{GROUP}/winner"
 SPEC_HASH = f"{GROUP}/spec-hash"
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGER = "finetune-operator"
 CONTAINER = "trainer"
 """The container of a study's pods."""
@@ -26,6 +28,11 @@ def private_name(study: FineTuneStudy, attempt: int) -> str:
     alone: those of an earlier study of its name may still wait for the garbage collector.
     """
     return f"{attempt_name(study.metadata.name, attempt)}-{(study.metadata.uid or '')[:8]}"
+
+
+def run_id(study_uid: str, attempt: int) -> str:
+    """What the pods and the driver of an attempt are known by where its object does not tell them its UID."""
+    return f"{study_uid}/{attempt}"
 
 
 def spec_config(study: str) -> str:
@@ -75,3 +82,13 @@ def metadata(study: FineTuneStudy, name: str, **more: Any) -> dict[str, Any]:
         "ownerReferences": [owner],
         **more,
     }
+
+
+def attempt_metadata(study: FineTuneStudy, attempt: int, settings: Settings) -> dict[str, Any]:
+    """Metadata of the engine's object of one attempt: also its number and, for Kueue, its queue."""
+    made = metadata(study, attempt_name(study.metadata.name, attempt))
+    made["labels"][ATTEMPT_LABEL] = str(attempt)
+    queue = study.spec.cluster.queue_name
+    if queue is not None and settings.queueing == "Kueue":
+        made["labels"][KUEUE_QUEUE] = queue
+    return made

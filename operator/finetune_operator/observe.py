@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
+from finetune_operator.kuberay import fate_of
 from finetune_operator.trouble import Trouble, trouble_of
 
 Key: TypeAlias = tuple[str, str]
@@ -16,7 +17,9 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True)
 class JobView:
-    """A Job of a study."""
+    """The engine's object of one attempt: a Job, or as `RayJobView` one of KubeRay's."""
+
+    kind: ClassVar[str] = "Job"
 
     name: str
     uid: str
@@ -33,6 +36,15 @@ class JobView:
 
     begun: datetime | None
     """When it was created, or let run by its queue for the last time."""
+
+    run_id: str
+    """What its pods and its driver are known by."""
+
+    refused: str = ""
+    """Why the engine will never run it, if so."""
+
+    trouble: str = ""
+    """Why the engine has no pods for it, where the engine says so itself."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "JobView":
@@ -55,6 +67,36 @@ class JobView:
             active=int(status.get("active") or 0),
             held=spec.get("suspend") is True,
             begun=parse_time(status.get("startTime") or meta.get("creationTimestamp")),
+            run_id=meta["uid"],
+        )
+
+
+@dataclass(frozen=True)
+class RayJobView(JobView):
+    """A RayJob of a study."""
+
+    kind: ClassVar[str] = "RayJob"
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "RayJobView":
+        """The view of a RayJob as the API serves it."""
+        meta, status = body["metadata"], body.get("status") or {}
+        study, attempt = _owner(meta), number(meta.get("labels", {}).get(names.ATTEMPT_LABEL))
+        fate = fate_of(status)
+        return cls(
+            name=meta["name"],
+            uid=meta["uid"],
+            study_uid=study,
+            attempt=attempt,
+            deleting="deletionTimestamp" in meta,
+            succeeded=fate.succeeded,
+            failed=fate.failed,
+            active=int(fate.has_pods),
+            held=(body.get("spec") or {}).get("suspend") is True,
+            begun=parse_time(status.get("startTime") or meta.get("creationTimestamp")),
+            run_id=names.run_id(study, attempt),
+            refused=fate.refused,
+            trouble=fate.trouble,
         )
 
 
@@ -65,8 +107,15 @@ class PodView:
     name: str
     uid: str
     study_uid: str
-    job_uid: str
-    index: int
+    run_id: str
+    """Of its attempt (see JobView)."""
+
+    place: str
+    """Which of its attempt's pods it is; the one that takes its place has the same."""
+
+    head: bool
+    """Whether the driver runs in it."""
+
     ended: bool
     running: bool
     deadline: datetime | None
@@ -85,12 +134,18 @@ class PodView:
         labels = meta.get("labels") or {}
         annotations = meta.get("annotations") or {}
         phase = status.get("phase", "")
+        study = labels.get(names.UID_LABEL, "")
+        job = labels.get("batch.kubernetes.io/controller-uid")
+        index = annotations.get("batch.kubernetes.io/job-completion-index")
+        head = index == "0" or labels.get("ray.io/node-type") == "head"
         return cls(
             name=meta["name"],
             uid=meta["uid"],
-            study_uid=labels.get(names.UID_LABEL, ""),
-            job_uid=labels.get("batch.kubernetes.io/controller-uid", ""),
-            index=number(annotations.get("batch.kubernetes.io/job-completion-index")),
+            study_uid=study,
+            run_id=job or names.run_id(study, number(labels.get(names.ATTEMPT_LABEL))),
+            # KubeRay's workers have no numbers: another takes nobody's place.
+            place=index if index is not None else "head" if head else meta["name"],
+            head=head,
             ended=phase in ("Succeeded", "Failed"),
             running=phase == "Running",
             deadline=parse_time(meta.get("deletionTimestamp")),

@@ -14,16 +14,21 @@ from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
 from finetune_operator import metrics
 from finetune_operator.decide import UNEXPLAINED, decide, forbidden, refused, unreadable
 from finetune_operator.decision import Decision, Deletion
+from finetune_operator.engines import KINDS
 from finetune_operator.events import event_manifest
 from finetune_operator.kube import Exists, Forbidden, Gone, Kube, KubeError, Refused
 from finetune_operator.names import progress_config
-from finetune_operator.observe import ConfigView, JobView, Key, PodView
+from finetune_operator.observe import ConfigView, JobView, Key, PodView, RayJobView
 from finetune_operator.settings import Settings
 from finetune_operator.store import Store, Versions
 
 log = logging.getLogger("finetune.reconciler")
 
-_VIEWS: dict[str, type[JobView | PodView | ConfigView]] = {"Job": JobView, "ConfigMap": ConfigView}
+_VIEWS: dict[str, type[JobView | PodView | ConfigView]] = {
+    "Job": JobView,
+    "RayJob": RayJobView,
+    "ConfigMap": ConfigView,
+}
 
 
 class Reconciler:
@@ -59,6 +64,8 @@ class Reconciler:
             study = await self._study(key)
             if study is None:
                 return None
+            if self._settings.engine == "Auto":
+                self._settings = await self._with_engine()
             decision = self._decide(key, study)
             if decision.confirm:
                 study = await self._read_again(key)
@@ -69,6 +76,11 @@ class Reconciler:
                 why = await self._explain(key, decision.explain)
                 decision = self._decide(key, study, explanation=why)
             return await self._carry_out(key, study, decision)
+
+    async def _with_engine(self) -> Settings:
+        """The settings with what `Auto` means here. It holds until the operator starts again, as its watches do."""
+        served = await self._kube.serves("RayJob")
+        return self._settings.model_copy(update={"engine": "RayJob" if served else "Job"})
 
     async def _study(self, key: Key) -> FineTuneStudy | None:
         """The study as last seen; None if there is nothing to do for it."""
@@ -100,7 +112,7 @@ class Reconciler:
         return decide(study, observed, self._settings, _now(), explanation, confirmed)
 
     async def _explain(self, key: Key, job: JobView) -> str:
-        found = await self._kube.events_of(key[0], "Job", job.uid)
+        found = await self._kube.events_of(key[0], job.kind, job.uid)
         return str(found[-1].get("message", "")) if found else UNEXPLAINED
 
     async def _read_again(self, key: Key) -> FineTuneStudy | None:
@@ -140,15 +152,15 @@ class Reconciler:
 
     async def _delete(self, key: Key, deletion: Deletion) -> None:
         await self._kube.delete(deletion.kind, key[0], deletion.name, deletion.uid, deletion.force)
-        if deletion.kind == "Job":
+        if deletion.kind in KINDS:
             self._store.expect_deletion(key, deletion.uid)
 
     async def _make(self, key: Key, decision: Decision) -> None:
         """Apply and create; what does not depend on each other at the same time, the Job last."""
         last = [manifest for manifest in decision.apply if manifest["kind"] == "RoleBinding"]
         first = [manifest for manifest in decision.apply if manifest["kind"] != "RoleBinding"]
-        before_job = [manifest for manifest in decision.create if manifest["kind"] != "Job"]
-        jobs = [manifest for manifest in decision.create if manifest["kind"] == "Job"]
+        before_job = [manifest for manifest in decision.create if manifest["kind"] not in KINDS]
+        jobs = [manifest for manifest in decision.create if manifest["kind"] in KINDS]
         await _together(
             *(self._apply(key, manifest) for manifest in first),
             *(self._create(key, manifest) for manifest in before_job),

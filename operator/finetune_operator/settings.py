@@ -24,6 +24,12 @@ class Settings(Model):
     pod_template: dict[str, Any] = Field({})
     """Laid over every study's pods, below the study's own podTemplate."""
 
+    engine: Literal["Auto", "Job", "RayJob"] = "Job"
+    """What runs a study's Ray cluster: a Kubernetes Job, or KubeRay's RayJob. Auto takes RayJob where it is served."""
+
+    head_resources: dict[str, Quantity] = Field({"cpu": "1", "memory": "4Gi"})
+    """Resources of the head of a RayJob: the driver, the records and the preparation of the data."""
+
     queueing: Literal["Kueue", "Volcano"] = "Kueue"
     """Whose queues studies name."""
 
@@ -40,7 +46,7 @@ class Settings(Model):
     """0: none, for operators that nobody probes."""
 
 
-_JSON = {"default_storage", "default_resources", "pod_template", "run_as_user"}
+_JSON = {"default_storage", "default_resources", "head_resources", "pod_template", "run_as_user"}
 _NUMBERS = {"max_failed_attempts", "metrics_port", "health_port"}
 
 

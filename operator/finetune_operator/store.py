@@ -95,7 +95,9 @@ class Store:
         ]
         return Observed(
             jobs=tuple(sorted(jobs, key=lambda job: job.attempt)),
-            pods=tuple(sorted(_of(views, PodView), key=lambda pod: (pod.index, pod.name))),
+            pods=tuple(
+                sorted(_of(views, PodView), key=lambda pod: (not pod.head, pod.place, pod.name))
+            ),
             configs={view.name: view for view in _of(views, ConfigView)},
         )
 

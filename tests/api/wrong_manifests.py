@@ -415,6 +415,12 @@ WRONG = (
     ),
     Wrong("no workers", {"spec.cluster": {"workers": 0}}, "spec.cluster.workers"),
     Wrong(
+        "more workers at least than at most",
+        {"spec.cluster": {"workers": 2, "minWorkers": 3}},
+        "spec.cluster.minWorkers",
+        "must be at most workers",
+    ),
+    Wrong(
         "no quantity",
         {"spec.cluster": {"resourcesPerWorker": {"memory": "16 GB"}}},
         "spec.cluster.resourcesPerWorker.memory",

@@ -1,5 +1,6 @@
 """One real API server with the CRD, shared by the tests of this folder."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture
 def studies(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[Studies]:
     """Studies of a namespace of the test's own."""
-    made = Studies(
-        server, request.node.name.replace("_", "-").removeprefix("test-")[:60].strip("-")
-    )
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))
+    made = Studies(server, name[:60].strip("-"))
     yield made
     made.kubectl("delete", "fts", "--all")

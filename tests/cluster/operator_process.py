@@ -101,7 +101,7 @@ class Studies:
         """Write the driver's progress document."""
         document = {
             "studyUid": self.get("fts", name)["metadata"]["uid"],
-            "jobUid": self.get("job", job)["metadata"]["uid"],
+            "jobUid": self.get("job", job)["metadata"]["uid"] if job else "",
             "term": 1,
             "phase": phase,
             "reason": "Running",

@@ -150,6 +150,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "refitRows": rng.choice(["TrainAndValidation", "Train"]),
         "cluster": {
             "workers": rng.randint(1, 8),
+            "minWorkers": rng.randint(0, 2),
             "resourcesPerWorker": {"cpu": rng.choice([1, "500m", "1.5"]), "memory": "4Gi"},
             "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
         },

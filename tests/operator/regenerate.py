@@ -5,7 +5,7 @@ from typing import Any
 from unittest.mock import patch
 
 from finetune_api.manifest import dump_yaml, parse_study
-from finetune_operator import job
+from finetune_operator import engines, job
 from finetune_operator.children import children
 from finetune_operator.settings import Settings
 from tests.api.wrong_manifests import VALID, changed
@@ -51,6 +51,20 @@ CASES: dict[str, tuple[dict[str, Any], Settings]] = {
         },
         SETTINGS.model_copy(update={"run_as_user": None}),
     ),
+    "ray-job": ({}, SETTINGS.model_copy(update={"engine": "RayJob"})),
+    "ray-job-autoscaled": (
+        {
+            "spec.cluster": {
+                "workers": 4,
+                "minWorkers": 0,
+                "resourcesPerWorker": {"nvidia.com/gpu": 1, "cpu": 4, "memory": "16Gi"},
+                "nodeSelector": {"gpu": "h200"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "queueName": "team-a",
+            }
+        },
+        SETTINGS.model_copy(update={"engine": "RayJob", "run_as_user": None}),
+    ),
 }
 """Name of the golden file → changes to the valid study, and the operator's settings."""
 
@@ -60,7 +74,7 @@ def rendered(name: str) -> str:
     changes, settings = CASES[name]
     study = parse_study(changed(VALID, {**changes, "metadata.uid": UID}))
     with patch.object(job.secrets, "token_hex", lambda _: _TOKEN):  # the one random thing in them
-        made = [*children(study, settings), *job.manifests(study, 1, settings)]
+        made = [*children(study, settings), *engines.manifests(study, 1, settings)]
     return "---\n".join(dump_yaml(manifest) for manifest in made)
 
 

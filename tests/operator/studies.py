@@ -8,7 +8,7 @@ from finetune_api.status import Findings, StudyProgress, StudyStatus, TrialCount
 from finetune_api.study import ClaimStorage, FineTuneStudy, Storage
 from finetune_operator import names
 from finetune_operator.children import spec_config_map
-from finetune_operator.observe import ConfigView, JobView, Observed, PodView
+from finetune_operator.observe import ConfigView, JobView, Observed, PodView, RayJobView
 from finetune_operator.settings import Settings
 from tests.api.wrong_manifests import VALID, changed
 
@@ -42,8 +42,14 @@ def job(attempt: int = 1, **more: Any) -> JobView:
         "active": 1,
         "held": False,
         "begun": NOW,
+        "run_id": JOB_UID,
     }
     return JobView(**{**facts, **more})
+
+
+def kuberay_job(attempt: int = 1, **more: Any) -> RayJobView:
+    """A live RayJob of the study."""
+    return RayJobView(**vars(job(attempt, run_id=names.run_id(UID, attempt), **more)))
 
 
 def pod(index: int = 0, **more: Any) -> PodView:
@@ -52,8 +58,9 @@ def pod(index: int = 0, **more: Any) -> PodView:
         "name": f"tickets-1-{index}-abcde",
         "uid": f"pod-{index}",
         "study_uid": UID,
-        "job_uid": JOB_UID,
-        "index": index,
+        "run_id": JOB_UID,
+        "place": str(index),
+        "head": index == 0,
         "ended": False,
         "running": True,
         "deadline": None,

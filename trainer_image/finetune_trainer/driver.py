@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 from finetune_api.manifest import ManifestError
 from finetune_api.status import Findings, StudyProgress
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
-from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
+from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import SpecError, StudyError
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.search.decisions import FAILURES
@@ -186,6 +186,9 @@ class Driver:
         return self._place.budget() if self._place.budget else self._spec.budget
 
     def _tell(self) -> None:
+        # KubeRay tells a pod that it ends by this file; under a Job the supervisor sends a signal too.
+        if Path(os.environ.get(DRAIN_FILE, os.devnull + "/none")).exists():
+            self.drain()
         snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
         if snapshot.findings != self._last:
             phase: Phase = "Refitting" if snapshot.refitting else "Searching"

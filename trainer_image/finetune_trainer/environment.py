@@ -32,17 +32,20 @@ class PodEnvironment:
 
     @classmethod
     def read(cls, env: Mapping[str, str] = os.environ) -> "PodEnvironment":
-        """The environment of this pod. Raises KeyError naming the variable that is missing."""
+        """The environment of this pod. Raises KeyError naming the variable that is missing.
+
+        Where KubeRay runs the cluster only the driver asks, on the head.
+        """
         return cls(
             study_file=Path(env[STUDY_FILE]),
             storage=env["FINETUNE_STORAGE"],
             base=Path(env.get("FINETUNE_BASE", "/")),
-            head=env["FINETUNE_HEAD"],
+            head=env.get("FINETUNE_HEAD", "127.0.0.1"),
             progress=env["FINETUNE_PROGRESS"],
             namespace=env["FINETUNE_NAMESPACE"],
             job_uid=env["FINETUNE_JOB_UID"],
             study_uid=env["FINETUNE_STUDY_UID"],
-            index=int(env["JOB_COMPLETION_INDEX"]),
+            index=int(env.get("JOB_COMPLETION_INDEX", "0")),
         )
 
     def study(self) -> FineTuneStudy:

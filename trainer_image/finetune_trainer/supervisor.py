@@ -27,7 +27,7 @@ RAY_PORT = 6379
 MAX_CRASHES = 5
 """Driver crashes within one pod after which the pod itself is given up."""
 
-_GRACE_SECONDS = 25.0
+GRACE_SECONDS = 25.0
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 log = logging.getLogger("finetune.supervisor")
@@ -118,19 +118,19 @@ class Supervisor:
 
     def _let_slots_save(self, ray: "subprocess.Popen[bytes]") -> None:
         # Slots on this pod have seen the drain file. Without a head there is nobody to save for.
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while ray.poll() is None and time.monotonic() < deadline and _listens(self.pod.head):
+        deadline = time.monotonic() + GRACE_SECONDS
+        while ray.poll() is None and time.monotonic() < deadline and listens(self.pod.head):
             time.sleep(0.5)
 
     def _wait_for_port(self, host: str, ray: "subprocess.Popen[bytes] | None") -> bool:
         while not self.told_to_end.is_set() and (ray is None or ray.poll() is None):
-            if _listens(host):
+            if listens(host):
                 return True
             self.told_to_end.wait(0.5)
         return False
 
 
-def _listens(host: str) -> bool:
+def listens(host: str) -> bool:
     """Whether Ray's head answers there; a name that does not resolve yet does not."""
     try:
         with socket.create_connection((host, RAY_PORT), timeout=2):

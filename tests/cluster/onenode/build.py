@@ -67,6 +67,9 @@ MODULES = {
     "etcd": Module(_HERE / "go" / "etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
     "coredns": Module(_HERE / "go" / "coredns", {"coredns": "github.com/coredns/coredns"}),
     "helm": Module(_HERE / "go" / "helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    "kuberay": Module(
+        _HERE / "go" / "kuberay", {"ray-operator": "github.com/ray-project/kuberay/ray-operator"}
+    ),
     "pause": Module(_HERE / "go" / "pause", {"pause": "."}),
     "celcost": Module(_HERE.parent / "celcost", {"celcost": "."}),
 }
@@ -87,18 +90,35 @@ def program(name: str) -> Path:
     return path
 
 
+def source(name: str, package: str) -> Path:
+    """The folder of the Go module `package` that module `name` is built from."""
+    found = subprocess.run(
+        [_go(), "list", "-m", "-f", "{{.Dir}}", package],
+        cwd=MODULES[name].folder,
+        check=True,
+        text=True,
+        capture_output=True,
+    )
+    return Path(found.stdout.strip())
+
+
 def build_all() -> None:
     """Build whatever is not in the cache."""
     for name in _MODULE_OF:
         program(name)
 
 
-def _build(module: Module) -> None:
+def _go() -> str:
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         raise ToolMissing(
             "Go 1.26 or newer must be installed to build Kubernetes (no `go` on PATH)"
         )
+    return go
+
+
+def _build(module: Module) -> None:
+    go = _go()
     module.target.mkdir(parents=True, exist_ok=True)
     for name, package in module.programs.items():
         path = module.target / name

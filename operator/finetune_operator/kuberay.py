@@ -1,0 +1,77 @@
+"""What a RayJob's status means for the attempt: a table over everything that KubeRay can say.
+
+KubeRay tells three things: `jobStatus` (Ray's own), `jobDeploymentStatus` (how far KubeRay is), `reason` and
+`message` of a failure. docs/operations.md shows the table to users.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+JOB_STATUSES = ("", "PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
+DEPLOYMENT_STATUSES = (
+    "",
+    "Initializing",
+    "Waiting",
+    "Running",
+    "Complete",
+    "Failed",
+    "ValidationFailed",
+    "Suspending",
+    "Suspended",
+    "Retrying",
+)
+REASONS = (
+    "",
+    "SubmissionFailed",
+    "DeadlineExceeded",
+    "PreRunningDeadlineExceeded",
+    "AppFailed",
+    "JobDeploymentStatusTransitionGracePeriodExceeded",
+    "JobStatusCheckTimeoutExceeded",
+    "ValidationFailed",
+)
+
+_WITH_PODS = ("Waiting", "Running", "Suspending", "Retrying")
+
+
+@dataclass(frozen=True)
+class Fate:
+    """How an attempt stands, as far as KubeRay can tell."""
+
+    succeeded: bool = False
+    failed: str | None = None
+    """Why the attempt is over; another follows."""
+
+    refused: str = ""
+    """Why KubeRay will never run it: none follows."""
+
+    has_pods: bool = False
+    trouble: str = ""
+    """Why there are no pods yet."""
+
+
+def fate_of(status: Mapping[str, Any]) -> Fate:
+    """What `status` of a RayJob means; what a later KubeRay may add is taken for an attempt on its way."""
+    deployment, job = str(status.get("jobDeploymentStatus", "")), str(status.get("jobStatus", ""))
+    reason, message = str(status.get("reason", "")), str(status.get("message", ""))
+    words = ": ".join(part for part in (reason, message) if part)
+    match deployment, job:
+        case "ValidationFailed", _:
+            return Fate(refused=message or reason or deployment)
+        case "Complete", "SUCCEEDED":
+            return Fate(succeeded=True)
+        case "Complete", _:
+            return Fate(failed=words or f"its Ray job ended as {job or 'nobody knows what'}")
+        case "Failed", _:
+            return Fate(failed=words or "KubeRay gives no reason")
+    return Fate(has_pods=deployment in _WITH_PODS, trouble=_trouble(status))
+
+
+def _trouble(status: Mapping[str, Any]) -> str:
+    """What keeps the Ray cluster from having its pods."""
+    cluster = status.get("rayClusterStatus") or {}
+    for condition in cluster.get("conditions") or []:
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    return str(cluster.get("reason", ""))

@@ -1,0 +1,197 @@
+"""The pods of a study, whichever engine makes them: their template, environment, volumes and storage."""
+
+from typing import Any
+
+from finetune_api.study import FineTuneStudy, StudySpec
+from finetune_operator import names
+from finetune_operator.children import Manifest
+from finetune_operator.merge import overlay
+from finetune_operator.settings import Settings
+
+BASE = "/mnt/storage"
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""Security context of every container."""
+
+TMP = {"name": "tmp", "mountPath": "/tmp"}
+
+_VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
+_UNREACHABLE_SECONDS = 60
+_GRACE_SECONDS = 30
+
+
+def pod_template(
+    study: FineTuneStudy, spec: StudySpec, settings: Settings, attempt: int, *own: Manifest
+) -> Manifest:
+    """What all pods of an attempt have, with the engine's `own` parts, the platform's and the user's laid over it.
+
+    Last come our labels again: by them the pods are watched, and taken for this study's.
+    """
+    labels = {
+        "metadata": {"labels": {**names.labels(study), names.ATTEMPT_LABEL: str(attempt)}},
+    }
+    template: Any = {
+        **labels,
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": names.account(study.metadata.name),
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "securityContext": _pod_security(settings),
+            "tolerations": _lost_nodes(),
+            "volumes": _volumes(study, spec),
+            "containers": [_container(study, spec, settings)],
+        },
+    }
+    given = (_scheduling(spec, settings), settings.pod_template, spec.cluster.pod_template)
+    for over in (*own, *given, labels):
+        template = overlay(template, over or {})
+    return dict(overlay(template, _told_image(template)))
+
+
+def worker_placement(spec: StudySpec) -> Manifest:
+    """Where pods that train may run, and with which resources."""
+    cluster = spec.cluster
+    resources = cluster.resources_per_worker
+    tolerations = [toleration.to_json() for toleration in cluster.tolerations]
+    limits = {"requests": resources, "limits": resources} if resources else {}
+    return {
+        "spec": {
+            "nodeSelector": cluster.node_selector,
+            "tolerations": [*tolerations, *_lost_nodes()],
+            "containers": [{"name": names.CONTAINER, "resources": limits}],
+        }
+    }
+
+
+def with_environment(
+    values: dict[str, str], fields: dict[str, str] | None = None, **container: Any
+) -> Manifest:
+    """A part of a template: environment variables by value and by field of the pod, and more of the container."""
+    env = [
+        *({"name": name, "value": value} for name, value in values.items()),
+        *(
+            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for name, path in (fields or {}).items()
+        ),
+    ]
+    return {"spec": {"containers": [{"name": names.CONTAINER, "env": env, **container}]}}
+
+
+def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
+    """The study's own folder: no other study, of whatever name, ever has the same."""
+    storage = spec.storage
+    if storage is None:
+        raise ValueError("spec.storage must be given")  # decide() does not come here without
+    root = BASE if storage.uri is None else storage.uri.rstrip("/")
+    return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{study.metadata.uid}"
+
+
+def _scheduling(spec: StudySpec, settings: Settings) -> Manifest:
+    """Priority, and the queue where its scheduler reads it from the pods; Kueue reads it from the engine's object."""
+    cluster = spec.cluster
+    template: Manifest = {"spec": {}}
+    if cluster.priority_class_name is not None:
+        template["spec"]["priorityClassName"] = cluster.priority_class_name
+    if cluster.queue_name is not None and settings.queueing == "Volcano":
+        template["spec"]["schedulerName"] = "volcano"
+        template["metadata"] = {"annotations": {_VOLCANO_QUEUE: cluster.queue_name}}
+    return template
+
+
+def _told_image(template: Any) -> Manifest:
+    """What to lay over `template` so that the records know with which image a trial was trained."""
+    match template:
+        case {"spec": {"containers": [*containers]}}:
+            for container in containers:
+                match container:
+                    case {"name": names.CONTAINER, "image": str(image)}:
+                        return with_environment({"FINETUNE_IMAGE": image})
+    return {}
+
+
+def _pod_security(settings: Settings) -> dict[str, Any]:
+    user = settings.run_as_user
+    ids = {} if user is None else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **ids}
+
+
+def _lost_nodes() -> list[dict[str, Any]]:
+    """How long a pod stays bound to a node that does not answer."""
+    return [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": _UNREACHABLE_SECONDS,
+        }
+        for state in ("not-ready", "unreachable")
+    ]
+
+
+def _container(study: FineTuneStudy, spec: StudySpec, settings: Settings) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": names.CONTAINER,
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": _environment(study, spec),
+        "securityContext": RESTRICTED,
+        "volumeMounts": [
+            TMP,
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "study", "mountPath": "/etc/finetune/study", "readOnly": True},
+        ],
+    }
+    storage = spec.storage
+    if storage is not None and storage.persistent_volume_claim is not None:
+        container["volumeMounts"].append({"name": "storage", "mountPath": BASE})
+    credentials = _credentials(spec)
+    if credentials:
+        container["envFrom"] = [{"secretRef": secret} for secret in credentials]
+    return container
+
+
+def _credentials(spec: StudySpec) -> list[dict[str, Any]]:
+    """The user's Secrets whose keys become environment variables."""
+    found: list[dict[str, Any]] = []
+    if spec.storage is not None and spec.storage.secret_name is not None:
+        found.append({"name": spec.storage.secret_name})
+    if spec.tracking is not None and spec.tracking.secret_name is not None:
+        # Without it the study runs all the same, and its status says what the trackers miss.
+        found.append({"name": spec.tracking.secret_name, "optional": True})
+    return found
+
+
+def _environment(study: FineTuneStudy, spec: StudySpec) -> list[dict[str, Any]]:
+    values = {
+        "FINETUNE_STUDY_FILE": "/etc/finetune/study/study.json",
+        "FINETUNE_STORAGE": storage_location(study, spec),
+        "FINETUNE_PROGRESS": names.progress_config(study.metadata.name),
+        "FINETUNE_STUDY_UID": str(study.metadata.uid),
+        "TMPDIR": "/tmp",
+        "HOME": "/tmp",
+        "USER": "finetune",
+        "HF_HOME": "/tmp/huggingface",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if spec.storage is not None and spec.storage.persistent_volume_claim is not None:
+        values["FINETUNE_BASE"] = BASE
+    made = with_environment(values, {"FINETUNE_NAMESPACE": "metadata.namespace"})
+    env: list[dict[str, Any]] = made["spec"]["containers"][0]["env"]
+    return env
+
+
+def _volumes(study: FineTuneStudy, spec: StudySpec) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "study", "configMap": {"name": names.spec_config(study.metadata.name)}},
+    ]
+    storage = spec.storage
+    if storage is not None and storage.persistent_volume_claim is not None:
+        claim = {"claimName": storage.persistent_volume_claim.claim_name}
+        volumes.append({"name": "storage", "persistentVolumeClaim": claim})
+    return volumes

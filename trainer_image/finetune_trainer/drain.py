@@ -1,0 +1,42 @@
+"""Lets what runs in a pod save before the pod ends: its preStop hook where KubeRay runs the cluster.
+
+Under a Job the supervisor does the same when it gets SIGTERM; KubeRay's own command would end Ray at once.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune_trainer.environment import DRAIN_FILE
+from finetune_trainer.supervisor import GRACE_SECONDS, listens
+
+DRIVER = b"finetune_trainer.driver"
+
+
+def main() -> int:
+    """Tell slots and driver of this pod to save; return when they have, or when time is up."""
+    Path(os.environ[DRAIN_FILE]).touch()
+    head = os.environ.get("FQ_RAY_IP", "")  # KubeRay sets it on workers
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline and (listens(head) if head else _driver_runs()):
+        time.sleep(0.5)
+    return 0
+
+
+def _driver_runs() -> bool:
+    return any(DRIVER in command for command in _commands())
+
+
+def _commands() -> Iterator[list[bytes]]:
+    """The command of each process of this pod."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended by now
+
+
+if __name__ == "__main__":
+    sys.exit(main())
