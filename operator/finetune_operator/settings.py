@@ -27,7 +27,7 @@ class Settings(Model):
     engine: Literal["Auto", "Job", "RayJob"] = "Job"
     """What runs a study's Ray cluster: a Kubernetes Job, or KubeRay's RayJob. Auto takes RayJob where it is served."""
 
-    head_resources: dict[str, Quantity] = Field({"cpu": "1", "memory": "4Gi"})
+    head_resources: dict[str, Quantity] = Field({"cpu": 1, "memory": "4Gi"})
     """Resources of the head of a RayJob: the driver, the records and the preparation of the data."""
 
     queueing: Literal["Kueue", "Volcano"] = "Kueue"
