@@ -31,21 +31,34 @@ _NULLS = re.compile(r"~|null|Null|NULL|")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
+MAX_DEPTH = 64
+"""Objects and lists in each other; the deepest that a study has a use for are in a pod template."""
+
+MAX_VALUES = 1_000_000
+"""More than fit into a request to the API server; aliases could make them of a few lines."""
+
+
 class _Loader(yaml.SafeLoader):
-    """A safe loader with kubectl's scalars; duplicate keys are refused."""
+    """A safe loader with kubectl's scalars; duplicate keys are refused, and keys that are no text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as the base class declares it
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refusal("a key must be text", key)
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} must be given once", key.start_mark
-                )
+                raise _refusal(f"key {key.value!r} must be given once", key)
             seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         return {_json_key(key): value for key, value in mapping.items()}
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise _refusal("text must be Unicode", node)
+        return text
 
 
 def _json_key(key: Any) -> str:
@@ -54,23 +67,36 @@ def _json_key(key: Any) -> str:
     return str(key)
 
 
-def _construct_int(_: _Loader, node: Any) -> int | float:
-    text = node.value.replace("_", "")
+def _refusal(message: str, node: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
+def _construct_int(loader: _Loader, node: Any) -> int | float | str:
+    written = str(loader.construct_scalar(node))
+    if not _INT.fullmatch(written):
+        raise _refusal(f"{written} must be a whole number", node)
+    text = written.replace("_", "")
     digits = text.lstrip("+-")
     try:
         legacy_octal = len(digits) > 1 and digits[0] == "0" and digits.isdigit()
         number = int(digits, 8) if legacy_octal else int(digits, 0)
     except ValueError:
-        return _integral(float(text))  # 08 is no octal number, so it is a float
-    return -number if text.startswith("-") else number
+        return _float(text, written)  # 08 is no octal number, so it is a float
+    number = -number if text.startswith("-") else number
+    return number if -(2**63) <= number < 2**64 else _float(text, written)
 
 
-def _construct_float(_: _Loader, node: Any) -> int | float:
-    if _SPECIAL.fullmatch(node.value):
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{node.value} must be a finite number", node.start_mark
-        )
-    return _integral(float(node.value))
+def _construct_float(loader: _Loader, node: Any) -> int | float | str:
+    text = str(loader.construct_scalar(node))
+    if not _FLOAT.fullmatch(text):
+        raise _refusal(f"{text} must be a finite number", node)
+    return _float(text, text)
+
+
+def _float(text: str, written: str) -> int | float | str:
+    # Go takes what is no number of 64 bits (0x, 1e999) for the text that was written.
+    number = float(text) if _FLOAT.fullmatch(text) else math.inf
+    return _integral(number) if math.isfinite(number) else written
 
 
 def _integral(number: float) -> int | float:
@@ -78,13 +104,22 @@ def _integral(number: float) -> int | float:
     return int(number) if number.is_integer() and abs(number) < 1e21 else number
 
 
-def _construct_bool(_: _Loader, node: Any) -> bool:
-    return _BOOLS[node.value]
+def _construct_bool(loader: _Loader, node: Any) -> bool:
+    word = str(loader.construct_scalar(node))
+    if word not in _BOOLS:
+        raise _refusal(f"{word} must be true or false", node)
+    return _BOOLS[word]
+
+
+def _refuse(_: _Loader, node: Any) -> None:
+    raise _refusal(f"{node.tag} must not be used: JSON has nothing like it", node)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+for _tag in ("binary", "timestamp", "omap", "pairs", "set"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -116,11 +151,15 @@ def load_yaml(text: str) -> Any:
     try:
         loader = _Loader(text)
         try:
-            return loader.get_single_data()
+            value = loader.get_single_data()
         finally:
             loader.dispose()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: "\\U00110000"
         raise ManifestError([Problem("", f"must be one YAML document: {error}")]) from error
+    except RecursionError as error:
+        raise ManifestError([_too_large()]) from error
+    _check_size(value)
+    return value
 
 
 def dump_yaml(value: Any) -> str:
@@ -151,6 +190,7 @@ def parse_study(document: Any) -> FineTuneStudy:
     """The study in `document` (JSON values). Raises ManifestError with every problem found."""
     if not isinstance(document, dict):
         raise ManifestError([Problem("", "must be a FineTuneStudy (got no mapping)")])
+    _check_size(document)
     try:
         return FineTuneStudy.model_validate(_without_nulls(document), by_alias=True, by_name=False)
     except ValidationError as error:
@@ -160,6 +200,22 @@ def parse_study(document: Any) -> FineTuneStudy:
 def read_study(path: Path) -> FineTuneStudy:
     """The study in the YAML or JSON file `path`. Raises ManifestError, or OSError if it cannot be read."""
     return parse_study(load_yaml(path.read_text()))
+
+
+def _check_size(document: Any) -> None:
+    left, found = [(document, 0)], 0
+    while left:
+        value, depth = left.pop()
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict | list):
+            found += len(value)
+            if depth >= MAX_DEPTH or found > MAX_VALUES:
+                raise ManifestError([_too_large()])
+            left.extend((child, depth + 1) for child in inner)
+
+
+def _too_large() -> Problem:
+    return Problem("", f"must be nested at most {MAX_DEPTH} deep, of at most {MAX_VALUES} values")
 
 
 def _without_nulls(value: Any) -> Any:

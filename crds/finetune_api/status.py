@@ -46,6 +46,7 @@ Reason: TypeAlias = Literal[
     "SuspendRequested",
     "InvalidSpec",
     "NoStorage",
+    "StorageUnavailable",
     "InvalidPodTemplate",
     "Forbidden",
     "DataError",
@@ -67,9 +68,10 @@ ImagePullFailed: an image cannot be pulled. OutOfMemory, Evicted, NodeLost: a po
 way, and the study goes on from its records. WaitingForPodsToEnd: pods of an earlier attempt
 still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
 cannot run the spec, or this operator is older than the CRD and cannot read it. NoStorage: neither the
-study nor the operator names storage. InvalidPodTemplate: the API server refused the study's objects.
-Forbidden: the API server does not take them now (a quota, a missing right); tried again. DataError,
-ModelError: the driver could not use the data or the model; the message has the field's path.
+study nor the operator names storage. StorageUnavailable: the study waits for storage that is full, read-only
+or gone; the message says which and why, and it goes on by itself. InvalidPodTemplate: the API server refused
+the study's objects. Forbidden: the API server does not take them now (a quota, a missing right); tried again.
+DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
 RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result,
 another follows. RetriesExhausted: too many attempts in a row ended without a result.

@@ -980,7 +980,7 @@ SEARCH_RULES = (
 MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
 _REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
 _OPTIONAL = ("hyperparameters", "ensemble", "storage", "tracking")
-_DEFAULTED = ("validation", "compute", "refit", "refitRows", "artifacts", "cluster")
+_DEFAULTED = ("validation", "compute", "refit", "refitRows", "artifacts", "cluster", "onExisting")
 
 
 def _immutable(field: str, optional: bool) -> Rule:
@@ -1036,6 +1036,11 @@ class StudySpec(Model):
     cluster: ClusterSpec = ClusterSpec()
     storage: Storage | None = None
     """Default: the operator's default storage."""
+
+    on_existing: Literal["Fresh", "Adopt"] = "Fresh"
+    """What becomes of records that an earlier study of this name left in the storage. Fresh: nothing, each study
+    has a folder of its own. Adopt: the folder is the name's, so a study that was deleted and created again goes
+    on from its records; one that asks for something else fails."""
 
     suspend: bool = False
     """Stop the study's pods and keep its records; set back to false to go on."""

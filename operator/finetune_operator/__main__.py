@@ -4,26 +4,44 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import sys
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import kopf
+from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
 from kubernetes.aio import client, config
 from prometheus_client import start_http_server
 
-from finetune_api.study import GROUP, PLURAL, VERSION
+from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import metrics, names
-from finetune_operator.kube import Kube
-from finetune_operator.observe import ConfigView, JobView, Key, PodView, RayJobView, View
+from finetune_operator.drift import DriftWatch
+from finetune_operator.kube import Kube, KubeError
+from finetune_operator.leader import Election
+from finetune_operator.observe import (
+    KEPT,
+    ConfigView,
+    JobView,
+    Key,
+    PodView,
+    RayJobView,
+    View,
+)
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store
 from finetune_operator.workqueue import WorkQueue
 
+log = logging.getLogger("finetune.operator")
+
 WORKERS = 16
 """Studies reconciled at the same time."""
+
+CRD_SECONDS = 2
+"""Until an operator of some namespaces looks again whether there is the CRD."""
 
 Resource: TypeAlias = tuple[str, str, str]
 """Group, version and plural of a kind."""
@@ -34,6 +52,7 @@ _CHILDREN: dict[Resource, type[View]] = {
     ("", "v1", "configmaps"): ConfigView,
 }
 _RAY_JOBS: Resource = ("ray.io", "v1", "rayjobs")
+_CRDS: Resource = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 
 
 def _children(settings: Settings) -> dict[Resource, type[View]]:
@@ -47,9 +66,15 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store()
+        self.listings = metrics.Listings(by_namespace=bool(settings.namespaces))
         self.kube: Kube | None = None
         self.reconciler: Reconciler | None = None
         self.queue: WorkQueue[Key] | None = None
+        self.drift: DriftWatch | None = None
+        self.election: Election | None = None
+        self.standing: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
+        """Ends the process: something went wrong that only a new one can mend."""
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Indexes are complete before events are handled: nothing is judged missing too soon."""
@@ -61,6 +86,10 @@ class Operator:
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
         for resource, view in _children(self.settings).items():
             self._register_child(registry, resource, view)
+        if self.settings.engine == "Auto" and not self.settings.namespaces:
+            kopf.on.event(*_CRDS, id="kuberay", when=_is_ray_jobs, registry=registry)(
+                self.on_kuberay
+            )
 
     def _register_child(
         self,
@@ -74,6 +103,7 @@ class Operator:
         async def on_child(
             event: kopf.RawEvent, body: kopf.Body, namespace: str | None, **_: Any
         ) -> None:
+            self.listings.note(str(namespace), event)
             gone = event["type"] == "DELETED"
             key = (self.store.remove if gone else self.store.put)(str(namespace), view, body)
             if key is not None and self.queue is not None:
@@ -100,17 +130,77 @@ class Operator:
         except config.ConfigException:
             await config.load_kube_config()
         configuration = client.Configuration.get_default_copy()
-        configuration.connection_pool_maxsize = 4 * WORKERS
-        self.kube = Kube(client.ApiClient(configuration))
+        watches = len(KEPT) * max(1, len(self.settings.namespaces))
+        configuration.connection_pool_maxsize = 4 * WORKERS + watches
+        api = client.ApiClient(configuration)
+        self.kube = Kube(api, self._may_write)
         self.reconciler = Reconciler(self.kube, self.store, self.settings)
         self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
+        loop = asyncio.get_running_loop()
+        metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
+        metrics.QUEUE_DEPTH.set_function(self._depth)
+        while self.settings.namespaces and not await self._served():
+            log.warning("waiting for the CRD of %s", PLURAL)  # kopf looks only once in this mode
+            await asyncio.sleep(CRD_SECONDS)
+        self.drift = DriftWatch(self.kube, self.store, self.queue.add, self.settings.namespaces)
+        await self.drift.start(self._must_not_end)
+        if not self.settings.lease:
+            metrics.LEADER.set(1)
+            self.work()
+            return
+        namespace, name = self.settings.lease.split("/")
+        identity = self.settings.identity or f"{socket.gethostname()}-{uuid.uuid4()}"
+        self.election = Election(Kube(api), (namespace, name), identity)
+        self.standing = asyncio.create_task(self.election.run(self.work, self.rest))
+        self.standing.add_done_callback(self._must_not_end)
+
+    async def _served(self) -> bool:
+        assert self.kube is not None  # it connects first
+        try:
+            return await self.kube.serves(KIND)
+        except KubeError as error:
+            log.warning("the API server does not say what it serves: %s", error)
+            return False
+
+    def _may_write(self) -> bool:
+        return self.election is None or self.election.held
+
+    def _depth(self) -> float:
+        # Who does not act has studies in its queue too, but nobody waits for it.
+        return self.queue.depth if self.queue is not None and self._may_write() else 0
+
+    def _must_not_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.error("a task ended that must not", exc_info=task.exception())
+            self.ended.set()
+
+    def work(self) -> None:
+        """Reconcile every study, from now on."""
+        assert self.queue is not None  # startup comes first
+        assert self.reconciler is not None
+        for key in self.reconciler.studies():
+            self.queue.add(key)
         self.queue.start(WORKERS)
-        start_http_server(self.settings.metrics_port)
+
+    async def rest(self) -> None:
+        """Watch only: another operator acts."""
+        assert self.queue is not None  # it has worked
+        assert self.reconciler is not None
+        await self.queue.stop()
+        self.reconciler.show_none()
 
     async def stop(self, **_: Any) -> None:
-        """Stop the queue and close the connections."""
+        """Stop the queue, let another act, and close the connections."""
+        if self.standing is not None:
+            self.standing.cancel()
+        if self.drift is not None:
+            await self.drift.stop()
         if self.queue is not None:
             await self.queue.stop()
+        if self.election is not None:
+            await self.election.release()
+        if self.reconciler is not None:
+            self.reconciler.show_none()
         if self.kube is not None:
             await self.kube.close()
 
@@ -126,12 +216,30 @@ class Operator:
         assert self.reconciler is not None  # startup comes first
         assert self.queue is not None
         key = (str(namespace), name)
+        self.listings.note(str(namespace), event)
         if event["type"] == "DELETED":
             if self.reconciler.remove(key, body):
                 self.queue.forget(key)
         else:
             self.reconciler.put(key, _plain(body))
             self.queue.add(key)
+
+    async def on_kuberay(self, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        """KubeRay was installed or removed: the next attempts follow."""
+        assert self.reconciler is not None  # startup comes first
+        assert self.queue is not None
+        gone = event["type"] == "DELETED" or "deletionTimestamp" in body["metadata"]
+        for key in self.reconciler.serve_ray_jobs(not gone and _is_established(body)):
+            self.queue.add(key)
+
+
+def _is_ray_jobs(name: str, **_: Any) -> bool:
+    return name == "rayjobs.ray.io"
+
+
+def _is_established(crd: Mapping[str, Any]) -> bool:
+    conditions = (crd.get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
 def _login_in_pod(**context: Any) -> kopf.ConnectionInfo | None:
@@ -161,7 +269,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name in ("study", "error", "object"):
+        for name in ("study", "attempt", "state", "reason", "error", "object"):
             if hasattr(record, name):
                 line[name] = getattr(record, name)
         if record.exc_info:
@@ -189,17 +297,32 @@ def main() -> None:
     )  # kopf asks for it, and an arbitrary user id has no name
     _log_as_json()
     settings = read()
-    registry = kopf.OperatorRegistry()
-    Operator(settings).register(registry)
-    asyncio.run(
-        kopf.operator(
-            registry=registry,
-            standalone=True,
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
-            liveness_endpoint=_liveness(settings.health_port),
-        )
-    )
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    start_http_server(settings.metrics_port)
+    ended = False
+    while not ended:
+        registry = kopf.OperatorRegistry()
+        operator = Operator(settings)
+        operator.register(registry)
+        try:
+            await kopf.operator(
+                registry=registry,
+                standalone=True,
+                clusterwide=not settings.namespaces,
+                namespaces=settings.namespaces,
+                liveness_endpoint=_liveness(settings.health_port),
+                stop_flag=operator.ended,
+            )
+            ended = True
+        except APINotFoundError as error:
+            # A kind that was watched is gone with its CRD, which kopf does not survive.
+            log.warning("looks anew for what there is: %s", error)
+            await asyncio.sleep(1)
+    if operator.ended.is_set():
+        sys.exit(1)
 
 
 if __name__ == "__main__":

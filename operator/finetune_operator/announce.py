@@ -15,7 +15,13 @@ _ANNOUNCED: dict[State, str] = {
     "Complete": "Completed",
     "Failed": "Failed",
 }
-_WARNINGS = (*get_args(TroubleReason), "AttemptFailed", "NoStorage", "Forbidden")
+_WARNINGS = (
+    *get_args(TroubleReason),
+    "AttemptFailed",
+    "NoStorage",
+    "StorageUnavailable",
+    "Forbidden",
+)
 
 
 def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:

@@ -1,5 +1,8 @@
 """What is believed of the progress document: the study's pods write it, and they are not trusted."""
 
+import math
+from typing import Any
+
 from pydantic import ValidationError
 
 from finetune_api.status import Findings, StudyProgress, TrialCounts
@@ -23,7 +26,7 @@ def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress
         return None
     if progress.study_uid != study.metadata.uid or progress.term > config.term:
         return None
-    return progress
+    return progress if _can_be_stored(progress.findings.model_dump()) else None
 
 
 def speaks_for(progress: StudyProgress | None, job: JobView) -> StudyProgress | None:
@@ -38,6 +41,20 @@ def last_word(
     config = observed.configs.get(names.progress_config(study.metadata.name))
     said = speaks_for(progress, job)
     return said if said is not None and config is not None and said.term == config.term else None
+
+
+def _can_be_stored(value: Any) -> bool:
+    """Whether an API server stores what is in the findings: whole numbers of 64 bits, others finite."""
+    match value:
+        case int():
+            return -(2**63) <= value < 2**63
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(_can_be_stored, value.values()))
+        case list():
+            return all(map(_can_be_stored, value))
+    return True
 
 
 def at_rest(findings: Findings) -> Findings:

@@ -1,11 +1,11 @@
 """The children of a study that do not change from attempt to attempt."""
 
-import hashlib
 import json
 from typing import Any
 
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, StudySpec
 from finetune_operator import names
+from finetune_operator.observe import digest
 from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
@@ -45,8 +45,7 @@ def spec_digest(study: FineTuneStudy) -> str:
 
     The operator's defaults are not in it: new ones do not reach studies that run.
     """
-    written = json.dumps(study.spec.to_json(), sort_keys=True)
-    return hashlib.sha256(written.encode()).hexdigest()[:16]
+    return digest(json.dumps(study.spec.to_json(), sort_keys=True))
 
 
 def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
@@ -61,14 +60,15 @@ def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
         },
         "spec": resolved(study, settings).to_json(),
     }
-    annotations = {names.SPEC_HASH: spec_digest(study)}
+    text = json.dumps(document, sort_keys=True)
+    annotations = {names.SPEC_HASH: spec_digest(study), names.DATA_HASH: digest(text)}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": names.metadata(
             study, names.spec_config(study.metadata.name), annotations=annotations
         ),
-        "data": {"study.json": json.dumps(document, sort_keys=True)},
+        "data": {"study.json": text},
     }
 
 

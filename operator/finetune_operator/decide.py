@@ -24,10 +24,10 @@ from finetune_api.status import (
     StudyStatus,
 )
 from finetune_api.study import FineTuneStudy
-from finetune_operator import engines, names
+from finetune_operator import engines
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
-from finetune_operator.children import children, resolved, spec_config_map
+from finetune_operator.children import children, resolved
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.settings import Settings
@@ -42,6 +42,9 @@ QUIET_SECONDS = 5
 
 EXPLAIN_SECONDS = 60
 """Its Events are looked at again, at doubling intervals, until it has been quiet for this long."""
+
+NAMESPACE_ENDS = "because it is being terminated"
+"""How the API server refuses to make anything in a namespace that is being deleted."""
 
 LOST_SECONDS = 30
 """A pod still there this long after its deletion deadline is on a lost node, and is deleted by force."""
@@ -132,11 +135,16 @@ def forbidden(study: FineTuneStudy, observed: Observed, now: datetime, why: str)
 
 
 def unreadable(status: StudyStatus, generation: int, now: datetime, why: str) -> StudyStatus:
-    """The status of a study that a newer operator may read: it stands still, and loses nothing."""
+    """The status of a study that a newer operator may read: it stands still, unless it has ended, and loses nothing."""
+    if status.finished:
+        return status
     message = f"this operator cannot read the study, a newer one may: {why}"[:MAX_MESSAGE]
-    conditions = with_condition(
-        status.conditions, "Stalled", True, "InvalidSpec", message, generation, now
-    )
+    conditions = status.conditions
+    facts: dict[ConditionType, bool] = {"Stalled": True, "Reconciling": False}
+    for kind, value in facts.items():
+        conditions = with_condition(
+            conditions, kind, value, "InvalidSpec", message, generation, now
+        )
     changes = {"observed_generation": generation, "conditions": conditions, "message": message}
     return status.model_copy(update=changes)
 
@@ -230,15 +238,18 @@ def _start(case: _Case) -> Decision:
 
 
 def _running(case: _Case, current: JobView) -> Decision:
-    """Nothing to do but to hand on edits of the budget and to say how it goes."""
-    config = case.observed.configs.get(names.spec_config(case.study.metadata.name))
-    wanted = spec_config_map(case.study, case.settings)
-    stale = config is None or config.spec_hash != wanted["metadata"]["annotations"][names.SPEC_HASH]
+    """Nothing to do but to hand on edits of the budget, to put children right, and to say how it goes."""
+    settings = case.settings.model_copy(update={"engine": current.kind})
+    made = (
+        *children(case.study, settings),
+        *engines.kept(case.study, current.attempt, current.kind),
+    )
+    stale = tuple(manifest for manifest in made if not case.observed.has(manifest))
     if current.held:
         decision = _queued(case, current)
     else:
         decision = _searching(case, current) or _starting(case, current)
-    return replace(decision, apply=(wanted,) if stale else ())
+    return replace(decision, apply=stale)
 
 
 def _queued(case: _Case, current: JobView) -> Decision:
@@ -271,6 +282,8 @@ def _searching(case: _Case, current: JobView) -> Decision | None:
     trouble = _trouble(case, current)
     reason: Reason = trouble.reason if trouble else "Running"
     message = trouble.message if trouble else word.message
+    if word.reason == "StorageUnavailable":
+        reason, message = word.reason, word.message
     return Decision(_status(case, state, reason, message, failed_attempts=0 if moved else None))
 
 
@@ -293,10 +306,15 @@ def _starting(case: _Case, current: JobView) -> Decision:
         waiting = f"attempt {current.attempt}: waiting for the pods to start"
         message = (word.message if word is not None else "") or waiting
     reason: Reason = trouble.reason if trouble else "CreatingPods"
+    if word is not None and word.reason == "StorageUnavailable" and not trouble:
+        reason = word.reason
     starting = not any(pod.running for pod in case.pods)
     status = _status(case, "Starting", reason, message, reconciling=starting)
     if not quiet:
         return Decision(status)
+    if NAMESPACE_ENDS in told:
+        # The Job controller keeps the last failed pod of each index until it may make another, for ever.
+        return Decision(status, (_delete_job(current),))
     if age < QUIET_SECONDS:
         return Decision(status, again_after=QUIET_SECONDS - age + 0.1)
     explain = not case.explanation and (age < EXPLAIN_SECONDS or not known)

@@ -21,10 +21,10 @@ _BACKOFF_LIMIT = 100
 
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
     """The objects of one attempt, to be created in this order: Service, Secret, Job."""
-    return [_service(study, attempt), _secret(study, attempt), _job(study, attempt, settings)]
+    return [service(study, attempt), _secret(study, attempt), _job(study, attempt, settings)]
 
 
-def _service(study: FineTuneStudy, attempt: int) -> Manifest:
+def service(study: FineTuneStudy, attempt: int) -> Manifest:
     """Gives the pods names, before they are ready too."""
     job = names.attempt_name(study.metadata.name, attempt)
     return {

@@ -1,14 +1,17 @@
 """The only module that talks to Kubernetes: few verbs, and errors in the operator's own terms."""
 
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientTimeout
 from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
+from finetune_operator.metrics import API_REQUESTS
 from finetune_operator.names import MANAGER
 
 _PATHS = {
@@ -19,6 +22,7 @@ _PATHS = {
     "Service": ("api/v1", "services"),
     "ServiceAccount": ("api/v1", "serviceaccounts"),
     "Job": ("apis/batch/v1", "jobs"),
+    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "Role": ("apis/rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
@@ -26,6 +30,10 @@ _PATHS = {
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
 }
 _APPLY = "application/apply-patch+yaml"
+_WATCH_SECONDS = (300, 600)
+"""A watch lasts so long; not all of them begin anew at the same time."""
+
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _REFUSED = {400, 405, 413, 415, 422}
 """Answers that the same request will get again."""
 
@@ -36,10 +44,12 @@ _UNKNOWN_FIELD = "failed to create typed patch object"
 class KubeError(Exception):
     """A request that failed; trying again later may help."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
+        self.retry_after = retry_after
+        """Seconds that the API server asks to wait."""
 
 
 class Refused(KubeError):
@@ -58,11 +68,20 @@ class Exists(KubeError):
     """An object of that name is there already."""
 
 
-class Kube:
-    """Requests to the API server through one pooled client."""
+class Conflict(KubeError):
+    """The object is not the one, or not in the version, that was meant; or a quota was counted meanwhile."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+
+class Kube:
+    """Requests to the API server through one pooled client.
+
+    `may_write` is asked before each request that changes something: an operator that may not act any more
+    must not, wherever its work stands.
+    """
+
+    def __init__(self, api: client.ApiClient, may_write: Callable[[], bool] = lambda: True) -> None:
         self._api = api
+        self._may_write = may_write
 
     async def close(self) -> None:
         """Close the connections."""
@@ -81,12 +100,69 @@ class Kube:
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
         return await self._request("POST", path, manifest, query)
 
+    async def replace(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT. Raises Conflict if the object has changed since the manifest's resourceVersion, else KubeError."""
+        meta = manifest["metadata"]
+        path = self._path(manifest["kind"], meta["namespace"], meta["name"])
+        return await self._request("PUT", path, manifest, [("fieldManager", MANAGER)])
+
     async def read(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """GET; None if there is no such object. Raises KubeError."""
         try:
             return await self._request("GET", self._path(kind, namespace, name), None)
         except Gone:
             return None
+
+    async def list_all(
+        self, kind: str, namespace: str | None, labels: str
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects with these labels, of a namespace or of all, and the version to watch from. Raises KubeError."""
+        items: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            query = [("labelSelector", labels), ("limit", "500"), ("continue", more)]
+            page = await self._request("GET", self._path(kind, namespace), None, query)
+            items += page.get("items") or []
+            more = page["metadata"].get("continue") or ""
+            if not more:
+                return items, page["metadata"]["resourceVersion"]
+
+    async def watch(
+        self, kind: str, namespace: str | None, labels: str, version: str
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Type and object of each change since `version`, until the API server ends the watch. Raises KubeError."""
+        query = [
+            ("labelSelector", labels),
+            ("watch", "true"),
+            ("resourceVersion", version),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", str(random.randint(*_WATCH_SECONDS))),
+        ]
+        # Longer than the API server's own end of the watch: what is silent for so long is dead.
+        timeout = ClientTimeout(total=_WATCH_SECONDS[1] + 30)
+        try:
+            parameters = await self._api.param_serialize(
+                "GET",
+                self._path(kind, namespace),
+                query_params=query,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._api.call_api(*parameters, _request_timeout=timeout)
+            try:
+                if response.status != 200:
+                    raise _error(response.status, await response.read())
+                while line := await response.response.content.readline():
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        code = int(event["object"].get("code") or 0)
+                        raise _error(code, json.dumps(event["object"]))
+                    yield event["type"], event["object"]
+            finally:
+                response.response.close()
+        except ApiException as error:
+            raise _error(error.status or 0, error.body or str(error.reason)) from error
+        except (OSError, TimeoutError, ClientError, ValueError) as error:
+            raise KubeError(0, f"{type(error).__name__}: {error}") from error
 
     async def serves(self, kind: str) -> bool:
         """Whether the API server knows the kind. Raises KubeError."""
@@ -108,8 +184,8 @@ class Kube:
             await self._request("DELETE", self._path(kind, namespace, name), options)
         except Gone:
             return
-        except Exists:
-            return  # 409: the name belongs to another object by now
+        except Conflict:
+            return  # the name belongs to another object by now
 
     async def events_of(self, namespace: str, kind: str, uid: str) -> list[dict[str, Any]]:
         """Warnings about an object, the latest last."""
@@ -122,11 +198,10 @@ class Kube:
             found.get("items", []), key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime"))
         )
 
-    def _path(self, kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
+    def _path(self, kind: str, namespace: str | None, name: str = "", subresource: str = "") -> str:
         prefix, plural = _PATHS[kind]
-        return "/".join(
-            part for part in (f"/{prefix}/namespaces", namespace, plural, name, subresource) if part
-        )
+        place = f"/{prefix}/namespaces/{namespace}" if namespace else f"/{prefix}"
+        return "/".join(part for part in (place, plural, name, subresource) if part)
 
     async def _request(
         self,
@@ -136,6 +211,9 @@ class Kube:
         query: list[tuple[str, str]] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        code = "error"
+        if method != "GET" and not self._may_write():
+            raise KubeError(0, "this operator does not lead (any more)")
         try:
             parameters = await self._api.param_serialize(
                 method,
@@ -147,25 +225,35 @@ class Kube:
             )
             response = await self._api.call_api(*parameters, _request_timeout=30)
             data = await response.read()
+            code = str(response.status)
             if not 200 <= response.status < 300:
-                raise _error(response.status, data)
+                raise _error(response.status, data, response.headers)
         except ApiException as error:
-            raise _error(error.status or 0, error.body or str(error.reason)) from error
+            code = str(error.status or code)
+            raise _error(
+                error.status or 0, error.body or str(error.reason), error.headers or {}
+            ) from error
         except (OSError, TimeoutError, ClientError) as error:
             raise KubeError(0, f"{type(error).__name__}: {error}") from error
+        finally:
+            API_REQUESTS.labels(_VERBS[method], code).inc()
         return dict(json.loads(data))
 
 
-def _error(status: int, body: Any) -> KubeError:
+def _error(status: int, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> KubeError:
     try:
-        message = str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = str(body)[:500]
+        answer = json.loads(body)
+        message, reason = str(answer["message"]), answer.get("reason")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, reason = str(body)[:500], None
     if status == 403:
         return Forbidden(status, message)
     if status == 404:
         return Gone(status, message)
     if status == 409:
-        return Exists(status, message)
+        return (Exists if reason == "AlreadyExists" else Conflict)(status, message)
     refused = status in _REFUSED or (status == 500 and _UNKNOWN_FIELD in message)
-    return Refused(status, message) if refused else KubeError(status, message)
+    if refused:
+        return Refused(status, message)
+    wait = headers.get("Retry-After", "")
+    return KubeError(status, message, float(wait) if wait.isdecimal() else 0.0)

@@ -51,10 +51,10 @@ class Fate:
     """Why there are no pods yet."""
 
 
-def fate_of(status: Mapping[str, Any]) -> Fate:
-    """What `status` of a RayJob means; what a later KubeRay may add is taken for an attempt on its way."""
-    deployment, job = str(status.get("jobDeploymentStatus", "")), str(status.get("jobStatus", ""))
-    reason, message = str(status.get("reason", "")), str(status.get("message", ""))
+def fate_of(status: Any) -> Fate:
+    """What `status` of a RayJob means; what a later KubeRay may write there is taken for an attempt on its way."""
+    deployment, job = _word(status, "jobDeploymentStatus"), _word(status, "jobStatus")
+    reason, message = _word(status, "reason"), _word(status, "message")
     words = ": ".join(part for part in (reason, message) if part)
     match deployment, job:
         case "ValidationFailed", _:
@@ -68,10 +68,22 @@ def fate_of(status: Mapping[str, Any]) -> Fate:
     return Fate(has_pods=deployment in _WITH_PODS, trouble=_trouble(status))
 
 
-def _trouble(status: Mapping[str, Any]) -> str:
+def _trouble(status: Any) -> str:
     """What keeps the Ray cluster from having its pods."""
-    cluster = status.get("rayClusterStatus") or {}
-    for condition in cluster.get("conditions") or []:
-        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
-    return str(cluster.get("reason", ""))
+    cluster = told(status, "rayClusterStatus")
+    conditions = told(cluster, "conditions")
+    for condition in conditions if isinstance(conditions, list) else ():
+        kind, value = _word(condition, "type"), _word(condition, "status")
+        if (kind, value) == ("ReplicaFailure", "True"):
+            return f"{_word(condition, 'reason')}: {_word(condition, 'message')}"
+    return _word(cluster, "reason")
+
+
+def _word(value: Any, name: str) -> str:
+    word = told(value, name)
+    return word if isinstance(word, str) else ""
+
+
+def told(value: Any, name: str) -> Any:
+    """What an object has under `name`; None if it has nothing there, or is no object."""
+    return value.get(name) if isinstance(value, Mapping) else None

@@ -34,13 +34,14 @@ def overlay(base: Any, over: Any, name: str = "") -> Any:
 def _overlay_list(base: list[Any], over: list[Any], key: str, union: bool) -> list[Any]:
     changes = {name: item for item in over if (name := _name(item, key)) is not None}
     known = {_name(item, key) for item in base} - {None}
-    merged = [_overlay_item(item, changes.get(_name(item, key) or ""), union) for item in base]
+    merged = [
+        _overlay_item(item, changes[name], union) if (name := _name(item, key)) in changes else item
+        for item in base
+    ]
     return [*merged, *(item for item in over if _name(item, key) not in known)]
 
 
 def _overlay_item(item: Any, change: Any, union: bool) -> Any:
-    if change is None:
-        return item
     return overlay({k: v for k, v in item.items() if k in change} if union else item, change)
 
 

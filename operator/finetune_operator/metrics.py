@@ -1,20 +1,27 @@
-"""Prometheus metrics. Per-study series have the labels namespace and name, and go with the study."""
+"""Prometheus metrics, of the operator and of each study that has not ended.
+
+Series of a study have the labels namespace and name. They go when it ends or is deleted, so there are never more of
+them than studies under way: what an ended study found stands in its status, its past is kept by Prometheus.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from finetune_api.status import StudyStatus
+from finetune_api.status import State, StudyStatus
+from finetune_api.study import ObjectMeta
 from finetune_operator.observe import Key
 
-STUDIES = Gauge("finetune_studies", "Studies by state", ["state"])
-BEST = Gauge(
-    "finetune_study_best_objective", "Best value of the study's objective", ["namespace", "name"]
-)
-TRIALS = Gauge(
-    "finetune_study_trials", "Trials of the study by state", ["namespace", "name", "state"]
-)
-GPU_SECONDS = Gauge(
-    "finetune_study_gpu_seconds", "GPU seconds the study has used", ["namespace", "name"]
-)
+_STUDY = ["namespace", "name"]
+
+# -- of the operator
+
+LEADER = Gauge("finetune_leader", "1 in the replica that works, 0 in those that wait to")
+TASKS = Gauge("finetune_tasks", "Asyncio tasks of the process")
+QUEUE_DEPTH = Gauge("finetune_queue_depth", "Studies that wait to be reconciled")
 RECONCILE_SECONDS = Histogram(
     "finetune_reconcile_seconds",
     "Seconds of one reconciliation",
@@ -23,34 +30,124 @@ RECONCILE_SECONDS = Histogram(
 RECONCILE_ERRORS = Counter(
     "finetune_reconcile_errors", "Reconciliations that failed and are tried again"
 )
+API_REQUESTS = Counter(
+    "finetune_api_requests",
+    "Requests to the API server, without watches and kopf's lists; code is error where no answer came",
+    ["verb", "code"],
+)
+WATCH_RESTARTS = Counter(
+    "finetune_watch_restarts",
+    "Times that all objects of a kind were listed again because their watch was lost",
+    ["kind"],
+)
+
+# -- of all studies
+
+STUDIES = Gauge("finetune_studies", "Studies by state", ["state"])
+STUDIES_FINISHED = Counter("finetune_studies_finished", "Studies that ended", ["state"])
+QUEUE_WAIT = Histogram(
+    "finetune_study_queue_wait_seconds",
+    "Seconds that a study waited for its pods until it was Running",
+    buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400),
+)
+
+# -- of each study that has not ended
+
+STATE = Gauge("finetune_study_state", "1 for the state that the study is in", [*_STUDY, "state"])
+STALLED = Gauge("finetune_study_stalled", "1 if nothing will move without a person", _STUDY)
+TRIALS = Gauge("finetune_study_trials", "Trials of the study by state", [*_STUDY, "state"])
+PLANNED_TRIALS = Gauge("finetune_study_planned_trials", "Trials the study will propose", _STUDY)
+BEST = Gauge("finetune_study_best_objective", "Best value of the study's objective", _STUDY)
+HIGHEST_EPOCH = Gauge(
+    "finetune_study_highest_epoch",
+    "Most epochs that one of the ten best trials had trained when it was at its best",
+    _STUDY,
+)
+EPOCHS = Gauge("finetune_study_epochs", "Epochs the study has trained", _STUDY)
+EXPECTED_EPOCHS = Gauge(
+    "finetune_study_expected_epochs",
+    "Epochs of the study's plan if each rung promotes its share",
+    _STUDY,
+)
+EPOCHS_SAVED = Gauge(
+    "finetune_study_epochs_saved",
+    "Epochs that its trials would have trained beyond these, had all gone to their end",
+    _STUDY,
+)
+PRICE = Gauge("finetune_study_price", "GPU hours so far at budget.pricePerGpuHour", _STUDY)
+GPU_SECONDS = Gauge("finetune_study_gpu_seconds", "GPU seconds the study has used", _STUDY)
 
 _TRIAL_STATES = ("running", "paused", "completed", "stopped", "diverged", "failed")
+_ENDS: tuple[State, ...] = ("Complete", "Failed")
+_WAITING: tuple[State, ...] = ("Pending", "Queued", "Starting")
+
+for _state in _ENDS:  # from 0 on, so that the first one is an increase
+    STUDIES_FINISHED.labels(_state)
+
+
+def _highest_epoch(status: StudyStatus) -> float | None:
+    best = [status.best] if status.best is not None else []
+    return max((trial.epoch for trial in [*best, *status.top_trials]), default=None)
+
+
+_VALUES: dict[Gauge, Callable[[StudyStatus], float | None]] = {
+    STALLED: lambda status: float(status.is_true("Stalled")),
+    PLANNED_TRIALS: lambda status: status.trials.planned,
+    BEST: lambda status: status.best.value if status.best else None,
+    HIGHEST_EPOCH: _highest_epoch,
+    EPOCHS: lambda status: status.spending.epochs if status.spending else None,
+    EXPECTED_EPOCHS: lambda status: status.plan.expected_epochs if status.plan else None,
+    EPOCHS_SAVED: lambda status: status.spending.epochs_saved if status.spending else None,
+    PRICE: lambda status: status.spending.price if status.spending else None,
+    GPU_SECONDS: lambda status: status.gpu_seconds,
+}
+"""What each gauge of a study shows of its status; no series where that is None."""
 
 
 class StudyMetrics:
-    """Keeps the gauges in step with the statuses."""
+    """Keeps the series of studies in step with their statuses."""
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
+        self._waiting: dict[Key, datetime] = {}
+        """Since when studies wait for their pods."""
 
-    def show(self, key: Key, status: StudyStatus) -> None:
-        """Set the study's series from its status."""
-        self._move(key, status.state or "Pending")
-        for state in _TRIAL_STATES:
-            TRIALS.labels(*key, state).set(getattr(status.trials, state))
-        GPU_SECONDS.labels(*key).set(status.gpu_seconds)
-        if status.best is not None:
-            BEST.labels(*key).set(status.best.value)
+    def show(self, meta: ObjectMeta, old: StudyStatus, status: StudyStatus, now: datetime) -> None:
+        """Set the study's series from its status; `old` is the one that the API server has."""
+        key = (str(meta.namespace), meta.name)
+        state = status.state or "Pending"
+        if status.finished and not old.finished and self._states.get(key) not in _ENDS:
+            STUDIES_FINISHED.labels(state).inc()
+        self._time(key, meta, old, status, now)
+        self._move(key, state)
+        if status.finished:
+            _drop(key)
+        else:
+            _set(key, state, status)
 
     def remove(self, key: Key) -> None:
         """Drop the study's series."""
-        if key not in self._states:
-            return
+        self._waiting.pop(key, None)
         self._move(key, None)
-        for state in _TRIAL_STATES:
-            TRIALS.remove(*key, state)
-        GPU_SECONDS.remove(*key)
-        BEST.remove_by_labels({"namespace": key[0], "name": key[1]})
+        _drop(key)
+
+    def clear(self) -> None:
+        """Drop the series of all studies."""
+        for key in list(self._states):
+            self.remove(key)
+
+    def _time(
+        self, key: Key, meta: ObjectMeta, old: StudyStatus, status: StudyStatus, now: datetime
+    ) -> None:
+        """Take the time from a study's creation, or since it waits again, until it is Running."""
+        if status.state in _WAITING:
+            since = _waiting_since(meta, old, status)
+            if since is not None:
+                self._waiting.setdefault(key, since)
+            return
+        began = self._waiting.pop(key, None)
+        if began is not None and status.state == "Running":
+            QUEUE_WAIT.observe(max(0.0, (now - began).total_seconds()))
 
     def _move(self, key: Key, state: str | None) -> None:
         old = self._states.pop(key, None)
@@ -59,3 +156,67 @@ class StudyMetrics:
         if state is not None:
             STUDIES.labels(state).inc()
             self._states[key] = state
+
+
+def _waiting_since(meta: ObjectMeta, old: StudyStatus, status: StudyStatus) -> datetime | None:
+    """Since when a study waits; None if that is not known any more."""
+    if old.observed_generation == -1:  # nobody has looked at it yet
+        return meta.creation_timestamp
+    condition = status.condition("Reconciling")
+    known = condition is not None and condition.status == "True"
+    return condition.last_transition_time if condition is not None and known else None
+
+
+def _set(key: Key, state: str, status: StudyStatus) -> None:
+    for other in get_args(State):
+        if other != state:
+            STATE.remove(*key, other)
+    STATE.labels(*key, state).set(1)
+    for trial_state in _TRIAL_STATES:
+        TRIALS.labels(*key, trial_state).set(getattr(status.trials, trial_state))
+    for gauge, value_of in _VALUES.items():
+        value = value_of(status)
+        if value is None:
+            gauge.remove(*key)
+        else:
+            gauge.labels(*key).set(value)
+
+
+def _drop(key: Key) -> None:
+    for state in get_args(State):
+        STATE.remove(*key, state)
+    for trial_state in _TRIAL_STATES:
+        TRIALS.remove(*key, trial_state)
+    for gauge in _VALUES:
+        gauge.remove(*key)
+
+
+class Listings:
+    """Counts how often kopf has lost a watch and listed everything of a kind again.
+
+    kopf has no hook for that. But an object that it lists comes as an event without a type, so one that was known
+    before has been listed again. A kind of which there are no objects is not counted.
+    """
+
+    def __init__(self, by_namespace: bool) -> None:
+        """`by_namespace`: each namespace has a watch of its own."""
+        self._by_namespace = by_namespace
+        self._numbers: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._last: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        """By watch and object, the number of the listing that had it last."""
+
+    def note(self, namespace: str, event: Mapping[str, Any]) -> None:
+        """Take in an event of a watch."""
+        kind = str(event["object"]["kind"])
+        restarts = WATCH_RESTARTS.labels(kind)  # from 0 on, so that the first one is an increase
+        watch = (kind, namespace if self._by_namespace else "")
+        last, uid = self._last[watch], str(event["object"]["metadata"]["uid"])
+        if event["type"] == "DELETED":
+            last.pop(uid, None)
+        elif event["type"] is not None:
+            last.setdefault(uid, self._numbers[watch])
+        else:
+            if last.get(uid) == self._numbers[watch]:
+                self._numbers[watch] += 1
+                restarts.inc()
+            last[uid] = self._numbers[watch]

@@ -1,14 +1,16 @@
 """What the operator sees of a study's children: slim views of what the API serves."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias
 
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
-from finetune_operator.kuberay import fate_of
+from finetune_operator.kuberay import fate_of, told
 from finetune_operator.trouble import Trouble, trouble_of
 
 Key: TypeAlias = tuple[str, str]
@@ -79,8 +81,8 @@ class RayJobView(JobView):
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "RayJobView":
-        """The view of a RayJob as the API serves it."""
-        meta, status = body["metadata"], body.get("status") or {}
+        """The view of a RayJob as the API serves it: spec and status are as its KubeRay has them."""
+        meta, status = body["metadata"], body.get("status")
         study, attempt = _owner(meta), number(meta.get("labels", {}).get(names.ATTEMPT_LABEL))
         fate = fate_of(status)
         return cls(
@@ -92,8 +94,8 @@ class RayJobView(JobView):
             succeeded=fate.succeeded,
             failed=fate.failed,
             active=int(fate.has_pods),
-            held=(body.get("spec") or {}).get("suspend") is True,
-            begun=parse_time(status.get("startTime") or meta.get("creationTimestamp")),
+            held=told(body.get("spec"), "suspend") is True,
+            begun=parse_time(told(status, "startTime") or meta.get("creationTimestamp")),
             run_id=names.run_id(study, attempt),
             refused=fate.refused,
             trouble=fate.trouble,
@@ -162,6 +164,9 @@ class ConfigView:
     name: str
     study_uid: str
     spec_hash: str
+    intact: bool
+    """Whether the spec is as the operator wrote it."""
+
     progress: str
     """The driver's document as it stands there; empty if it is longer than it may be."""
 
@@ -171,13 +176,98 @@ class ConfigView:
     def of(cls, body: Mapping[str, Any]) -> "ConfigView":
         """The view of a ConfigMap as the API serves it."""
         meta, data = body["metadata"], body.get("data") or {}
+        annotations = meta.get("annotations") or {}
+        written = annotations.get(names.DATA_HASH)
         return cls(
             name=meta["name"],
             study_uid=_owner(meta),
-            spec_hash=(meta.get("annotations") or {}).get(names.SPEC_HASH, ""),
+            spec_hash=annotations.get(names.SPEC_HASH, ""),
+            intact=written is None or written == digest(str(data.get("study.json"))),
             progress=_bounded(data.get("progress", "")),
             term=number(data.get("term")),
         )
+
+
+@dataclass(frozen=True)
+class ChildView:
+    """A child that nobody has a reason to change; one subclass a kind."""
+
+    kind: ClassVar[str]
+
+    name: str
+    study_uid: str
+    essence: str
+    """What makes it what the operator made, as a hash; see `essence`."""
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "ChildView":
+        """The view of a child as the API serves it."""
+        meta = body["metadata"]
+        return cls(meta["name"], _owner(meta), essence(cls.kind, body))
+
+
+class AccountView(ChildView):
+    """A ServiceAccount."""
+
+    kind = "ServiceAccount"
+
+
+class RoleView(ChildView):
+    """A Role."""
+
+    kind = "Role"
+
+
+class BindingView(ChildView):
+    """A RoleBinding."""
+
+    kind = "RoleBinding"
+
+
+class PolicyView(ChildView):
+    """A NetworkPolicy."""
+
+    kind = "NetworkPolicy"
+
+
+class ServiceView(ChildView):
+    """A Service of an attempt."""
+
+    kind = "Service"
+
+
+KEPT: tuple[type[ChildView], ...] = (AccountView, RoleView, BindingView, PolicyView, ServiceView)
+"""Kinds that are kept as the operator made them."""
+
+_ESSENCE: Mapping[str, tuple[str, ...]] = {
+    "ServiceAccount": (),
+    "Role": ("rules",),
+    "RoleBinding": ("roleRef", "subjects"),
+    "NetworkPolicy": ("spec",),
+    "Service": ("spec.clusterIP", "spec.publishNotReadyAddresses", "spec.selector"),
+}
+"""Of each kind what the operator writes, as far as the API server adds nothing to it."""
+
+
+def essence(kind: str, manifest: Mapping[str, Any]) -> str:
+    """A hash of what the operator writes of that kind: the same of its manifest and of what the API serves."""
+    meta = manifest["metadata"]
+    labels = meta.get("labels") or {}
+    own = [_owner(meta), *(labels.get(name) for name in (names.STUDY_LABEL, names.UID_LABEL))]
+    parts = [_part(manifest, path) for path in _ESSENCE[kind]]
+    return digest(json.dumps([own, parts], sort_keys=True))
+
+
+def digest(text: str) -> str:
+    """16 hexadecimal digits that change with the text."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def _part(manifest: Mapping[str, Any], path: str) -> Any:
+    part: Any = manifest
+    for name in path.split("."):
+        part = (part or {}).get(name)
+    return part
 
 
 @dataclass(frozen=True)
@@ -187,14 +277,33 @@ class Observed:
     jobs: tuple[JobView, ...] = ()
     pods: tuple[PodView, ...] = ()
     configs: Mapping[str, ConfigView] = field(default_factory=dict)
+    kept: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Kind and name → essence, of the kinds in `KEPT`."""
+
+    def has(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether this child is there as it was made. (What a driver writes into its progress is its own.)"""
+        kind, meta = manifest["kind"], manifest["metadata"]
+        if kind != "ConfigMap":
+            return self.kept.get((kind, meta["name"])) == essence(kind, manifest)
+        view = self.configs.get(meta["name"])
+        wanted = (meta.get("annotations") or {}).get(names.SPEC_HASH, "")
+        return (
+            view is not None
+            and view.intact
+            and (view.study_uid, view.spec_hash) == (_owner(meta), wanted)
+        )
 
 
-View = JobView | PodView | ConfigView
+View = JobView | PodView | ConfigView | ChildView
 
 
 def parse_time(text: Any) -> datetime | None:
-    """A Kubernetes timestamp."""
-    return datetime.fromisoformat(text) if isinstance(text, str) else None
+    """A Kubernetes timestamp; None for what is none."""
+    try:
+        found = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def number(text: Any) -> int:

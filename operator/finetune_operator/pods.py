@@ -82,12 +82,13 @@ def with_environment(
 
 
 def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
-    """The study's own folder: no other study, of whatever name, ever has the same."""
+    """The study's folder. No other study, of whatever name, ever has the same, unless it adopts what is there."""
     storage = spec.storage
     if storage is None:
         raise ValueError("spec.storage must be given")  # decide() does not come here without
     root = BASE if storage.uri is None else storage.uri.rstrip("/")
-    return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{study.metadata.uid}"
+    own = study.metadata.uid if spec.on_existing == "Fresh" else "adopted"
+    return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{own}"
 
 
 def _scheduling(spec: StudySpec, settings: Settings) -> Manifest:

@@ -12,22 +12,38 @@ from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.status import Findings, StudyStatus
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
 from finetune_operator import metrics
-from finetune_operator.decide import UNEXPLAINED, decide, forbidden, refused, unreadable
+from finetune_operator.decide import (
+    NAMESPACE_ENDS,
+    UNEXPLAINED,
+    decide,
+    forbidden,
+    refused,
+    unreadable,
+)
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.engines import KINDS
 from finetune_operator.events import event_manifest
-from finetune_operator.kube import Exists, Forbidden, Gone, Kube, KubeError, Refused
+from finetune_operator.kube import (
+    Conflict,
+    Exists,
+    Forbidden,
+    Gone,
+    Kube,
+    KubeError,
+    Refused,
+)
 from finetune_operator.names import progress_config
-from finetune_operator.observe import ConfigView, JobView, Key, PodView, RayJobView
+from finetune_operator.observe import KEPT, ConfigView, JobView, Key, RayJobView, View
 from finetune_operator.settings import Settings
 from finetune_operator.store import Store, Versions
 
 log = logging.getLogger("finetune.reconciler")
 
-_VIEWS: dict[str, type[JobView | PodView | ConfigView]] = {
+_VIEWS: dict[str, type[View]] = {
     "Job": JobView,
     "RayJob": RayJobView,
     "ConfigMap": ConfigView,
+    **{view.kind: view for view in KEPT},
 }
 
 
@@ -40,6 +56,9 @@ class Reconciler:
         self._settings = settings
         self._bodies: dict[Key, Mapping[str, Any]] = {}
         self._versions = Versions()
+        self._ray_jobs: bool | None = None
+        """Whether there is the kind RayJob; not known before it matters."""
+
         self._metrics = metrics.StudyMetrics()
 
     def put(self, key: Key, body: Mapping[str, Any]) -> None:
@@ -54,9 +73,22 @@ class Reconciler:
         self._forget(key)
         return True
 
+    def serve_ray_jobs(self, served: bool) -> list[Key]:
+        """Note whether there is the kind RayJob; the studies whose RayJobs went with it."""
+        self._ray_jobs = served
+        return [] if served else self._store.drop(RayJobView)
+
+    def studies(self) -> list[Key]:
+        """Every study that is known."""
+        return list(self._bodies)
+
     def _forget(self, key: Key) -> None:
         self._bodies.pop(key, None)
         self._metrics.remove(key)
+
+    def show_none(self) -> None:
+        """Drop the metrics of all studies: another operator shows them now."""
+        self._metrics.clear()
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the study closer to what it asks for; seconds until the next look, if one is due."""
@@ -64,8 +96,8 @@ class Reconciler:
             study = await self._study(key)
             if study is None:
                 return None
-            if self._settings.engine == "Auto":
-                self._settings = await self._with_engine()
+            if self._settings.engine == "Auto" and self._ray_jobs is None:
+                self._ray_jobs = await self._kube.serves("RayJob")
             decision = self._decide(key, study)
             if decision.confirm:
                 study = await self._read_again(key)
@@ -76,11 +108,6 @@ class Reconciler:
                 why = await self._explain(key, decision.explain)
                 decision = self._decide(key, study, explanation=why)
             return await self._carry_out(key, study, decision)
-
-    async def _with_engine(self) -> Settings:
-        """The settings with what `Auto` means here. It holds until the operator starts again, as its watches do."""
-        served = await self._kube.serves("RayJob")
-        return self._settings.model_copy(update={"engine": "RayJob" if served else "Job"})
 
     async def _study(self, key: Key) -> FineTuneStudy | None:
         """The study as last seen; None if there is nothing to do for it."""
@@ -109,7 +136,11 @@ class Reconciler:
         self, key: Key, study: FineTuneStudy, explanation: str = "", confirmed: bool = False
     ) -> Decision:
         observed = self._store.observed(key)
-        return decide(study, observed, self._settings, _now(), explanation, confirmed)
+        settings = self._settings
+        if settings.engine == "Auto":
+            engine = "RayJob" if self._ray_jobs else "Job"
+            settings = settings.model_copy(update={"engine": engine})
+        return decide(study, observed, settings, _now(), explanation, confirmed)
 
     async def _explain(self, key: Key, job: JobView) -> str:
         found = await self._kube.events_of(key[0], job.kind, job.uid)
@@ -145,7 +176,12 @@ class Reconciler:
             decision = forbidden(study, self._store.observed(key), _now(), error.message)
         await self._write_status(key, study.metadata, study.status, decision.status)
         manifests = [event_manifest(study, event, _now()) for event in decision.events]
-        await _together(*(self._post(manifest) for manifest in manifests))
+        refusals: list[str] = []
+        await _together(*(self._post(manifest, refusals) for manifest in manifests))
+        ends = next((why for why in refusals if NAMESPACE_ENDS in why), "")
+        if ends:  # nobody else can say so: the Job controller's Events are refused as well
+            for deletion in self._decide(key, study, explanation=ends).delete:
+                await self._delete(key, deletion)
         if trouble is not None:
             raise trouble  # said in the status; the queue tries again
         return decision.again_after
@@ -192,7 +228,7 @@ class Reconciler:
         self, key: Key, meta: ObjectMeta, old: StudyStatus, status: StudyStatus
     ) -> None:
         if key in self._bodies:
-            self._metrics.show(key, status)
+            self._metrics.show(meta, old, status, _now())
         if status == old:
             return
         try:
@@ -205,22 +241,38 @@ class Reconciler:
         except Gone:
             self._forget(key)
             log.info("study is gone", extra={"study": "/".join(key)})
+            return
+        if status.state != old.state:
+            about = {"study": "/".join(key), "attempt": status.attempts, "state": status.state}
+            reconciling = status.condition("Reconciling")
+            about["reason"] = reconciling.reason if reconciling is not None else ""
+            log.info("study is %s: %s", status.state, status.message, extra=about)
 
     async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
+        """Write the status if the study is still as it was when this was decided. Raises Conflict if not."""
+        metadata = {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        }
         manifest = {
             "apiVersion": API_VERSION,
             "kind": KIND,
-            "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+            "metadata": metadata,
             "status": status.to_json(),
         }
         return await self._kube.apply(manifest, "status")
 
-    async def _post(self, event: dict[str, Any]) -> None:
+    async def _post(self, event: dict[str, Any], refusals: list[str]) -> None:
         try:
             await self._kube.create(event)
-        except (Exists, Refused, Forbidden) as error:
+        except (Exists, Conflict, Refused, Forbidden) as error:
             # An Event is a courtesy; the status has the facts.
-            log.warning("Event not posted", extra={"error": str(error)})
+            refusals.append(error.message)
+            about = event["involvedObject"]
+            study = f"{about['namespace']}/{about['name']}"
+            log.warning("Event not posted", extra={"study": study, "error": str(error)})
 
 
 def _now() -> datetime:

@@ -39,6 +39,12 @@ class Settings(Model):
     max_failed_attempts: int = Field(5, ge=1)
     """Attempts in a row without a result after which a study fails."""
 
+    lease: str = Field("", pattern=r"^(|[^/]+/[^/]+)$")
+    """Namespace/name of the Lease whose holder acts; empty: this operator is the only one."""
+
+    identity: str = ""
+    """Of this operator among those that share the Lease; empty: made up."""
+
     metrics_port: int = Field(8080, ge=0, le=65535)
     """0: any that is free."""
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from finetune_operator import names
 from finetune_operator.observe import (
+    ChildView,
     ConfigView,
     JobView,
     Key,
@@ -53,6 +54,10 @@ class Versions:
             self._gone.popitem(last=False)
         return True
 
+    def forget(self, name: Hashable) -> None:
+        """Know nothing of an object."""
+        self._live.pop(name, None)
+
 
 class Store:
     """The latest view of every child, by study."""
@@ -81,6 +86,41 @@ class Store:
             del self._views[key]
         return key
 
+    def known(self, kind: type[View], body: Mapping[str, Any]) -> View | None:
+        """What is known of the object that `body` is a version of."""
+        key, slot = _place(str(body["metadata"].get("namespace")), kind, body)
+        return self._views[key].get(slot) if key is not None and key in self._views else None
+
+    def names(self, kind: type[View], namespace: str | None) -> set[tuple[Key, str]]:
+        """Study and name of each object of a kind that is known, in one namespace or in all."""
+        return {
+            (key, name)
+            for key, views in self._views.items()
+            for each, name in views
+            if each is kind and namespace in (None, key[0])
+        }
+
+    def lost(self, key: Key, kind: type[View], name: str) -> None:
+        """Forget an object that a list of all of its kind has not any more."""
+        self._versions.forget((key, (kind, name)))
+        self._views[key].pop((kind, name), None)
+        if not self._views[key]:
+            del self._views[key]
+
+    def drop(self, kind: type[JobView]) -> list[Key]:
+        """Forget all objects of a kind that is no longer served; the studies that had one."""
+        dropped = []
+        for key, views in list(self._views.items()):
+            slots = [slot for slot in views if slot[0] is kind]
+            for slot in slots:
+                self._versions.forget((key, slot))
+                self._doomed.discard(getattr(views.pop(slot), "uid", ""))
+            if slots:
+                dropped.append(key)
+            if not views:
+                del self._views[key]
+        return dropped
+
     def expect_deletion(self, key: Key, uid: str) -> None:
         """A Job was told to go: until its event arrives, whatever else arrives, it is no live one."""
         if any(view.uid == uid for view in _of(self._known(key), JobView)):
@@ -99,6 +139,7 @@ class Store:
                 sorted(_of(views, PodView), key=lambda pod: (not pod.head, pod.place, pod.name))
             ),
             configs={view.name: view for view in _of(views, ConfigView)},
+            kept={(view.kind, view.name): view.essence for view in _of(views, ChildView)},
         )
 
     def _known(self, key: Key) -> list[View]:

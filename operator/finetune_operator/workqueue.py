@@ -17,7 +17,8 @@ MAX_BACKOFF = 60.0
 class WorkQueue(Generic[Key]):
     """Calls `work(key)` for every added key; a key added while it is worked on is worked on again.
 
-    `work` returns the seconds after which to look again, or None. What it raises is logged and retried.
+    `work` returns the seconds after which to look again, or None. What it raises is logged and retried, not
+    before the error's `retry_after` seconds have passed, if it has any.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class WorkQueue(Generic[Key]):
         ]
 
     async def stop(self) -> None:
-        """End all tasks, in the middle of their work if need be."""
+        """End all tasks, in the middle of their work if need be; what they had at hand must be added again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for timer in self._timers.values():
-            timer.cancel()
+        self._tasks.clear()
+        while self._timers:
+            self._timers.popitem()[1].cancel()
 
     def add(self, key: Key) -> None:
         """Have `key` worked on soon."""
@@ -54,6 +56,11 @@ class WorkQueue(Generic[Key]):
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
+
+    @property
+    def depth(self) -> int:
+        """How many keys wait to be worked on."""
+        return len(self._waiting)
 
     def forget(self, key: Key) -> None:
         """Drop the timer and the failures of a key that is gone."""
@@ -87,7 +94,8 @@ class WorkQueue(Generic[Key]):
     def _back_off(self, key: Key, error: Exception) -> float:
         self._on_error()
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** (failures - 1)) * random.uniform(0.75, 1.25)
+        delay = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** (failures - 1))
+        delay = max(delay, getattr(error, "retry_after", 0.0)) * random.uniform(1, 1.5)
         log.warning(
             "%s failed (%s in a row), again in %.1f s: %s",
             key,
@@ -95,5 +103,6 @@ class WorkQueue(Generic[Key]):
             delay,
             error,
             exc_info=failures == 1,
+            extra={"study": "/".join(key) if isinstance(key, tuple) else key},
         )
         return float(delay)

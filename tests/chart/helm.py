@@ -15,7 +15,13 @@ CHART = ROOT / "charts" / "finetune-operator"
 RELEASE = "finetune"
 NAMESPACE = "finetune-system"
 
-CLUSTER_SCOPED = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+CLUSTER_SCOPED = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 """Kinds that the chart may render and that have no namespace."""
 
 
@@ -58,6 +64,11 @@ def pod_of(manifests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def environment(manifests: list[dict[str, Any]]) -> dict[str, str]:
-    """Environment of the operator's container."""
+    """Environment of the operator's container, without what its pod's fields tell it."""
     (container,) = pod_of(manifests)["containers"]
-    return {entry["name"]: entry["value"] for entry in container["env"]}
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def hooks(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What only `helm test` makes."""
+    return [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]

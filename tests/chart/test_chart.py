@@ -16,6 +16,7 @@ from tests.chart.helm import (
     ROOT,
     environment,
     helm,
+    hooks,
     of_kind,
     options,
     pod_of,
@@ -31,7 +32,14 @@ EVERYTHING = {
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
-    "metrics.service.annotations": {"prometheus.io/scrape": "true"},
+    "replicas": 3,
+    "metrics": {
+        "service": {"annotations": {"prometheus.io/scrape": "true"}},
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "ML"}},
+    },
+    "test": {"enabled": True, "study": {"task": "SingleLabel"}, "timeoutSeconds": 60},
     "study": {
         "image": {"repository": "mirror:5000/trainer", "tag": "4", "pullPolicy": "Always"},
         "resources": {"cpu": 4, "memory": "16Gi", "nvidia.com/gpu": 1},
@@ -122,7 +130,8 @@ def test_namespaced_mode_binds_the_operator_in_each_namespace(
         "namespace": NAMESPACE,
     }
     bindings = of_kind(namespaced, "RoleBinding")
-    assert [binding["metadata"]["namespace"] for binding in bindings] == ["nlp", "search"]
+    places = sorted(binding["metadata"]["namespace"] for binding in bindings)
+    assert places == [NAMESPACE, "nlp", "search"]
     for role, binding in zip(of_kind(namespaced, "Role"), bindings, strict=True):
         assert role["metadata"]["namespace"] == binding["metadata"]["namespace"]
         assert binding["roleRef"]["name"] == role["metadata"]["name"]
@@ -139,11 +148,30 @@ def test_both_modes_have_the_same_rights_over_studies(
         "resources": ["customresourcedefinitions"],
         "verbs": ["list", "watch"],
     }
-    for role in of_kind(namespaced, "Role"):
+    over_studies = [
+        r for r in of_kind(namespaced, "Role") if r["metadata"]["namespace"] != NAMESPACE
+    ]
+    assert len(over_studies) == 2
+    for role in over_studies:
         assert [*role["rules"], crds] == everywhere
 
 
 @pytest.mark.parametrize("values", [{}, NAMESPACED], ids=["cluster-wide", "namespaced"])
+def test_lease_is_the_one_that_the_operator_may_renew(values: dict[str, Any]) -> None:
+    manifests = render(values)
+    namespace, _, name = environment(manifests)["FINETUNE_LEASE"].partition("/")
+    (role,) = (r for r in of_kind(manifests, "Role") if r["metadata"]["name"].endswith("-lease"))
+    assert role["metadata"]["namespace"] == namespace == NAMESPACE
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    assert role["rules"] == [
+        {**leases, "resourceNames": [name], "verbs": ["get", "update"]},
+        {**leases, "verbs": ["create"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [{}, NAMESPACED, EVERYTHING], ids=["cluster-wide", "namespaced", "all"]
+)
 def test_rights_are_least(values: dict[str, Any]) -> None:
     for role in of_kind(render(values), "Role", "ClusterRole"):
         rights = _rights(role)
@@ -197,10 +225,34 @@ def test_user_id_is_left_to_the_cluster_on_demand() -> None:
     assert read(environment(manifests)).run_as_user is None
 
 
-def test_never_two_operators_at_a_time(cluster_wide: list[dict[str, Any]]) -> None:
+def test_a_standby_is_there_before_a_replica_goes(cluster_wide: list[dict[str, Any]]) -> None:
     (deployment,) = of_kind(cluster_wide, "Deployment")
-    assert deployment["spec"]["replicas"] == 1
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert deployment["spec"]["replicas"] == 2
+    strategy = deployment["spec"]["strategy"]
+    assert strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (spread,) = pod_of(cluster_wide)["topologySpreadConstraints"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_each_replica_stands_for_election_under_the_name_of_its_pod(
+    cluster_wide: list[dict[str, Any]],
+) -> None:
+    (container,) = pod_of(cluster_wide)["containers"]
+    fields = {e["name"]: e["valueFrom"] for e in container["env"] if "valueFrom" in e}
+    assert fields == {"FINETUNE_IDENTITY": {"fieldRef": {"fieldPath": "metadata.name"}}}
+
+
+def test_budget_keeps_a_replica_where_there_are_several(
+    cluster_wide: list[dict[str, Any]],
+) -> None:
+    (budget,) = of_kind(cluster_wide, "PodDisruptionBudget")
+    (deployment,) = of_kind(cluster_wide, "Deployment")
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+    assert budget["spec"]["maxUnavailable"] == 1
+    # With one replica it would keep nodes from being drained.
+    assert of_kind(render({"replicas": 1}), "PodDisruptionBudget") == []
 
 
 def test_services_of_the_namespace_cannot_set_the_operators_environment(
@@ -231,7 +283,9 @@ def test_metrics_service_selects_the_operator(cluster_wide: list[dict[str, Any]]
 
 def test_defaults_are_the_operators_own(cluster_wide: list[dict[str, Any]]) -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
-    assert read(environment(cluster_wide)) == Settings(trainer_image=f"finetune-trainer:{version}")
+    lease = f"{NAMESPACE}/finetune-finetune-operator"
+    trainer = f"finetune-trainer:{version}"
+    assert read(environment(cluster_wide)) == Settings(trainer_image=trainer, lease=lease)
     (container,) = pod_of(cluster_wide)["containers"]
     assert container["image"] == f"finetune-operator:{version}"
 
@@ -267,7 +321,9 @@ def test_every_variable_is_one_the_operator_reads() -> None:
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"replicas": 2}, "replicas"),
+        ({"replica": 2}, "replica"),
+        ({"replicas": 0}, "/replicas"),
+        ({"replicas": "2"}, "/replicas"),
         ({"watch.namespaces": "nlp"}, "/watch/namespaces"),
         ({"watch.namespaces": ["NLP"]}, "/watch/namespaces/0"),
         ({"watch.namespaces": ["nlp", "nlp"]}, "/watch/namespaces"),
@@ -276,6 +332,13 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"image.pullPolicy": "Sometimes"}, "/image/pullPolicy"),
         ({"runAsUser": 0}, "/runAsUser"),
         ({"resources.limit": {"memory": "1Gi"}}, "limit"),
+        ({"metrics.podMonitor.interval": "half a minute"}, "/metrics/podMonitor/interval"),
+        ({"metrics.serviceMonitor.interval": 30}, "/metrics/serviceMonitor/interval"),
+        ({"metrics.rules.labels": {"release": 1}}, "/metrics/rules/labels/release"),
+        ({"metrics.dashboard.folder": "ML"}, "folder"),
+        ({"policy.enabled": 1}, "/policy/enabled"),
+        ({"test.enabled": True}, "/test/study"),
+        ({"test.timeoutSeconds": 0}, "/test/timeoutSeconds"),
         ({"study.resources": {"cpu": "four"}}, "/study/resources/cpu"),
         ({"study.resources": {"cpu": 0.5}}, "/study/resources/cpu"),
         ({"study.storage": {"claimName": "a", "uri": "s3://b/c"}}, "/study/storage"),
@@ -288,6 +351,84 @@ def test_every_variable_is_one_the_operator_reads() -> None:
 )
 def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field: str) -> None:
     assert field in refusal(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        (
+            {"metrics.podMonitor.enabled": True, "metrics.serviceMonitor.enabled": True},
+            "metrics.podMonitor.enabled",
+        ),
+        (
+            {"metrics.service.enabled": False, "metrics.serviceMonitor.enabled": True},
+            "metrics.service.enabled",
+        ),
+        ({"policy.enabled": True, **NAMESPACED}, "policy.enabled"),
+    ],
+    ids=["scraped twice", "nothing to select", "cluster-scoped"],
+)
+def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], field: str) -> None:
+    message = refusal(values)
+    assert field in message
+    assert " must " in message
+
+
+# -- helm test
+
+
+@pytest.mark.parametrize(
+    ("values", "namespace"),
+    [({}, NAMESPACE), (NAMESPACED, "nlp")],
+    ids=["cluster-wide", "namespaced"],
+)
+def test_study_of_helm_test_is_that_of_the_values(values: dict[str, Any], namespace: str) -> None:
+    spec = {"task": "SingleLabel", "budget": {"maxTrials": 2}}
+    manifests = render({**values, "test.enabled": True, "test.study": spec})
+    assert {m["kind"] for m in hooks(manifests)} == {"ServiceAccount", "Role", "RoleBinding", "Pod"}
+    (pod,) = of_kind(manifests, "Pod")
+    assert pod["metadata"]["namespace"] == NAMESPACE  # helm test --logs looks nowhere else
+    (container,) = pod["spec"]["containers"]
+    env = {entry["name"]: entry["value"] for entry in container["env"]}
+    study = json.loads(env["FINETUNE_TEST_STUDY"])
+    name = study["metadata"]["name"]
+    assert study["metadata"]["namespace"] == namespace
+    assert study["spec"] == spec
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name)
+    (role,) = of_kind(hooks(manifests), "Role")
+    assert role["metadata"]["namespace"] == namespace
+    studies = {"apiGroups": ["finetune.dev"], "resources": ["finetunestudies"]}
+    assert role["rules"] == [
+        {**studies, "resourceNames": [name], "verbs": ["get", "delete"]},
+        {**studies, "verbs": ["create"]},
+    ]
+
+
+def test_pod_of_helm_test_is_taken_for_no_replica() -> None:
+    manifests = render(EVERYTHING)
+    (pod,) = of_kind(manifests, "Pod")
+    (service,) = of_kind(manifests, "Service")
+    (budget,) = of_kind(manifests, "PodDisruptionBudget")
+    for selector in (service["spec"]["selector"], budget["spec"]["selector"]["matchLabels"]):
+        assert not selector.items() <= pod["metadata"]["labels"].items()
+
+
+def test_nothing_of_helm_test_is_there_by_default(cluster_wide: list[dict[str, Any]]) -> None:
+    assert hooks(cluster_wide) == []
+
+
+# -- the policy
+
+
+def test_policy_is_there_on_demand(cluster_wide: list[dict[str, Any]]) -> None:
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    assert of_kind(cluster_wide, *kinds) == []
+    policy, binding = of_kind(render({"policy.enabled": True}), *kinds)
+    assert binding["spec"] == {
+        "policyName": policy["metadata"]["name"],
+        "validationActions": ["Deny"],
+    }
+    assert policy["spec"]["failurePolicy"] == "Fail"
 
 
 def _operator_role(manifests: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,40 +15,17 @@ from typing import Any
 
 import pytest
 
-from finetune_api.manifest import load_yaml
-from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, environment, helm, options, render
-from tests.cluster.onenode.access import skip_unless_ci
+from tests.chart.helm import NAMESPACE, RELEASE, environment, hooks, render
+from tests.chart.release import MODES, TEAM, VALUES, groups, install, study, uninstall
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import ToolMissing
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:finetune-finetune-operator"
-GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}")
-TEAM = "nlp"
-VALUES = {"study.storage": {"claimName": "studies"}}
-MODES = {"cluster-wide": VALUES, "namespaced": {**VALUES, "watch.namespaces": [TEAM]}}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    # With this plugin, owner references that block deletion need a right of their own.
-    plugin = "--enable-admission-plugins=OwnerReferencesPermissionEnforcement"
-    try:
-        started = ApiServer(tmp_path_factory.mktemp("apiserver"), arguments=[plugin])
-    except ToolMissing as missing:
-        skip_unless_ci(missing)
-    with started:
-        for namespace in (NAMESPACE, TEAM):
-            started.kubectl("create", "namespace", namespace)
-        yield started
-
-
-@pytest.fixture(params=MODES)
-def values(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """Values of a release that is installed for the duration of the test."""
-    chosen = MODES[request.param]
-    install(server, chosen)
-    yield chosen
-    helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", f"--kubeconfig={server.kubeconfig}")
+GROUPS = groups(NAMESPACE)
+OPTIONAL = {
+    "replicas": 3,
+    "metrics.dashboard.enabled": True,
+    "test": {"enabled": True, "study": {"task": "SingleLabel"}},
+}
 
 
 def test_rights_are_enough_for_a_study(
@@ -57,7 +34,7 @@ def test_rights_are_enough_for_a_study(
     log = tmp_path / "operator.log"
     ports = {"metrics": free_port(), "health": free_port()}
     with running(server, values, ports, log) as operator:
-        server.kubectl("apply", f"--namespace={TEAM}", "-f", "-", stdin=study("rights"))
+        server.kubectl("apply", f"--namespace={TEAM}", "-f", "-", stdin=json.dumps(study("rights")))
         eventually(operator, log, lambda: children(server) == EXPECTED)
         server.kubectl("patch", *REFERENCE, "--type=merge", '-p={"spec":{"suspend":true}}')
         eventually(operator, log, lambda: state(server) == "Suspended")
@@ -68,9 +45,11 @@ def test_rights_are_enough_for_a_study(
         )
         assert "AttemptStarted" in reasons
         assert page(ports["health"], "healthz")
-        assert 'finetune_study_trials{name="rights",namespace="nlp"' in page(
-            ports["metrics"], "metrics"
-        )
+        metrics = page(ports["metrics"], "metrics")
+        assert 'finetune_study_trials{name="rights",namespace="nlp"' in metrics
+        assert 'finetune_api_requests_total{code="201",verb="create"}' in metrics
+        assert 'finetune_watch_restarts_total{kind="Job"} 0.0' in metrics
+        assert "finetune_leader 1.0" in metrics
     server.kubectl("delete", "jobs,configmaps,services,secrets,serviceaccounts", *OURS)
     server.kubectl("delete", "roles,rolebindings,networkpolicies,events", *OURS)
     server.kubectl("delete", *REFERENCE)
@@ -84,6 +63,16 @@ def test_operator_cannot_read_secrets(server: ApiServer, values: dict[str, Any])
     assert may(server, "create", "secrets")
 
 
+def test_operator_may_renew_its_own_lease_only(server: ApiServer, values: dict[str, Any]) -> None:
+    own, others = "finetune-finetune-operator", "kube-scheduler"
+    for verb in ("get", "update"):
+        assert may(server, verb, "leases", NAMESPACE, own)
+        assert not may(server, verb, "leases", NAMESPACE, others)
+        assert not may(server, verb, "leases", "kube-system", own)
+    for verb in ("delete", "patch", "list", "watch"):
+        assert not may(server, verb, "leases", NAMESPACE, own)
+
+
 def test_namespaced_operator_has_no_rights_elsewhere(
     server: ApiServer, values: dict[str, Any]
 ) -> None:
@@ -92,10 +81,32 @@ def test_namespaced_operator_has_no_rights_elsewhere(
     assert may(server, "list", "customresourcedefinitions", "") is not namespaced
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_api_server_takes_every_object_that_needs_no_foreign_kind(
+    server: ApiServer, mode: str
+) -> None:
+    values = {**MODES[mode], **OPTIONAL, "policy.enabled": mode == "cluster-wide"}
+    install(server, values)
+    made = render(values)
+    for manifest in made:
+        if manifest not in hooks(made):
+            where = manifest["metadata"].get("namespace", "")
+            server.kubectl("get", manifest["kind"], manifest["metadata"]["name"], "-n", where)
+    restricted = "pod-security.kubernetes.io/enforce=restricted"
+    server.kubectl("label", "namespace", NAMESPACE, restricted, "--overwrite")
+    for manifest in sorted(hooks(made), key=lambda m: m["kind"] == "Pod"):
+        how = ["--dry-run=server"] if manifest["kind"] == "Pod" else []
+        server.kubectl("apply", *how, "-f", "-", stdin=json.dumps(manifest))
+    for manifest in hooks(made):
+        place = ("-n", manifest["metadata"]["namespace"], "--ignore-not-found")
+        server.kubectl("delete", manifest["kind"], manifest["metadata"]["name"], *place)
+    uninstall(server)
+
+
 def test_crd_and_studies_survive_uninstall_and_are_adopted_again(server: ApiServer) -> None:
     install(server, VALUES)
-    server.kubectl("apply", f"--namespace={TEAM}", "-f", "-", stdin=study("survivor"))
-    helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", f"--kubeconfig={server.kubeconfig}")
+    server.kubectl("apply", f"--namespace={TEAM}", "-f", "-", stdin=json.dumps(study("survivor")))
+    uninstall(server)
     assert "survivor" in server.kubectl("get", "fts", f"--namespace={TEAM}", "-o=name")
     left = server.kubectl(
         "get",
@@ -108,7 +119,7 @@ def test_crd_and_studies_survive_uninstall_and_are_adopted_again(server: ApiServ
     install(server, VALUES)
     install(server, {**VALUES, "study.maxFailedAttempts": 7})  # an upgrade
     server.kubectl("delete", "fts", "survivor", f"--namespace={TEAM}")
-    helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", f"--kubeconfig={server.kubeconfig}")
+    uninstall(server)
 
 
 REFERENCE = ("fts", "rights", f"--namespace={TEAM}")
@@ -124,12 +135,6 @@ EXPECTED = {
     "service/rights-1",
     "serviceaccount/rights-trainer",
 }
-
-
-def install(server: ApiServer, values: dict[str, Any]) -> None:
-    # No --wait: there is no node.
-    command = ("upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}")
-    helm(*command, f"--kubeconfig={server.kubeconfig}", *options(values))
 
 
 @contextmanager
@@ -172,14 +177,8 @@ def state(server: ApiServer) -> str:
     return server.kubectl("get", *REFERENCE, "-o=jsonpath={.status.state}")
 
 
-def study(name: str) -> str:
-    manifest = load_yaml((ROOT / "examples" / "library.yaml").read_text())
-    manifest["metadata"] = {"name": name}
-    manifest["spec"].pop("storage", None)
-    return json.dumps(manifest)
-
-
-def may(server: ApiServer, verb: str, resource: str, namespace: str = TEAM) -> bool:
+def may(server: ApiServer, verb: str, resource: str, namespace: str = TEAM, name: str = "") -> bool:
+    groups = {"jobs": "batch", "secrets": "", "leases": "coordination.k8s.io"}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -190,7 +189,8 @@ def may(server: ApiServer, verb: str, resource: str, namespace: str = TEAM) -> b
                 "verb": verb,
                 "resource": resource,
                 "namespace": namespace,
-                "group": {"jobs": "batch", "secrets": ""}.get(resource, "apiextensions.k8s.io"),
+                "name": name,
+                "group": groups.get(resource, "apiextensions.k8s.io"),
             },
         },
     }

@@ -3,11 +3,12 @@
 import re
 from typing import get_args
 
+import yaml
 from prometheus_client import REGISTRY
 
 from finetune_api.status import ConditionType, Reason
 from finetune_operator import metrics  # noqa: F401 (registers the metrics)
-from tests.chart.helm import ROOT
+from tests.chart.helm import CHART, ROOT
 
 
 def test_it_lists_the_operators_metrics() -> None:
@@ -17,6 +18,12 @@ def test_it_lists_the_operators_metrics() -> None:
         if family.name.startswith("finetune_")
     }
     assert first_column("Metrics") == there
+
+
+def test_it_lists_the_alerts() -> None:
+    text = (CHART / "files" / "alerts.yaml").read_text()
+    groups = yaml.safe_load(text)["groups"]
+    assert first_column("Alerts") == {alert["alert"] for g in groups for alert in g["rules"]}
 
 
 def test_it_lists_conditions_and_reasons_of_the_contract() -> None:

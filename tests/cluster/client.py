@@ -5,7 +5,7 @@ import json
 import ssl
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 from tests.cluster.onenode.apiserver import ApiServer
 
 STUDIES = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunestudies"
+MERGE = "application/merge-patch+json"
 
 
 class Client:
@@ -41,19 +42,27 @@ class Client:
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, Any]:
-        """Status and JSON answer of one request."""
+        """Status and JSON answer of one request; it is sent again if the API server has broken the connection."""
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        connection = self._connection()
+        try:
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+        except (HTTPException, ConnectionError):
+            connection.close()  # it connects again by itself
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def _connection(self) -> HTTPSConnection:
         if not hasattr(self._threads, "connection"):
             self._threads.connection = HTTPSConnection(
                 self._host, context=self._context, timeout=60
             )
             self._connections.append(self._threads.connection)
-        connection = self._threads.connection
-        data = None if body is None else json.dumps(body)
-        connection.request(
-            method, path, data, {"Content-Type": content_type, "Accept": "application/json"}
-        )
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        connection: HTTPSConnection = self._threads.connection
+        return connection
 
     def close(self) -> None:
         """Close every thread's connection."""

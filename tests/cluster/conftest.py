@@ -12,7 +12,12 @@ from tests.cluster.onenode.build import ToolMissing
 from tests.cluster.operator_process import Studies
 
 CRD = Path(__file__).resolve().parents[2] / "crds" / "finetunestudies.yaml"
-CONTROLLERS = ("garbage-collector-controller", "job-controller", "serviceaccount-controller")
+CONTROLLERS = (
+    "garbage-collector-controller",
+    "job-controller",
+    "namespace-controller",
+    "serviceaccount-controller",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +38,4 @@ def studies(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[Studi
     made = Studies(server, name[:60].strip("-"))
     yield made
     made.kubectl("delete", "fts", "--all")
+    made.close()

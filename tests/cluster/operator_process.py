@@ -13,15 +13,39 @@ from typing import Any
 
 from finetune_api.manifest import dump_yaml
 from tests.api.wrong_manifests import VALID, changed
+from tests.cluster.client import MERGE, Client
 from tests.cluster.onenode.apiserver import ApiServer
+
+_PATHS = {
+    "configmaps": "api/v1",
+    "events": "api/v1",
+    "finetunestudies": "apis/finetune.dev/v1alpha1",
+    "jobs": "apis/batch/v1",
+    "leases": "apis/coordination.k8s.io/v1",
+    "networkpolicies": "apis/networking.k8s.io/v1",
+    "pods": "api/v1",
+    "rayjobs": "apis/ray.io/v1",
+    "rolebindings": "apis/rbac.authorization.k8s.io/v1",
+    "roles": "apis/rbac.authorization.k8s.io/v1",
+    "secrets": "api/v1",
+    "serviceaccounts": "api/v1",
+    "services": "api/v1",
+}
+_SHORT = {"fts": "finetunestudies", "networkpolicy": "networkpolicies"}
 
 
 class OperatorProcess:
     """`python -m finetune_operator`, started, killed and started again."""
 
     def __init__(
-        self, server: ApiServer, log: Path, kubeconfig: Path | None = None, **env: str
+        self,
+        server: ApiServer,
+        log: Path,
+        kubeconfig: Path | None = None,
+        module: str = "finetune_operator",
+        **env: str,
     ) -> None:
+        self._module = module
         self._env = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig or server.kubeconfig),
@@ -37,7 +61,7 @@ class OperatorProcess:
         """Start a new process."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"], env=self._env, stdout=log, stderr=log
+                [sys.executable, "-m", self._module], env=self._env, stdout=log, stderr=log
             )
 
     def kill(self) -> None:
@@ -60,8 +84,35 @@ class Studies:
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self._server = server
+        self._client = Client(server, server.folder)
         self.namespace = namespace
         server.kubectl("create", "namespace", namespace)
+
+    def request(
+        self,
+        method: str,
+        kind: str,
+        name: str = "",
+        body: Any = None,
+        content_type: str = MERGE,
+        subresource: str = "",
+    ) -> tuple[int, Any]:
+        """One request about objects of the namespace: status and answer."""
+        plural = _SHORT.get(kind) or (kind if kind in _PATHS else f"{kind}s")
+        place = f"/{_PATHS[plural]}/namespaces/{self.namespace}/{plural}"
+        path = "/".join(part for part in (place, name, subresource) if part)
+        kind_of_body = "application/json" if method != "PATCH" else content_type
+        return self._client.request(method, path, body, kind_of_body)
+
+    def done(self, method: str, kind: str, name: str = "", body: Any = None, **more: str) -> Any:
+        """The answer to a request that must succeed. Raises AssertionError with the API server's words."""
+        status, answer = self.request(method, kind, name, body, **more)
+        assert status < 300, f"{method} {kind} {name}: {status} {answer.get('message', '')}"
+        return answer
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """kubectl in the namespace."""
@@ -75,14 +126,22 @@ class Studies:
         )
         self.kubectl("apply", "-f", "-", stdin=dump_yaml(manifest))
 
+    def create(self, name: str, **spec: Any) -> None:
+        """Create the valid study under that name, with these fields of the spec."""
+        changes = {f"spec.{key}": value for key, value in spec.items()}
+        manifest = changed(VALID, {**changes, "metadata.name": name})
+        manifest["metadata"]["namespace"] = self.namespace
+        self.done("POST", "fts", body=manifest)
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One object; empty if it is not there."""
-        found = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
-        return dict(json.loads(found)) if found else {}
+        status, found = self.request("GET", kind, name)
+        assert status in (200, 404), found
+        return dict(found) if status == 200 else {}
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind."""
-        return list(json.loads(self.kubectl("get", kind, "-o", "json"))["items"])
+        return list(self.done("GET", kind)["items"])
 
     def state(self, name: str) -> str:
         """The study's state."""
@@ -110,9 +169,7 @@ class Studies:
             **more,
         }
         patch = {"data": {"term": "1", "progress": json.dumps(document)}}
-        self.kubectl(
-            "patch", "configmap", f"{name}-progress", "--type=merge", "-p", json.dumps(patch)
-        )
+        self.done("PATCH", "configmap", f"{name}-progress", patch)
 
     def end_pod(self, job: str, index: int, phase: str, code: int) -> None:
         """Write the end of a pod as kubelet would; the real Job controller draws the conclusions."""
@@ -132,37 +189,30 @@ class Studies:
         self._write_pod(job, index, {"phase": phase, "containerStatuses": [container]})
 
     def _write_pod(self, job: str, index: int, status: dict[str, Any]) -> None:
-        label = f"batch.kubernetes.io/job-name={job}"
-        pods = json.loads(self.kubectl("get", "pods", "-l", label, "-o", "json"))["items"]
         name = next(
             pod["metadata"]["name"]
-            for pod in pods
-            if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
-            == str(index)
+            for pod in self.all("pods")
+            if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") == job
+            and pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == str(index)
             and "deletionTimestamp" not in pod["metadata"]
         )
-        patch = json.dumps({"status": status})
-        self.kubectl("patch", "pod", name, "--subresource=status", "--type=merge", "-p", patch)
+        self.done("PATCH", "pod", name, {"status": status}, subresource="status")
 
     def remove_pods(self) -> None:
         """Let go of deleted pods, as kubelet does when their processes have ended."""
         for pod in self.all("pods"):
             if "deletionTimestamp" in pod["metadata"]:
-                self.kubectl(
-                    "delete",
-                    "pod",
-                    pod["metadata"]["name"],
-                    "--force",
-                    "--grace-period=0",
-                    "--wait=false",
-                )
+                # The garbage collector may have been quicker.
+                name, ended = pod["metadata"]["name"], {"status": {"phase": "Failed"}}
+                self.request("PATCH", "pod", name, ended, subresource="status")
+                self.request("DELETE", "pod", name, {"gracePeriodSeconds": 0})
 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def until(what: str, true: Callable[[], Any], seconds: float = 30) -> Any:
+def until(what: str, true: Callable[[], Any], seconds: float = 120) -> Any:
     """The first true answer. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

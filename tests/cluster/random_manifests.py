@@ -157,6 +157,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "storage": rng.choice(
             [{"uri": "s3://bucket/x"}, {"persistentVolumeClaim": {"claimName": "studies"}}]
         ),
+        "onExisting": rng.choice(["Fresh", "Adopt", "Adopt"]),
         "suspend": rng.random() < 0.5,
         "ttlSecondsAfterFinished": rng.randint(0, 1000),
     }

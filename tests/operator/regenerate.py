@@ -30,7 +30,7 @@ CASES: dict[str, tuple[dict[str, Any], Settings]] = {
             },
             "spec.cluster": {
                 "workers": 4,
-                "resourcesPerWorker": {"nvidia.com/gpu": 1, "cpu": 4, "memory": "16Gi"},
+                "resourcesPerWorker": {"nvidia.com/mig-3g.40gb": 1, "cpu": 4, "memory": "16Gi"},
                 "nodeSelector": {"gpu": "h200"},
                 "tolerations": [
                     {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
@@ -38,13 +38,34 @@ CASES: dict[str, tuple[dict[str, Any], Settings]] = {
                 "podTemplate": {
                     "metadata": {"annotations": {"team": "nlp"}},
                     "spec": {
+                        "affinity": {
+                            "nodeAffinity": {
+                                "preferredDuringSchedulingIgnoredDuringExecution": [
+                                    {
+                                        "weight": 1,
+                                        "preference": {
+                                            "matchExpressions": [
+                                                {"key": "spot", "operator": "DoesNotExist"}
+                                            ]
+                                        },
+                                    }
+                                ]
+                            }
+                        },
+                        "topologySpreadConstraints": [
+                            {
+                                "maxSkew": 1,
+                                "topologyKey": "topology.kubernetes.io/zone",
+                                "whenUnsatisfiable": "ScheduleAnyway",
+                            }
+                        ],
                         "containers": [
                             {
                                 "name": "trainer",
                                 "image": "trainer:ours",
                                 "env": [{"name": "HF_TOKEN", "value": "x"}],
                             }
-                        ]
+                        ],
                     },
                 },
             },

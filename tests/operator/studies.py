@@ -6,9 +6,17 @@ from typing import Any
 from finetune_api.manifest import parse_study
 from finetune_api.status import Findings, StudyProgress, StudyStatus, TrialCounts
 from finetune_api.study import ClaimStorage, FineTuneStudy, Storage
-from finetune_operator import names
+from finetune_operator import engines, names
+from finetune_operator.children import children as made_for
 from finetune_operator.children import spec_config_map
-from finetune_operator.observe import ConfigView, JobView, Observed, PodView, RayJobView
+from finetune_operator.observe import (
+    ConfigView,
+    JobView,
+    Observed,
+    PodView,
+    RayJobView,
+    essence,
+)
 from finetune_operator.settings import Settings
 from tests.api.wrong_manifests import VALID, changed
 
@@ -97,14 +105,28 @@ def observed(
     spec = names.spec_config("tickets")
     digest = spec_config_map(study(), SETTINGS)["metadata"]["annotations"][names.SPEC_HASH]
     configs = {
-        spec: ConfigView(spec, UID, digest if fresh else "old", "", 0),
+        spec: ConfigView(spec, UID, digest if fresh else "old", True, "", 0),
         names.progress_config("tickets"): ConfigView(
-            names.progress_config("tickets"), UID, "", text, term
+            names.progress_config("tickets"), UID, "", True, text, term
         ),
     }
     jobs = tuple(child for child in children if isinstance(child, JobView))
     pods = tuple(child for child in children if isinstance(child, PodView))
-    return Observed(jobs, pods, configs)
+    return Observed(jobs, pods, configs, kept(*jobs))
+
+
+def kept(*jobs: JobView) -> dict[tuple[str, str], str]:
+    """The other children of these attempts, as they were made."""
+    made = [
+        manifest
+        for job in jobs
+        for manifest in (
+            *made_for(study(), SETTINGS.model_copy(update={"engine": job.kind})),
+            *engines.kept(study(), job.attempt, job.kind),
+        )
+        if manifest["kind"] != "ConfigMap"
+    ]
+    return {(one["kind"], one["metadata"]["name"]): essence(one["kind"], one) for one in made}
 
 
 def later(seconds: float) -> datetime:

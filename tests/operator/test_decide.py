@@ -1,6 +1,7 @@
 """What the operator decides, path by path: values in, values out."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,25 @@ def test_running_study_is_not_reconciling() -> None:
     assert decision.status.trials.summary == "1/4"
 
 
+def test_study_that_waits_for_its_storage_says_so() -> None:
+    words = "spec.storage: s3://bucket cannot be written: No space left on device; waiting"
+    for phase, state in (("Preparing", "Starting"), ("Searching", "Running")):
+        said = progress(phase, reason="StorageUnavailable", message=words)
+        decision = decide(study(), observed(job(), pod(), document=said), SETTINGS, NOW)
+        assert decision.status.state == state
+        assert {c.reason for c in decision.status.conditions} == {"StorageUnavailable"}
+        assert decision.status.message == words
+        assert [e.reason for e in decision.events if e.type == "Warning"] == ["StorageUnavailable"]
+
+
+def test_job_does_not_hold_up_a_namespace_that_ends() -> None:
+    why = 'pods "tickets-1-0-x" is forbidden: unable to create new content in namespace nlp because it is being terminated'
+    waiting = decide(study(), observed(job(active=0)), SETTINGS, NOW).status
+    seen = observed(job(active=0))
+    decision = decide(study(waiting), seen, SETTINGS, later(6), explanation=why)
+    assert decision.delete == (Deletion("Job", "tickets-1", JOB_UID),)
+
+
 def test_edited_budget_reaches_the_driver() -> None:
     decision = decide(
         study(), observed(job(), pod(), document=progress(), fresh=False), SETTINGS, NOW
@@ -98,6 +118,36 @@ def test_edited_budget_reaches_the_driver() -> None:
     (applied,) = decision.apply
     assert applied["metadata"]["name"] == "tickets-spec"
     assert json.loads(applied["data"]["study.json"])["spec"]["budget"]["maxTrials"] == 4
+
+
+@pytest.mark.parametrize(
+    "kind", ["ServiceAccount", "Role", "RoleBinding", "NetworkPolicy", "Service"]
+)
+@pytest.mark.parametrize("changed", [False, True], ids=["deleted", "changed"])
+def test_child_that_somebody_deleted_or_changed_is_put_right(kind: str, changed: bool) -> None:
+    seen = observed(job(), pod(), document=progress())
+    mine = {one: what for one, what in seen.kept.items() if changed or one[0] != kind}
+    theirs = {one: "changed" for one in seen.kept if changed and one[0] == kind}
+    decision = decide(study(), replace(seen, kept={**mine, **theirs}), SETTINGS, NOW)
+    assert [manifest["kind"] for manifest in decision.apply] == [kind]
+    assert decision.status.state == "Running"
+
+
+@pytest.mark.parametrize("name", ["tickets-spec", "tickets-progress"])
+def test_config_map_that_somebody_deleted_is_made_again(name: str) -> None:
+    seen = observed(job(), pod(), document=progress())
+    left = {one: view for one, view in seen.configs.items() if one != name}
+    decision = decide(study(), replace(seen, configs=left), SETTINGS, NOW)
+    assert [manifest["metadata"]["name"] for manifest in decision.apply] == [name]
+
+
+def test_spec_that_somebody_changed_is_put_right() -> None:
+    seen = observed(job(), pod(), document=progress())
+    changed = replace(seen.configs["tickets-spec"], intact=False)
+    configs = {**seen.configs, "tickets-spec": changed}
+    (applied,) = decide(study(), replace(seen, configs=configs), SETTINGS, NOW).apply
+    assert not ConfigView.of({**applied, "data": {"study.json": "{}"}}).intact
+    assert ConfigView.of(applied).intact
 
 
 def test_study_is_complete_when_the_job_and_the_driver_say_so() -> None:

@@ -25,12 +25,10 @@
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch]
+# What pods need around them is followed, to put it right when somebody changes it.
 - apiGroups: [""]
-  resources: [serviceaccounts]
-  verbs: [create, patch]
-- apiGroups: [""]
-  resources: [services]
-  verbs: [create]
+  resources: [serviceaccounts, services]
+  verbs: [list, watch, create, patch]
 # Never more than create: with patch, the answer to a request would show what is in a secret.
 - apiGroups: [""]
   resources: [secrets]
@@ -40,8 +38,8 @@
   verbs: [create, list]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [create, patch]
+  verbs: [list, watch, create, patch]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
-  verbs: [create, patch]
+  verbs: [list, watch, create, patch]
 {{- end }}

@@ -72,6 +72,7 @@ MODULES = {
     ),
     "pause": Module(_HERE / "go" / "pause", {"pause": "."}),
     "celcost": Module(_HERE.parent / "celcost", {"celcost": "."}),
+    "kstatus": Module(_HERE.parent / "kstatus", {"kstatus": "."}),
 }
 
 _MODULE_OF = {program: module for module in MODULES.values() for program in module.programs}

@@ -45,8 +45,8 @@ def provide(server: ApiServer, namespace: str) -> Volumes:
     claims = (libraries_claim(), STUDIES_CLAIM)
     manifests = [
         _namespace(namespace),
-        *_volume(namespace, claims[0], _libraries(), "ReadOnlyMany"),
-        *_volume(namespace, STUDIES_CLAIM, studies, "ReadWriteMany"),
+        *volume(namespace, claims[0], _libraries(), "ReadOnlyMany"),
+        *volume(namespace, STUDIES_CLAIM, studies, "ReadWriteMany"),
     ]
     server.kubectl(
         "apply",
@@ -74,7 +74,7 @@ def _namespace(name: str) -> dict[str, object]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
-def _volume(namespace: str, claim: str, folder: Path, access: str) -> list[dict[str, object]]:
+def volume(namespace: str, claim: str, folder: Path, access: str) -> list[dict[str, object]]:
     """A PersistentVolume on a folder of this machine and the claim that it is kept for."""
     name = f"{namespace}-{claim}"
     common = {"accessModes": [access], "storageClassName": ""}

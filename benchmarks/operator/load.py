@@ -1,0 +1,507 @@
+"""The operator under load: a real API server and etcd, no node, everything on this machine.
+
+Phases, each with a fresh API server:
+
+- apply: so many studies at once, until the last has its Job. The bar is a ratio: the time over that which a bare
+  asyncio client needs for the same writes, right before, on the same API server. Then a restart with all of
+  them alive, and idle minutes.
+- finished: the operator starts where so many studies have ended.
+- storm: drivers that each write their progress once a second; the status follows.
+
+Prints a table and exits 1 if a bar is missed.
+
+    python -m benchmarks.operator.load [--studies 1000] [--finished 5000] [--drivers 200] [--idle 600]
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kubernetes.aio import client, config
+from tests.api.wrong_manifests import VALID, changed
+from tests.cluster.conftest import CRD
+from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.operator_process import OperatorProcess
+
+from benchmarks.machine import describe
+from finetune_api.manifest import parse_study
+from finetune_api.status import StudyStatus
+from finetune_operator import names
+from finetune_operator.decide import EXPLAIN_SECONDS, decide
+from finetune_operator.decision import Decision
+from finetune_operator.kube import Kube
+from finetune_operator.observe import ConfigView, JobView, Observed
+from finetune_operator.settings import Settings, read
+
+STORM_SECONDS = 60
+_AT_ONCE = 32
+_STORAGE = '{"persistentVolumeClaim":{"claimName":"studies"}}'
+_WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
+_KINDS = {
+    *("finetunestudies", "jobs", "pods", "configmaps", "secrets", "services", "serviceaccounts"),
+    *("roles", "rolebindings", "networkpolicies", "events"),
+}
+
+
+@dataclass
+class Table:
+    """What was measured, and whether a bar was missed."""
+
+    missed: bool = False
+
+    def row(self, what: str, value: float, bar: float | None = None) -> None:
+        """Print a figure; no more than `bar` is good."""
+        miss = bar is not None and value > bar
+        self.missed |= miss
+        words = "" if bar is None else f"   at most {bar}{'   MISSED' if miss else ''}"
+        print(f"{what:66} {value:>9}{words}", flush=True)
+
+
+@dataclass
+class Place:
+    """An API server, a client of it, and the operator that does not run yet."""
+
+    server: ApiServer
+    api: client.ApiClient
+    operator: OperatorProcess
+    port: int
+    settings: Settings = field(default_factory=lambda: read({"FINETUNE_DEFAULT_STORAGE": _STORAGE}))
+
+    @property
+    def kube(self) -> Kube:
+        return Kube(self.api)
+
+    def requests(self, *verbs: str) -> int:
+        """Requests with these verbs about our kinds that the API server has counted."""
+        count = 0
+        for line in self.server.kubectl("get", "--raw", "/metrics").splitlines():
+            if line.startswith("apiserver_request_total{"):
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+                if labels["verb"] in verbs and labels["resource"] in _KINDS:
+                    count += int(float(line.rsplit(" ", 1)[1]))
+        return count
+
+    def metric(self, name: str) -> float:
+        """The sum of all series of one of the operator's metrics; 0 while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
+                text = page.read().decode()
+        except OSError:
+            return 0.0
+        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    def process(self) -> Path:
+        """Where the kernel tells about the operator."""
+        assert self.operator.process is not None
+        return Path(f"/proc/{self.operator.process.pid}")
+
+    def megabytes(self, what: str) -> int:
+        """`VmRSS` or `VmHWM` of the operator."""
+        lines = (self.process() / "status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(what)).split()[1]) // 1024
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the operator."""
+        fields = (self.process() / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+
+@asynccontextmanager
+async def place() -> AsyncIterator[Place]:
+    """An API server with the CRD and the namespaces `bare` and `operator`."""
+    with tempfile.TemporaryDirectory() as folder, ApiServer(Path(folder)) as server:
+        server.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
+        for namespace in ("bare", "operator"):
+            server.kubectl("create", "namespace", namespace)
+        await config.load_kube_config(config_file=str(server.kubeconfig))
+        configuration = client.Configuration.get_default_copy()
+        configuration.connection_pool_maxsize = 2 * _AT_ONCE
+        port = _free_port()
+        log = Path(folder) / "operator.log"
+        environment = {"FINETUNE_NAMESPACES": "operator", "FINETUNE_METRICS_PORT": str(port)}
+        operator = OperatorProcess(server, log, **environment)
+        async with client.ApiClient(configuration) as api:
+            try:
+                yield Place(server, api, operator, port)
+            except BaseException:
+                print(log.read_text()[-3000:] if log.exists() else "the operator has not begun")
+                raise
+            finally:
+                operator.kill()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def study(namespace: str, name: str) -> dict[str, Any]:
+    """The manifest of one study."""
+    return changed(VALID, {"metadata.name": name, "metadata.namespace": namespace})
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+async def _bounded(work: Callable[[str], Awaitable[Any]], names: Iterable[str]) -> None:
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def guarded(name: str) -> None:
+        async with gate:
+            await work(name)
+
+    await asyncio.gather(*(guarded(name) for name in names))
+
+
+async def _write(kube: Kube, name: str, decision: Decision, namespace: str) -> None:
+    """The operator's writes for a new study, without anything around them."""
+    await asyncio.gather(*(kube.apply(manifest) for manifest in decision.apply[:-1]))
+    await kube.apply(decision.apply[-1])
+    for manifest in decision.create:
+        await kube.create(manifest)
+    await kube.apply(_status(name, decision.status, namespace), "status")
+    await kube.create(_event(name, namespace))
+
+
+def _status(name: str, status: StudyStatus, namespace: str) -> dict[str, Any]:
+    return {
+        "apiVersion": VALID["apiVersion"],
+        "kind": VALID["kind"],
+        "metadata": {"name": name, "namespace": namespace},
+        "status": status.to_json(),
+    }
+
+
+def _event(name: str, namespace: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{name}.1", "namespace": namespace},
+        "involvedObject": {"kind": "FineTuneStudy", "name": name, "namespace": namespace},
+        "type": "Normal",
+        "reason": "AttemptStarted",
+    }
+
+
+class Follower:
+    """Follows one kind in the namespace `operator`: when each object was first seen, and its latest version."""
+
+    def __init__(self, kube: Kube, kind: str, see: Callable[[dict[str, Any]], None]) -> None:
+        self._kube, self._kind, self._see = kube, kind, see
+        self.seen: dict[str, float] = {}
+        self._news = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            async for _, body in self._kube.watch(self._kind, "operator", "", "0"):
+                self.seen.setdefault(body["metadata"].get("name", ""), time.perf_counter())
+                self._see(body)
+                self._news.set()
+
+    async def wait(self, names: Iterable[str], seconds: float = 600) -> None:
+        """Return when all of these exist. Raises TimeoutError, or what ended the watch."""
+        missing = set(names)
+        async with asyncio.timeout(seconds):
+            while missing := missing - set(self.seen):
+                self._news.clear()
+                news = asyncio.create_task(self._news.wait())
+                await asyncio.wait({news, self.task}, return_when="FIRST_COMPLETED")
+                news.cancel()
+                if self.task.done():
+                    self.task.result()
+
+
+async def apply(table: Table, studies: int, idle: int) -> None:
+    """Many studies at once, a restart among them, and idleness."""
+    async with place() as at:
+        kube, all_names = at.kube, [f"study-{i}" for i in range(studies)]
+
+        async def bare(name: str) -> None:
+            parsed = parse_study(await kube.create(study("bare", name)))
+            await _write(kube, name, decide(parsed, Observed(), at.settings, _now()), "bare")
+
+        begun = time.perf_counter()
+        await _bounded(bare, all_names)
+        reference = time.perf_counter() - begun
+
+        at.operator.start()  # only now: the reference had the machine for itself
+        jobs = Follower(kube, "Job", lambda _: None)
+        await _until(lambda: at.metric("finetune_reconcile_seconds_count") >= 0, 30)
+        await asyncio.sleep(8)
+        created: dict[str, float] = {}
+        before = at.requests(*_WRITES)
+
+        async def one(name: str) -> None:
+            created[name] = time.perf_counter()
+            await kube.create(study("operator", name))
+
+        begun = time.perf_counter()
+        await _bounded(one, all_names)
+        await jobs.wait(f"{name}-1" for name in all_names)
+        took = time.perf_counter() - begun
+        await _settled(at, studies)
+        written = at.requests(*_WRITES) - before - studies
+        waits = sorted(jobs.seen[f"{name}-1"] - created[name] for name in all_names)
+        table.row(f"{studies} studies, bare client, s", round(reference, 1))
+        table.row(f"{studies} studies, until the last Job exists, s", round(took, 1))
+        table.row("   over the bare client", round(took / reference, 2), 2)
+        table.row("   from creation to Job, median, s", round(waits[studies // 2], 2))
+        table.row(
+            "   from creation to Job, 99th percentile, s", round(waits[studies * 99 // 100], 2)
+        )
+        table.row("   writes a study, Events included", round(written / studies, 2), 12)
+        table.row("   peak memory of the operator, MB", at.megabytes("VmHWM"), 350)
+
+        single = []
+        for i in range(30):
+            begun = time.perf_counter()
+            await kube.create(study("operator", f"single-{i}"))
+            await jobs.wait([f"single-{i}-1"])
+            single.append(jobs.seen[f"single-{i}-1"] - begun)
+            await asyncio.sleep(0.1)
+        single.sort()
+        table.row("one more study, until its Job exists, median, s", round(single[15], 3))
+        table.row("one more study, until its Job exists, slowest of 30, s", round(single[-1], 3), 1)
+
+        # Without a Job controller no pod ever comes; the operator looks for the reason, for a minute.
+        await asyncio.sleep(EXPLAIN_SECONDS + 15)
+        alive = studies + len(single)
+        at.operator.kill()
+        before, begun = at.requests(*_WRITES), time.perf_counter()
+        at.operator.start()
+        await _until(lambda: at.metric("finetune_studies") >= alive, 120)
+        await _settled(at, alive)
+        table.row(
+            f"restart with {alive}, until all are seen to, s",
+            round(time.perf_counter() - begun, 1),
+            15,
+        )
+        await asyncio.sleep(EXPLAIN_SECONDS + 15)
+        table.row("   writes by the restart", at.requests(*_WRITES) - before, 0)
+
+        before, cpu = at.requests(*_WRITES, "LIST"), at.cpu_seconds()
+        await asyncio.sleep(idle)
+        quiet = at.requests(*_WRITES, "LIST") - before
+        share = 100 * (at.cpu_seconds() - cpu) / idle
+        table.row(f"writes and lists in {idle} idle seconds", quiet, 0)
+        table.row("   CPU, percent of one", round(share, 2), 1)
+        jobs.task.cancel()
+
+
+async def finished(table: Table, studies: int) -> None:
+    """The operator where so many have ended."""
+    async with place() as at:
+        kube = at.kube
+
+        async def one(name: str) -> None:
+            made = await kube.create(study("operator", name))
+            await kube.apply(_status(name, _complete(made, at.settings), "operator"), "status")
+
+        await _bounded(one, [f"study-{i}" for i in range(studies)])
+        before, begun = at.requests(*_WRITES), time.perf_counter()
+        at.operator.start()
+        await _until(lambda: at.metric("finetune_reconcile_seconds_count") >= studies, 300)
+        await _settled(at, studies)
+        table.row(
+            f"start where {studies} studies have ended, s", round(time.perf_counter() - begun, 1)
+        )
+        await asyncio.sleep(30)
+        table.row("   memory then, MB", at.megabytes("VmRSS"), 500)
+        table.row("   peak memory, MB", at.megabytes("VmHWM"), 500)
+        table.row("   tasks then", at.metric("finetune_tasks"), 100)
+        table.row("   writes", at.requests(*_WRITES) - before, 0)
+
+
+def _complete(made: dict[str, Any], settings: Settings) -> StudyStatus:
+    """The status of a study whose driver has just said that it is finished."""
+    parsed, uid = parse_study(made), made["metadata"]["uid"]
+    name = made["metadata"]["name"]
+    best = {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}}
+    document = _document(uid, "job", "Finished", "all 4 trials ended", 4, best=best)
+    job = JobView(f"{name}-1", "job", uid, 1, False, True, None, 0, False, _now(), "job")
+    progress = names.progress_config(name)
+    configs = {progress: ConfigView(progress, uid, "", True, json.dumps(document), 1)}
+    return decide(parsed, Observed((job,), (), configs), settings, _now()).status
+
+
+def _document(
+    uid: str, job: str, phase: str, message: str, completed: int, **found: Any
+) -> dict[str, Any]:
+    trials = {"planned": 100_000, "completed": completed, "summary": f"{completed}/100000"}
+    return {
+        "studyUid": uid,
+        "jobUid": job,
+        "term": 1,
+        "phase": phase,
+        "reason": "SearchFinished" if phase == "Finished" else "Running",
+        "message": message,
+        "time": datetime.now(UTC).isoformat(),
+        "findings": {"trials": trials, **found},
+    }
+
+
+async def storm(table: Table, drivers: int) -> None:
+    """Drivers that all write their progress every second."""
+    async with place() as at:
+        kube, all_names = at.kube, [f"study-{i}" for i in range(drivers)]
+        sent: dict[tuple[str, int], float] = {}
+        lags: list[float] = []
+        shown = dict.fromkeys(all_names, 0)
+
+        def see(body: dict[str, Any]) -> None:
+            name, now = body["metadata"].get("name", ""), time.perf_counter()
+            completed = (body.get("status") or {}).get("trials", {}).get("completed", 0)
+            lags.extend(now - sent[name, n] for n in range(shown.get(name, 0) + 1, completed + 1))
+            if name in shown:
+                shown[name] = max(shown[name], completed)
+
+        at.operator.start()
+        jobs = Follower(kube, "Job", lambda _: None)
+        studies = Follower(kube, "FineTuneStudy", see)
+        await _bounded(lambda name: kube.create(study("operator", name)), all_names)
+        await jobs.wait(f"{name}-1" for name in all_names)
+        uids: dict[str, tuple[str, str]] = {}
+
+        async def begin(name: str) -> None:
+            found = await kube.read("FineTuneStudy", "operator", name)
+            job = await kube.read("Job", "operator", f"{name}-1")
+            assert found is not None
+            assert job is not None
+            uids[name] = (found["metadata"]["uid"], job["metadata"]["uid"])
+            await kube.create(_pod(name, *uids[name]))
+            await _pod_runs(at, f"{name}-1-0")
+
+        await _bounded(begin, all_names)
+
+        async def report(name: str, n: int) -> None:
+            text = json.dumps(_document(*uids[name], "Searching", f"trial {n}", n))
+            sent[name, n] = time.perf_counter()
+            await _patch(
+                at, f"configmaps/{name}-progress", {"data": {"term": "1", "progress": text}}
+            )
+
+        await _bounded(lambda name: report(name, 1), all_names)
+        await _until(lambda: min(shown.values()) >= 1, 120)
+        await asyncio.sleep(5)
+        lags.clear()
+        before = at.metric("finetune_api_requests_total")
+        begun = time.perf_counter()
+
+        async def drive(name: str, offset: float) -> None:
+            for n in range(2, STORM_SECONDS + 2):
+                await asyncio.sleep(max(0.0, begun + offset + n - 2 - time.perf_counter()))
+                await report(name, n)
+
+        await asyncio.gather(*(drive(name, i / drivers) for i, name in enumerate(all_names)))
+        took = time.perf_counter() - begun
+        await _until(lambda: min(shown.values()) >= STORM_SECONDS + 1, 120)
+        requests = at.metric("finetune_api_requests_total") - before
+        lags.sort()
+        writes = drivers * STORM_SECONDS
+        table.row(f"{drivers} drivers, one progress write a second each, s", round(took, 1))
+        table.row("   from progress to status, median, s", round(lags[len(lags) // 2], 2))
+        table.row(
+            "   from progress to status, 99th percentile, s",
+            round(lags[len(lags) * 99 // 100], 2),
+            5,
+        )
+        table.row("   requests of the operator a progress write", round(requests / writes, 2), 1)
+        for each in (jobs, studies):
+            each.task.cancel()
+
+
+def _pod(name: str, study_uid: str, job_uid: str) -> dict[str, Any]:
+    labels = {
+        names.STUDY_LABEL: name,
+        names.UID_LABEL: study_uid,
+        "batch.kubernetes.io/controller-uid": job_uid,
+    }
+    annotations = {"batch.kubernetes.io/job-completion-index": "0"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{name}-1-0",
+            "namespace": "operator",
+            "labels": labels,
+            "annotations": annotations,
+        },
+        "spec": {
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "trainer", "image": "x"}],
+        },
+    }
+
+
+async def _pod_runs(at: Place, name: str) -> None:
+    await _patch(at, f"pods/{name}/status", {"status": {"phase": "Running"}})
+
+
+async def _patch(at: Place, path: str, body: dict[str, Any]) -> None:
+    await at.kube._request(
+        "PATCH",
+        f"/api/v1/namespaces/operator/{path}",
+        body,
+        content_type="application/merge-patch+json",
+    )
+
+
+async def _settled(at: Place, studies: int) -> None:
+    """Return when the operator has had nothing to do for two seconds."""
+    last, since = -1.0, time.perf_counter()
+    while time.perf_counter() - since < 2:
+        done = at.metric("finetune_reconcile_seconds_count") + at.metric("finetune_queue_depth")
+        if done != last:
+            last, since = done, time.perf_counter()
+        await asyncio.sleep(0.25)
+
+
+async def _until(true: Callable[[], bool], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110  # it is another process that makes it true
+            await asyncio.sleep(0.1)
+
+
+async def _run(arguments: argparse.Namespace) -> bool:
+    table = Table()
+    if arguments.studies:
+        await apply(table, arguments.studies, arguments.idle)
+    if arguments.finished:
+        await finished(table, arguments.finished)
+    if arguments.drivers:
+        await storm(table, arguments.drivers)
+    return table.missed
+
+
+def main() -> int:
+    """Run the benchmark; 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--studies", type=int, default=1000, help="applied at once; 0: not this phase"
+    )
+    parser.add_argument(
+        "--finished", type=int, default=5000, help="that have ended; 0: not this phase"
+    )
+    parser.add_argument("--drivers", type=int, default=200, help="of the storm; 0: not this phase")
+    parser.add_argument("--idle", type=int, default=600, help="seconds without any event")
+    print(describe())
+    return int(asyncio.run(_run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""`engine: Auto` follows KubeRay being installed and removed while the operator runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import lives
+from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.operator_process import OperatorProcess, Studies, until
+from tests.cluster.test_kuberay import crds
+
+
+@pytest.fixture
+def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(server, tmp_path / "operator.log", FINETUNE_ENGINE="Auto")
+    process.start()
+    yield process
+    process.stop()
+
+
+def test_attempts_follow_kuberay_coming_and_going(
+    server: ApiServer, operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.create("before")
+    lives.run(studies, "before")
+
+    server.serve(crds() / "ray.io_rayjobs.yaml", "ray.io/v1/rayjobs")
+
+    tries = iter(f"with-{n}" for n in range(100))
+
+    def ray_job() -> str:
+        """The name of a study that has one, if the operator has noticed by now."""
+        name = next(tries)
+        studies.create(name)
+        until("an attempt", lambda: studies.get("job", f"{name}-1") or _ray_job(studies, name))
+        return name if _ray_job(studies, name) else ""
+
+    name = until("a RayJob", ray_job)
+    lives.complete(studies, "before")
+
+    server.kubectl("delete", "crd", "rayjobs.ray.io")
+    until("its next attempt as a Job", lambda: studies.get("job", f"{name}-2"))
+    lives.run(studies, name, 2)
+    lives.complete(studies, name, 2)
+    studies.create("after")
+    lives.run(studies, "after")
+    assert operator.process is not None
+    assert operator.process.poll() is None
+
+
+def _ray_job(studies: Studies, name: str) -> dict[str, object]:
+    status, found = studies.request("GET", "rayjob", f"{name}-1")
+    return dict(found) if status == 200 else {}
