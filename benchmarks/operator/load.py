@@ -442,7 +442,7 @@ def _pod(name: str, study_uid: str, job_uid: str) -> dict[str, Any]:
             "annotations": annotations,
         },
         "spec": {
-            "automountServiceAccountToken": False,
+            "serviceAccountName": names.account(name),
             "containers": [{"name": "trainer", "image": "x"}],
         },
     }

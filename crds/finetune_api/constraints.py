@@ -4,6 +4,7 @@ CEL is the language of Kubernetes' validation rules (https://cel.dev). Its types
 `batchSize * learningRate` must be written `double(batchSize) * learningRate`.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import cel
@@ -11,6 +12,9 @@ import cel
 from finetune_api.hyperparameters import Scalar
 
 FIELD = "spec.search.constraints"
+
+_LOOP = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
+"""Nested in each other, a few of them take minutes; there are no lists of hyperparameters to go through."""
 
 
 class ConstraintError(ValueError):
@@ -45,6 +49,11 @@ class Constraints:
         return type(self), ([program.source for program in self._programs], self._defaults)
 
     def _compiled(self, field: str, expression: str) -> "cel.Program":
+        if _LOOP.search(expression):
+            raise ConstraintError(
+                field,
+                f"must do without all, exists, exists_one, map and filter (got {expression!r})",
+            )
         try:
             program = cel.compile(expression)
         except ValueError as error:

@@ -89,3 +89,8 @@ class Model(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The object as plain JSON values, with unset optional fields left out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def to_short_json(self) -> dict[str, Any]:
+        """The same without what has its default: readers of an earlier version can read it too, as long as
+        nothing is used that they do not know."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

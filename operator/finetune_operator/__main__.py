@@ -40,6 +40,9 @@ log = logging.getLogger("finetune.operator")
 WORKERS = 16
 """Studies reconciled at the same time."""
 
+NESTING = 30_000
+"""Levels of objects that the operator can read."""
+
 CRD_SECONDS = 2
 """Until an operator of some namespaces looks again whether there is the CRD."""
 
@@ -295,6 +298,8 @@ def main() -> None:
     os.environ.setdefault(
         "USER", names.MANAGER
     )  # kopf asks for it, and an arbitrary user id has no name
+    # Python's JSON gives up on what is nested deeper, and with it kopf's watch; the API server takes 10,000 levels.
+    sys.setrecursionlimit(NESTING)
     _log_as_json()
     settings = read()
     asyncio.run(_run(settings))

@@ -45,7 +45,7 @@ def spec_digest(study: FineTuneStudy) -> str:
 
     The operator's defaults are not in it: new ones do not reach studies that run.
     """
-    return digest(json.dumps(study.spec.to_json(), sort_keys=True))
+    return digest(json.dumps(study.spec.to_short_json(), sort_keys=True))
 
 
 def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
@@ -58,7 +58,8 @@ def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
             "namespace": study.metadata.namespace,
             "uid": study.metadata.uid,
         },
-        "spec": resolved(study, settings).to_json(),
+        # Pods of an attempt have the image that it began with: new fields must not be news to it.
+        "spec": resolved(study, settings).to_short_json(),
     }
     text = json.dumps(document, sort_keys=True)
     annotations = {names.SPEC_HASH: spec_digest(study), names.DATA_HASH: digest(text)}

@@ -24,7 +24,7 @@ from finetune_api.status import (
     StudyStatus,
 )
 from finetune_api.study import FineTuneStudy
-from finetune_operator import engines
+from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
 from finetune_operator.children import children, resolved
@@ -249,7 +249,11 @@ def _running(case: _Case, current: JobView) -> Decision:
         decision = _queued(case, current)
     else:
         decision = _searching(case, current) or _starting(case, current)
-    return replace(decision, apply=stale)
+    edited = names.spec_config(case.study.metadata.name)
+    meddled = any(manifest["metadata"]["name"] != edited for manifest in stale)
+    # Children also go when their study does, and that may be heard of later.
+    confirm = decision.confirm or (meddled and not case.confirmed)
+    return replace(decision, apply=stale, confirm=confirm)
 
 
 def _queued(case: _Case, current: JobView) -> Decision:
@@ -405,11 +409,12 @@ def _delete_job(job: JobView) -> Deletion:
 def _trouble(case: _Case, current: JobView) -> Trouble | None:
     """What is the matter with the first of the attempt's pods that is in trouble.
 
-    Only the last pod of each place counts: one that has been replaced is history.
+    Only the last pod of each place counts: one in whose place another runs is history.
     """
     last: dict[str, PodView] = {}
     for pod in sorted(case.observed.pods, key=lambda pod: (not pod.ended, pod.created or case.now)):
-        if pod.run_id == current.run_id:
+        on_its_way = not (pod.ended or pod.running or pod.trouble)
+        if pod.run_id == current.run_id and not on_its_way:
             last[pod.place] = pod
     for pod in sorted(last.values(), key=lambda pod: (not pod.head, pod.place)):
         if pod.trouble is not None:

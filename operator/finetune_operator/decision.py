@@ -39,7 +39,7 @@ class Decision:
     """A Job whose silence the caller may explain from its Events, and decide again."""
 
     confirm: bool = False
-    """This gives up or begins an attempt: the caller first reads the study and its progress again, for
+    """This gives up or begins an attempt, or puts children right: the caller first reads the study and its progress again, for
     the watches of different kinds run at their own pace, and decides again."""
 
     delete_study: bool = False

@@ -170,7 +170,10 @@ class Reconciler:
         try:
             await self._make(key, decision)
         except Refused as error:
-            decision = refused(study, self._store.observed(key), _now(), error.message)
+            if decision.create:
+                decision = refused(study, self._store.observed(key), _now(), error.message)
+            else:  # a child cannot be put right now; the attempt goes on without
+                trouble = error
         except Forbidden as error:
             trouble = error
             decision = forbidden(study, self._store.observed(key), _now(), error.message)

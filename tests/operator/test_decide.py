@@ -389,6 +389,9 @@ def test_worker_that_was_killed_is_told_until_another_runs_in_its_place() -> Non
     assert [(event.type, event.reason) for event in decision.events] == [("Warning", "OutOfMemory")]
     same = decide(study(status), observed(job(), pod(), killed, document=progress()), SETTINGS, NOW)
     assert same.events == ()
+    starting = pod(1, uid="b", created=later(20), running=False)
+    seen = observed(job(), pod(), killed, starting, document=progress())
+    assert decide(study(status), seen, SETTINGS, later(30)).status.message == "pod 1: killed"
     seen = observed(job(), pod(), killed, again, document=progress())
     assert decide(study(status), seen, SETTINGS, later(30)).status.message == ""
     twice = pod(1, uid="b", created=later(20), ended=True, running=False)

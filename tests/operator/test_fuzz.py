@@ -431,7 +431,7 @@ LINES = st.lists(
         st.sampled_from(
             ["", "{", "[]", "NaN", "[" * 3000, '{"kind":[]}', '{"kind":"term"}', "1]", "1,2"]
         ),
-        st.text(st.characters(exclude_characters="\n"), max_size=10),
+        st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=10),
     ),
     max_size=3,
 )

@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+from finetune_api.manifest import parse_study
+from finetune_operator.children import resolved, spec_config_map
 from finetune_operator.merge import overlay
 from finetune_operator.observe import JobView, PodView
 from finetune_operator.settings import read
 from finetune_operator.trouble import Trouble
+from tests.api.wrong_manifests import VALID, changed
 from tests.operator.regenerate import CASES, GOLDEN, rendered
 from tests.operator.studies import JOB_UID, UID
 
@@ -17,6 +20,15 @@ def test_manifests_are_as_in_the_golden_file(case: str) -> None:
     assert rendered(case) == (GOLDEN / f"{case}.yaml").read_text(), (
         "if the change is meant: python -m tests.operator.regenerate"
     )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_driver_reads_what_the_operator_has_read(case: str) -> None:
+    changes, settings = CASES[case]
+    study = parse_study(changed(VALID, {**changes, "metadata.uid": UID}))
+    document = json.loads(spec_config_map(study, settings)["data"]["study.json"])
+    assert parse_study(document).spec == resolved(study, settings)
+    assert "onExisting" not in document["spec"], "an earlier image would not know it"
 
 
 def test_template_of_the_user_lies_over_the_operators() -> None:

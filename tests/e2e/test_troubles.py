@@ -1,0 +1,169 @@
+"""What goes wrong on a cluster, told by the study's status, and how the study goes on when it is mended."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.onenode import volumes
+from tests.e2e.platform import ROOT, TEAM, Platform, condition
+from tests.e2e.test_study import patch, pod_of, running_trials, state, study, wait_complete
+
+
+@contextmanager
+def applied(platform: Platform, name: str, **changes: Any) -> Iterator[None]:
+    """A study with one worker that goes when the test ends."""
+    platform.apply(study(name, refit=False, **{"cluster": {"workers": 1}, **changes}))
+    yield
+    platform.kubectl("delete", "fts", name, "-n", TEAM, "--wait")
+    platform.kubectl("wait", "pods", "-l", f"finetune.dev/study={name}", "-n", TEAM, "--for=delete")
+
+
+def tells(
+    platform: Platform, name: str, reason: str, words: str, lasts: bool = True, seconds: float = 60
+) -> None:
+    """Returns when an Event has that reason and those words; a condition too, as long as the trouble lasts."""
+    platform.wait(f"{reason}: {words}", lambda: words in _events(platform, name, reason), seconds)
+    if lasts:
+        found = platform.study(name)["status"]["conditions"]
+        assert any(c["reason"] == reason and words in c["message"] for c in found), found
+
+
+def _events(platform: Platform, name: str, reason: str) -> str:
+    selector = f"involvedObject.name={name},reason={reason}"
+    return platform.kubectl("get", "events", "-n", TEAM, "--field-selector", selector)
+
+
+def runs(platform: Platform, name: str) -> None:
+    platform.wait(f"{name} to run", lambda: state(platform, name) == "Running", 400)
+
+
+def test_quota_that_is_used_up_and_raised(platform: Platform) -> None:
+    platform.kubectl("create", "quota", "tight", "--hard=pods=0", "-n", TEAM)
+    try:
+        with applied(platform, "over-quota"):
+            tells(platform, "over-quota", "PodsPending", "exceeded quota")
+            platform.kubectl("delete", "quota", "tight", "-n", TEAM)
+            runs(platform, "over-quota")
+    finally:
+        platform.kubectl("delete", "quota", "tight", "-n", TEAM, "--ignore-not-found")
+
+
+def test_node_that_is_cordoned(platform: Platform) -> None:
+    (node,) = platform.kubectl("get", "nodes", "-o", "name").split()
+    platform.kubectl("cordon", node)
+    try:
+        with applied(platform, "cordoned"):
+            tells(platform, "cordoned", "Unschedulable", "unschedulable")
+            platform.kubectl("uncordon", node)
+            runs(platform, "cordoned")
+    finally:
+        platform.kubectl("uncordon", node)
+
+
+def test_image_that_is_missing_and_comes(platform: Platform) -> None:
+    if platform.cluster is None:
+        pytest.skip("images of a foreign cluster are not ours to change")
+    image = "finetune.local/missing:1"
+    template = {"spec": {"containers": [{"name": "trainer", "image": image}]}}
+    with applied(platform, "no-image", cluster={"workers": 1, "podTemplate": template}):
+        tells(platform, "no-image", "ImagePullFailed", image)
+        platform.cluster.runtime().ctr("images", "tag", platform.images().trainer, image)
+        try:
+            runs(platform, "no-image")
+        finally:
+            platform.cluster.runtime().ctr("images", "rm", image)
+
+
+# Where the kernel kills one process and not a container, as with cgroup v1, it should be the first one.
+_EAT = """
+open('/proc/1/oom_score_adj', 'w').write('1000')
+x = bytearray(8 << 30)
+x[::4096] = b'1' * len(x[::4096])
+"""
+
+
+def test_worker_that_runs_out_of_memory(platform: Platform) -> None:
+    cluster = {"workers": 2, "resourcesPerWorker": {"memory": "3Gi"}}
+    with applied(platform, "hungry", cluster=cluster):
+        runs(platform, "hungry")
+        worker = pod_of(platform, "hungry", 1)
+        platform.kubectl(
+            "exec", "-n", TEAM, worker, "--", "python3", "-c", _EAT, check=False
+        )  # it is killed, with whatever else runs there
+        tells(platform, "hungry", "OutOfMemory", "pod 1: container trainer was killed", lasts=False)
+        platform.wait("trials go on", lambda: running_trials(platform, "hungry") >= 1, 240)
+        assert platform.study("hungry")["status"]["attempts"] == 1
+
+
+def test_head_that_is_evicted(platform: Platform) -> None:
+    with applied(platform, "evicted", budget={"maxTrials": 3}):
+        platform.wait("a trial at its rung", lambda: running_trials(platform, "evicted"), 240)
+        head = pod_of(platform, "evicted", 0)
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": head, "namespace": TEAM},
+        }
+        path = f"/api/v1/namespaces/{TEAM}/pods/{head}/eviction"
+        platform.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+        tells(platform, "evicted", "Evicted", "EvictionByEvictionAPI", lasts=False)
+        done = wait_complete(platform, "evicted")
+        assert done["status"]["attempts"] == 1
+        assert done["status"]["trials"]["failed"] == 0
+
+
+@pytest.fixture
+def small(platform: Platform) -> Iterator[tuple[str, Path]]:
+    """A claim on a small file system with the example's data and model, and its folder."""
+    if platform.cluster is None:
+        pytest.skip("file systems of a foreign cluster are not ours to fill")
+    server = platform.cluster.server()
+    folder = server.folder / "volumes" / "small"
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=500m,mode=777", "small", folder], check=True
+    )
+    try:
+        for name in ("data", "models"):
+            subprocess.run(["cp", "-rL", ROOT / "examples" / name, folder], check=True)
+        subprocess.run(["chmod", "-R", "a+rwX", folder], check=True)
+        manifests = volumes.volume(TEAM, "small", folder, "ReadWriteMany")
+        items = {"apiVersion": "v1", "kind": "List", "items": manifests}
+        platform.kubectl("apply", "-f", "-", stdin=json.dumps(items))
+        yield "small", folder
+    finally:
+        platform.kubectl("delete", "pvc", "small", "-n", TEAM, "--ignore-not-found")
+        platform.kubectl("delete", "pv", f"{TEAM}-small", "--ignore-not-found")
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_volume_that_is_full_and_gets_room(platform: Platform, small: tuple[str, Path]) -> None:
+    claim, folder = small
+    storage = {"persistentVolumeClaim": {"claimName": claim}}
+    with applied(platform, "no-room", storage=storage, budget={"maxTrials": 3}):
+        platform.wait("a trial at its rung", lambda: running_trials(platform, "no-room"), 240)
+        filler = folder / "filler"
+        subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=1M"], check=False)
+        tells(platform, "no-room", "StorageUnavailable", "No space left on device", seconds=120)
+        assert condition(platform.study("no-room"), "Failed") != "True"
+        filler.unlink()
+        done = wait_complete(platform, "no-room")
+        assert done["status"]["attempts"] == 1
+        assert done["status"]["trials"]["failed"] == 0
+        assert done["status"]["trials"]["summary"] == "3/3"
+
+
+def test_suspension_reaches_a_study_whose_pods_cannot_start(platform: Platform) -> None:
+    platform.kubectl("create", "quota", "tight", "--hard=pods=0", "-n", TEAM)
+    try:
+        with applied(platform, "waits"):
+            tells(platform, "waits", "PodsPending", "exceeded quota")
+            patch(platform, "waits", {"suspend": True})
+            platform.wait("Suspended", lambda: state(platform, "waits") == "Suspended", 30)
+    finally:
+        platform.kubectl("delete", "quota", "tight", "-n", TEAM)
