@@ -24,6 +24,7 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.driver import run_slots, start_broker
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
@@ -113,8 +114,9 @@ def main() -> int:
             log_to_driver=False,
             logging_level="ERROR",
         )
+        claim(Storage.open(folder), parts_of(spec))
         broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
-        ray.get(broker.snapshot.remote(spec.budget))
+        ray.get(broker.begin.remote())
         started = time.perf_counter()
         run_slots(broker, NoOp, None, SLOTS, SlotResources(1, 0))
         seconds = time.perf_counter() - started

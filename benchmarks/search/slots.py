@@ -27,6 +27,7 @@ from finetune_api.manifest import dump_yaml, load_yaml
 from finetune_trainer.driver import run_slots, start_broker
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
@@ -71,8 +72,9 @@ def late_worker(folder: str) -> list[Row]:
     ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"]
     command = [*ray_start, "--num-cpus=1", "--block"]
     spec = study(TRIALS).spec
+    claim(Storage.open(folder), parts_of(spec))
     broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
-    ray.get(broker.snapshot.remote(spec.budget))
+    ray.get(broker.begin.remote())
     worker: list[subprocess.Popen[bytes]] = []
 
     def join() -> None:

@@ -95,6 +95,10 @@ def test_every_command_of_the_runbook(platform: Platform, tmp_path: Path) -> Non
 
     shell.run("Remove everything")
     assert "finetune" not in platform.kubectl("get", "crds", "-o", "name")
-    assert "finetune" not in platform.kubectl("get", "all", "-n", SYSTEM, "-o", "name")
+    platform.wait(
+        "the operator to go",
+        lambda: "finetune" not in platform.kubectl("get", "all", "-n", SYSTEM, "-o", "name"),
+        60,
+    )
     platform.install()
     platform.team()

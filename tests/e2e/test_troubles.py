@@ -20,7 +20,16 @@ def applied(platform: Platform, name: str, **changes: Any) -> Iterator[None]:
     platform.apply(study(name, refit=False, **{"cluster": {"workers": 1}, **changes}))
     yield
     platform.kubectl("delete", "fts", name, "-n", TEAM, "--wait")
-    platform.kubectl("wait", "pods", "-l", f"finetune.dev/study={name}", "-n", TEAM, "--for=delete")
+    platform.kubectl(
+        "wait",
+        "pods",
+        "-l",
+        f"finetune.dev/study={name}",
+        "-n",
+        TEAM,
+        "--for=delete",
+        "--timeout=120s",
+    )
 
 
 def tells(

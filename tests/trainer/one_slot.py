@@ -28,6 +28,9 @@ class Line:
         self.should_pause = should_pause
         self.said: list[ev.Event] = []
 
+    def waits(self, message: str) -> None:
+        raise AssertionError(message)
+
     def say(self, *events: ev.Event) -> None:
         self.said.extend(events)
 
@@ -43,6 +46,7 @@ def run_study(
 
     async def run() -> None:
         broker = Broker(Problem.of(spec), spec.budget, str(folder), 1)
+        assert await broker.begin()
         trainer = Trainer(Material(spec, str(folder), None, SlotResources(1, 0)), data)
         report: list[ev.Event] = []
         while (item := await broker.next(SLOT, report)) is not None:

@@ -4,9 +4,11 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,15 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from finetune_api.manifest import dump_yaml, load_yaml
+from finetune_api.manifest import dump_yaml, load_yaml, read_study
+from finetune_api.status import StudyProgress
+from finetune_trainer.driver import Driver, Workplace
+from finetune_trainer.environment import SlotResources
+from finetune_trainer.progress import LocalSink
 from finetune_trainer.search import events as ev
 from tests.records import check_records, events_of
+from tests.trainer.disks import disk_of
+from tests.trainer.object_store import StoreProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 4
@@ -44,9 +52,9 @@ def study(tmp_path: Path, examples: Path) -> Path:
     return path
 
 
-def start(study: Path, into: Path) -> "subprocess.Popen[bytes]":
+def start(study: Path, into: Path, said: Path | None = None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "finetune_trainer.cli", "run", str(study), "--into", str(into)]
-    with (into.parent / "log.txt").open("ab") as log:
+    with (said or into.parent / "log.txt").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
@@ -82,6 +90,9 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
     status = load_yaml((into / "study.yaml").read_text())["status"]
     assert status["state"] == "Suspended"
 
+    (
+        into / "term"
+    ).unlink()  # as where a study adopts what another left: nothing has counted the terms
     run = start(study, into)
     assert run.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
     check_records(into, TRIALS)
@@ -165,3 +176,69 @@ def test_data_that_cannot_be_used_fail_the_run_with_the_field(
     assert (failed["status"], failed["reason"]) == ("True", "DataError")
     assert "spec.dataset.labelColumn" in failed["message"]
     assert failed["message"] in planned
+
+
+def test_a_run_waits_for_its_disk_and_says_so(study: Path, tmp_path: Path) -> None:
+    """It is unmounted while the data are prepared, and then has no room for the final model."""
+    said = tmp_path / "said.txt"
+    with disk_of(tmp_path, 200) as disk:
+        into = disk.place / "run"
+        shutil.copy(tmp_path / "rows.csv", disk.place)
+        manifest = load_yaml(study.read_text())
+        changes = {"freeze": "Encoder", "epochs": 2, "maxLength": 16, "batchSize": 16}
+        manifest["spec"] |= {"hyperparameters": changes, "budget": {"maxTrials": 2}}
+        manifest["spec"]["dataset"]["files"]["train"] = str(disk.place / "rows.csv")
+        del manifest["spec"]["tracking"]
+        study.write_text(dump_yaml(manifest))
+        run = start(study, into, said)
+
+        def until_said(words: str) -> None:
+            until(lambda: words in said.read_text(), run)
+
+        until((into / "records" / "study.json").is_file, run)
+        disk.go_away()
+        until_said("the data cannot be read: records/study.json is not there; waiting")
+        disk.fill(20_000_000)
+        disk.come_back()
+        until_said("storage is back")
+        until_said(f"storage {into} cannot be written: No space left on device; waiting")
+        disk.free()
+        assert run.wait(timeout=120) == 0, said.read_text()
+        check_records(into, 2)
+        assert (into / "model" / "model.safetensors").stat().st_size > 80_000_000
+
+
+class Documents(LocalSink):
+    """Keeps all that a driver has told."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.all: list[StudyProgress] = []
+
+    def publish(self, progress: StudyProgress) -> None:
+        self.all.append(progress)
+
+
+def test_a_driver_waits_for_a_server_until_it_is_told_to_end(study: Path, tmp_path: Path) -> None:
+    """The first thing it needs is not there; nobody knows whether it will be."""
+    store, sink = StoreProcess(tmp_path / "store"), Documents(tmp_path / "local")
+    resources = SlotResources(1, 0)
+    driver = Driver(Workplace(read_study(study), tmp_path, store.uri, sink, 1, resources))
+
+    def end() -> None:
+        deadline = time.monotonic() + 60
+        while sink.all[-1:] == [] or sink.all[-1].reason != "StorageUnavailable":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        driver.drain()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    last = driver.run()
+    ending.join()
+    waited = next(told for told in sink.all if told.reason == "StorageUnavailable")
+    assert waited.phase == "Preparing"
+    trouble = "storage s3://bucket/studies/one cannot be read: AWS Error NETWORK_CONNECTION"
+    assert waited.message.startswith(trouble)
+    assert (last.phase, last.reason) == ("Drained", "SuspendRequested")
+    assert last.message.startswith(f"told to end while {trouble}")

@@ -1,6 +1,7 @@
 """`from finetune_trainer import Study`: real networks on scikit-learn's digits, through Ray."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from finetune_trainer import Resource, Study, StudyFailed
 from finetune_trainer.errors import SpecError
+from tests.trainer.disks import disk_of
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, DIGITS = load_digits(return_X_y=True)
@@ -142,6 +144,34 @@ def test_promotions_go_on_from_the_checkpoint(tmp_path: Path) -> None:
         epochs = Resource(len(values), seed=seed)
         assert values == list(fit_epochs(trial.params, epochs, folder)), "bit for bit"
     assert {len(t.runs[0].epochs) for t in study.state.trials} >= {1, 3}
+
+
+def test_a_full_disk_is_waited_for_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with disk_of(tmp_path, 4) as disk:
+        filled = tmp_path / "filled"
+
+        def train(config: dict[str, Any], resource: Resource, checkpoint: Path) -> float:
+            if not filled.exists():
+                disk.fill()
+                filled.touch()
+            return fit(config, resource, checkpoint)
+
+        def mend() -> None:
+            deadline = time.monotonic() + 60
+            while "waiting" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.1)
+            disk.free()
+
+        mending = threading.Thread(target=mend)
+        mending.start()
+        study = Study(train, SPACE, into=disk.place, budget={"maxTrials": 3}, slots=1)
+        assert len(study.run(progress=False).cv_results_) == 3
+        mending.join()
+        said = [record.message for record in caplog.records if "storage" in record.message]
+        full = f"storage {disk.place} cannot be written: No space left on device; waiting"
+        assert said == [full, "storage is back, the search goes on"]
 
 
 def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def segments(storage: Storage) -> list[str]:
 
 def test_every_kind_of_event_comes_back_as_it_was(storage: Storage) -> None:
     events: list[ev.Event] = [
+        ev.Waited(1.2, 61.5),
         ev.Proposed(1.5, 0, {"learningRate": 4.1e-5, "optimizer": "SGD", "batchSize": 16}),
         ev.SlotReady(1.8, "slot/1", "0f3a", {"torch": "2.15.0", "threads": "2"}),
         ev.Started(2.0, 0, "slot/1", 3, seed=4294967295),

@@ -1,30 +1,40 @@
 """The broker: owns the records and decides what each free slot does next.
 
-It runs as an actor without CPUs on Ray's head. Its methods run on one event loop, so every decision
-sees all earlier ones. What it hands out is in storage before the slot has it.
+It runs as an actor without CPUs on Ray's head. Whoever decides has the turn until that is in storage, so every
+decision sees all earlier ones, and what it hands out is in storage before the slot has it. Writes run on a
+thread: while one waits for storage, whoever only asks or tells is heard.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
 from finetune_api.combinations import Params
 from finetune_api.status import Findings
 from finetune_api.study import Budget
+from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
-from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait
+from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
+from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.results import findings, table, write_tables
+from finetune_trainer.search.standstill import RECORDS, Waits
 from finetune_trainer.search.state import DRAINING, StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.storage import Storage, shown
 
 CHECKPOINTS = "checkpoints"
 REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
+
+SLOW_SECONDS = 15.0
+"""After so long a request to storage has no answer: a network disk hangs instead of refusing."""
 
 log = logging.getLogger("finetune.broker")
 
@@ -35,12 +45,19 @@ class Snapshot:
 
     findings: Findings
     refitting: bool
+    """Whether the winner is trained again, or has been."""
+
     outcome: End | None
     torn: list[str]
+    waiting: str = ""
+    """Why the study, or part of it, waits for storage; empty if nothing does."""
 
 
 class Broker:
     """Hands out items, takes reports, keeps the log."""
+
+    _storage: Storage
+    _log: RecordLog
 
     def __init__(
         self,
@@ -50,21 +67,54 @@ class Broker:
         term: int,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        self._storage = Storage.open(storage)
-        self._log, history = RecordLog.start(self._storage, term, time.time())
-        self._state = StudyState.replayed(problem, history.events)
-        self._torn = history.torn
+        """Nothing is read or written before `begin`; the folder at `storage` must be claimed."""
+        self._location, self._term = storage, term
+        self._state = StudyState(problem)
+        self._begun = False
+        self._torn: list[str] = []
         self._warnings = warnings
         self._troubles: dict[str, str] = {}
         """Field of the spec → what is wrong there now, without harm to the search."""
+
+        self._waits = Waits()
+        self._asked_storage: float | None = None
+        """When the request was made that storage has not answered yet, by the monotonic clock."""
+
+        self._abandoned = ""
+        """What was waited for when it was told to end: from then on nothing is recorded."""
 
         self._budget = budget
         self._draining = False
         self._recalled = False
         self._outcome: End | None = None
+        self._turn = asyncio.Lock()
+        self._writer = ThreadPoolExecutor(1)
         self._changed = asyncio.Event()
-        self._sweep()
         self._chores: set[asyncio.Task[None]] = set()
+
+    async def begin(self) -> bool:
+        """Read the records and begin the term; False if it was told to end before that was possible."""
+        loop = asyncio.get_running_loop()
+
+        def waits(message: str) -> None:
+            loop.call_soon_threadsafe(self._hear, RECORDS, message)
+
+        patience = Patience(waits, lambda: self._draining)
+        try:
+            async with self._turn:
+                await self._on_storage(self._open, patience)
+        except ToldToStop as error:
+            self._abandon(error)
+            return False
+        self._begun = True
+        return True
+
+    def _open(self, patience: Patience) -> None:
+        self._storage = Storage.open(self._location, patience)
+        self._log, history = RecordLog.start(self._storage, self._term, time.time())
+        self._state = StudyState.replayed(self._state.problem, history.events)
+        self._torn = history.torn
+        self._sweep()
 
     def _sweep(self) -> None:
         """Delete checkpoints that an earlier driver left and no trial needs."""
@@ -73,7 +123,22 @@ class Broker:
         folders = {path.rpartition("/")[0] for path in self._storage.files(CHECKPOINTS)}
         for folder in folders:
             if not any(folder == path or folder.startswith(f"{path}/") for path in kept):
-                self._storage.delete(folder)
+                self._delete(folder)
+
+    def _delete(self, path: str) -> None:
+        try:
+            replace(self._storage, patience=None).delete(path)
+        except OSError as error:  # only space is lost; the study goes on
+            log.warning("could not delete %s: %s", path, error)
+
+    async def _on_storage(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Call `act`, which uses storage, on the thread for that."""
+        self._asked_storage = time.monotonic()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, act, *arguments)
+        finally:
+            self._asked_storage = None
+            self._hear(RECORDS, "")
 
     async def inherits(self) -> bool:
         """Whether what warm starts bring is in the records."""
@@ -81,28 +146,47 @@ class Broker:
 
     async def inherit(self, trials: list[tuple[Params, float]]) -> None:
         """Learn from other studies' trials, best first."""
-        self._write([ev.Inherited(time.time(), trials)])
+        with suppress(ToldToStop):
+            async with self._turn:
+                await self._write([ev.Inherited(time.time(), trials)])
 
     async def next(self, slot: str, report: list[ev.Event]) -> TrainItem | RefitItem | None:
         """Take the slot's report and give it its next item; None when everything is over.
 
         Waits while there is nothing to do but something in flight may change that.
         """
-        self._write(event for event in report if self._owns(slot, event))
+        self._hear(slot, "")
+        try:
+            while True:
+                async with self._turn:
+                    await self._take(slot, report)
+                    decision = await self._decide(slot)
+                report = []
+                if not isinstance(decision, Wait):
+                    return decision
+                await self._wait()
+        except ToldToStop:  # what the slot does now could not be recorded
+            return None
+
+    async def _take(self, slot: str, report: list[ev.Event]) -> None:
+        await self._write(event for event in report if self._owns(slot, event))
+
+    async def _decide(self, slot: str) -> TrainItem | RefitItem | Wait | None:
+        """What a slot does now; it is in the records. None when everything is over."""
         while True:
             if self._draining:
-                decision: object = End("Drained")
+                decision: Decision = End("Drained")
             else:
-                self._end_if_due()
+                await self._end_if_due()
                 worker = slot.partition("/")[0]
-                decision = next_item(self._state, self._budget, time.time(), worker)
+                decision = next_item(self._state, self._budget, self._waits.now(), worker)
             match decision:
                 case TrainItem():
-                    self._start(slot, decision)
+                    await self._start(slot, decision)
                     return decision
                 case RefitItem():
                     self._recalled = False
-                    self._write([ev.RefitStarted(time.time(), decision.trial, slot)])
+                    await self._write([ev.RefitStarted(time.time(), decision.trial, slot)])
                     return decision
                 case End() if self._state.ended is None and not self._draining:
                     continue  # it has just come about: first into the records with it
@@ -111,11 +195,10 @@ class Broker:
                         self._outcome = decision
                     self._wake()
                     return None
-                case End() | Wait():
-                    await self._wait()
+            return Wait()
 
-    def _start(self, slot: str, item: TrainItem) -> None:
-        self._write(starting(self._state, self._budget, item, slot, time.time()))
+    async def _start(self, slot: str, item: TrainItem) -> None:
+        await self._write(starting(self._state, self._budget, item, slot, time.time()))
 
     def _in_flight(self) -> bool:
         return bool(self._state.running) or self._state.refit_slot is not None
@@ -129,17 +212,29 @@ class Broker:
         run = self._state.trials[getattr(event, "trial", -1)].runs[getattr(event, "run", 0)]
         return run.status == "Running" and run.slot == slot
 
-    def _write(self, events: Iterable[ev.Event]) -> None:
-        """Make the events durable, then part of the state. Raises OSError if storage refuses."""
+    async def _write(self, events: Iterable[ev.Event]) -> None:
+        """Make the events durable, then part of the state; only for who has the turn.
+
+        Waits for storage. Raises ToldToStop if that, or an earlier wait, was cut off.
+        """
         written = list(events)
+        if self._abandoned:
+            raise ToldToStop(self._abandoned)
         if not written:
             return
+        stood_still = self._waits.unrecorded
+        if stood_still >= 1:
+            written.insert(0, ev.Waited(time.time(), stood_still))
         try:
-            self._log.append(written)
-        except OSError:
-            # The write may or may not have landed: only a new term can tell. The driver sees us go.
+            await self._on_storage(self._log.append, written)
+        except ToldToStop as error:
+            self._abandon(error)
+            raise
+        except OSError:  # none that passes; only a new term can tell what has landed
             log.exception("the records cannot be written")
             os._exit(1)
+        if stood_still >= 1:
+            self._waits.unrecorded -= stood_still
         touched = self._touched(written)
         before = {path for number in touched for path in self._state.checkpoints_of(number)}
         for event in written:
@@ -149,7 +244,13 @@ class Broker:
         }
         saved = {event.path for event in written if isinstance(event, ev.Saved)}
         for path in (before | saved) - after:  # nobody will resume from them
-            self._delete(path)
+            self._do(asyncio.to_thread(self._delete, path))
+        self._hear(RECORDS, "")  # others are at work now
+        self._wake()
+
+    def _abandon(self, error: ToldToStop) -> None:
+        self._abandoned = gist(error)
+        log.warning("told to end while %s", error)
         self._wake()
 
     def _touched(self, events: Iterable[ev.Event]) -> set[int]:
@@ -159,24 +260,25 @@ class Broker:
         parents = {self._state.trials[number].parent for number in own}
         return own | {number for number in parents if number is not None}
 
-    def _delete(self, path: str) -> None:
-        async def delete() -> None:
-            try:
-                await asyncio.to_thread(self._storage.delete, path)
-            except OSError as error:  # only space is lost; the study goes on
-                log.warning("could not delete %s: %s", path, error)
-
-        task = asyncio.get_running_loop().create_task(delete())
+    def _do(self, chore: Coroutine[Any, Any, None]) -> None:
+        """Do it some time soon."""
+        task = asyncio.get_running_loop().create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
-    def _end_if_due(self) -> None:
+    async def _end_if_due(self) -> None:
         """End the search if a budget is spent or nothing is left, and call back what is in flight."""
         if self._state.ended is None:
-            ending = search_ending(self._state, self._budget, time.time())
+            ending = search_ending(self._state, self._budget, self._waits.now())
             if ending is not None:
-                self._write([ev.SearchEnded(time.time(), ending.reason, ending.message)])
+                await self._write([ev.SearchEnded(time.time(), ending.reason, ending.message)])
                 self._recalled = ending.reason not in DRAINING
+
+    async def _end_between(self) -> None:
+        """The same, as a chore."""
+        with suppress(ToldToStop):
+            async with self._turn:
+                await self._end_if_due()
 
     async def _wait(self) -> None:
         self._changed.clear()
@@ -187,8 +289,10 @@ class Broker:
 
     async def epoch(self, slot: str, report: list[ev.Event]) -> None:
         """Take what a slot has to say in the middle of an item."""
-        self._write(event for event in report if self._owns(slot, event))
-        self._end_if_due()
+        with suppress(ToldToStop):
+            async with self._turn:
+                await self._take(slot, report)
+                await self._end_if_due()
 
     async def recalled(self) -> None:
         """Return when slots shall save what they do and ask again."""
@@ -197,14 +301,37 @@ class Broker:
 
     async def lost(self, worker: str) -> None:
         """The process of a worker slot is gone: what it did goes back into the queue."""
+        self._waits.forget(worker)
+        with suppress(ToldToStop):
+            async with self._turn:
+                await self._write(list(self._losses(worker)))
+
+    def _losses(self, worker: str) -> Iterator[ev.Event]:
         now = time.time()
-        self._write(
-            ev.Requeued(now, number, lost=True, run=run)
-            for number, run in sorted(self._state.running)
-            if self._state.trials[number].runs[run].slot.startswith(f"{worker}/")
-        )
+        for number, run in sorted(self._state.running):
+            if self._state.trials[number].runs[run].slot.startswith(f"{worker}/"):
+                yield ev.Requeued(now, number, lost=True, run=run)
         if (self._state.refit_slot or "").startswith(f"{worker}/"):
-            self._write([ev.RefitRequeued(now, lost=True)])
+            yield ev.RefitRequeued(now, lost=True)
+
+    async def waits(self, slot: str, message: str) -> None:
+        """A slot waits for storage; an empty message says that it goes on."""
+        self._hear(slot, message)
+
+    async def waiting(self) -> str:
+        """Why the study, or part of it, waits for storage; empty if nothing does."""
+        since = self._asked_storage
+        hangs = since is not None and time.monotonic() - since > SLOW_SECONDS
+        if hangs and RECORDS not in self._waits:
+            self._hear(RECORDS, f"storage {shown(self._location)} does not answer; waiting")
+        return self._abandoned or self._waits.message
+
+    def _hear(self, who: str, message: str) -> None:
+        running = self._state.running
+        at_work = {self._state.trials[number].runs[run].slot for number, run in running}
+        if self._state.refit_slot is not None:
+            at_work.add(self._state.refit_slot)
+        self._waits.hear(who, message, at_work)
 
     async def warn(self, field: str, message: str) -> None:
         """Something is wrong at `field` of the spec, without harm to the search; an empty message takes it back."""
@@ -218,17 +345,34 @@ class Broker:
         self._wake()
 
     async def snapshot(self, budget: Budget) -> Snapshot:
-        """Where the study stands, under the budget as it is now."""
+        """Where the study stands, under the budget as it is now. Never waits for storage."""
         self._budget = budget
-        self._end_if_due()
+        waiting = await self.waiting()
+        if not self._begun:
+            return Snapshot(Findings(), False, None, [], waiting)
+        # Whoever has the turn asks again whether the search is over.
+        if not self._turn.locked() and search_ending(self._state, budget, self._waits.now()):
+            self._do(self._end_between())
         self._wake()
         troubles = (f"{field}: {what}" for field, what in self._troubles.items())
         warnings = (*troubles, *self._warnings)
-        found = findings(self._state, budget, self._storage, time.time(), warnings)
-        return Snapshot(found, self._state.refit_slot is not None, self._outcome, self._torn)
+        found = findings(self._state, budget, self._storage, self._waits.now(), warnings)
+        refitting = self._state.refit_slot is not None or self._state.refit is not None
+        outcome = None if self._abandoned else self._outcome
+        return Snapshot(found, refitting, outcome, self._torn, waiting)
 
     async def write_results(self) -> None:
-        """Write the tables of trials; when the study is over, remove what only a resume would need."""
+        """Write the tables of trials; when the study is over, remove what only a resume would need.
+
+        Waits for storage. If it is told to end meanwhile, a later driver writes them.
+        """
+        try:
+            async with self._turn:
+                await self._on_storage(self._write_results)
+        except ToldToStop as error:
+            self._abandon(error)
+
+    def _write_results(self) -> None:
         write_tables(self._storage, table(self._state))
         if self._outcome is not None:
             self._storage.delete(CHECKPOINTS)

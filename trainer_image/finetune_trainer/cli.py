@@ -193,8 +193,17 @@ class _Watch:
         while not self._stop.wait(0.25):
             latest = self._sink.latest
             if latest is not None and latest is not shown:
-                shown = latest
                 self._screen.show(latest.phase, latest.findings)
+                self._tell_wait(shown, latest)
+                shown = latest
+
+    def _tell_wait(self, before: "StudyProgress | None", latest: "StudyProgress") -> None:
+        waited = before is not None and before.reason == "StorageUnavailable"
+        if latest.reason == "StorageUnavailable":
+            if before is None or before.message != latest.message:
+                self._screen.say(latest.message)
+        elif waited:
+            self._screen.say("storage is back, the study goes on")
 
 
 def _report(study: FineTuneStudy, progress: StudyProgress, into: Path, console: Console) -> None:

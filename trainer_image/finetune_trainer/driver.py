@@ -16,21 +16,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from finetune_api.manifest import ManifestError
 from finetune_api.status import Findings, StudyProgress
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, SlotResources, WorkerResources
-from finetune_trainer.errors import SpecError, StudyError
+from finetune_trainer.errors import SpecError, StorageUnavailable, StudyError, ToldToStop
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
+from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.records import last_term
 from finetune_trainer.search.results import RESULTS
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.storage import Storage, shown
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
 # Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.
@@ -61,7 +63,11 @@ from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
 
+T = TypeVar("T")
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
+
+_PREPARING = ("CreatingPods", "preparing the data")
+"""Reason and message before the search."""
 
 log = logging.getLogger("finetune.driver")
 
@@ -94,6 +100,8 @@ class Driver:
         self._told_to_end = threading.Event()
         self._broker: Any = None
         self._last = Findings()
+        self._told: tuple[Findings, str] | None = None
+        """Findings, and what the study waits for, of the last document of the search."""
 
     def drain(self, *_: int | FrameType | None) -> None:
         """Save what is in flight and stop; a signal handler."""
@@ -101,26 +109,36 @@ class Driver:
         if self._broker is not None:
             self._broker.drain.remote()
 
+    def _must_end(self) -> bool:
+        """Whether it was told to end: by a signal, or, as KubeRay tells a pod, by a file."""
+        if Path(os.environ.get(DRAIN_FILE, os.devnull + "/none")).exists():
+            self.drain()
+        return self._told_to_end.is_set()
+
     def run(self) -> StudyProgress:
         """Run the study as far as it goes; the last word on it. Raises what is nobody's fault."""
         try:
-            self._publish("Preparing", "CreatingPods", "preparing the data")
+            self._publish("Preparing", *_PREPARING)
             with self._ray():
                 snapshot = self._search()
         except StudyError as error:
             return self._publish("Failed", error.reason, str(error))
+        except ToldToStop as error:
+            return self._drained(gist(error))
         except Fenced:
             raise
         except Exception as error:  # any: it is told, and raised again
             self._publish("Preparing", "AttemptFailed", f"the driver starts again: {_gist(error)}")
             raise
         if snapshot.outcome is None:
-            return self._publish(
-                "Drained", "SuspendRequested", "saved and stopped as told", snapshot.findings
-            )
+            return self._drained(snapshot.waiting, snapshot.findings)
         outcome = snapshot.outcome
         phase: Phase = "Failed" if outcome.reason in FAILURES else "Finished"
         return self._publish(phase, outcome.reason, outcome.message, snapshot.findings)
+
+    def _drained(self, waiting: str, findings: Findings | None = None) -> StudyProgress:
+        message = f"told to end while {waiting}" if waiting else "saved and stopped as told"
+        return self._publish("Drained", "SuspendRequested", message, findings)
 
     @contextmanager
     def _ray(self) -> Iterator[None]:
@@ -150,19 +168,22 @@ class Driver:
         Proposer(problem).check()
         check_clients(self._spec)
         _check_precision(self._spec, self._place.resources)
-        claim(Storage.open(self._place.storage), parts_of(self._spec))
-        place, own = self._place, self._spec.cluster.trials_per_worker
-        slots = place.slots if place.ray_address is None else own
-        threads = SlotResources(place.resources.cpus * slots, 0).threads
-        told, data = _prepare_here(self._spec, place.base, place.storage, threads)
+        storage = self._opened()
+        claim(storage, parts_of(self._spec))
+        self._outlive(storage)
+        told, data = self._prepared(storage)
         self._broker = start_broker(
             problem, self._spec.budget, self._place.storage, self._term, told
         )
-        if self._spec.search.warm_start and not ray.get(self._broker.inherits.remote()):
-            inherited = inherit(self._spec, self._place.base)
-            ray.get(self._broker.inherit.remote(inherited))
-        if self._told_to_end.is_set():
+        if self._must_end():
             self._broker.drain.remote()
+        if not self._await(self._broker.begin.remote()):
+            raise ToldToStop(ray.get(self._broker.waiting.remote()))
+        if self._spec.search.warm_start and not ray.get(self._broker.inherits.remote()):
+            inherited = self._trusted(
+                storage, "other studies", lambda: inherit(self._spec, self._place.base)
+            )
+            self._await(self._broker.inherit.remote(inherited))
         material = Material(self._spec, self._place.storage, data, self._place.resources)
         tracker = start_tracker(
             self._place.study, self._place.storage, self._term, self._broker, _this_node()
@@ -173,26 +194,94 @@ class Driver:
             run_slots(
                 self._broker, make_trainer, material, self._place.slots, self._place.resources
             )
+            finish_tracker(tracker, DRAIN_SECONDS if self._must_end() else FINISH_SECONDS)
+            ray.get(self._broker.write_results.remote())
         finally:
             publisher.stop()
-        finish_tracker(tracker, DRAIN_SECONDS if self._told_to_end.is_set() else FINISH_SECONDS)
         snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
-        ray.get(self._broker.write_results.remote())
-        if snapshot.outcome is None and not self._told_to_end.is_set():
+        if snapshot.outcome is None and not self._must_end():
             raise RuntimeError("the slots ended before the study did")
         return snapshot
+
+    def _outlive(self, storage: Storage) -> None:
+        """Claim a term above those of the records, where what hands terms out is younger than they are.
+
+        So it is when a study adopts them, or somebody has deleted its progress ConfigMap.
+        """
+        last = last_term(storage)
+        if self._term <= last:
+            self._term = self._place.sink.claim_term(above=last)
+
+    def _opened(self) -> Storage:
+        """The study's storage, as soon as it can be reached."""
+        patience = Patience(self._waits, self._must_end)
+        try:
+            return Storage.open(self._place.storage, patience)
+        except ValueError as error:
+            why = shown(gist(error))
+            raise SpecError("spec.storage.uri", f"must be a location of pyarrow ({why})") from error
+
+    def _prepared(self, storage: Storage) -> tuple[tuple[str, ...], Any]:
+        """Warnings, and a reference to the data in this node's object store. Raises StudyError.
+
+        No slot computes yet, so it may use the threads of all that there are to be on this node.
+        """
+        place, own = self._place, self._spec.cluster.trials_per_worker
+        slots = place.slots if place.ray_address is None else own
+        threads = SlotResources(place.resources.cpus * slots, 0).threads
+        (warnings, report), data = self._trusted(
+            storage, "the data", lambda: _prepare_here(self._spec, place.base, threads)
+        )
+        storage.write(f"{RESULTS}/data.json", report)
+        return warnings, data
+
+    def _trusted(self, storage: Storage, what: str, read: Callable[[], T]) -> T:
+        """What `read` returns. Raises its StudyError if storage is there: without its files everything looks wrong."""
+
+        def checked() -> T:
+            try:
+                return read()
+            except StudyError:
+                storage.check()
+                raise
+
+        patience = Patience(self._waits, self._must_end)
+        return patience.persist(f"{what} cannot be read", checked)
+
+    def _waits(self, message: str) -> None:
+        """Tell why the study cannot begin yet, or with an empty message that it goes on."""
+        reason, said = ("StorageUnavailable", message) if message else _PREPARING
+        try:
+            self._publish("Preparing", reason, said)
+        except Fenced:
+            raise
+        except Exception:  # any: it may be the same network that is gone
+            log.exception("progress could not be published: %s", said)
+
+    def _await(self, call: Any) -> Any:
+        """What a call to the broker returns; tells meanwhile what that waits for."""
+        told = ""
+        while not ray.wait([call], timeout=PUBLISH_SECONDS)[0]:
+            self._must_end()
+            waiting = ray.get(self._broker.waiting.remote())
+            if waiting != told:
+                self._waits(waiting)
+                told = waiting
+        if told:
+            self._waits("")
+        return ray.get(call)
 
     def _budget(self) -> Budget:
         return self._place.budget() if self._place.budget else self._spec.budget
 
     def _tell(self) -> None:
-        # KubeRay tells a pod that it ends by this file; under a Job the supervisor sends a signal too.
-        if Path(os.environ.get(DRAIN_FILE, os.devnull + "/none")).exists():
-            self.drain()
+        self._must_end()
         snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
-        if snapshot.findings != self._last:
+        if (snapshot.findings, snapshot.waiting) != self._told:
             phase: Phase = "Refitting" if snapshot.refitting else "Searching"
-            self._publish(phase, "Running", "", snapshot.findings)
+            reason = "StorageUnavailable" if snapshot.waiting else "Running"
+            self._publish(phase, reason, snapshot.waiting, snapshot.findings)
+            self._told = snapshot.findings, snapshot.waiting
 
     def _publish(
         self, phase: Phase, reason: str, message: str, findings: Findings | None = None
@@ -285,13 +374,14 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         return self._over
 
 
-def _prepare(
-    spec: StudySpec, base: Path, storage: str, threads: int
-) -> tuple[StudyError | tuple[str, ...], Any]:
-    """The prepared data with its warnings, or what is wrong with it; a Ray task.
+Preparation: TypeAlias = tuple[tuple[str, ...], bytes]
+"""Warnings about the data, and the account of what was done to its rows (JSON)."""
 
-    Writes `results/data.json`: what was done to the rows.
-    """
+
+def _prepare(
+    spec: StudySpec, base: Path, threads: int
+) -> tuple[Preparation | StudyError | StorageUnavailable, Any]:
+    """How it went and the prepared data, or why there are none; a Ray task."""
     import torch  # it and the libraries of the data stay out of the driver
 
     from finetune_trainer.data import prepare
@@ -300,24 +390,18 @@ def _prepare(
     torch.set_num_threads(threads)  # Ray allows a task that reserves no CPU only one
     try:
         data = prepare(spec, base)
-    except StudyError as error:
+    except (StudyError, StorageUnavailable) as error:
         return error, None
     document = json.dumps(report(data), indent=1, ensure_ascii=False)
-    Storage.open(storage).write(f"{RESULTS}/data.json", document.encode())
-    return data.warnings, data
+    return (data.warnings, document.encode()), data
 
 
-def _prepare_here(
-    spec: StudySpec, base: Path, storage: str, threads: int
-) -> tuple[tuple[str, ...], Any]:
-    """Warnings, and a reference to the data in this node's object store. Raises StudyError.
-
-    No slot computes yet, so it may use the `threads` of all that there are to be on this node.
-    """
+def _prepare_here(spec: StudySpec, base: Path, threads: int) -> tuple[Preparation, Any]:
+    """The same on this node. Raises StudyError, StorageUnavailable for files that cannot be reached now."""
     task = ray.remote(_prepare).options(num_cpus=0, num_returns=2, scheduling_strategy=_this_node())
-    told, data = task.remote(spec, base, storage, threads)
-    result: StudyError | tuple[str, ...] = ray.get(told)
-    if isinstance(result, StudyError):
+    told, data = task.remote(spec, base, threads)
+    result: Preparation | StudyError | StorageUnavailable = ray.get(told)
+    if isinstance(result, Exception):
         raise result
     return result, data
 

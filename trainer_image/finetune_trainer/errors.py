@@ -1,5 +1,7 @@
 """What can go wrong: with a study (the user can mend it) or with one of its trials."""
 
+import errno
+import re
 from typing import Literal, TypeAlias
 
 from finetune_api.status import Reason
@@ -53,3 +55,34 @@ class TrialFailure(Exception):
 
     def __reduce__(self) -> tuple[type["TrialFailure"], tuple[FailureClass, str]]:
         return type(self), (self.failure_class, self.message)
+
+
+class StorageUnavailable(OSError):
+    """Storage, or a file of the data, cannot be used now; it may be later."""
+
+
+class ToldToStop(StorageUnavailable):
+    """Somebody waited for storage and was told to stop before it was there again."""
+
+
+GONE = {
+    getattr(errno, name)
+    for name in (
+        "EIO", "ESTALE", "EREMOTEIO", "ENODEV", "ENXIO", "ENOLINK", "ENOTCONN", "ETIMEDOUT",
+        "ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN",
+        "ENETUNREACH", "ESHUTDOWN", "EPIPE",
+    )
+}  # fmt: skip
+"""Numbers of errors that say that a disk or a server cannot be reached."""
+
+_AWAY = re.compile(
+    r"NETWORK_CONNECTION|SLOW_DOWN|UNAVAILABLE|INTERNAL_FAILURE|TIMEOUT|THROTTLING|curlCode|status 5\d\d"
+)
+"""What pyarrow's object stores say, without a number, when they cannot be reached or do not manage."""
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether what was read may be fine, and only its disk or its server is gone for now."""
+    if error.errno is not None:
+        return error.errno in GONE
+    return _AWAY.search(str(error)) is not None

@@ -16,11 +16,12 @@ from ray import cloudpickle
 
 from finetune_api.combinations import Params
 from finetune_trainer.broker import CHECKPOINTS
-from finetune_trainer.errors import FailureClass, TrialFailure
+from finetune_trainer.errors import FailureClass, ToldToStop, TrialFailure
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
+from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.work import Item, Work
+from finetune_trainer.work import Item, Listener, requeued
 
 log = logging.getLogger("finetune.functions")
 
@@ -81,12 +82,17 @@ class FunctionWorker:
 
     def __init__(self, material: Functions) -> None:
         self._study = material
-        self._storage = Storage.open(material.storage)
+        self._patience = Patience()
+        self._storage = Storage.open(material.storage, self._patience)
 
-    def work(self, item: Item, work: Work) -> list[ev.Event]:
+    def work(self, item: Item, work: Listener) -> list[ev.Event]:
         """Do `item`; the events that tell how it ended."""
+        self._patience.waits, self._patience.should_stop = work.waits, work.should_pause
         try:
             return self._refit(item) if isinstance(item, RefitItem) else self._train(item, work)
+        except ToldToStop as error:
+            log.warning("trial %s goes on from its last save: %s", item.trial, error)
+            return [requeued(item)]
         except Exception as error:  # any: what the function raises is the trial's failure
             log.exception("the function failed")
             kind, message = _failure(error)
@@ -94,23 +100,24 @@ class FunctionWorker:
                 return [ev.RefitRequeued(time.time(), f"{kind}: {message}"[:500])]
             return [ev.Failed(time.time(), item.trial, kind, message[:500], item.run)]
 
-    def _train(self, item: TrainItem, work: Work) -> list[ev.Event]:
+    def _train(self, item: TrainItem, work: Listener) -> list[ev.Event]:
         whole = float(item.params.get("epochs", self._study.epochs))
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             epoch = self._begin(item, folder)
-            seconds, last = item.seconds, time.monotonic()
+            seconds = item.seconds
             outcomes = self._outcomes(item, epoch, folder / _STATE)
             report: list[ev.Event] = []
             ended = False
             while epoch < item.to_epoch and (item.to_seconds is None or seconds < item.to_seconds):
+                began = time.monotonic()
                 said = next(outcomes, None)
                 if said is None:  # a generator that has nothing more to train
                     ended = True
                     break
                 each, outcome = said
                 epoch = min(item.to_epoch, math.floor(epoch) + 1) if each else item.to_epoch
-                took, last = time.monotonic() - last, time.monotonic()
+                took = time.monotonic() - began
                 seconds += took
                 done = self._epoch_event(item, epoch, outcome, took)
                 if epoch >= whole:  # nothing is left to do: one message is enough
@@ -118,8 +125,7 @@ class FunctionWorker:
                     break
                 work.say(done)
                 if epoch < item.to_epoch and work.should_pause():
-                    saved = self._save(item, folder, epoch)
-                    return [saved, ev.Requeued(time.time(), item.trial, run=item.run)]
+                    return [self._save(item, folder, epoch), requeued(item)]
             ended = ended or epoch >= whole
             rows = self._study.rows
             finished = ended and (item.rows is None or rows is None or item.rows >= rows)
@@ -129,14 +135,18 @@ class FunctionWorker:
     def _begin(self, item: TrainItem, folder: Path) -> float:
         """Put the checkpoint's files in place; the epochs it has."""
         if item.checkpoint is not None:
+            path = item.checkpoint
             try:
-                fetched = self._storage.download(item.checkpoint, folder / "fetched")
-                shutil.copytree(fetched / _STATE, folder / _STATE)
-                return float(json.loads((fetched / _POSITION).read_text()))
+                return self._storage.persist("read", lambda: self._fetch(path, folder))
             except FileNotFoundError:  # the trial is worth more than the epochs it lost
                 shutil.rmtree(folder / _STATE, ignore_errors=True)
         (folder / _STATE).mkdir()
         return 0.0
+
+    def _fetch(self, path: str, folder: Path) -> float:
+        fetched = self._storage.download(path, folder / "fetched")
+        shutil.copytree(fetched / _STATE, folder / _STATE, dirs_exist_ok=True)
+        return float(json.loads((fetched / _POSITION).read_text()))
 
     def _outcomes(
         self, item: TrainItem, begun: float, folder: Path

@@ -1,6 +1,7 @@
 """The same search over any Python function: searchers, schedulers, folds, budgets, records and resume."""
 
 import _thread
+import logging
 import os
 import pickle
 import threading
@@ -38,6 +39,8 @@ from finetune_trainer.search.trials import Trial
 __all__ = ["Resource", "Study", "StudyFailed"]
 
 _POLL_SECONDS = 1.0
+
+log = logging.getLogger("finetune.library")
 
 
 class StudyFailed(Exception):
@@ -147,8 +150,9 @@ class Study:
     def run(self, progress: bool = True) -> "Study":
         """Search until the budget is spent or all is tried, then refit; this study.
 
-        Raises StudyFailed if no trial has a value or too many failed, SpecError if the folder is another
-        study's, BlockingIOError if another process runs it.
+        While the folder cannot be written (a full disk) it waits, and says so. Raises StudyFailed if no trial
+        has a value or too many failed, SpecError if the folder is another study's, BlockingIOError if another
+        process runs it, OSError if the folder cannot be used to begin with.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
@@ -198,8 +202,6 @@ class Study:
             )  # Ray keeps what a trainable was given, so it would live as long as Ray does
 
     def _search_with(self, broker: Any, progress: bool) -> None:
-        if self._warm_start and not ray.get(broker.inherits.remote()):
-            ray.get(broker.inherit.remote(self._inherited()))
         train, refit = self._functions
         functions = Functions(
             train,
@@ -212,8 +214,11 @@ class Study:
         )
         share = SlotResources(1, self._gpus)
         with _Watch(broker, self._budget, progress):
+            ray.get(broker.begin.remote())
+            if self._warm_start and not ray.get(broker.inherits.remote()):
+                ray.get(broker.inherit.remote(self._inherited()))
             run_slots(broker, FunctionWorker, functions, self._slots, share)
-        ray.get(broker.write_results.remote())
+            ray.get(broker.write_results.remote())
 
     def _inherited(self) -> list[tuple[Params, float]]:
         found = [
@@ -321,7 +326,7 @@ def _domain(field: str, given: Any) -> Domain:
 
 
 class _Watch:
-    """Shows how far the search is; interrupts it if the broker is gone."""
+    """Shows how far the search is, and what it waits for; interrupts it if the broker is gone."""
 
     def __init__(self, broker: Any, budget: Budget, shown: bool) -> None:
         self._broker, self._budget = broker, budget
@@ -334,6 +339,8 @@ class _Watch:
         self._progress = Progress(*columns, disable=not shown)
         self._task = self._progress.add_task("trials", total=None)
         self._stop = threading.Event()
+        self._shown = shown
+        self._waiting = ""
         self._lost = ""
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -359,6 +366,7 @@ class _Watch:
                 if not last:  # the main thread is inside Ray Tune
                     _thread.interrupt_main()
                 return
+            self._tell_wait(snapshot.waiting)
             counts, best = snapshot.findings.trials, snapshot.findings.best
             ended = counts.completed + counts.stopped + counts.diverged + counts.failed
             said = "refit" if snapshot.refitting else "trials"
@@ -367,3 +375,13 @@ class _Watch:
             self._progress.update(
                 self._task, completed=ended, total=counts.planned, description=said
             )
+
+    def _tell_wait(self, waiting: str) -> None:
+        if waiting == self._waiting:
+            return
+        self._waiting = waiting
+        said = waiting or "storage is back, the search goes on"
+        if self._shown:
+            self._progress.console.print(said)
+        else:
+            log.warning(said)

@@ -21,8 +21,8 @@ class ProgressSink(Protocol):
 
     job_uid: str
 
-    def claim_term(self) -> int:
-        """The number of this start of the driver, above every earlier one."""
+    def claim_term(self, above: int = 0) -> int:
+        """The number of this start of the driver, above every earlier one and above `above`."""
         ...
 
     def publish(self, progress: StudyProgress) -> None:
@@ -39,11 +39,11 @@ class ConfigMapSink:
         self._name, self._namespace = pod.progress, pod.namespace
         self.job_uid = pod.job_uid
 
-    def claim_term(self) -> int:
-        """Raise `data.term` by one, compare-and-swap on the resourceVersion."""
+    def claim_term(self, above: int = 0) -> int:
+        """Raise `data.term` by one, or above `above`; compare-and-swap on the resourceVersion."""
         while True:
             found = self._api.read_namespaced_config_map(self._name, self._namespace)
-            term = int((found.data or {}).get("term", "0")) + 1
+            term = max(above, int((found.data or {}).get("term", "0"))) + 1
             body = {
                 "metadata": {"resourceVersion": found.metadata.resource_version},
                 "data": {"term": str(term)},
@@ -80,18 +80,24 @@ class LocalSink:
         self._lock: IO[str] | None = None
         self.latest: StudyProgress | None = None
 
-    def claim_term(self) -> int:
-        """Raise the number in `<folder>/term` by one. Raises BlockingIOError if another driver runs."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "term").open("a+")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def claim_term(self, above: int = 0) -> int:
+        """Raise the number in `<folder>/term` by one, or above `above`. Raises BlockingIOError if another driver runs."""
+        lock = self._lock or self._locked()
         lock.seek(0)
-        term = int(lock.read() or 0) + 1
-        lock.truncate(0)
-        lock.write(str(term))
+        term = max(above, int(lock.read() or 0)) + 1
+        lock.seek(0)
+        lock.write(str(term))  # over the old one: on a full disk there is no room for another
         lock.flush()
         self._lock = lock  # held until released, or the process ends
         return term
+
+    def _locked(self) -> IO[str]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "term"
+        path.touch()
+        lock = path.open("r+")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
 
     def release(self) -> None:
         """Let another driver run."""

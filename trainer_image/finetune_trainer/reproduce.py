@@ -1,5 +1,6 @@
 """Trains one trial of a study once more, alone and as it was, and compares it with its records."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from finetune_trainer.search.trainings import Result, Trainings
 from finetune_trainer.search.trials import Run, Trial
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.work import Material
+
+log = logging.getLogger("finetune.reproduce")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
     resources = SlotResources(int(slots[0].setting["threads"]), float("gpu" in then))
     listener = _Listener()
     with tempfile.TemporaryDirectory() as scratch:
+        claim(Storage.open(scratch), parts_of(spec))
         trainer = Trainer(Material(spec, scratch, None, resources), data)
         runs = []
         for run in trainings.runs(trial):
@@ -109,6 +113,11 @@ class _Listener:
     def should_pause(self) -> bool:
         """No."""
         return False
+
+    def waits(self, message: str) -> None:
+        """Log it."""
+        if message:
+            log.warning(message)
 
     def say(self, *events: ev.Event) -> None:
         """Keep what was said."""

@@ -9,13 +9,14 @@ import torch
 from finetune_api.hyperparameters import resolve
 from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.errors import StudyError, TrialFailure
+from finetune_trainer.errors import StudyError, ToldToStop, TrialFailure
 from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
+from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.training import EpochResult, TrialRun
-from finetune_trainer.work import Item, Listener, Material
+from finetune_trainer.work import Item, Listener, Material, requeued
 from finetune_trainer.workbench import Workbench
 
 SAVE_SECONDS = 30.0
@@ -32,7 +33,8 @@ class Trainer:
         self._spec = material.spec
         self._data = data
         self._gpus = material.resources.gpus
-        self._storage = Storage.open(material.storage)
+        self._patience = Patience()
+        self._storage = Storage.open(material.storage, self._patience)
         device = "cuda" if self._gpus and torch.cuda.is_available() else "cpu"
         self._bench = Workbench(
             spec=material.spec,
@@ -51,19 +53,27 @@ class Trainer:
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
         """Do `item`; the events that tell how it ended. Nothing a trial raises ends the slot."""
+        self._patience.waits, self._patience.should_stop = work.waits, work.should_pause
+        try:
+            return self._work(item, work)
+        except ToldToStop as error:
+            log.warning("trial %s goes on from its last save: %s", item.trial, error)
+            return [requeued(item)]
+
+    def _work(self, item: Item, work: Listener) -> list[ev.Event]:
         try:
             self._introduce(work)
             if isinstance(item, RefitItem):
                 self._kept = None  # its memory is free
                 return Refit(self._bench, item, work.should_pause, self._gpus).run()
             return self._train(item, work)
-        except TrialFailure as failure:
-            return [self._failed(item, failure.failure_class, failure.message)]
-        except StudyError as error:
-            return [self._failed(item, "UserError", str(error))]
+        except ToldToStop:
+            raise
+        except (StudyError, TrialFailure) as error:
+            return [self._failed(item, error)]
         except Exception as error:  # any: a slot that ends has to load everything again
             log.exception("trial %s", item.trial)
-            return [self._failed(item, "Internal", f"{type(error).__name__}: {error}")]
+            return [self._failed(item, error)]
 
     def _introduce(self, work: Listener) -> None:
         """Tell the records, once, with what this slot trains."""
@@ -72,7 +82,15 @@ class Trainer:
             work.say(ev.SlotReady(time.time(), work.slot, fingerprint, self._bench.setting))
             self._is_known = True
 
-    def _failed(self, item: Item, failure_class: str, message: str) -> ev.Event:
+    def _failed(self, item: Item, error: Exception) -> ev.Event:
+        """What became of `item`, at which `error` was raised."""
+        if self._storage.was_away():  # without its files everything looks wrong
+            return requeued(item)
+        failure_class, message = "Internal", f"{type(error).__name__}: {error}"
+        if isinstance(error, TrialFailure):
+            failure_class, message = error.failure_class, error.message
+        elif isinstance(error, StudyError):
+            failure_class, message = "UserError", str(error)
         if isinstance(item, RefitItem):
             return ev.RefitRequeued(time.time(), f"{failure_class}: {message}"[:500])
         return ev.Failed(time.time(), item.trial, failure_class, message[:500], item.run)
@@ -88,7 +106,7 @@ class Trainer:
         while goes_on():
             result = run.train_to(item.to_epoch, work.should_pause)
             if result is None:
-                return [self._save(run, item), ev.Requeued(time.time(), item.trial, run=item.run)]
+                return [self._save(run, item), requeued(item)]
             seconds += result.seconds
             work.say(self._epoch_event(item, result))
             if goes_on() and time.monotonic() - saved > SAVE_SECONDS:

@@ -18,6 +18,13 @@ Item: TypeAlias = TrainItem | RefitItem
 _POLL_SECONDS = 0.25
 
 
+def requeued(item: Item) -> ev.Event:
+    """`item` was left, and goes on from its last checkpoint."""
+    if isinstance(item, RefitItem):
+        return ev.RefitRequeued(time.time())
+    return ev.Requeued(time.time(), item.trial, run=item.run)
+
+
 @dataclass(frozen=True)
 class Material:
     """What every slot of a study gets; `data` refers to the PreparedData in Ray's object store."""
@@ -31,7 +38,7 @@ class Material:
 class ItemWorker(Protocol):
     """What does the work of a slot."""
 
-    def work(self, item: Item, work: "Work") -> list[ev.Event]:
+    def work(self, item: Item, work: "Listener") -> list[ev.Event]:
         """Do `item`; the events that tell how it ended."""
         ...
 
@@ -47,6 +54,10 @@ class Listener(Protocol):
 
     def say(self, *events: ev.Event) -> None:
         """Take in what has happened."""
+        ...
+
+    def waits(self, message: str) -> None:
+        """Take in why the work waits for storage; an empty message says that it goes on."""
         ...
 
 
@@ -84,6 +95,10 @@ class Work:
         """Tell the broker in the middle of an item; it is told in the order of the calls."""
         self.settle()
         self._said = self._broker.epoch.remote(self.slot, list(events))
+
+    def waits(self, message: str) -> None:
+        """Tell the broker why this slot waits for storage; with an empty message that it goes on."""
+        ray.get(self._broker.waits.remote(self.slot, message))
 
     def settle(self) -> None:
         """Wait until the broker has all that was said: calls to an actor may overtake each other."""

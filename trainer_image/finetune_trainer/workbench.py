@@ -67,16 +67,20 @@ class Workbench:
 
         Raises FileNotFoundError if there is no checkpoint.
         """
-        with self.storage.fetched(path) as folder:
-            config = Hyperparameters.model_validate(Checkpoint(folder).state()["config"])
-            data = data.read_by(config.pretrained_model)
-            return TrialRun.resume(
-                folder,
-                self._pretrained(data),
-                data,
-                self.spec.objective,
-                self.device,
-                self.spec.compute,
-                history,
-                changed,
-            )
+
+        def resumed() -> TrialRun:
+            with self.storage.fetched(path) as folder:
+                config = Hyperparameters.model_validate(Checkpoint(folder).state()["config"])
+                rows = data.read_by(config.pretrained_model)
+                return TrialRun.resume(
+                    folder,
+                    self._pretrained(rows),
+                    rows,
+                    self.spec.objective,
+                    self.device,
+                    self.spec.compute,
+                    history,
+                    changed,
+                )
+
+        return self.storage.persist("read", resumed)

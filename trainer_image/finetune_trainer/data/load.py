@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from finetune_api.study import Dataset
 from finetune_trainer.data.formats import READERS, FileRows, MissingColumn, Unreadable
 from finetune_trainer.data.hub import first_line, hub_splits
 from finetune_trainer.data.steps import Account
-from finetune_trainer.errors import DataError
+from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
+from finetune_trainer.search.storage import open_filesystem
 
 PARTS = ("train", "validation", "test")
 
@@ -40,7 +40,8 @@ def load(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
     """The parts that the source of `dataset` brings: `train` always, `validation` and `test` perhaps.
 
     Relative paths are below `base`. Rows that cannot be read are skipped, and counted in `account`.
-    Raises DataError naming the field of the file or column that is wrong.
+    Raises DataError naming the field of the file or column that is wrong, StorageUnavailable for a file that
+    cannot be reached now.
     """
     return _load_files(dataset, base, account) if dataset.files else _load_hub(dataset, account)
 
@@ -96,16 +97,24 @@ def _read(location: str, base: Path, field: str, dataset: Dataset) -> FileRows:
             field, f"must be a file that exists (got {_where(location, base)})"
         ) from error
     except (OSError, pa.ArrowInvalid) as error:
+        raise_if_away(error, location, base)
         raise DataError(
             field, f"must be readable (got {_where(location, base)}: {first_line(error)})"
         ) from error
+
+
+def raise_if_away(error: Exception, location: str, base: Path) -> None:
+    """Raises StorageUnavailable if `error` says that the file cannot be reached now, whatever is in it."""
+    if isinstance(error, OSError) and may_pass(error):
+        where = _where(location, base)
+        raise StorageUnavailable(f"{where}: {error.strerror or first_line(error)}") from error
 
 
 def open_location(location: str, base: Path) -> IO[bytes]:
     """The file at a URI that pyarrow knows, or at a path below `base`, opened for reading."""
     if "://" not in location:
         return (base / location).open("rb")
-    filesystem, path = pafs.FileSystem.from_uri(location)
+    filesystem, path = open_filesystem(location)
     return cast("IO[bytes]", filesystem.open_input_file(path))
 
 

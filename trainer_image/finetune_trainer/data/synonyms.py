@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from finetune_trainer.data.cells import shown
 from finetune_trainer.data.hub import first_line
-from finetune_trainer.data.load import open_location
+from finetune_trainer.data.load import open_location, raise_if_away
 from finetune_trainer.errors import DataError
 
 Synonyms: TypeAlias = dict[str, tuple[str, ...]]
@@ -68,6 +68,7 @@ def _lines(location: str, base: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(_FIELD, f"must be a text file in UTF-8 (got {location})") from error
     except (OSError, pa.ArrowInvalid) as error:
+        raise_if_away(error, location, base)
         raise DataError(
             _FIELD, f"must be a file that can be read (got {location}: {first_line(error)})"
         ) from error

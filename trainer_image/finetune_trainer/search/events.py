@@ -26,6 +26,14 @@ class TermStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Waited(Event):
+    """The study stood still for so long, because storage could not be used: it does not count as time spent."""
+
+    kind: ClassVar[str] = "waited"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Inherited(Event):
     """What `search.warmStart` has brought: (params, value) of other studies' trials, best first."""
 
@@ -196,6 +204,7 @@ _KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         TermStarted,
+        Waited,
         Inherited,
         Proposed,
         SlotReady,
@@ -220,11 +229,13 @@ def to_json(event: Event) -> dict[str, Any]:
     return {"kind": event.kind, **asdict(event)}
 
 
-def from_json(value: dict[str, Any]) -> Event:
+def from_json(value: Any) -> Event:
     """The event that `to_json` wrote. Raises ValueError if it is none."""
+    if not isinstance(value, dict):
+        raise ValueError(f"must be an object (got {value!r:.80})")
     fields = dict(value)
     kind = fields.pop("kind", None)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(_KINDS)} (got {kind!r})")
     try:
         return _KINDS[kind](**fields)

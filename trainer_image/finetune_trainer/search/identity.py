@@ -5,11 +5,7 @@ from typing import Any
 
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.records import FOLDER
-from finetune_trainer.search.storage import Storage
-
-STUDY = f"{FOLDER}/study.json"
-"""The parts of the spec that make it the same study."""
+from finetune_trainer.search.storage import STUDY, Storage
 
 _PARTS = (
     "task",

@@ -9,13 +9,12 @@ from pydantic import ValidationError
 
 from finetune_api.combinations import Params
 from finetune_api.study import StudySpec
-from finetune_trainer.errors import SpecError
-from finetune_trainer.search.identity import STUDY
+from finetune_trainer.errors import SpecError, may_pass
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import inheritable
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.storage import STUDY, Storage
 
 MOST = 500
 """Trials that are taken over, the best of all."""
@@ -24,7 +23,8 @@ MOST = 500
 def inherit(spec: StudySpec, base: Path) -> list[tuple[Params, float]]:
     """(params, value) of trials that the study's spaces have, best first; relative paths are below `base`.
 
-    Raises SpecError for a source that cannot be read, or is of another task or metric.
+    Raises SpecError for a source that cannot be read, or is of another task or metric; OSError for one that
+    cannot be read now.
     """
     problem = Problem.of(spec)
     found: list[tuple[Params, float]] = []
@@ -44,6 +44,8 @@ def _opened(uri: str, base: Path, field: str) -> Storage:
     try:
         return Storage.open(location)
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and may_pass(error):
+            raise
         raise SpecError(field, f"must be the folder of a study (got {uri}: {error})") from error
 
 
@@ -51,6 +53,8 @@ def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params,
     try:
         parts = json.loads(storage.read(STUDY))
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and may_pass(error):
+            raise
         raise SpecError(
             field, f"must be the folder of a study, with records ({storage.uri()} has none)"
         ) from error

@@ -54,7 +54,7 @@ class _Segment:
         head, _, body = data.partition(b"\n")
         try:
             header = json.loads(head)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return body.decode().splitlines() if header == self._header(body) else None
 
@@ -76,6 +76,12 @@ class History:
 
     lines: list[str] = field(repr=False)
     """The events as stored."""
+
+
+def last_term(storage: Storage) -> int:
+    """The highest term that has written records; 0 if none has."""
+    segments = (_Segment.parse(path) for path in storage.files(FOLDER))
+    return max((segment.term for segment in segments if segment is not None), default=0)
 
 
 def read_history(storage: Storage) -> History:
@@ -153,8 +159,14 @@ def _read_term(
 
 
 def _events(lines: list[str], term: int) -> list[Event]:
+    try:
+        values = json.loads(f"[{','.join(lines)}]")
+    except RecursionError as error:
+        raise ValueError(f"the events of term {term} in {FOLDER} must be JSON objects") from error
+    if len(values) != len(lines):
+        raise ValueError(f"each event of term {term} in {FOLDER} must be one line")
     events = []
-    for number, value in enumerate(json.loads(f"[{','.join(lines)}]")):
+    for number, value in enumerate(values):
         try:
             events.append(from_json(value))
         except ValueError as error:  # written by another version: to go on would lose it
@@ -196,8 +208,8 @@ class RecordLog:
     def append(self, events: Iterable[Event]) -> None:
         """Write the events durably, as one segment.
 
-        Raises OSError if storage refuses, then and ever after: nobody knows whether the segment is there,
-        so only a new term can go on.
+        Raises OSError if storage refuses (with patience: if it was told to stop), then and ever after: nobody
+        knows whether the segment is there, so only a new term can go on.
         """
         lines = [_line(event) for event in events]
         if self._broken is not None:

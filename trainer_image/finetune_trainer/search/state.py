@@ -105,6 +105,8 @@ class StudyState:
         match event:
             case ev.TermStarted():
                 self._begin_term(event)
+            case ev.Waited():
+                self._elapsed -= event.seconds if self.ended is None else 0.0
             case ev.Inherited():
                 self.inherited = [(dict(params), value) for params, value in event.trials]
                 self._proposer.inherit(self.inherited)
@@ -346,10 +348,10 @@ class StudyState:
         return self.ended is not None and self.ended.reason in DRAINING
 
     def elapsed(self, now: float) -> float:
-        """Seconds of searching over all terms; time without a driver does not count."""
+        """Seconds of searching over all terms; time without a driver, or without storage, does not count."""
         if self.ended is not None or self._term_began is None:
-            return self._elapsed
-        return self._elapsed + max(0.0, now - self._term_began)
+            return max(0.0, self._elapsed)
+        return max(0.0, self._elapsed + max(0.0, now - self._term_began))
 
     def failed_alike(self) -> str:
         """Why the first trials failed, if all of them did and for the same reason; else empty."""

@@ -1,38 +1,63 @@
 """The study's folder, on a local disk or in an object store."""
 
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
+
+from finetune_trainer.errors import StorageUnavailable, StudyError, TrialFailure
+from finetune_trainer.search.patience import Patience, refusal_behind
+
+T = TypeVar("T")
+
+STUDY = "records/study.json"
+"""Which study the folder is of: written before anything else, and never removed. Where it is not, the folder
+is not what it was: a disk that was unmounted leaves an empty one behind."""
+
+_OPTIONS = {
+    "s3": "allow_delayed_open=true",  # one request a small file instead of three
+    "gs": "retry_limit_seconds=10",  # or a server that is gone is told after 15 minutes
+    "gcs": "retry_limit_seconds=10",
+}
+
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder of a `pyarrow` filesystem; paths are relative to it, with `/`."""
+    """A folder of a `pyarrow` filesystem; paths are relative to it, with `/`.
+
+    With patience it is the folder of a study that is under way (`identity.claim`): whatever storage refuses
+    is tried until it does not, and its methods raise no OSError but FileNotFoundError and ToldToStop.
+    """
 
     filesystem: Any
     root: str
+    patience: Patience | None = field(default=None, kw_only=True)
 
     @classmethod
-    def open(cls, location: str) -> "Storage":
-        """The folder at a URI (`s3://bucket/prefix`) or a local path. Raises ValueError for an unknown scheme."""
+    def open(cls, location: str, patience: Patience | None = None) -> "Storage":
+        """The folder at a URI (`s3://bucket/prefix`) or a local path; it need not be there.
+
+        Raises ValueError for an unknown scheme.
+        """
         if "://" in location:
-            if location.startswith("s3://"):  # one request a small file instead of three
-                location += f"{'&' if '?' in location else '?'}allow_delayed_open=true"
-            filesystem, root = fs.FileSystem.from_uri(location)
+            trouble = f"storage {shown(location)} cannot be opened"
+            act = partial(open_filesystem, location)
+            filesystem, root = patience.persist(trouble, act) if patience else act()
         else:
             filesystem, root = fs.LocalFileSystem(), str(Path(location).absolute())
-        storage = cls(filesystem, root.rstrip("/"))
-        if storage.is_local:  # object stores have no folders
-            filesystem.create_dir(storage.root, recursive=True)
-        return storage
+        return cls(filesystem, root.rstrip("/"), patience=patience)
 
     @property
     def is_local(self) -> bool:
@@ -48,37 +73,93 @@ class Storage:
         """The local path of `path`; only where `is_local`."""
         return Path(self.root) / path
 
+    def check(self) -> None:
+        """Raises OSError if the folder of the study cannot be reached."""
+        if self.filesystem.get_file_info(f"{self.root}/{STUDY}").type != fs.FileType.File:
+            raise StorageUnavailable(f"{STUDY} is not there")
+
+    def was_away(self) -> bool:
+        """Whether the folder of the study cannot be reached; waits until it can."""
+        try:
+            self.check()
+        except OSError:
+            self.persist("read", self.check)
+            return True
+        return False
+
+    def persist(self, done: str, act: Callable[[], T], path: str = "") -> T:
+        """What `act` returns, which has something `done` ("read") at `path`: tried until it works, with patience.
+
+        FileNotFoundError counts only while the folder of the study is there.
+        """
+        if self.patience is None:
+            return act()
+
+        def checked() -> T:
+            try:
+                return act()
+            except FileNotFoundError:
+                if path != STUDY:
+                    self.check()
+                raise
+
+        return self.patience.persist(f"storage {self.uri()} cannot be {done}", checked)
+
+    def _check_before(self, path: str) -> None:
+        # Written to the empty folder of a disk that is gone, it would be hidden when the disk is back.
+        if self.patience is not None and self.is_local and path != STUDY:
+            self.check()
+
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file, durably; on a local disk readers see all of it or nothing."""
+        self.persist("written", lambda: self._write(path, data))
+
+    def _write(self, path: str, data: bytes) -> None:
+        self._check_before(path)
         if self.is_local:
             target = self.local(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{os.getpid()}")
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave an empty file under the name
-            partial.replace(target)
+            try:
+                with partial.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # or a power cut could leave an empty file
+                partial.replace(target)
+            except OSError:
+                partial.unlink(missing_ok=True)  # its space may be what is missing
+                raise
             return
         with self.filesystem.open_output_stream(f"{self.root}/{path}") as stream:
             stream.write(data)
 
     def read(self, path: str) -> bytes:
         """The bytes of a file. Raises FileNotFoundError."""
+        return self.persist("read", lambda: self._read(path), path)
+
+    def _read(self, path: str) -> bytes:
         # As a random-access file: a stream would ask for a large one piece by piece.
         with self.filesystem.open_input_file(f"{self.root}/{path}") as file:
             return bytes(file.read())
 
     def files(self, folder: str) -> list[str]:
         """All files below `folder`, relative to the root, in one request where the store can."""
+        return self.persist("read", lambda: self._files(folder))
+
+    def _files(self, folder: str) -> list[str]:
         selector = fs.FileSelector(f"{self.root}/{folder}", recursive=True, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
+        if not found and self.patience is not None:
+            self.check()
         return sorted(
             info.path[len(self.root) + 1 :] for info in found if info.type == fs.FileType.File
         )
 
     def delete(self, path: str) -> None:
         """Remove a file or folder, if it is there."""
+        self.persist("written", lambda: self._delete(path))
+
+    def _delete(self, path: str) -> None:
         full = f"{self.root}/{path}"
         kind = self.filesystem.get_file_info(full).type
         if kind == fs.FileType.Directory:
@@ -89,37 +170,44 @@ class Storage:
     def upload(self, folder: Path, path: str) -> None:
         """Copy a local folder to `path`; where storage is local the whole folder appears at once."""
         if self.is_local:
-            target = self.local(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(folder, partial)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            return
-        fs.copy_files(
-            str(folder),
-            f"{self.root}/{path}",
-            source_filesystem=fs.LocalFileSystem(),
-            destination_filesystem=self.filesystem,
-        )
+            self.store(path, lambda partial: shutil.copytree(folder, partial, dirs_exist_ok=True))
+        else:
+            self.persist("written", lambda: self._send(folder, path))
+
+    def _send(self, folder: Path, path: str) -> None:
+        # Not by pyarrow's copy_files: it takes a file that the store refuses at its end for copied.
+        for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+            target = f"{self.root}/{path}/{file.relative_to(folder).as_posix()}"
+            with file.open("rb") as source, self.filesystem.open_output_stream(target) as stream:
+                shutil.copyfileobj(source, stream, _CHUNK_BYTES)
 
     def store(self, path: str, write: Callable[[Path], object]) -> None:
-        """Put the folder that `write` fills whole at `path`. Raises OSError if storage refuses."""
+        """Put the folder that `write` fills whole at `path`. With patience `write` may be called again."""
         if self.is_local:
-            target = self.local(path)
-            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-            try:
-                partial.mkdir(parents=True)
-                write(partial)
-                shutil.rmtree(target, ignore_errors=True)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            self.persist("written", lambda: self._fill(path, write))
         else:
             with tempfile.TemporaryDirectory() as scratch:
                 write(Path(scratch))
                 self.upload(Path(scratch), path)
+
+    def _fill(self, path: str, write: Callable[[Path], object]) -> None:
+        self._check_before(path)
+        target = self.local(path)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            partial.mkdir(parents=True)
+            write(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        except (OSError, StudyError, TrialFailure):
+            raise
+        except Exception as error:  # any: each library has its own for a full disk
+            refusal = refusal_behind(error, str(partial))
+            if refusal is None:
+                raise
+            raise refusal from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     @contextmanager
     def fetched(self, path: str) -> Iterator[Path]:
@@ -132,10 +220,33 @@ class Storage:
         if self.is_local:
             return self.local(path)
         folder.mkdir(parents=True, exist_ok=True)
+        self.persist("read", lambda: self._receive(path, folder))
+        return folder
+
+    def _receive(self, path: str, folder: Path) -> None:
         fs.copy_files(
             f"{self.root}/{path}",
             str(folder),
             source_filesystem=self.filesystem,
             destination_filesystem=fs.LocalFileSystem(),
         )
-        return folder
+
+
+def open_filesystem(location: str) -> tuple[Any, str]:
+    """The filesystem at a URI, and the path in it. Raises ValueError for an unknown scheme."""
+    filesystem, path = fs.FileSystem.from_uri(_with_options(location))
+    if isinstance(filesystem, fs.S3FileSystem):
+        # By a URI it is made to try for minutes while a server hangs, and only once while it throttles;
+        # a copy has pyarrow's usual three attempts.
+        filesystem = copy(filesystem)
+    return filesystem, path
+
+
+def _with_options(location: str) -> str:
+    option = _OPTIONS.get(location.partition("://")[0])
+    return f"{location}{'&' if '?' in location else '?'}{option}" if option else location
+
+
+def shown(location: str) -> str:
+    """A location as people may see it: without credentials."""
+    return re.sub(r"://[^/@]*@", "://", location).partition("?")[0]

@@ -35,7 +35,10 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _STATE).unlink(missing_ok=True)
         save_file({name: one.detach() for name, one in weights.items()}, self.folder / _MODEL)
-        torch.save({"optimizer": optimizer.state_dict(), **tensors}, self.folder / _TENSORS)
+        with (self.folder / _TENSORS).open(
+            "wb"
+        ) as file:  # by its name torch would not say why it cannot
+            torch.save({"optimizer": optimizer.state_dict(), **tensors}, file)
         (self.folder / _STATE).write_text(json.dumps(state, indent=1))
 
     def state(self) -> dict[str, Any]:
