@@ -43,7 +43,7 @@ test-fast: examples/data/.prepared ## Tests in process
 
 test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
 	$(PYTHON) -m tests.cluster.onenode build
-	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster tests/chart
+	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster/test_kills.py tests/cluster tests/chart
 
 test-e2e: examples/data/.prepared ## Tests with real pods on a real one-node cluster
 	$(PYTHON) -m pytest tests/e2e/test_study.py tests/e2e/test_troubles.py tests/e2e/test_runbook.py
