@@ -1,6 +1,7 @@
 """The study's folder behaves the same on a disk and in an object store."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,15 @@ def test_a_folder_belongs_to_one_study(storage: Storage) -> None:
         claim(storage, parts_of(study_spec(search=ASHA)))
     with pytest.raises(SpecError, match=r"^spec\.hyperparameters: "):
         claim(storage, parts_of(study_spec(hyperparameters={"epochs": 2})))
+
+
+def test_folder_goes_while_what_is_in_it_is_removed_as_well(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    for _ in range(20):
+        for name in range(60):
+            storage.write(f"checkpoints/{name}/weights", b"x")
+        with ThreadPoolExecutor(4) as pool:
+            inner = [pool.submit(storage.delete, f"checkpoints/{name}") for name in range(60)]
+            storage.delete("checkpoints")
+        assert all(done.exception() is None for done in inner)
+        assert storage.files("checkpoints") == []

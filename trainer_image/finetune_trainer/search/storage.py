@@ -162,10 +162,14 @@ class Storage:
     def _delete(self, path: str) -> None:
         full = f"{self.root}/{path}"
         kind = self.filesystem.get_file_info(full).type
-        if kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(full)
+        if kind == fs.FileType.File and self.is_local:
+            Path(full).unlink(missing_ok=True)
+        elif kind == fs.FileType.Directory and self.is_local:
+            shutil.rmtree(full, onerror=_unless_gone)
         elif kind == fs.FileType.File:
             self.filesystem.delete_file(full)
+        elif kind == fs.FileType.Directory:
+            self.filesystem.delete_dir(full)
 
     def upload(self, folder: Path, path: str) -> None:
         """Copy a local folder to `path`; where storage is local the whole folder appears at once."""
@@ -230,6 +234,12 @@ class Storage:
             source_filesystem=self.filesystem,
             destination_filesystem=fs.LocalFileSystem(),
         )
+
+
+def _unless_gone(_: Any, __: str, error: Any) -> None:
+    """Raise what went wrong, unless somebody else has removed the file meanwhile."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
 
 
 def open_filesystem(location: str) -> tuple[Any, str]:
