@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "finetune"
 SYSTEM = "finetune-system"
 TEAM = "nlp"
+_PATIENCE = 300  # seconds a command of kubectl may take, e.g. a deletion that waits for a finalizer
 _OFFLINE = {"name": "HF_HUB_OFFLINE", "value": "1"}  # a node without internet: never ask the hub
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -47,9 +48,11 @@ class Platform:
         return cls(found.kubeconfig, found.cluster)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """What kubectl prints. Raises CalledProcessError with its words if it fails."""
+        """What kubectl prints. Raises AssertionError with its words if it fails, TimeoutExpired if it hangs."""
         command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
-        done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
+        done = subprocess.run(
+            command, input=stdin, text=True, capture_output=True, check=False, timeout=_PATIENCE
+        )
         if check and done.returncode:
             raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}{done.stdout}")
         return done.stdout

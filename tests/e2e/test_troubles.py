@@ -18,18 +18,14 @@ from tests.e2e.test_study import patch, pod_of, running_trials, state, study, wa
 def applied(platform: Platform, name: str, **changes: Any) -> Iterator[None]:
     """A study with one worker that goes when the test ends."""
     platform.apply(study(name, refit=False, **{"cluster": {"workers": 1}, **changes}))
-    yield
-    platform.kubectl("delete", "fts", name, "-n", TEAM, "--wait")
-    platform.kubectl(
-        "wait",
-        "pods",
-        "-l",
-        f"finetune.dev/study={name}",
-        "-n",
-        TEAM,
-        "--for=delete",
-        "--timeout=120s",
-    )
+    try:
+        yield
+    finally:
+        pods = f"finetune.dev/study={name}"
+        platform.kubectl("delete", "fts", name, "-n", TEAM, "--wait")
+        platform.kubectl(
+            "wait", "pods", "-l", pods, "-n", TEAM, "--for=delete", "--timeout=120s"
+        )
 
 
 def tells(
@@ -43,7 +39,8 @@ def tells(
 
 
 def _events(platform: Platform, name: str, reason: str) -> str:
-    selector = f"involvedObject.name={name},reason={reason}"
+    uid = platform.study(name)["metadata"]["uid"]  # not of an earlier study of that name
+    selector = f"involvedObject.uid={uid},reason={reason}"
     return platform.kubectl("get", "events", "-n", TEAM, "--field-selector", selector)
 
 
