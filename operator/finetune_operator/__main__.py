@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import kopf
 from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
@@ -18,7 +18,6 @@ from prometheus_client import start_http_server
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import metrics, names
-from finetune_operator.drift import DriftWatch
 from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
 from finetune_operator.observe import (
@@ -33,6 +32,7 @@ from finetune_operator.observe import (
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store
+from finetune_operator.watch import ChildWatch
 from finetune_operator.workqueue import WorkQueue
 
 log = logging.getLogger("finetune.operator")
@@ -46,25 +46,17 @@ NESTING = 30_000
 CRD_SECONDS = 2
 """Until an operator of some namespaces looks again whether there is the CRD."""
 
-Resource: TypeAlias = tuple[str, str, str]
-"""Group, version and plural of a kind."""
-
-_CHILDREN: dict[Resource, type[View]] = {
-    ("batch", "v1", "jobs"): JobView,
-    ("", "v1", "pods"): PodView,
-    ("", "v1", "configmaps"): ConfigView,
-}
-_RAY_JOBS: Resource = ("ray.io", "v1", "rayjobs")
-_CRDS: Resource = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+_CHILDREN: tuple[type[View], ...] = (JobView, PodView, ConfigView, *KEPT)
+_CRDS = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 
 
-def _children(settings: Settings) -> dict[Resource, type[View]]:
-    """What is watched of the studies' children. Of a kind that is not served kopf says so and goes on."""
-    return _CHILDREN if settings.engine == "Job" else {**_CHILDREN, _RAY_JOBS: RayJobView}
+def _children(settings: Settings) -> tuple[type[View], ...]:
+    """What is watched of the studies' children."""
+    return _CHILDREN if settings.engine == "Job" else (*_CHILDREN, RayJobView)
 
 
 class Operator:
-    """Connects kopf's events, the store, the queue and the reconciler."""
+    """Connects kopf's events, the children's watch, the store, the queue and the reconciler."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -73,50 +65,23 @@ class Operator:
         self.kube: Kube | None = None
         self.reconciler: Reconciler | None = None
         self.queue: WorkQueue[Key] | None = None
-        self.drift: DriftWatch | None = None
+        self.children: ChildWatch | None = None
         self.election: Election | None = None
         self.standing: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         """Ends the process: something went wrong that only a new one can mend."""
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
-        """Add the handlers. Indexes are complete before events are handled: nothing is judged missing too soon."""
+        """Add the handlers. Startup lists the children before kopf sees a study: none is judged missing too soon."""
         kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
         kopf.on.login(id="kubeconfig", registry=registry)(_login_by_kubeconfig)
         kopf.on.startup(id="startup", registry=registry)(self.start)
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
-        kopf.index(GROUP, VERSION, PLURAL, id="studies", registry=registry)(self.see_study)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
-        for resource, view in _children(self.settings).items():
-            self._register_child(registry, resource, view)
         if self.settings.engine == "Auto" and not self.settings.namespaces:
             kopf.on.event(*_CRDS, id="kuberay", when=_is_ray_jobs, registry=registry)(
                 self.on_kuberay
             )
-
-    def _register_child(
-        self,
-        registry: kopf.OperatorRegistry,
-        resource: Resource,
-        view: type[View],
-    ) -> None:
-        async def see(body: kopf.Body, namespace: str | None, **_: Any) -> None:
-            self.store.put(str(namespace), view, body)
-
-        async def on_child(
-            event: kopf.RawEvent, body: kopf.Body, namespace: str | None, **_: Any
-        ) -> None:
-            self.listings.note(str(namespace), event)
-            gone = event["type"] == "DELETED"
-            key = (self.store.remove if gone else self.store.put)(str(namespace), view, body)
-            if key is not None and self.queue is not None:
-                self.queue.add(key)
-
-        selected = {names.STUDY_LABEL: kopf.PRESENT}
-        kopf.index(*resource, id=f"{resource[2]}-index", labels=selected, registry=registry)(see)
-        kopf.on.event(*resource, id=f"{resource[2]}-event", labels=selected, registry=registry)(
-            on_child
-        )
 
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Set kopf up, connect, serve metrics."""
@@ -124,16 +89,13 @@ class Operator:
         # A namespaced operator may not list namespaces or CRDs: kopf would retry that for a minute, blind.
         settings.scanning.disabled = bool(self.settings.namespaces)
         settings.persistence.finalizer = f"{GROUP}/unused"
-        for resource in _children(self.settings):
-            group, _version, plural = resource
-            selector = plural if not group else f"{plural}.{group}"
-            settings.watching.label_selectors[selector] = names.STUDY_LABEL
         try:
             config.load_incluster_config()
         except config.ConfigException:
             await config.load_kube_config()
         configuration = client.Configuration.get_default_copy()
-        watches = len(KEPT) * max(1, len(self.settings.namespaces))
+        kinds, namespaces = _children(self.settings), self.settings.namespaces
+        watches = len(kinds) * max(1, len(namespaces))
         configuration.connection_pool_maxsize = 4 * WORKERS + watches
         api = client.ApiClient(configuration)
         self.kube = Kube(api, self._may_write)
@@ -142,11 +104,11 @@ class Operator:
         loop = asyncio.get_running_loop()
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
-        while self.settings.namespaces and not await self._served():
+        while namespaces and not await self._served():
             log.warning("waiting for the CRD of %s", PLURAL)  # kopf looks only once in this mode
             await asyncio.sleep(CRD_SECONDS)
-        self.drift = DriftWatch(self.kube, self.store, self.queue.add, self.settings.namespaces)
-        await self.drift.start(self._must_not_end)
+        self.children = ChildWatch(self.kube, self.store, self.queue.add, kinds, namespaces)
+        await self.children.start(self._must_not_end)
         if not self.settings.lease:
             metrics.LEADER.set(1)
             self.work()
@@ -196,8 +158,8 @@ class Operator:
         """Stop the queue, let another act, and close the connections."""
         if self.standing is not None:
             self.standing.cancel()
-        if self.drift is not None:
-            await self.drift.stop()
+        if self.children is not None:
+            await self.children.stop()
         if self.queue is not None:
             await self.queue.stop()
         if self.election is not None:
@@ -206,11 +168,6 @@ class Operator:
             self.reconciler.show_none()
         if self.kube is not None:
             await self.kube.close()
-
-    async def see_study(self, body: kopf.Body, namespace: str | None, name: str, **_: Any) -> None:
-        """Remember a study that was there before us."""
-        assert self.reconciler is not None  # startup comes first
-        self.reconciler.put((str(namespace), name), _plain(body))
 
     async def on_study(
         self, event: kopf.RawEvent, body: kopf.Body, namespace: str | None, name: str, **_: Any
@@ -230,10 +187,11 @@ class Operator:
     async def on_kuberay(self, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         """KubeRay was installed or removed: the next attempts follow."""
         assert self.reconciler is not None  # startup comes first
-        assert self.queue is not None
+        assert self.children is not None
         gone = event["type"] == "DELETED" or "deletionTimestamp" in body["metadata"]
-        for key in self.reconciler.serve_ray_jobs(not gone and _is_established(body)):
-            self.queue.add(key)
+        served = not gone and _is_established(body)
+        self.reconciler.serve_ray_jobs(served)
+        self.children.serve(RayJobView, served)
 
 
 def _is_ray_jobs(name: str, **_: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from aiohttp import ClientError, ClientTimeout
+from aiohttp import ClientError, ClientTimeout, StreamReader
 from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 
@@ -32,6 +32,9 @@ _PATHS = {
 _APPLY = "application/apply-patch+yaml"
 _WATCH_SECONDS = (300, 600)
 """A watch lasts so long; not all of them begin anew at the same time."""
+
+_SILENT_SECONDS = 180.0
+"""A watch that has not even sent a bookmark for so long begins anew."""
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _REFUSED = {400, 405, 413, 415, 422}
@@ -138,8 +141,8 @@ class Kube:
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", str(random.randint(*_WATCH_SECONDS))),
         ]
-        # Longer than the API server's own end of the watch: what is silent for so long is dead.
-        timeout = ClientTimeout(total=_WATCH_SECONDS[1] + 30)
+        # The API server sends a bookmark about once a minute: a connection that is silent for longer is dead.
+        timeout = ClientTimeout(total=_WATCH_SECONDS[1] + 30, sock_read=_SILENT_SECONDS)
         try:
             parameters = await self._api.param_serialize(
                 "GET",
@@ -151,7 +154,7 @@ class Kube:
             try:
                 if response.status != 200:
                     raise _error(response.status, await response.read())
-                while line := await response.response.content.readline():
+                async for line in _lines(response.response.content):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         code = int(event["object"].get("code") or 0)
@@ -238,6 +241,17 @@ class Kube:
         finally:
             API_REQUESTS.labels(_VERBS[method], code).inc()
         return dict(json.loads(data))
+
+
+async def _lines(content: StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream, however long: an object may have more than the reader's own limit."""
+    parts: list[bytes] = []
+    async for chunk in content.iter_any():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*parts, end])
+            parts = []
+        parts.append(rest)
 
 
 def _error(status: int, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> KubeError:

@@ -106,6 +106,8 @@ class RayJobView(JobView):
 class PodView:
     """A pod of a study."""
 
+    kind: ClassVar[str] = "Pod"
+
     name: str
     uid: str
     study_uid: str
@@ -160,6 +162,8 @@ class PodView:
 @dataclass(frozen=True)
 class ConfigView:
     """A ConfigMap of a study: its hash if it is the spec, its document if it is the progress."""
+
+    kind: ClassVar[str] = "ConfigMap"
 
     name: str
     study_uid: str

@@ -35,7 +35,7 @@ from finetune_operator.kube import (
 from finetune_operator.names import progress_config
 from finetune_operator.observe import KEPT, ConfigView, JobView, Key, RayJobView, View
 from finetune_operator.settings import Settings
-from finetune_operator.store import Store, Versions
+from finetune_operator.store import Store, Versions, version_of
 
 log = logging.getLogger("finetune.reconciler")
 
@@ -68,15 +68,14 @@ class Reconciler:
 
     def remove(self, key: Key, body: Mapping[str, Any]) -> bool:
         """Forget a study that is gone; False if another of its name has come since."""
-        if not self._versions.gone(key, body):
+        if not self._versions.gone(key, version_of(body)):
             return False
         self._forget(key)
         return True
 
-    def serve_ray_jobs(self, served: bool) -> list[Key]:
-        """Note whether there is the kind RayJob; the studies whose RayJobs went with it."""
+    def serve_ray_jobs(self, served: bool) -> None:
+        """Note whether there is the kind RayJob."""
         self._ray_jobs = served
-        return [] if served else self._store.drop(RayJobView)
 
     def studies(self) -> list[Key]:
         """Every study that is known."""

@@ -42,9 +42,8 @@ class Versions:
         self._live[name] = version
         return True
 
-    def gone(self, name: Hashable, body: Mapping[str, Any]) -> bool:
-        """Note that an object is gone; False if another of its name has come since."""
-        version = version_of(body)
+    def gone(self, name: Hashable, version: int) -> bool:
+        """Note that an object is gone in this version; False if another of its name has come since."""
         if version < self._live.get(name, 0):
             return False
         self._live.pop(name, None)
@@ -78,12 +77,10 @@ class Store:
     def remove(self, namespace: str, kind: type[View], body: Mapping[str, Any]) -> Key | None:
         """Forget an object that is gone, unless one of the same name has replaced it."""
         key, slot = _place(namespace, kind, body)
-        if key is None or not self._versions.gone((key, slot), body):
+        if key is None or not self._versions.gone((key, slot), version_of(body)):
             return None
         self._doomed.discard(str(body["metadata"].get("uid")))
-        self._views[key].pop(slot, None)
-        if not self._views[key]:
-            del self._views[key]
+        self._pop(key, slot)
         return key
 
     def known(self, kind: type[View], body: Mapping[str, Any]) -> View | None:
@@ -100,26 +97,24 @@ class Store:
             if each is kind and namespace in (None, key[0])
         }
 
-    def lost(self, key: Key, kind: type[View], name: str) -> None:
-        """Forget an object that a list of all of its kind has not any more."""
-        self._versions.forget((key, (kind, name)))
-        self._views[key].pop((kind, name), None)
+    def lost(self, key: Key, kind: type[View], name: str, version: str) -> bool:
+        """Forget an object that a list of all of its kind has not, unless it came after that list's version.
+
+        An empty version stands for every one: the kind itself is gone, and may come back with other objects.
+        """
+        slot = (kind, name)
+        if not version:
+            self._versions.forget((key, slot))
+        elif not self._versions.gone((key, slot), number(version)):
+            return False
+        self._doomed.discard(getattr(self._pop(key, slot), "uid", ""))
+        return True
+
+    def _pop(self, key: Key, slot: _Slot) -> View | None:
+        view = self._views[key].pop(slot, None)
         if not self._views[key]:
             del self._views[key]
-
-    def drop(self, kind: type[JobView]) -> list[Key]:
-        """Forget all objects of a kind that is no longer served; the studies that had one."""
-        dropped = []
-        for key, views in list(self._views.items()):
-            slots = [slot for slot in views if slot[0] is kind]
-            for slot in slots:
-                self._versions.forget((key, slot))
-                self._doomed.discard(getattr(views.pop(slot), "uid", ""))
-            if slots:
-                dropped.append(key)
-            if not views:
-                del self._views[key]
-        return dropped
+        return view
 
     def expect_deletion(self, key: Key, uid: str) -> None:
         """A Job was told to go: until its event arrives, whatever else arrives, it is no live one."""

@@ -23,9 +23,7 @@ def applied(platform: Platform, name: str, **changes: Any) -> Iterator[None]:
     finally:
         pods = f"finetune.dev/study={name}"
         platform.kubectl("delete", "fts", name, "-n", TEAM, "--wait")
-        platform.kubectl(
-            "wait", "pods", "-l", pods, "-n", TEAM, "--for=delete", "--timeout=120s"
-        )
+        platform.kubectl("wait", "pods", "-l", pods, "-n", TEAM, "--for=delete", "--timeout=120s")
 
 
 def tells(
@@ -130,6 +128,7 @@ def small(platform: Platform) -> Iterator[tuple[str, Path]]:
         pytest.skip("file systems of a foreign cluster are not ours to fill")
     server = platform.cluster.server()
     folder = server.folder / "volumes" / "small"
+    _remove_small(platform, folder)  # what a run that was cut off may have left
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=500m,mode=777", "small", folder], check=True
@@ -143,8 +142,13 @@ def small(platform: Platform) -> Iterator[tuple[str, Path]]:
         platform.kubectl("apply", "-f", "-", stdin=json.dumps(items))
         yield "small", folder
     finally:
-        platform.kubectl("delete", "pvc", "small", "-n", TEAM, "--ignore-not-found")
-        platform.kubectl("delete", "pv", f"{TEAM}-small", "--ignore-not-found")
+        _remove_small(platform, folder)
+
+
+def _remove_small(platform: Platform, folder: Path) -> None:
+    platform.kubectl("delete", "pvc", "small", "-n", TEAM, "--ignore-not-found")
+    platform.kubectl("delete", "pv", f"{TEAM}-small", "--ignore-not-found")
+    while folder.is_mount():
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 

@@ -59,3 +59,23 @@ def test_object_of_no_study_is_not_kept() -> None:
     stranger = body(5)
     del stranger["metadata"]["labels"]
     assert Store().put("nlp", JobView, stranger) is None
+
+
+def test_what_a_list_lacks_is_forgotten_unless_it_came_after_that_list() -> None:
+    store = Store()
+    store.put("nlp", JobView, body(5))
+    assert not store.lost(KEY, JobView, "tickets-1", "4")
+    assert len(store.observed(KEY).jobs) == 1
+    assert store.lost(KEY, JobView, "tickets-1", "8")
+    assert store.observed(KEY).jobs == ()
+    assert store.put("nlp", JobView, body(6)) is None  # an answer that was on its way
+
+
+def test_objects_of_a_kind_that_comes_back_are_new() -> None:
+    store = Store()
+    store.put("nlp", JobView, body(5))
+    store.expect_deletion(KEY, JOB_UID)
+    assert store.lost(KEY, JobView, "tickets-1", "")
+    assert store.observed(KEY).jobs == ()
+    store.put("nlp", JobView, body(3))
+    assert not store.observed(KEY).jobs[0].deleting

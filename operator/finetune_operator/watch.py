@@ -1,0 +1,156 @@
+"""Follows the studies' children: every change reaches the store, and whose child changed is told.
+
+kopf follows the studies. Children are many, and most of what happens to them means nothing; here an event costs a
+comparison, where kopf starts a task for each and waits for all of them at the start.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from finetune_operator.kube import Gone, Kube, KubeError
+from finetune_operator.metrics import WATCH_RESTARTS
+from finetune_operator.names import STUDY_LABEL
+from finetune_operator.observe import ChildView, Key, View
+from finetune_operator.store import Store
+
+log = logging.getLogger("finetune.watch")
+
+_EXPIRED = 410
+_PAUSE_SECONDS = (0.2, 10.0)
+"""After a watch that ended or failed, and the longest after several that failed."""
+
+_UNSERVED_SECONDS = 300.0
+"""Until a kind that the API server does not know is asked for again, if nobody says that it has come."""
+
+
+class ChildWatch:
+    """Keeps the store up to date with these kinds of children.
+
+    Args:
+        kube: requests to the API server.
+        store: where the views go.
+        changed: called with each study that has a child which came, changed, or is gone. Children that are kept as
+            the operator made them are no news when they come.
+        kinds: to follow.
+        namespaces: to follow them in; empty: all.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        changed: Callable[[Key], None],
+        kinds: Sequence[type[View]],
+        namespaces: tuple[str, ...] = (),
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._changed = changed
+        self._kinds = kinds
+        self._places: list[str | None] = list(namespaces) or [None]
+        self._served = {kind: asyncio.Event() for kind in kinds}
+        """Set while the kind is said to be served."""
+
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, ended: Callable[[asyncio.Task[None]], None]) -> None:
+        """Returns when every kind was listed once; `ended` is called with a task that should not have ended."""
+        listed = []
+        for kind in self._kinds:
+            WATCH_RESTARTS.labels(kind.kind)  # from 0 on, so that the first one is an increase
+            for place in self._places:
+                ready = asyncio.Event()
+                task = asyncio.create_task(self._follow(kind, place, ready))
+                task.add_done_callback(ended)
+                self._tasks.append(task)
+                listed.append(ready.wait())
+        await asyncio.gather(*listed)
+
+    async def stop(self) -> None:
+        """End all watches."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def serve(self, kind: type[View], served: bool) -> None:
+        """Note whether the API server knows the kind, for one that comes and goes."""
+        if served:
+            self._served[kind].set()
+        else:
+            self._served[kind].clear()
+
+    async def _follow(self, kind: type[View], place: str | None, ready: asyncio.Event) -> None:
+        """List, then watch, for ever."""
+        first, longest = _PAUSE_SECONDS
+        pause, version, listed = first, "", False
+        while True:
+            try:
+                if not version:
+                    version = await self._list(kind, place)
+                    if listed:
+                        WATCH_RESTARTS.labels(kind.kind).inc()
+                    listed = True
+                    ready.set()
+                async for word, body in self._kube.watch(kind.kind, place, STUDY_LABEL, version):
+                    version = body["metadata"]["resourceVersion"]
+                    pause = first
+                    if word != "BOOKMARK":
+                        self._see(kind, word == "DELETED", body)
+                await asyncio.sleep(first)  # it has ended as it should: go on from where it was
+            except Gone:
+                self._take(kind, place, [], "")
+                version, listed = "", False
+                ready.set()
+                await self._until_served(kind, pause)
+                pause = min(longest, 2 * pause)
+            except KubeError as error:
+                log.info("watch of %s broke off: %s", kind.kind, error)
+                if error.status == _EXPIRED:
+                    version = ""
+                await asyncio.sleep(max(error.retry_after, pause) * random.uniform(0.75, 1.25))
+                pause = min(longest, 2 * pause)
+
+    async def _until_served(self, kind: type[View], pause: float) -> None:
+        if self._served[kind].is_set():  # any moment now
+            await asyncio.sleep(pause)
+            return
+        try:
+            async with asyncio.timeout(_UNSERVED_SECONDS):
+                await self._served[kind].wait()
+        except TimeoutError:
+            log.debug("looks whether there are any %ss by now", kind.kind)
+
+    async def _list(self, kind: type[View], place: str | None) -> str:
+        items, version = await self._kube.list_all(kind.kind, place, STUDY_LABEL)
+        self._take(kind, place, items, version)
+        return version
+
+    def _take(
+        self, kind: type[View], place: str | None, items: Sequence[Mapping[str, Any]], version: str
+    ) -> None:
+        """These are all the objects of the kind in that version; of a kind that is not served there are none."""
+        there = set()
+        for body in items:
+            meta = body["metadata"]
+            there.add(((meta["namespace"], meta["labels"][STUDY_LABEL]), meta["name"]))
+            self._see(kind, False, body)
+        for key, name in self._store.names(kind, place) - there:
+            if self._store.lost(key, kind, name, version):
+                self._changed(key)
+
+    def _see(self, kind: type[View], gone: bool, body: Mapping[str, Any]) -> None:
+        try:
+            before = self._store.known(kind, body)
+            namespace = body["metadata"]["namespace"]
+            key = (self._store.remove if gone else self._store.put)(namespace, kind, body)
+            after = self._store.known(kind, body)
+        except Exception:  # any: what cannot be read of one object must not end the watch of all
+            about = f"{kind.kind}/{body['metadata'].get('name')}"
+            log.exception("an object cannot be read", extra={"object": about})
+            return
+        news = before is not None or not issubclass(kind, ChildView)
+        if key is not None and news and after != before:
+            self._changed(key)

@@ -1,0 +1,86 @@
+"""The watch of the children at a real API server: what it tells, and what it takes in without breaking off."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from kubernetes.aio import client, config
+
+from finetune_operator.kube import Kube
+from finetune_operator.metrics import WATCH_RESTARTS
+from finetune_operator.names import STUDY_LABEL
+from finetune_operator.observe import ConfigView, Key, RoleView
+from finetune_operator.store import Store
+from finetune_operator.watch import ChildWatch
+from tests.cluster.onenode.apiserver import ApiServer
+
+NAMESPACE = "default"
+
+
+def child(kind: str, version: str, name: str, **fields: Any) -> dict[str, Any]:
+    meta = {"name": name, "namespace": NAMESPACE, "labels": {STUDY_LABEL: name}}
+    return {"apiVersion": version, "kind": kind, "metadata": meta, **fields}
+
+
+def config_map(name: str, progress: str) -> dict[str, Any]:
+    return child("ConfigMap", "v1", name, data={"progress": progress})
+
+
+@asynccontextmanager
+async def following(server: ApiServer) -> AsyncIterator[tuple[Kube, Store, "asyncio.Queue[Key]"]]:
+    await config.load_kube_config(config_file=str(server.kubeconfig))
+    news: asyncio.Queue[Key] = asyncio.Queue()
+    async with client.ApiClient() as api:
+        kube, store = Kube(api), Store()
+        watch = ChildWatch(kube, store, news.put_nowait, (ConfigView, RoleView))
+        await watch.start(lambda task: None)
+        while not news.empty():  # of earlier tests
+            news.get_nowait()
+        yield kube, store, news
+        await watch.stop()
+
+
+async def told(news: "asyncio.Queue[Key]") -> str:
+    async with asyncio.timeout(20):
+        return (await news.get())[1]
+
+
+async def test_only_what_changed_is_told(server: ApiServer) -> None:
+    async with following(server) as (kube, store, news):
+        await kube.apply(config_map("told", "a"))
+        assert await told(news) == "told"
+        labelled = config_map("told", "a")
+        labelled["metadata"]["labels"]["other"] = "yes"
+        await kube.apply(labelled)  # nothing that matters
+        role = child("Role", "rbac.authorization.k8s.io/v1", "role", rules=[])
+        await kube.apply(role)  # kept as it was made, so no news when it comes
+        await kube.apply(config_map("marker", "b"))
+        assert await told(news) == "marker"
+        found = await kube.read("Role", NAMESPACE, "role")
+        assert found is not None
+        rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+        await kube.apply({**role, "rules": rules})
+        assert await told(news) == "role"
+        await kube.delete("Role", NAMESPACE, "role", found["metadata"]["uid"])
+        assert await told(news) == "role"
+        assert [view.progress for view in store.observed((NAMESPACE, "told")).configs.values()] == [
+            "a"
+        ]
+
+
+async def test_objects_as_large_as_the_api_server_takes_them_do_not_break_the_watch(
+    server: ApiServer,
+) -> None:
+    before = WATCH_RESTARTS.labels("ConfigMap")._value.get()
+    async with following(server) as (kube, store, news):
+        for n in range(5):
+            await kube.apply(config_map("large", str(n) * 1_000_000))
+            await kube.apply(config_map(f"small-{n}", "a"))
+        seen = {await told(news) for _ in range(6)}
+        assert seen == {"large", *(f"small-{n}" for n in range(5))}
+        # Longer than a document may be: nothing of it is kept.
+        assert [
+            view.progress for view in store.observed((NAMESPACE, "large")).configs.values()
+        ] == [""]
+    assert WATCH_RESTARTS.labels("ConfigMap")._value.get() == before
