@@ -43,11 +43,13 @@ WORKERS = 16
 NESTING = 30_000
 """Levels of objects that the operator can read."""
 
-CRD_SECONDS = 2
-"""Until an operator of some namespaces looks again whether there is the CRD."""
+CRD_SECONDS = 1
+"""Until the operator looks again whether there is the CRD."""
 
 _CHILDREN: tuple[type[View], ...] = (JobView, PodView, ConfigView, *KEPT)
 _CRDS = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+_STUDIES_CRD = f"{PLURAL}.{GROUP}"
+_RAY_JOBS_CRD = "rayjobs.ray.io"
 
 
 def _children(settings: Settings) -> tuple[type[View], ...]:
@@ -69,7 +71,10 @@ class Operator:
         self.election: Election | None = None
         self.standing: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
-        """Ends the process: something went wrong that only a new one can mend."""
+        """Ends kopf, and with it the process: something went wrong that only a new one can mend."""
+
+        self.anew = False
+        """Whether not the process ends, but kopf begins once more."""
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Startup lists the children before kopf sees a study: none is judged missing too soon."""
@@ -78,10 +83,8 @@ class Operator:
         kopf.on.startup(id="startup", registry=registry)(self.start)
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
-        if self.settings.engine == "Auto" and not self.settings.namespaces:
-            kopf.on.event(*_CRDS, id="kuberay", when=_is_ray_jobs, registry=registry)(
-                self.on_kuberay
-            )
+        if not self.settings.namespaces:
+            kopf.on.event(*_CRDS, id="crd", when=_matters, registry=registry)(self.on_crd)
 
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Set kopf up, connect, serve metrics."""
@@ -104,8 +107,8 @@ class Operator:
         loop = asyncio.get_running_loop()
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
-        while namespaces and not await self._served():
-            log.warning("waiting for the CRD of %s", PLURAL)  # kopf looks only once in this mode
+        while not await self._served():  # kopf looks too early, and then not again
+            log.warning("waiting for the CRD of %s", PLURAL)
             await asyncio.sleep(CRD_SECONDS)
         self.children = ChildWatch(self.kube, self.store, self.queue.add, kinds, namespaces)
         await self.children.start(self._must_not_end)
@@ -184,8 +187,16 @@ class Operator:
             self.reconciler.put(key, _plain(body))
             self.queue.add(key)
 
-    async def on_kuberay(self, event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        """KubeRay was installed or removed: the next attempts follow."""
+    async def on_crd(self, event: kopf.RawEvent, body: kopf.Body, name: str, **_: Any) -> None:
+        """KubeRay was installed or removed: the next attempts follow. Or all studies have gone with their CRD."""
+        if name == _STUDIES_CRD:
+            if event["type"] == "DELETED":
+                log.warning("the CRD of %s was deleted", PLURAL)
+                self.anew = True
+                self.ended.set()
+            return
+        if self.settings.engine != "Auto":
+            return
         assert self.reconciler is not None  # startup comes first
         assert self.children is not None
         gone = event["type"] == "DELETED" or "deletionTimestamp" in body["metadata"]
@@ -194,8 +205,8 @@ class Operator:
         self.children.serve(RayJobView, served)
 
 
-def _is_ray_jobs(name: str, **_: Any) -> bool:
-    return name == "rayjobs.ray.io"
+def _matters(name: str, **_: Any) -> bool:
+    return name in (_STUDIES_CRD, _RAY_JOBS_CRD)
 
 
 def _is_established(crd: Mapping[str, Any]) -> bool:
@@ -279,7 +290,7 @@ async def _run(settings: Settings) -> None:
                 liveness_endpoint=_liveness(settings.health_port),
                 stop_flag=operator.ended,
             )
-            ended = True
+            ended = not operator.anew
         except APINotFoundError as error:
             # A kind that was watched is gone with its CRD, which kopf does not survive.
             log.warning("looks anew for what there is: %s", error)

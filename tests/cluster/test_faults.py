@@ -161,6 +161,11 @@ def test_study_goes_on_after_the_control_plane_was_away(
 def test_crd_is_deleted_and_made_again(
     server: ApiServer, operator: OperatorProcess, studies: Studies
 ) -> None:
+    studies.create("first")
+    until("a Job", lambda: studies.get("job", "first-1"))
+    studies.kubectl("delete", "fts", "first")
+    # The garbage collector needs half a minute to know a new kind.
+    until("the Job to go", lambda: (studies.remove_pods(), not studies.all("jobs"))[1])
     studies.create("tickets")
     lives.run(studies, "tickets")
     server.kubectl("delete", "crd", "finetunestudies.finetune.dev")
