@@ -20,15 +20,7 @@ from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import metrics, names
 from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
-from finetune_operator.observe import (
-    KEPT,
-    ConfigView,
-    JobView,
-    Key,
-    PodView,
-    RayJobView,
-    View,
-)
+from finetune_operator.observe import CHILDREN, Key, RayJobView, View
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store
@@ -46,7 +38,6 @@ NESTING = 30_000
 CRD_SECONDS = 1
 """Until the operator looks again whether there is the CRD."""
 
-_CHILDREN: tuple[type[View], ...] = (JobView, PodView, ConfigView, *KEPT)
 _CRDS = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 _STUDIES_CRD = f"{PLURAL}.{GROUP}"
 _RAY_JOBS_CRD = "rayjobs.ray.io"
@@ -54,7 +45,7 @@ _RAY_JOBS_CRD = "rayjobs.ray.io"
 
 def _children(settings: Settings) -> tuple[type[View], ...]:
     """What is watched of the studies' children."""
-    return _CHILDREN if settings.engine == "Job" else (*_CHILDREN, RayJobView)
+    return CHILDREN if settings.engine == "Job" else (*CHILDREN, RayJobView)
 
 
 class Operator:
@@ -76,6 +67,9 @@ class Operator:
         self.anew = False
         """Whether not the process ends, but kopf begins once more."""
 
+        self.blind = False
+        """Whether there was no CRD of studies when kopf began."""
+
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Startup lists the children before kopf sees a study: none is judged missing too soon."""
         kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
@@ -84,7 +78,7 @@ class Operator:
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
         if not self.settings.namespaces:
-            kopf.on.event(*_CRDS, id="crd", when=_matters, registry=registry)(self.on_crd)
+            kopf.on.event(*_CRDS, id="crd", when=self._matters, registry=registry)(self.on_crd)
 
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Set kopf up, connect, serve metrics."""
@@ -107,9 +101,9 @@ class Operator:
         loop = asyncio.get_running_loop()
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
-        while not await self._served():  # kopf looks too early, and then not again
-            log.warning("waiting for the CRD of %s", PLURAL)
-            await asyncio.sleep(CRD_SECONDS)
+        self.blind = not await self._served()
+        if namespaces and self.blind:  # nobody would tell that it has come
+            await self._until_served()
         self.children = ChildWatch(self.kube, self.store, self.queue.add, kinds, namespaces)
         await self.children.start(self._must_not_end)
         if not self.settings.lease:
@@ -121,6 +115,14 @@ class Operator:
         self.election = Election(Kube(api), (namespace, name), identity)
         self.standing = asyncio.create_task(self.election.run(self.work, self.rest))
         self.standing.add_done_callback(self._must_not_end)
+
+    def _matters(self, name: str, **_: Any) -> bool:
+        return name == _STUDIES_CRD or (name == _RAY_JOBS_CRD and self.settings.engine != "Job")
+
+    async def _until_served(self) -> None:
+        while not await self._served():
+            log.warning("waiting for the CRD of %s", PLURAL)
+            await asyncio.sleep(CRD_SECONDS)
 
     async def _served(self) -> bool:
         assert self.kube is not None  # it connects first
@@ -188,25 +190,26 @@ class Operator:
             self.queue.add(key)
 
     async def on_crd(self, event: kopf.RawEvent, body: kopf.Body, name: str, **_: Any) -> None:
-        """KubeRay was installed or removed: the next attempts follow. Or all studies have gone with their CRD."""
-        if name == _STUDIES_CRD:
-            if event["type"] == "DELETED":
-                log.warning("the CRD of %s was deleted", PLURAL)
-                self.anew = True
-                self.ended.set()
-            return
-        if self.settings.engine != "Auto":
-            return
+        """KubeRay was installed or removed: the next attempts follow. Or the studies' own CRD was."""
         assert self.reconciler is not None  # startup comes first
         assert self.children is not None
         gone = event["type"] == "DELETED" or "deletionTimestamp" in body["metadata"]
-        served = not gone and _is_established(body)
-        self.reconciler.serve_ray_jobs(served)
-        self.children.serve(RayJobView, served)
+        established = not gone and _is_established(body)
+        if name == _RAY_JOBS_CRD:
+            self.reconciler.serve_ray_jobs(established)
+            self.children.serve(RayJobView, established)
+        elif event["type"] == "DELETED":
+            self._begin_anew("the CRD of %s was deleted")
+        elif self.blind and established:
+            await (
+                self._until_served()
+            )  # kopf has looked when it was established, which may be too early
+            self._begin_anew("the CRD of %s has come")
 
-
-def _matters(name: str, **_: Any) -> bool:
-    return name in (_STUDIES_CRD, _RAY_JOBS_CRD)
+    def _begin_anew(self, why: str) -> None:
+        log.warning(why, PLURAL)
+        self.anew = True
+        self.ended.set()
 
 
 def _is_established(crd: Mapping[str, Any]) -> bool:

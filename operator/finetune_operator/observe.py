@@ -300,6 +300,9 @@ class Observed:
 
 View = JobView | PodView | ConfigView | ChildView
 
+CHILDREN: tuple[type[View], ...] = (JobView, PodView, ConfigView, *KEPT)
+"""Every kind of child but RayJobs, which are not served everywhere."""
+
 
 def parse_time(text: Any) -> datetime | None:
     """A Kubernetes timestamp; None for what is none."""

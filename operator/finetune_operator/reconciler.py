@@ -33,18 +33,13 @@ from finetune_operator.kube import (
     Refused,
 )
 from finetune_operator.names import progress_config
-from finetune_operator.observe import KEPT, ConfigView, JobView, Key, RayJobView, View
+from finetune_operator.observe import CHILDREN, ConfigView, JobView, Key, RayJobView
 from finetune_operator.settings import Settings
 from finetune_operator.store import Store, Versions, version_of
 
 log = logging.getLogger("finetune.reconciler")
 
-_VIEWS: dict[str, type[View]] = {
-    "Job": JobView,
-    "RayJob": RayJobView,
-    "ConfigMap": ConfigView,
-    **{view.kind: view for view in KEPT},
-}
+_VIEWS = {view.kind: view for view in (*CHILDREN, RayJobView)}
 
 
 class Reconciler:

@@ -9,6 +9,7 @@ import random
 import re
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.chart.test_install import free_port
 from tests.cluster import lives
 from tests.cluster.conftest import CRD
 from tests.cluster.onenode.apiserver import ApiServer
@@ -178,6 +180,32 @@ def test_crd_is_deleted_and_made_again(
     lives.complete(studies, "tickets")
     uid = studies.get("fts", "tickets")["metadata"]["uid"]
     assert studies.get("job", "tickets-1")["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_operator_without_the_crd_is_healthy_and_begins_when_it_comes(
+    server: ApiServer, studies: Studies, tmp_path: Path
+) -> None:
+    server.kubectl("delete", "crd", "finetunestudies.finetune.dev")
+    port = free_port()
+    operator = OperatorProcess(server, tmp_path / "log", FINETUNE_HEALTH_PORT=str(port))
+    operator.start()
+    try:
+        until("its probe", lambda: _is_healthy(port))
+        server.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
+        until("the new kind", lambda: studies.request("GET", "fts")[0] == 200)
+        studies.create("tickets")
+        until("its Job", lambda: studies.get("job", "tickets-1"))
+        until("its probe again", lambda: _is_healthy(port))
+    finally:
+        operator.stop()
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def test_namespace_ends_under_a_study(
