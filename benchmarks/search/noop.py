@@ -1,6 +1,7 @@
-"""What an item costs when the work itself is nothing: 10,000 trials under ASHA through Ray Tune.
+"""What a search costs beside its work: 10,000 trials through Ray Tune, records and progress included.
 
-Prints trials a second, milliseconds an item, the memory of driver and broker, the seconds in which the records load and
+First of a function that computes for 10 ms, each trial one call; then, under ASHA, of one that does nothing. Prints
+trials a second, milliseconds an item, the memory of driver and broker, the seconds in which the records load and
 derive their state again, and the size of the findings; exits 1 if a bar is missed.
 
     python -m benchmarks.search.noop [--trials 10000]
@@ -11,7 +12,9 @@ import json
 import resource
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,8 @@ import ray
 
 from benchmarks.machine import describe
 from finetune_api.manifest import parse_study
-from finetune_api.study import FineTuneStudy
-from finetune_trainer.driver import run_slots, start_broker
+from finetune_api.study import FineTuneStudy, StudySpec
+from finetune_trainer.driver import PUBLISH_SECONDS, run_slots, start_broker
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
@@ -36,10 +39,11 @@ from finetune_trainer.work import Item, Work
 SLOTS = 2
 EPOCHS = 27
 LEAST_RATE = 80
+WORK_SECONDS = 0.01
 
 
-def study(trials: int) -> FineTuneStudy:
-    """A study over one continuous hyperparameter, ASHA with rungs at 1, 3, 9 and 27 epochs."""
+def study(trials: int, scheduler: str = "ASHA") -> FineTuneStudy:
+    """A study over one continuous hyperparameter; ASHA has rungs at 1, 3, 9 and 27 epochs."""
     return parse_study(
         {
             "apiVersion": "finetune.dev/v1alpha1",
@@ -56,7 +60,7 @@ def study(trials: int) -> FineTuneStudy:
                 "objective": {"metric": "accuracy"},
                 "hyperparameters": {"epochs": EPOCHS},
                 "searchSpaces": [{"learningRate": {"min": 1e-6, "max": 1e-2, "scale": "Log"}}],
-                "search": {"algorithm": "Random", "scheduler": {"type": "ASHA"}},
+                "search": {"algorithm": "Random", "scheduler": {"type": scheduler}},
                 "budget": {"maxTrials": trials},
                 "refit": False,
             },
@@ -68,11 +72,15 @@ def study(trials: int) -> FineTuneStudy:
 class NoOp:
     """A worker that answers at once: the value grows with learning rate and epochs."""
 
-    material: Any
+    seconds: float
+    """Computing before it answers."""
 
     def work(self, item: Item, work: Work) -> list[ev.Event]:
         """Report the epoch the item asks for."""
         assert isinstance(item, TrainItem)  # the study has no refit
+        began = time.thread_time()
+        while time.thread_time() - began < self.seconds:
+            pass
         now = time.time()
         value = float(item.params["learningRate"]) * 100 * (1 - 0.9**item.to_epoch)
         epochs = range(1 + int(item.checkpoint or 0), int(item.to_epoch) + 1)
@@ -99,30 +107,65 @@ class CountingFilesystem:
         return getattr(self._filesystem, name)
 
 
+@dataclass
+class Cost:
+    """What a search has cost."""
+
+    seconds: float
+    driver_mb: float
+    broker_mb: float
+
+
+def search(spec: StudySpec, folder: str, work_seconds: float) -> Cost:
+    """Run the study into `folder`; progress is asked for as often as the driver does."""
+    ray.init(
+        address="local",
+        num_cpus=SLOTS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    claim(Storage.open(folder), parts_of(spec))
+    broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
+    ray.get(broker.begin.remote())
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(PUBLISH_SECONDS):
+            ray.get(broker.snapshot.remote(spec.budget, None))
+
+    following = threading.Thread(target=follow)
+    following.start()
+    started = time.perf_counter()
+    run_slots(broker, NoOp, work_seconds, SLOTS, SlotResources(1, 0))
+    seconds = time.perf_counter() - started
+    over.set()
+    following.join()
+    driver_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    broker_mb = _broker_memory()
+    ray.shutdown()
+    return Cost(seconds, driver_mb, broker_mb)
+
+
 def main() -> int:
     """Run the benchmark; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
     trials: int = parser.parse_args().trials
     print(describe())
+    with tempfile.TemporaryDirectory() as folder:
+        cost = search(study(trials, "None").spec, folder, WORK_SECONDS)
+    print(f"a function of {1000 * WORK_SECONDS:.0f} ms, one call a trial")
+    rows = [("driver memory, MB", round(cost.driver_mb), 500)]
+    missed = _show_rate(trials / cost.seconds) | _show(rows)
+    print("a function that does nothing, under ASHA")
+    return int(missed | _without_work(trials))
+
+
+def _without_work(trials: int) -> bool:
     spec = study(trials).spec
     with tempfile.TemporaryDirectory() as folder:
-        ray.init(
-            address="local",
-            num_cpus=SLOTS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-        claim(Storage.open(folder), parts_of(spec))
-        broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
-        ray.get(broker.begin.remote())
-        started = time.perf_counter()
-        run_slots(broker, NoOp, None, SLOTS, SlotResources(1, 0))
-        seconds = time.perf_counter() - started
-        driver_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        broker_mb = _broker_memory()
-        ray.shutdown()
+        cost = search(spec, folder, 0.0)
         files = len(list(Path(folder, "records").rglob("*.jsonl")))
 
         started = time.perf_counter()
@@ -134,23 +177,32 @@ def main() -> int:
         counting = CountingFilesystem(storage.filesystem)
         read_history(Storage(counting, storage.root))
     items = sum(isinstance(event, ev.Reached) for event in history.events)
-    cost = 1000 * seconds / items
     size = len(json.dumps(found.to_json()))
     rows = [
         ("items", items, None),
-        ("ms an item (Ray Tune's start included)", round(cost, 2), 5),
-        ("driver memory, MB", round(driver_mb), 400),
-        ("broker memory, MB", round(broker_mb), 400),
+        ("ms an item (Ray Tune's start included)", round(1000 * cost.seconds / items, 2), 5),
+        ("driver memory, MB", round(cost.driver_mb), 400),
+        ("broker memory, MB", round(cost.broker_mb), 400),
         ("events", len(history.events), None),
         ("records: files", files, None),
         ("records: load and derive, s", round(load, 2), 2),
         ("records: requests to load", counting.requests, 100),
         ("findings, bytes", size, 64 * 1024),
     ]
-    rate = trials / seconds
+    return _show_rate(trials / cost.seconds) | _show(rows)
+
+
+def _show_rate(rate: float) -> bool:
+    """Print the trials a second; whether they are too few."""
     missed = rate < LEAST_RATE
     least = f"   at least {LEAST_RATE}{'   MISSED' if missed else ''}"
     print(f"{'trials a second (start included)':42} {rate:>10.0f}{least}")
+    return missed
+
+
+def _show(rows: Sequence[tuple[str, float, float | None]]) -> bool:
+    """Print each row with its bar; whether one is missed."""
+    missed = False
     for name, value, bar in rows:
         miss = bar is not None and value > bar
         missed |= miss
@@ -158,7 +210,7 @@ def main() -> int:
             f"{name:42} {value:>10}"
             + (f"   at most {bar}{'   MISSED' if miss else ''}" if bar else "")
         )
-    return int(missed)
+    return missed
 
 
 def _broker_memory() -> float:

@@ -83,7 +83,7 @@ def late_worker(folder: str) -> list[Row]:
     timer = threading.Timer(LATE_SECONDS, join)
     timer.start()
     begun = time.time()
-    run_slots(broker, Short, None, 2, SlotResources(1, 0))
+    run_slots(broker, Short, 0.0, 2, SlotResources(1, 0))
     timer.join()
     worker[0].terminate()
     worker[0].wait()

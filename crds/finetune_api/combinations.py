@@ -15,9 +15,11 @@ Space: TypeAlias = Mapping[str, Domain]
 """The domains of one search space by JSON name."""
 
 
-_LOOK = 2000
 _WALK = 20 * MAX_GRID
 """Combinations to look at where constraints leave few of them."""
+
+_COUNT = 50_000
+"""Answers of constraints to wait for when combinations are counted: the operator does nothing else meanwhile."""
 
 
 def key_of(params: Params) -> str:
@@ -33,7 +35,7 @@ def grid(spaces: Sequence[Space], constraints: Constraints) -> Iterator[Params]:
     """
     for space in spaces:
         refused = 0
-        for params in _combinations(conditions_last(space), {}):
+        for params in _combinations(space):
             if constraints.hold(params):
                 refused = 0
                 yield params
@@ -43,19 +45,30 @@ def grid(spaces: Sequence[Space], constraints: Constraints) -> Iterator[Params]:
                     break
 
 
-def _combinations(domains: list[tuple[str, Domain]], chosen: Params) -> Iterator[Params]:
-    if not domains:
-        yield chosen
-        return
-    (name, domain), rest = domains[0], domains[1:]
-    if not is_active(domain, chosen):
-        yield from _combinations(rest, chosen)
-        return
-    values = values_of(domain)
-    if values is None:  # Grid admits only finite domains, and only finite spaces are walked
-        raise ValueError(f"{name} must have finitely many values (got {domain})")
-    for value in values:
-        yield from _combinations(rest, {**chosen, name: value})
+def _combinations(space: Space) -> Iterator[Params]:
+    domains = conditions_last(space)
+    lists = [values_of(domain) for _, domain in domains]
+    for (name, domain), values in zip(domains, lists, strict=True):
+        if values is None:  # Grid admits only finite domains, and only finite spaces are walked
+            raise ValueError(f"{name} must have finitely many values (got {domain})")
+
+    def walk(place: int, chosen: Params) -> Iterator[Params]:
+        if place == len(domains):
+            yield chosen
+            return
+        name, domain = domains[place]
+        if not is_active(domain, chosen):
+            yield from walk(place + 1, chosen)
+            return
+        choices = cast(Sequence[Scalar], lists[place])
+        if place + 1 == len(domains):  # most of the work is here
+            for value in choices:
+                yield {**chosen, name: value}
+            return
+        for value in choices:
+            yield from walk(place + 1, {**chosen, name: value})
+
+    return walk(0, {})
 
 
 def grid_size(
@@ -63,21 +76,22 @@ def grid_size(
 ) -> int | None:
     """Distinct admitted combinations; None if a domain is continuous, or there are too many to count.
 
-    Too many are more than `most`, or twenty times that (at least 2,000) to look at where constraints leave
-    few of them.
+    Too many are more than `most`, or more to look at than 50,000 answers of constraints allow.
     """
     if not all(is_finite(space) for space in spaces):
         return None
     seen: set[str] = set()
-    looked_at = 0
+    found = looked_at = 0
     for space in spaces:
-        for params in _combinations(conditions_last(space), {}):
+        for params in _combinations(space):
             looked_at += 1
             if constraints.hold(params):
-                seen.add(key_of(params))
-            if len(seen) > most or looked_at > max(20 * most, _LOOK):
+                if len(spaces) > 1:  # in one space no combination comes twice
+                    seen.add(key_of(params))
+                found = len(seen) if seen else found + 1
+            if found > most or looked_at * len(constraints) > _COUNT:
                 return None
-    return len(seen)
+    return found
 
 
 def values_of(domain: Domain) -> Sequence[Scalar] | None:

@@ -43,6 +43,7 @@ class Constraints:
         self._programs = [
             self._compiled(f"{FIELD}[{index}]", text) for index, text in enumerate(expressions)
         ]
+        self._names = [tuple(program.variables()) for program in self._programs]
 
     def __reduce__(self) -> tuple[object, ...]:
         """Compiled expressions stay in their process; another compiles them again."""
@@ -68,19 +69,20 @@ class Constraints:
             )
         return program
 
+    def __len__(self) -> int:
+        return len(self._programs)
+
     def hold(self, params: Mapping[str, Scalar]) -> bool:
         """Whether `params` fulfil all of them. Raises ConstraintError where CEL has no answer."""
-        values = {**self._defaults, **params} if self._programs else {}
-        return all(
-            self._holds(index, program, values) for index, program in enumerate(self._programs)
-        )
+        return all(self._holds(index, params) for index in range(len(self._programs)))
 
-    def _holds(self, index: int, program: "cel.Program", values: dict[str, Scalar | None]) -> bool:
-        field = f"{FIELD}[{index}]"
+    def _holds(self, index: int, params: Mapping[str, Scalar]) -> bool:
+        field, program = f"{FIELD}[{index}]", self._programs[index]
+        # Only what the expression names: to take in every hyperparameter costs far more than the answer.
+        used = {name: params.get(name, self._defaults[name]) for name in self._names[index]}
         try:
-            answer = program.execute(values)
+            answer = program.execute(used)
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            used = {name: values[name] for name in program.variables()}
             raise ConstraintError(
                 field, f"must be defined for {used} (got {program.source!r}: {error})"
             ) from error

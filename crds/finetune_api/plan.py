@@ -32,8 +32,12 @@ def make_plan(
         return StudyPlan()
     each = spec.validation.trainings
     plan = StudyPlan(trials=trials, trainings=trials * each)
+    if spec.search.algorithm == "PBT":
+        rungs, epochs = _steps(spec, trials)
+        plan = plan.model_copy(update={"rungs": rungs[:32], "expected_epochs": epochs})
+        return _worst(plan, spec, epochs, gpu_seconds_per_epoch)
     if any("epochs" in space.domains() for space in spec.spaces):  # never with several rungs
-        return _priced(plan, spec, trials * each * _longest(spec), gpu_seconds_per_epoch)
+        return _worst(plan, spec, trials * each * _longest(spec), gpu_seconds_per_epoch)
     expected, worst = _reaching(spec, trials)
     resources = resources_of(spec)
     if spec.search.scheduler.resource == "Samples" and spec.search.scheduler.type != "None":
@@ -43,14 +47,27 @@ def make_plan(
         resources = (*resources[:top], rows)
     elif spec.search.scheduler.resource == "Seconds" and spec.search.scheduler.type != "None":
         # How far seconds go is not known, only that no trial needs more than all its epochs.
-        return _priced(plan, spec, trials * each * spec.max_epochs, gpu_seconds_per_epoch)
+        return _worst(plan, spec, trials * each * spec.max_epochs, gpu_seconds_per_epoch)
     shown = [
         PlannedRung(resource=resource, trials=count)
         for resource, count in zip(resources, expected, strict=False)
     ]
     costs = _costs(spec, resources)
     plan = plan.model_copy(update={"rungs": shown[:32], "expected_epochs": _sum(costs, expected)})
-    return _priced(plan, spec, _sum(costs, worst), gpu_seconds_per_epoch)
+    return _worst(plan, spec, _sum(costs, worst), gpu_seconds_per_epoch)
+
+
+def _steps(spec: StudySpec, trials: int) -> tuple[list[PlannedRung], float]:
+    """Steps of a population, each a trial that goes on from one of the step before, and their epochs."""
+    search, most = spec.search, spec.max_epochs
+    rungs, epochs, before = [], 0, 0
+    while trials > 0 and before < most:
+        count, end = min(trials, search.population_size), before + search.perturbation_interval
+        end = min(end, most)
+        rungs.append(PlannedRung(resource=end, trials=count))
+        epochs += count * (end - before)
+        trials, before = trials - count, end
+    return rungs, epochs
 
 
 def _trials(spec: StudySpec) -> int | None:
@@ -72,10 +89,22 @@ def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:
         return promotions(scheduler, results)
 
     def premature(results: int) -> int:
-        """If each trial is better than all before it; no order of results needs more."""
+        """If each trial is better than all before it; no order of results needs more.
+
+        ASHA and PASHA count half of the results that are on their way, of which other slots have one each.
+        """
         if scheduler.type == "MedianStop":
             return results
-        return max(0, results - scheduler.reduction_factor + 1)
+        others = min(spec.cluster.slots, spec.budget.max_parallel_trials or spec.cluster.slots) - 1
+        first = next(
+            (
+                count
+                for count in range(1, results + 1)
+                if count + min(others, results - count) // 2 >= scheduler.reduction_factor
+            ),
+            results + 1,
+        )
+        return results - first + 1
 
     ladders = Counter(islice(placements(scheduler, levels), trials))
     expected, worst = [0] * levels, [0] * levels
@@ -114,16 +143,21 @@ def _sum(costs: list[float], reaching: list[int]) -> float:
     return round(sum(cost * trials for cost, trials in zip(costs, reaching, strict=False)), 3)
 
 
-def _priced(
-    plan: StudyPlan, spec: StudySpec, worst_epochs: float, gpu_seconds_per_epoch: float | None
+def _worst(
+    plan: StudyPlan, spec: StudySpec, epochs: float, gpu_seconds_per_epoch: float | None
 ) -> StudyPlan:
-    changes: dict[str, float] = {"worst_case_epochs": worst_epochs}
-    if gpu_seconds_per_epoch is not None:
-        changes["worst_case_gpu_hours"] = worst_epochs * gpu_seconds_per_epoch / 3600
-        if spec.budget.price_per_gpu_hour is not None:
-            changes["worst_case_price"] = (
-                changes["worst_case_gpu_hours"] * spec.budget.price_per_gpu_hour
-            )
+    plan = plan.model_copy(update={"worst_case_epochs": epochs})
+    return plan if gpu_seconds_per_epoch is None else priced(plan, spec, gpu_seconds_per_epoch)
+
+
+def priced(plan: StudyPlan, spec: StudySpec, gpu_seconds_per_epoch: float) -> StudyPlan:
+    """The plan with GPU hours and price at so many GPU seconds an epoch, given or measured."""
+    if plan.worst_case_epochs is None:
+        return plan
+    hours = plan.worst_case_epochs * gpu_seconds_per_epoch / 3600
+    changes: dict[str, float] = {"worst_case_gpu_hours": hours}
+    if spec.budget.price_per_gpu_hour is not None:
+        changes["worst_case_price"] = hours * spec.budget.price_per_gpu_hour
     return plan.model_copy(update=changes)
 
 

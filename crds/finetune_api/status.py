@@ -183,7 +183,7 @@ class Spending(Model):
     """Epochs trained."""
 
     epochs_saved: float | None = None
-    """Epochs that the trials so far would have trained beyond these if all had gone to their end."""
+    """Epochs that the trials that have ended would have trained beyond these if all had gone to their end."""
 
     price: float | None = None
     """GPU hours so far at `budget.pricePerGpuHour`."""

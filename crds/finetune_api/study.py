@@ -253,7 +253,7 @@ class Objective(Model):
     """Which of a trial's epochs is its value: the one with the best objective, or the last."""
 
     target: float | None = None
-    """The search ends as soon as a trial reaches this value."""
+    """The search ends as soon as a trial reaches this value. It may be edited while the study runs."""
 
     secondary: list[SecondaryObjective] = Field([], max_length=3, json_schema_extra=ATOMIC)
     """Further objectives. The status has the Pareto front; of its trials the one with the best
@@ -354,6 +354,12 @@ class Scheduler(Model):
             message="MedianStop must have resource Epochs or Folds",
             holds=lambda self: self.type != "MedianStop" or self.resource in ("Epochs", "Folds"),
             field=".resource",
+        ),
+        Rule(  # each multiple of it is a rung
+            cel="self.type != 'MedianStop' || self.minResource >= 0.1",
+            message="minResource of MedianStop must be at least 0.1",
+            holds=lambda self: self.type != "MedianStop" or self.min_resource >= 0.1,
+            field=".minResource",
         ),
     )
 
@@ -977,8 +983,7 @@ SEARCH_RULES = (
 )
 """What holds for a search whatever is trained."""
 
-MUTABLE = ("suspend", "budget", "ttlSecondsAfterFinished")
-_REQUIRED = ("task", "model", "dataset", "objective", "searchSpaces", "search")
+_REQUIRED = ("task", "model", "dataset", "searchSpaces", "search")
 _OPTIONAL = ("hyperparameters", "ensemble", "storage", "tracking")
 _DEFAULTED = ("validation", "compute", "refit", "refitRows", "artifacts", "cluster", "onExisting")
 
@@ -995,13 +1000,26 @@ def _immutable(field: str, optional: bool) -> Rule:
     )
 
 
+_SAME_OBJECTIVE = Rule(
+    cel=" && ".join(
+        f"self.objective.?{field.alias} == oldSelf.objective.?{field.alias}"
+        for name, field in Objective.model_fields.items()
+        if name != "target"
+    ),
+    message="objective must not change after creation, but for its target",
+    holds=lambda _: True,
+    field=".objective",
+)
+
+
 class StudySpec(Model):
-    """The study. After creation only suspend, budget and ttlSecondsAfterFinished may change."""
+    """The study. After creation only suspend, budget, objective.target and ttlSecondsAfterFinished may change."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (*_TASK_RULES, *SEARCH_RULES)
     UPDATE_RULES: ClassVar[tuple[Rule, ...]] = (
         *(_immutable(field, optional=False) for field in (*_REQUIRED, *_DEFAULTED)),
         *(_immutable(field, optional=True) for field in _OPTIONAL),
+        _SAME_OBJECTIVE,
     )
 
     task: Task

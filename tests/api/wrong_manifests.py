@@ -322,6 +322,12 @@ WRONG = (
         "brackets must be given with Hyperband over Samples or Seconds",
     ),
     Wrong(
+        "the median at every billionth of an epoch",
+        {"spec.search.scheduler": {"type": "MedianStop", "minResource": 1e-9}},
+        "spec.search.scheduler.minResource",
+        "minResource of MedianStop must be at least 0.1",
+    ),
+    Wrong(
         "the median of samples",
         {"spec.search.scheduler": {"type": "MedianStop", "resource": "Samples"}},
         "spec.search.scheduler.resource",
@@ -441,6 +447,18 @@ EDITS = (
         "must not change",
     ),
     Wrong("edited task", {"spec.task": "MultiLabel"}, "spec.task", "must not change"),
+    Wrong(
+        "edited metric",
+        {"spec.objective.metric": "accuracy"},
+        "spec.objective",
+        "must not change after creation, but for its target",
+    ),
+    Wrong(
+        "added objective",
+        {"spec.objective.secondary": [{"metric": "loss"}]},
+        "spec.objective",
+        "must not change after creation, but for its target",
+    ),
     Wrong("edited seed", {"spec.search.seed": 1}, "spec.search", "must not change"),
     Wrong(
         "added hyperparameters",

@@ -77,9 +77,10 @@ def test_edit_of_what_must_not_change_is_refused(client: Client, edit: Wrong) ->
     [
         {"spec.suspend": True},
         {"spec.budget": {"maxTrials": 99}},
+        {"spec.objective.target": 0.9},
         {"spec.ttlSecondsAfterFinished": 60},
     ],
-    ids=["suspend", "budget", "ttl"],
+    ids=["suspend", "budget", "target", "ttl"],
 )
 def test_edit_of_what_may_change_is_accepted(client: Client, changes: dict[str, object]) -> None:
     client.request("POST", STUDIES, VALID)

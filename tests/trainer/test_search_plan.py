@@ -131,4 +131,29 @@ def test_constraints_and_population_count_in_the_plan() -> None:
     search = {"algorithm": "Grid", "constraints": ["batchSize * gradientAccumulation <= 32"]}
     assert make_plan(study_spec(searchSpaces=[space], search=search, budget={})).trials == 6
     search = {"algorithm": "PBT", "populationSize": 4, "perturbationInterval": 2}
-    assert make_plan(study_spec(search=search, budget={})).trials == 4 * 5
+    plan = make_plan(study_spec(search=search, budget={}))
+    assert plan.trials == 4 * 5
+    assert plan.expected_epochs == plan.worst_case_epochs == 4 * 9
+    assert [(rung.resource, rung.trials) for rung in plan.rungs] == [
+        (e, 4) for e in (2, 4, 6, 8, 9)
+    ]
+
+
+def test_slots_side_by_side_can_promote_every_trial() -> None:
+    spec = study_spec(search=ASHA, budget={"maxTrials": 5}, cluster={"workers": 5})
+    assert make_plan(spec).worst_case_epochs == 5 * 9
+    spec = study_spec(
+        search=ASHA, budget={"maxTrials": 5, "maxParallelTrials": 1}, cluster={"workers": 5}
+    )
+    assert make_plan(spec).worst_case_epochs == 5 + 3 * 2 + 1 * 6
+
+
+def test_constraints_are_counted_for_a_while_only() -> None:
+    space = {
+        "learningRate": {"values": [rate / 1e5 for rate in range(1, 65)]},
+        "weightDecay": {"values": [decay / 1e3 for decay in range(64)]},
+        "warmupRatio": {"values": [share / 100 for share in range(64)]},
+    }
+    search = {"algorithm": "Random", "constraints": ["learningRate > 1.0"]}
+    spec = study_spec(searchSpaces=[space], search=search, budget={"maxTrials": 10_000})
+    assert make_plan(spec).trials == 10_000, "that none is left is found out by the driver"

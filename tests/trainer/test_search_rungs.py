@@ -31,9 +31,9 @@ def test_of_equal_trials_the_earlier_goes_on() -> None:
     assert rung.promotable() == 0
 
 
-def test_a_withdrawn_trial_keeps_its_place_but_is_not_promoted() -> None:
+def test_a_finished_trial_keeps_its_place_but_is_not_promoted() -> None:
     rung = Rung(lambda results: results // 2)
-    rung.withdraw(0)
+    rung.finish(0)
     for trial, score in enumerate((0.9, 0.5, 0.4)):
         rung.report(trial, score)
     assert rung.promotable() is None
@@ -47,14 +47,28 @@ def test_a_trial_pushed_out_of_the_top_comes_back_when_the_rung_grows() -> None:
     rung.report(1, 0.1)
     rung.report(2, 0.9)
     assert rung.promotable() == 2
-    rung.withdraw(2)
+    rung.promote(2)
     assert rung.promotable() is None
     rung.report(3, 0.2)
     assert rung.promotable() == 0
 
 
-def _reference(results: list[tuple[int, float]], gone: set[int], factor: int) -> int | None:
+def test_a_stopped_trial_leaves_its_place_to_others() -> None:
+    rung = Rung(lambda results: results // 2)
+    for trial, score in enumerate((0.9, 0.5, 0.4, 0.3)):
+        rung.report(trial, score)
+    rung.stop(0)
+    assert rung.promotable() == 1
+    rung.promote(1)
+    assert rung.promotable() == 2
+    assert rung.going_on == 2
+
+
+def _reference(
+    results: list[tuple[int, float]], gone: set[int], stopped: set[int], factor: int
+) -> int | None:
     ranked = sorted(results, key=lambda result: (-result[1], result[0]))
+    ranked = [result for result in ranked if result[0] not in stopped]
     top = [trial for trial, _ in ranked[: len(results) // factor]]
     return next((trial for trial in top if trial not in gone), None)
 
@@ -62,7 +76,10 @@ def _reference(results: list[tuple[int, float]], gone: set[int], factor: int) ->
 @settings(max_examples=100, deadline=None)
 @given(
     st.integers(2, 5),
-    st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["", "promote", "end"])), max_size=60),
+    st.lists(
+        st.tuples(st.integers(0, 12), st.sampled_from(["", "promote", "finish", "stop"])),
+        max_size=60,
+    ),
 )
 def test_every_decision_is_that_of_a_sorted_list(
     factor: int, reports: list[tuple[int, str]]
@@ -70,15 +87,18 @@ def test_every_decision_is_that_of_a_sorted_list(
     rung = Rung(lambda results: results // factor)
     results: list[tuple[int, float]] = []
     gone: set[int] = set()
+    stopped: set[int] = set()
     for trial, (score, then) in enumerate(reports):
         results.append((trial, float(score)))
         rung.report(trial, float(score))
         chosen = rung.promotable()
-        assert chosen == _reference(results, gone, factor)
-        leaves = chosen if then == "promote" else trial if then == "end" else None
-        if leaves is not None:
-            rung.withdraw(leaves)
+        assert chosen == _reference(results, gone, stopped, factor)
+        leaves = chosen if then == "promote" else trial
+        if then and leaves is not None:
+            getattr(rung, then)(leaves)
             gone.add(leaves)
+        if then == "stop":
+            stopped.add(trial)
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,6 +114,6 @@ def test_what_is_out_of_reach_is_never_promoted(factor: int, scores: list[int]) 
         out.update(found)
         while (chosen := rung.promotable()) is not None:
             assert chosen not in out
-            rung.withdraw(chosen)
+            rung.promote(chosen)
             promoted.add(chosen)
     assert out | promoted == set(range(len(scores)))

@@ -26,7 +26,8 @@ class Desk:
     def start(self, budget: Budget | None = None) -> TrainItem:
         item = self.next(budget)
         assert isinstance(item, TrainItem)
-        for event in starting(self.state, Budget(max_duration_seconds=1), item, "slot/1", self.now):
+        unlimited = Budget(max_duration_seconds=1)  # nothing is out of reach
+        for event in starting(self.state, budget or unlimited, item, "slot/1", self.now):
             self.state.apply(event)
         return item
 

@@ -134,7 +134,7 @@ async def until_said(broker: Broker, spec: StudySpec, words: str) -> str:
     """What the study says, with these words, while it waits."""
     async with asyncio.timeout(30):
         while True:
-            said = (await broker.snapshot(spec.budget)).waiting
+            said = (await broker.snapshot(spec.budget, None)).waiting
             if said:
                 assert words in said
                 return said
@@ -163,9 +163,9 @@ async def one_term(
             line.told_to_end = True
             await broker.drain()
             return
-        before = await broker.snapshot(spec.budget)
+        before = await broker.snapshot(spec.budget, None)
         await asyncio.sleep(fault.seconds)
-        assert await broker.snapshot(spec.budget) == before, "it waits"
+        assert await broker.snapshot(spec.budget, None) == before, "it waits"
         fault.mend()
 
     working = asyncio.create_task(slot())
@@ -179,7 +179,7 @@ async def one_term(
         await broker.drain()
         raise
     await broker.write_results()
-    assert not (await broker.snapshot(spec.budget)).waiting or drain
+    assert not (await broker.snapshot(spec.budget, None)).waiting or drain
 
 
 STUDY = study_spec(search=ASHA)

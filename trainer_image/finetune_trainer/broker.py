@@ -7,6 +7,7 @@ thread: while one waits for storage, whoever only asks or tells is heard.
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -24,7 +25,7 @@ from finetune_trainer.search.decisions import next_item, search_ending, starting
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import RecordLog
+from finetune_trainer.search.records import RecordLog, last_term
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.standstill import RECORDS, Waits
 from finetune_trainer.search.state import DRAINING, StudyState
@@ -35,6 +36,9 @@ REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
 
 SLOW_SECONDS = 15.0
 """After so long a request to storage has no answer: a network disk hangs instead of refusing."""
+
+TERM_SECONDS = 10.0
+"""How long at most a driver goes on without having looked whether a later one has begun."""
 
 log = logging.getLogger("finetune.broker")
 
@@ -83,6 +87,7 @@ class Broker:
         self._abandoned = ""
         """What was waited for when it was told to end: from then on nothing is recorded."""
 
+        self._looked_at_terms = -math.inf
         self._budget = budget
         self._draining = False
         self._recalled = False
@@ -226,7 +231,7 @@ class Broker:
         if stood_still >= 1:
             written.insert(0, ev.Waited(time.time(), stood_still))
         try:
-            await self._on_storage(self._log.append, written)
+            await self._on_storage(self._append, written)
         except ToldToStop as error:
             self._abandon(error)
             raise
@@ -247,6 +252,22 @@ class Broker:
             self._do(asyncio.to_thread(self._delete, path))
         self._hear(RECORDS, "")  # others are at work now
         self._wake()
+
+    def _append(self, events: list[ev.Event]) -> None:
+        if time.monotonic() - self._looked_at_terms > TERM_SECONDS:
+            self._look_at_terms()
+        self._log.append(events)
+
+    def _look_at_terms(self) -> None:
+        """End this process if a later driver has begun.
+
+        Its records count, not ours. But the checkpoints are those of both: it may need what we would delete.
+        """
+        self._looked_at_terms = time.monotonic()
+        latest = last_term(self._storage)
+        if latest > self._term:
+            log.error("term %s is over: a driver of term %s has begun", self._term, latest)
+            os._exit(1)
 
     def _abandon(self, error: ToldToStop) -> None:
         self._abandoned = gist(error)
@@ -344,9 +365,10 @@ class Broker:
         self._draining = True
         self._wake()
 
-    async def snapshot(self, budget: Budget) -> Snapshot:
-        """Where the study stands, under the budget as it is now. Never waits for storage."""
+    async def snapshot(self, budget: Budget, target: float | None) -> Snapshot:
+        """Where the study stands, under budget and target as they are now. Never waits for storage."""
         self._budget = budget
+        self._state.problem = replace(self._state.problem, target=target)
         waiting = await self.waiting()
         if not self._begun:
             return Snapshot(Findings(), False, None, [], waiting)
@@ -373,6 +395,7 @@ class Broker:
             self._abandon(error)
 
     def _write_results(self) -> None:
+        self._look_at_terms()
         write_tables(self._storage, table(self._state))
         if self._outcome is not None:
             self._storage.delete(CHECKPOINTS)

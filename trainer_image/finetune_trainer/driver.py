@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,22 @@ from finetune_api.manifest import ManifestError
 from finetune_api.status import Findings, StudyProgress
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, SlotResources, WorkerResources
-from finetune_trainer.errors import SpecError, StorageUnavailable, StudyError, ToldToStop
+from finetune_trainer.errors import (
+    DataError,
+    SpecError,
+    StorageUnavailable,
+    StudyError,
+    ToldToStop,
+)
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
+from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.records import last_term
+from finetune_trainer.search.records import last_term, read_history
 from finetune_trainer.search.results import RESULTS
 from finetune_trainer.search.storage import Storage, shown
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
@@ -85,8 +92,8 @@ class Workplace:
     ray_address: str | None = None
     """None starts Ray on this machine."""
 
-    budget: Callable[[], Budget] | None = None
-    """Reads the budget as it stands now; None if it cannot change."""
+    latest: Callable[[], StudySpec] | None = None
+    """Reads the study as it stands now; None if its budget and target cannot change."""
 
 
 class Driver:
@@ -198,7 +205,7 @@ class Driver:
             ray.get(self._broker.write_results.remote())
         finally:
             publisher.stop()
-        snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
+        snapshot = self._snapshot()
         if snapshot.outcome is None and not self._must_end():
             raise RuntimeError("the slots ended before the study did")
         return snapshot
@@ -229,11 +236,16 @@ class Driver:
         place, own = self._place, self._spec.cluster.trials_per_worker
         slots = place.slots if place.ray_address is None else own
         threads = SlotResources(place.resources.cpus * slots, 0).threads
-        (warnings, report), data = self._trusted(
-            storage, "the data", lambda: _prepare_here(self._spec, place.base, threads)
-        )
-        storage.write(f"{RESULTS}/data.json", report)
-        return warnings, data
+        events = read_history(storage).events
+
+        def prepared() -> tuple[Preparation, Any]:
+            preparation, data = _prepare_here(self._spec, place.base, threads)
+            check_same_data(events, preparation.fingerprint)
+            return preparation, data
+
+        preparation, data = self._trusted(storage, "the data", prepared)
+        storage.write(f"{RESULTS}/data.json", preparation.report)
+        return preparation.warnings, data
 
     def _trusted(self, storage: Storage, what: str, read: Callable[[], T]) -> T:
         """What `read` returns. Raises its StudyError if storage is there: without its files everything looks wrong."""
@@ -271,12 +283,14 @@ class Driver:
             self._waits("")
         return ray.get(call)
 
-    def _budget(self) -> Budget:
-        return self._place.budget() if self._place.budget else self._spec.budget
+    def _snapshot(self) -> Snapshot:
+        spec = self._place.latest() if self._place.latest else self._spec
+        found: Snapshot = ray.get(self._broker.snapshot.remote(spec.budget, spec.objective.target))
+        return found
 
     def _tell(self) -> None:
         self._must_end()
-        snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget()))
+        snapshot = self._snapshot()
         if (snapshot.findings, snapshot.waiting) != self._told:
             phase: Phase = "Refitting" if snapshot.refitting else "Searching"
             reason = "StorageUnavailable" if snapshot.waiting else "Running"
@@ -298,6 +312,19 @@ class Driver:
         )
         self._place.sink.publish(progress)
         return progress
+
+
+def check_same_data(events: Iterable[ev.Event], fingerprint: str) -> None:
+    """Raises DataError if the slots of a study whose records are `events` began with other rows than those with
+    `fingerprint`: results on the ones and on the others cannot be compared."""
+    first = next((event.data for event in events if isinstance(event, ev.SlotReady)), fingerprint)
+    if first != fingerprint:
+        raise DataError(
+            "spec.dataset",
+            f"must give the rows that the study began with (their fingerprint was {first}, it is "
+            f"{fingerprint}): bring the data back as they were, or begin a study of another name, with a "
+            "folder of its own",
+        )
 
 
 def _check_precision(spec: StudySpec, resources: SlotResources) -> None:
@@ -374,8 +401,15 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         return self._over
 
 
-Preparation: TypeAlias = tuple[tuple[str, ...], bytes]
-"""Warnings about the data, and the account of what was done to its rows (JSON)."""
+@dataclass(frozen=True)
+class Preparation:
+    """What the driver needs to know of the prepared data."""
+
+    warnings: tuple[str, ...]
+    report: bytes
+    """The account of what was done to the rows (JSON)."""
+
+    fingerprint: str
 
 
 def _prepare(
@@ -393,7 +427,7 @@ def _prepare(
     except (StudyError, StorageUnavailable) as error:
         return error, None
     document = json.dumps(report(data), indent=1, ensure_ascii=False)
-    return (data.warnings, document.encode()), data
+    return Preparation(data.warnings, document.encode(), data.fingerprint), data
 
 
 def _prepare_here(spec: StudySpec, base: Path, threads: int) -> tuple[Preparation, Any]:
@@ -451,16 +485,16 @@ def run_slots(
         tuner.fit()
 
 
-def _pod_budget(pod: PodEnvironment, study: FineTuneStudy) -> Callable[[], Budget]:
-    """Reads the budget from the mounted manifest, which follows edits of the study."""
-    latest = study.spec.budget
+def _mounted(pod: PodEnvironment, study: FineTuneStudy) -> Callable[[], StudySpec]:
+    """Reads the mounted manifest, which follows edits of the study."""
+    latest = study.spec
 
-    def read() -> Budget:
+    def read() -> StudySpec:
         nonlocal latest
         try:
-            latest = pod.study().spec.budget
+            latest = pod.study().spec
         except (OSError, ValueError, ManifestError) as error:  # in the middle of an update
-            log.warning("the mounted study could not be read, its last budget holds: %s", error)
+            log.warning("the mounted study could not be read, its last state holds: %s", error)
         return latest
 
     return read
@@ -482,7 +516,7 @@ def main() -> int:
             slots=cluster.slots,
             resources=worker.slot(cluster.trials_per_worker),
             ray_address="auto",
-            budget=_pod_budget(pod, study),
+            latest=_mounted(pod, study),
         )
     )
     signal.signal(signal.SIGTERM, driver.drain)

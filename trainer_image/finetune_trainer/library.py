@@ -111,6 +111,12 @@ class Study:
             refit=refit is not None,
         )
         self._check(several)
+        for index, other in enumerate(warm_start):
+            theirs, ours = (*other._problem.metrics, *other._problem.goals), (metric, goal)
+            if theirs != ours:
+                raise SpecError(
+                    f"warm_start[{index}]", f"must be of metric and goal {ours} (got {theirs})"
+                )
         self._parts = {
             "search": parsed_search.to_json(),
             "spaces": several,
@@ -213,7 +219,7 @@ class Study:
             self._gpus,
         )
         share = SlotResources(1, self._gpus)
-        with _Watch(broker, self._budget, progress):
+        with _Watch(broker, self._budget, self._problem.target, progress):
             ray.get(broker.begin.remote())
             if self._warm_start and not ray.get(broker.inherits.remote()):
                 ray.get(broker.inherit.remote(self._inherited()))
@@ -224,7 +230,7 @@ class Study:
         found = [
             (trial.params, trial.best.value)
             for study in self._warm_start
-            for trial in study.state.ranked(study.state.trials)
+            for trial in study.state.best_known()
             if trial.best is not None
         ]
         return inheritable(self._problem, found, MOST)
@@ -290,7 +296,7 @@ class Study:
             "mean_test_score": scores.mean(),
             "std_test_score": scores.std(ddof=0),
             "rank_test_score": rank,
-            "epochs": trial.trained,
+            "epochs": self.state.epochs_of(trial),
             "status": trial.status,
             "message": trial.message,
         }
@@ -328,8 +334,8 @@ def _domain(field: str, given: Any) -> Domain:
 class _Watch:
     """Shows how far the search is, and what it waits for; interrupts it if the broker is gone."""
 
-    def __init__(self, broker: Any, budget: Budget, shown: bool) -> None:
-        self._broker, self._budget = broker, budget
+    def __init__(self, broker: Any, budget: Budget, target: float | None, shown: bool) -> None:
+        self._broker, self._limits = broker, (budget, target)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -360,7 +366,7 @@ class _Watch:
         while not last:
             last = self._stop.wait(_POLL_SECONDS)
             try:
-                snapshot: Snapshot = ray.get(self._broker.snapshot.remote(self._budget))
+                snapshot: Snapshot = ray.get(self._broker.snapshot.remote(*self._limits))
             except ray.exceptions.RayError as error:
                 self._lost = str(error)
                 if not last:  # the main thread is inside Ray Tune

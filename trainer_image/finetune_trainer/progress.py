@@ -8,7 +8,7 @@ from typing import IO, Protocol
 
 from kubernetes import client, config
 
-from finetune_api.status import MAX_PROGRESS_BYTES, Findings, StudyProgress, TrialResult
+from finetune_api.status import MAX_PROGRESS_BYTES, Findings, StudyProgress
 from finetune_trainer.environment import PodEnvironment
 
 
@@ -110,18 +110,35 @@ class LocalSink:
 
 
 def encode(progress: StudyProgress) -> str:
-    """The document as JSON of at most 16 KiB; the tail of `topTrials` goes first if it is longer."""
-    while True:
-        text = json.dumps(progress.to_json(), separators=(",", ":"))
-        top = progress.findings.top_trials
-        if len(text.encode()) <= MAX_PROGRESS_BYTES or not top:
-            return text
-        progress = _with_top(progress, top[:-1])
+    """The document as JSON of at most 16 KiB.
+
+    If it is longer the ends of lists go, of one after the other: `topTrials`, the best trial's `splits`,
+    `paretoFront`, `warnings`. The table of trials has all of them.
+    """
+    findings: Findings | None = progress.findings
+    text = ""
+    while findings is not None:
+        shown = progress.model_copy(update={"findings": findings})
+        text = json.dumps(shown.to_json(), separators=(",", ":"))
+        if len(text.encode()) <= MAX_PROGRESS_BYTES:
+            break
+        findings = _shorter(findings)
+    return text
 
 
-def _with_top(progress: StudyProgress, top: list[TrialResult]) -> StudyProgress:
-    findings = progress.findings.model_copy(update={"top_trials": top})
-    return progress.model_copy(update={"findings": findings})
+def _shorter(findings: Findings) -> Findings | None:
+    """The findings with one entry less; None if there is none to leave out."""
+    best = findings.best
+    if findings.top_trials:
+        return findings.model_copy(update={"top_trials": findings.top_trials[:-1]})
+    if best is not None and best.splits:
+        fewer = best.model_copy(update={"splits": best.splits[:-1]})
+        return findings.model_copy(update={"best": fewer})
+    if findings.pareto_front:
+        return findings.model_copy(update={"pareto_front": findings.pareto_front[:-1]})
+    if findings.warnings:
+        return findings.model_copy(update={"warnings": findings.warnings[:-1]})
+    return None
 
 
 def document(

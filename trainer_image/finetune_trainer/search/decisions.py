@@ -17,11 +17,15 @@ def next_item(state: StudyState, budget: Budget, now: float, worker: str = "") -
     if ending is not None:
         return ending
     limit = budget.max_parallel_trials
-    if limit is not None and len(state.running) >= limit:
-        return Wait()
+    busy = {trial for trial, _ in state.running}
+    full = limit is not None and len(busy) >= limit
     queued = state.next_queued()
-    if queued is not None:
+    if queued is not None and (
+        not full or queued.trial in busy
+    ):  # folds of a trial may run at once
         return queued
+    if full:
+        return Wait()
     trial = state.next_promotion(budget, worker)
     if trial is None and state.has_new(budget):
         trial = state.next_new()

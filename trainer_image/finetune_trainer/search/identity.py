@@ -22,7 +22,12 @@ _PARTS = (
 def parts_of(spec: StudySpec) -> dict[str, Any]:
     """The parts of `spec` that make it the same study."""
     document = spec.to_json()
-    return {name: document.get(name) for name in _PARTS}
+    return {name: _lasting(name, document.get(name)) for name in _PARTS}
+
+
+def _lasting(name: str, value: Any) -> Any:
+    """What of a part may never change."""
+    return {**value, "target": None} if name == "objective" and value else value
 
 
 def claim(storage: Storage, parts: dict[str, Any]) -> None:
@@ -37,7 +42,7 @@ def claim(storage: Storage, parts: dict[str, Any]) -> None:
         storage.write(STUDY, json.dumps(parts, indent=1).encode())
         return
     for name, value in parts.items():
-        if found.get(name) != value:
+        if _lasting(name, found.get(name)) != value:
             raise SpecError(
                 f"spec.{name}",
                 f"must be what it was when the records in {storage.uri()} began; "

@@ -66,10 +66,14 @@ def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params,
         raise SpecError(
             field, f"must have records that this version can read ({error})"[:500]
         ) from error
+    if state.ended is None:
+        raise SpecError(
+            field, f"must be a study that has ended (the search at {storage.uri()} has not)"
+        )
     defaults = state.problem.defaults
     return [
         ({**defaults, **trial.params}, trial.best.value)
-        for trial in state.ranked(state.trials)
+        for trial in state.best_known()
         if trial.best is not None
     ]
 

@@ -46,12 +46,15 @@ class Ladder:
         at = level - self.first
         return self._rungs[at] if at < len(self._rungs) else None
 
-    def withdraw(self, trial: int, level: int) -> None:
-        """`trial` does not wait at that rung any more."""
+    def promote(self, trial: int, level: int) -> None:
+        """`trial`, which waited at that rung, goes on."""
         self.paused.discard(trial)
-        rung = self.rung(level)
-        if rung is not None:
-            rung.withdraw(trial)
+        self._rungs[level - self.first].promote(trial)
+
+    def stop(self, trial: int, level: int) -> None:
+        """`trial`, which waited at that rung, will not go on."""
+        self.paused.discard(trial)
+        self._rungs[level - self.first].stop(trial)
 
     def promotable(
         self, complete: bool, top: int, preferred: Callable[[int], bool]
@@ -72,7 +75,7 @@ class Ladder:
         for rung in self._rungs:
             if not rung.has_all(coming):
                 break
-            coming, complete = rung.promotions, complete + 1
+            coming, complete = rung.going_on, complete + 1
         return complete
 
     def out_of_reach(self, planned: int) -> list[int]:

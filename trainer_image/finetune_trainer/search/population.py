@@ -83,7 +83,9 @@ class Population:
         return len(self._latest) < self._size and not self._proposer.exhausted
 
     def _goes_on(self, trial: Trial) -> bool:
-        return (trial.generation or 0) + 1 < self._steps
+        """Whether there is a step after it: not after the last, nor after one that its patience ended."""
+        finished = bool(trial.runs) and trial.runs[0].status == "Finished"
+        return not finished and (trial.generation or 0) + 1 < self._steps
 
     def propose(self, trials: Sequence[Trial], score: Score) -> Proposal | None:
         """The next step of the member that is furthest behind; None if all that have one train."""
@@ -101,12 +103,12 @@ class Population:
 
     def _step(self, last: Trial, ranked: list[Trial], rng: random.Random) -> Proposal | None:
         """The step after `last`: its own, or that of one of the best quarter."""
+        if last.status == "Completed" and not self._goes_on(last):
+            return None
         quarter = max(1, len(ranked) // _QUARTER)
         parents = [trial for trial in ranked if self._goes_on(trial)][:quarter]
         worst = ranked[len(ranked) - quarter :]
         if last in ranked and (last not in worst or last in parents or not parents):
-            if not self._goes_on(last):
-                return None
             return Proposal(last.params, (last.generation or 0) + 1, last.number, last.member)
         if not parents:
             return None

@@ -108,11 +108,11 @@ def splits(state: StudyState, trial: Trial) -> list[SplitResult]:
 def _spending(state: StudyState, budget: Budget, now: float) -> Spending:
     problem = state.problem
     saved = None
-    if problem.rung_by != "Samples" and state.trials:  # else epochs differ in their rows
-        whole = sum(state.last_epoch(trial) for trial in state.trials) * problem.trainings
-        # Steps of PBT go on from each other: together they are the whole of a member.
-        whole = 0 if problem.search.algorithm == "PBT" else whole
-        saved = max(0.0, round(whole - sum(trial.trained for trial in state.trials), 3))
+    # Over Samples epochs differ in their rows; steps of PBT are parts of a member's training.
+    if problem.rung_by != "Samples" and problem.search.algorithm != "PBT":
+        ended = [trial for trial in state.trials if trial.status in ("Completed", "Stopped")]
+        whole = sum(state.last_epoch(trial) for trial in ended) * problem.trainings
+        saved = max(0.0, round(whole - sum(trial.trained for trial in ended), 3))
     cost = price(state, budget)
     epochs = state.epochs_trained
     left = None
@@ -163,6 +163,10 @@ def table(state: StudyState) -> pa.Table:
     With folds or repeats also the deviation of each metric, and each split's own.
     """
     rows = [_row(state, trial) for trial in state.trials]
+    if len(state.problem.goals) > 1:
+        front = {trial.number for trial in state.pareto_front()}
+        for row in rows:
+            row["pareto"] = row["trial"] in front
     names = dict.fromkeys([*_ALWAYS, *(name for row in rows for name in row)])
     return pa.table(
         {
@@ -187,7 +191,10 @@ _ALWAYS = {
 """Columns of every table; the others depend on the study."""
 
 
-_ORDER = ("trial", "state", "generation", "member", "parent", "param_", "value", "best_epoch")
+_ORDER = (
+    *("trial", "state", "generation", "member", "parent", "param_"),
+    *("value", "standard_error", "pareto", "best_epoch"),
+)
 _LAST = ("split", "epochs", "seconds", "gpu_seconds", "stopped_early", "failure", "message")
 
 
@@ -207,6 +214,8 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     kinds = {type(value) for value in values if value is not None}
     if name in _ALWAYS:
         return pa.array(values, _ALWAYS[name])
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
     if kinds == {int}:
         return pa.array(values, pa.int64())
     if kinds <= {int, float}:
@@ -225,13 +234,15 @@ def _row(state: StudyState, trial: Trial) -> dict[str, Any]:
         "value": best.value if best else None,
         "best_epoch": best.epoch if best else None,
     }
+    if best is not None and best.standard_error is not None:
+        row["standard_error"] = best.standard_error
     for level, value in trial.rung_values.items():
         row[f"value_at_{state.problem.resources[level]:g}"] = value
     row |= {f"metric_{name}": value for name, value in (best.metrics if best else {}).items()}
     row |= _split_columns(state, trial)
     epochs = [done for run in trial.runs.values() for done in run.epochs]
     return row | {
-        "epochs": trial.trained,
+        "epochs": state.epochs_of(trial),
         "seconds": sum(done.seconds for done in epochs),
         "gpu_seconds": sum(done.gpu_seconds for done in epochs),
         "stopped_early": _stopped_early(state, trial),
@@ -251,7 +262,9 @@ def _split_columns(state: StudyState, trial: Trial) -> dict[str, float]:
     columns: dict[str, float] = {}
     if not found:
         return columns
-    metrics = {name: [split.metrics[name] for split in found] for name in found[0].metrics}
+    # What a fold leaves undefined (of a class that it lacks) has no deviation.
+    shared = [name for name in found[0].metrics if all(name in one.metrics for one in found)]
+    metrics = {name: [split.metrics[name] for split in found] for name in shared}
     if len(found) > 1:
         columns |= {f"deviation_{name}": stdev(values) for name, values in metrics.items()}
     for number, split in enumerate(found):

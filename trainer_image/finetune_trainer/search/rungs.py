@@ -47,9 +47,14 @@ class Rung:
         self._gone: set[int] = set()
         """Trials that cannot be promoted (again)."""
 
+        self._promoted_trials = 0
+        self._stopped: set[int] = set()
+        """Trials that gave their place in the top up."""
+
     def expect(self) -> None:
         """One more trial is on its way here."""
         self._coming += 1
+        self._fill()  # here, not when it is looked at: what was looked at must not matter
 
     def lose(self) -> None:
         """A trial that was expected will not come."""
@@ -73,6 +78,8 @@ class Rung:
     def _fill(self) -> None:
         while self._rest and len(self._top) < self.promotions:
             best = _negated(heapq.heappop(self._rest))
+            if -best[1] in self._stopped:
+                continue
             heapq.heappush(self._top, best)
             self._await(best)
 
@@ -92,14 +99,33 @@ class Rung:
         count = len(self.scores)
         return min(count, self._promoted(count + self._coming // 2 if self._ahead else count))
 
-    def withdraw(self, trial: int) -> None:
-        """`trial` was promoted, or has ended: it is not to be promoted from here (again)."""
+    @property
+    def going_on(self) -> int:
+        """How many trials were promoted from here, or can be now."""
+        return self._promoted_trials + len(self._waiting)
+
+    def promote(self, trial: int) -> None:
+        """`trial` goes on from here."""
+        self.finish(trial)
+        self._promoted_trials += 1
+
+    def finish(self, trial: int) -> None:
+        """`trial` has nothing more to train; if it is among the best it keeps its place."""
         self._gone.add(trial)
         self._waiting.discard(trial)
 
+    def stop(self, trial: int) -> None:
+        """`trial` will not go on, whatever comes: others may have its place."""
+        self.finish(trial)
+        self._stopped.add(trial)
+        entry = (self.scores[trial], -trial)
+        if self._top and entry >= self._top[0] and entry in self._top:
+            self._top.remove(entry)
+            heapq.heapify(self._top)
+            self._fill()
+
     def promotable(self, preferred: Callable[[int], bool] | None = None) -> int | None:
         """The best trial of the top that can be promoted, of those that are `preferred` if there are any."""
-        self._fill()
         while self._candidates and self._candidates[0][1] not in self._waiting:
             heapq.heappop(self._candidates)
         if not self._candidates:

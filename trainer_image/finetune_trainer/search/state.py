@@ -127,7 +127,7 @@ class StudyState:
                 self._fail(self.trials[event.trial], event)
             case ev.Stopped():
                 trial = self.trials[event.trial]
-                self._schedule[trial.ladder].withdraw(trial.number, trial.level)
+                self._schedule[trial.ladder].stop(trial.number, trial.level)
                 trial.status = "Stopped"
             case ev.SearchEnded():
                 self._end(event)
@@ -171,7 +171,7 @@ class StudyState:
     def _start(self, trial: Trial, number: int, slot: str) -> None:
         if not trial.begun or trial.status == "Paused":
             if trial.status == "Paused":  # promoted
-                self._schedule[trial.ladder].withdraw(trial.number, trial.level)
+                self._schedule[trial.ladder].promote(trial.number, trial.level)
                 trial.level += 1
             self._begin_level(trial)
         run = trial.runs[number]
@@ -200,11 +200,15 @@ class StudyState:
         # Trained again after a loss: what is new replaces what was seen before.
         while run.epochs and run.epochs[-1].epoch >= event.epoch:
             run.epochs.pop()
-        self.epochs_trained += event.epoch - run.trained
+        self.epochs_trained += event.epoch - (run.trained or self._began_at(trial))
         run.epochs.append(event)
         self.gpu_seconds += event.gpu_seconds
-        if not self._by_level:
+        if not self._by_level and not trial.is_final:  # another of its runs may have failed
             self._evaluate(trial)
+
+    def _began_at(self, trial: Trial) -> float:
+        """Epochs that a step of PBT takes over from its parent."""
+        return 0 if trial.parent is None else self.trials[trial.parent].runs[0].trained
 
     def _evaluate(self, trial: Trial) -> None:
         """Bring the trial's value up to date with its runs."""
@@ -265,7 +269,7 @@ class StudyState:
             run.status != "Finished" for run in trial.planned_runs
         )
         if not more:
-            rung.withdraw(trial.number)
+            rung.finish(trial.number)
         elif self.ended is None:
             trial.status = "Paused"
             ladder.paused.add(trial.number)
@@ -300,7 +304,7 @@ class StudyState:
         self._enqueue(trial, run)
         if trial.is_final:
             return
-        trial.failures += 1
+        trial.failures += event.failure_class == "Internal"
         if event.failure_class == "Internal" and trial.failures <= MAX_RETRIES:
             self._settle(trial)
         elif event.failure_class == "OutOfMemory" and not run.halved and self._can_halve(trial):
@@ -323,13 +327,19 @@ class StudyState:
         if rung is not None:
             rung.lose()
         self.trials_since_best += trial.level == ladder.first
+        if trial.number == self._improver:  # its value does not count any more
+            best = self.best_trial()
+            self._improver = best.number if best else None
+            self._best_rank = self._rank(best) if best else (0, -math.inf)
+            self.trials_since_best = 0
 
     def _end(self, event: ev.SearchEnded) -> None:
         if self._term_began is not None:
             self._elapsed += max(0.0, event.time - self._term_began)
         self.ended = event
         for trial in self.trials:
-            if trial.status in ("Paused", "Pending"):
+            # One that waits for a slot between two of its runs is on its way to its rung, as those that run.
+            if trial.status == "Paused" or (trial.status == "Pending" and not self.drains):
                 trial.status = "Stopped"
 
     def _requeue_refit(self, message: str, lost: bool) -> None:
@@ -378,6 +388,12 @@ class StudyState:
         """The candidates among `trials`, best first."""
         return sorted((trial for trial in trials if trial.is_candidate), key=self._order)
 
+    def best_known(self) -> list[Trial]:
+        """The candidates that have had as much of Samples or Folds as the best one, best first."""
+        found = self.ranked(self.trials)
+        level = found[0].evaluated_level if found and self._by_level else None
+        return [trial for trial in found if level is None or trial.evaluated_level == level]
+
     def top_trials(self, count: int) -> list[Trial]:
         """The best trials, best first; O(n)."""
         candidates = (trial for trial in self.trials if trial.is_candidate)
@@ -411,7 +427,8 @@ class StudyState:
         planned = self.planned(budget)
         if planned is None or self.ended is not None:
             return []
-        return self._schedule.out_of_reach(planned)
+        # A budget that was lowered leaves those that are there already.
+        return self._schedule.out_of_reach(max(planned, len(self.trials)))
 
     def checkpoints_of(self, number: int) -> list[str]:
         """The trial's checkpoints that may be needed again."""
@@ -447,6 +464,10 @@ class StudyState:
                 done = trial.runs[number].at(trial.best.epoch)
                 if done is not None:
                     yield number, done
+
+    def epochs_of(self, trial: Trial) -> float:
+        """Epochs that the trial has trained over all its runs; a step of PBT without those of its parent."""
+        return trial.trained - (self._began_at(trial) if trial.trained else 0)
 
     def fold_and_repeat(self, run: int) -> tuple[int, int]:
         """Which fold is the validation part of a run, and which repetition it is."""
@@ -537,7 +558,7 @@ class StudyState:
         step, values = winner, {done.epoch: done.value for done in winner.evaluations}
         while step.parent is not None:  # PBT: with the hyperparameters it had on the way
             step = self.trials[step.parent]
-            segments.insert(0, (step.params, step.runs[0].trained))
+            segments.insert(0, (self._trained_params(step, None), step.runs[0].trained))
             values |= {done.epoch: done.value for done in step.evaluations}
         seed, thresholds = self._seed(step.number, 0), winner.best.thresholds
         told = tuple(values[epoch] for epoch in takewhile(values.__contains__, count(1)))
