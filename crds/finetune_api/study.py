@@ -988,12 +988,16 @@ _OPTIONAL = ("hyperparameters", "ensemble", "storage", "tracking")
 _DEFAULTED = ("validation", "compute", "refit", "refitRows", "artifacts", "cluster", "onExisting")
 
 
-def _immutable(field: str, optional: bool) -> Rule:
+def _same(field: str, optional: bool) -> str:
     same = f"self.{field} == oldSelf.{field}"
     if optional:
         same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
+    return same
+
+
+def _immutable(field: str, optional: bool) -> Rule:
     return Rule(
-        cel=same,
+        cel=_same(field, optional),
         message=f"{field} must not change after creation",
         holds=lambda _: True,
         field=f".{field}",
@@ -1002,7 +1006,7 @@ def _immutable(field: str, optional: bool) -> Rule:
 
 _SAME_OBJECTIVE = Rule(
     cel=" && ".join(
-        f"self.objective.?{field.alias} == oldSelf.objective.?{field.alias}"
+        f"({_same(f'objective.{field.alias}', field.default is None)})"
         for name, field in Objective.model_fields.items()
         if name != "target"
     ),

@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 
 import promql_parser
 import pytest
@@ -13,13 +12,11 @@ from finetune_api.status import Spending, StudyPlan, StudyStatus, TrialCounts, T
 from finetune_api.study import ObjectMeta
 from finetune_operator import metrics
 from tests.chart.helm import CHART, NAMESPACE, of_kind, render
+from tests.chart.monitoring import DASHBOARD, alerts, panels
 from tests.operator.studies import NOW
 
 _TARGET = {"namespace", "pod", "job", "instance"}
 """Labels that both monitors give every series."""
-
-_VARIABLES = {"$__rate_interval": "5m", "$operator": "finetune-system", "$namespace": ".*"}
-_DASHBOARD = CHART / "files" / "dashboard.json"
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +43,6 @@ def shown() -> dict[str, set[str]]:
     return found
 
 
-def alerts(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The alerts that the chart renders."""
-    (rule,) = of_kind(render({"metrics.rules.enabled": True, **(values or {})}), "PrometheusRule")
-    return [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
-
-
-def panels() -> list[tuple[str, str]]:
-    """Title and query of everything on the dashboard, with Grafana's variables filled in."""
-    dashboard = json.loads(_DASHBOARD.read_text())
-    found = []
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", []):
-            query = target["expr"]
-            for variable, value in _VARIABLES.items():
-                query = query.replace(variable, value)
-            found.append((panel["title"], query.replace("$name", ".*")))
-    return found
-
-
 def test_alerts_ask_for_what_is_shown(shown: dict[str, set[str]]) -> None:
     for alert in alerts():
         _check(alert["expr"], shown)
@@ -75,7 +53,7 @@ def test_dashboard_asks_for_what_is_shown(shown: dict[str, set[str]]) -> None:
     assert len(found) > 10
     for _, query in found:
         _check(query, shown)
-    for variable in json.loads(_DASHBOARD.read_text())["templating"]["list"]:
+    for variable in json.loads(DASHBOARD.read_text())["templating"]["list"]:
         if variable["type"] == "query":
             series, label = re.fullmatch(
                 r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"]
@@ -163,11 +141,11 @@ def test_dashboard_is_found_by_grafanas_sidecar() -> None:
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert config["metadata"]["annotations"] == {"grafana_folder": "ML"}
     (text,) = config["data"].values()
-    assert json.loads(text) == json.loads(_DASHBOARD.read_text())
+    assert json.loads(text) == json.loads(DASHBOARD.read_text())
 
 
 def test_panels_lie_beside_each_other() -> None:
-    dashboard = json.loads(_DASHBOARD.read_text())
+    dashboard = json.loads(DASHBOARD.read_text())
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
     taken: set[tuple[int, int]] = set()

@@ -1,13 +1,15 @@
-"""The Debian packages a node needs, installed with apt when they are missing."""
+"""Debian packages: those a node needs are installed, those a test needs only unpacked."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing
+from tests.cluster.onenode.build import ToolMissing, cache_folder
+from tests.cluster.onenode.locks import exclusive
 
 # What to look for → the package that brings it.
 NODE = {
@@ -44,6 +46,37 @@ def require(wanted: dict[str, str]) -> None:
     still = sorted(tool for tool in wanted if not _there(tool))
     if still:
         raise ToolMissing(f"still missing after installing {missing}: {still}")
+
+
+def unpacked(package: str) -> Path:
+    """The folder with the files of a package, in the cache: nothing is installed, no service starts.
+
+    Raises ToolMissing where there is no apt, or where it cannot download the package.
+    """
+    target = cache_folder() / "debian" / package
+    with exclusive(cache_folder() / "debian.lock"):
+        if not target.exists():
+            _unpack(package, target)
+    return target
+
+
+def _unpack(package: str, target: Path) -> None:
+    if shutil.which("apt-get") is None:
+        raise ToolMissing(f"the Debian package {package} is needed, but there is no apt-get")
+    print(f"== downloading the Debian package {package}", file=sys.stderr, flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        download = ["apt-get", "download", "-qq", package]
+        done = subprocess.run(download, cwd=folder, check=False, stderr=subprocess.DEVNULL)
+        if done.returncode and os.geteuid() == 0:  # its lists may be missing, or old
+            _apt(["update", "-qq"])
+            done = subprocess.run(download, cwd=folder, check=False)
+        if done.returncode:
+            raise ToolMissing(f"apt-get cannot download the Debian package {package}")
+        (archive,) = Path(folder).glob("*.deb")
+        partial = Path(folder) / "files"
+        subprocess.run(["dpkg-deb", "--extract", str(archive), str(partial)], check=True)
+        partial.rename(target)
 
 
 def tool(name: str) -> str:
