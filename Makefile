@@ -46,7 +46,7 @@ test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
 	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster/test_kills.py tests/cluster tests/chart
 
 test-e2e: examples/data/.prepared ## Tests with real pods on a real one-node cluster
-	$(PYTHON) -m pytest --exitfirst tests/e2e/test_study.py tests/e2e/test_troubles.py tests/e2e/test_runbook.py
+	$(PYTHON) -m pytest --exitfirst tests/e2e/test_study.py tests/e2e/test_troubles.py tests/e2e/test_kuberay.py tests/e2e/test_runbook.py
 
 test-kinds: examples/data/.prepared ## A study of each kind on that node, disturbed on its way (half an hour; not part of test)
 	$(PYTHON) -m pytest tests/e2e/test_search.py

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import lives
+from tests.cluster.kuberay import crd
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
-from tests.cluster.test_kuberay import crds
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_attempts_follow_kuberay_coming_and_going(
     studies.create("before")
     lives.run(studies, "before")
 
-    server.serve(crds() / "ray.io_rayjobs.yaml", "ray.io/v1/rayjobs")
+    server.serve(crd("rayjobs"), "ray.io/v1/rayjobs")
 
     tries = iter(f"with-{n}" for n in range(100))
 

@@ -11,24 +11,19 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.kuberay import KINDS, controller, crd
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import program, source
 from tests.cluster.onenode.processes import Service
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 
-_KINDS = ("rayclusters", "rayjobs", "rayservices", "raycronjobs")
 _RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
-
-
-def crds() -> Path:
-    return source("kuberay", "github.com/ray-project/kuberay/ray-operator") / "config/crd/bases"
 
 
 @pytest.fixture(scope="module")
 def served(server: ApiServer) -> ApiServer:
     """The API server with KubeRay's kinds."""
-    for kind in _KINDS:
-        server.serve(crds() / f"ray.io_{kind}.yaml", f"ray.io/v1/{kind}")
+    for kind in KINDS:
+        server.serve(crd(kind), f"ray.io/v1/{kind}")
     return server
 
 
@@ -43,14 +38,7 @@ def operator(served: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
 @pytest.fixture
 def kuberay(served: ApiServer, tmp_path: Path) -> Iterator[Service]:
     """KubeRay's controller, as it is released."""
-    command = [
-        str(program("ray-operator")),
-        f"--kubeconfig={served.kubeconfig}",
-        "--enable-leader-election=false",
-        "--metrics-addr=127.0.0.1:0",
-        "--health-probe-bind-address=127.0.0.1:0",
-    ]
-    service = Service("ray-operator", command, tmp_path)
+    service = controller(served.kubeconfig, tmp_path)
     service.start()
     yield service
     service.stop()

@@ -81,8 +81,11 @@ class Platform:
         }
         return Images(found["operator"], found["trainer"], template)
 
-    def install(self) -> None:
-        """`helm upgrade --install` of the chart, waiting until the operator is ready."""
+    def install(self, **of_studies: Any) -> None:
+        """`helm upgrade --install` of the chart, waiting until the operator is ready.
+
+        `of_studies` are values below `study`, beside those that this cluster needs.
+        """
         found = self.images()
         self.namespace(SYSTEM)
         values = {
@@ -92,6 +95,7 @@ class Platform:
                 "resources": {"cpu": "900m", "memory": "4Gi"},
                 "storage": {"claimName": volumes.STUDIES_CLAIM},
                 "podTemplate": found.pod_template,
+                **of_studies,
             },
             "resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "512Mi"}},
         }

@@ -1,5 +1,6 @@
-"""The commands under "Day two" in docs/operations.md, run one after another as they stand there."""
+"""`helm test`, and the commands under "Day two" in docs/operations.md, run one after another as they stand there."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from finetune_api.manifest import dump_yaml
 from tests.cluster.onenode.build import program
-from tests.e2e.platform import ROOT, SYSTEM, TEAM, Platform, condition
+from tests.e2e.platform import RELEASE, ROOT, SYSTEM, TEAM, Platform, condition
 from tests.e2e.test_study import running_trials, study, wait_complete
 
 NAME = "runbook"
@@ -63,6 +64,25 @@ class Shell:
             assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
             printed += done.stdout
         return printed
+
+
+def test_helm_test_runs_a_study(platform: Platform) -> None:
+    spec = study("any", refit=False, budget={"maxTrials": 1}, cluster={"workers": 1})["spec"]
+    values = {"watch.namespaces": [TEAM], "test.enabled": True, "test.study": spec}
+    options = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
+    of_release = ("--namespace", SYSTEM)
+    chart = str(ROOT / "charts" / "finetune-operator")
+    platform.helm(
+        "upgrade", RELEASE, chart, *of_release, "--wait", "--reset-then-reuse-values", *options
+    )
+    try:
+        said = platform.helm("test", RELEASE, *of_release, "--logs", "--timeout", "10m")
+        assert "Complete: all 1 trials" in said
+        assert "passed" in said.splitlines()
+        assert platform.kubectl("get", "fts", "-n", TEAM, "-o", "name") == ""
+    finally:
+        platform.clear()
+        platform.install()
 
 
 def test_every_command_of_the_runbook(platform: Platform, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def trainer() -> BuiltImage:
         for folder in (REPOSITORY / name for name in _TRAINER_SOURCES)
         for path in _python_files(folder)
     }
+    files["usr/local/bin/ray"] = Path(__file__).with_name("ray")
     content = b"".join(_content(path) for path in sorted(files.values()))
     built = _named("trainer", _hash(content + start.reference.encode()))
     if not built.archive.exists():

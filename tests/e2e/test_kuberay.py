@@ -1,0 +1,86 @@
+"""A study under KubeRay on a real node: it completes, and goes on from its records when its head is lost."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.kuberay import KINDS, controller, crd
+from tests.cluster.onenode.processes import Service
+from tests.e2e.platform import TEAM, Platform
+from tests.e2e.test_study import folder, running_trials, study, term_of, wait_complete
+from tests.records import check_records
+
+# A head and a worker side by side on two processors, with what the node itself needs.
+_HEAD = {"cpu": "500m", "memory": "3Gi"}
+
+
+@pytest.fixture(scope="module")
+def kuberay(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    if platform.cluster is None:
+        pytest.skip("a foreign cluster has a KubeRay of its own")
+    for kind in KINDS:
+        platform.cluster.server().serve(crd(kind), f"ray.io/v1/{kind}")
+    platform.install(engine="RayJob", headResources=_HEAD)
+    service = controller(platform.kubeconfig, tmp_path_factory.mktemp("kuberay"))
+    service.start()
+    try:
+        yield service
+    finally:
+        platform.clear()
+        service.stop()
+        for kind in KINDS:
+            platform.kubectl("delete", "crd", f"{kind}.ray.io", "--wait")
+        platform.install()
+
+
+def _ray_job(platform: Platform, name: str) -> dict[str, Any]:
+    found = platform.kubectl("get", "rayjobs", name, "-n", TEAM, "-o", "json", check=False)
+    return json.loads(found) if found else {}
+
+
+def _said(platform: Platform, kuberay: Service, name: str) -> str:
+    """What a person would look at when a RayJob does not come up."""
+    job = json.dumps(_ray_job(platform, name).get("status", {}), indent=1)
+    return f"{job}\n{kuberay.log_end()}"
+
+
+def _head(platform: Platform, name: str) -> str:
+    """The name of the study's head pod; empty while there is none that is not being deleted."""
+    for pod in platform.pods(name):
+        labels, meta = pod["metadata"]["labels"], pod["metadata"]
+        if labels.get("ray.io/node-type") == "head" and "deletionTimestamp" not in meta:
+            return str(meta["name"])
+    return ""
+
+
+def test_study_completes_under_kuberay(platform: Platform, kuberay: Service) -> None:
+    name = "kuberay"
+    platform.apply(study(name, budget={"maxTrials": 4}, cluster={"workers": 1}))
+    try:
+        platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
+    except AssertionError as error:
+        raise AssertionError(_said(platform, kuberay, f"{name}-1")) from error
+    assert _ray_job(platform, f"{name}-1")["status"]["jobDeploymentStatus"] == "Running"
+    assert platform.study(name)["status"]["state"] == "Running"
+    done = wait_complete(platform, name)
+    status = done["status"]
+    assert status["trials"]["summary"] == "4/4"
+    assert status["attempts"] == 1
+    assert status["final"]["testMetrics"]["accuracy"] > status["final"]["baseline"]["accuracy"]
+    assert (folder(platform, name) / "model" / "config.json").exists()
+    check_records(folder(platform, name), 4)
+    platform.wait("its pods to go", lambda: not platform.pods(name), 120)
+
+
+def test_study_goes_on_when_its_head_is_lost(platform: Platform, kuberay: Service) -> None:
+    name = "kuberay-head"
+    platform.apply(study(name, refit=False, budget={"maxTrials": 6}, cluster={"workers": 1}))
+    platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
+    lost, terms = _head(platform, name), term_of(platform, name)
+    platform.kubectl("delete", "pod", lost, "-n", TEAM, "--grace-period=0", "--force")
+    platform.wait("another driver", lambda: term_of(platform, name) > terms, 420)
+    done = wait_complete(platform, name)
+    assert done["status"]["trials"]["summary"] == "6/6"
+    check_records(folder(platform, name), 6)
