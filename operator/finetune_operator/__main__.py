@@ -20,10 +20,10 @@ from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import metrics, names
 from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
-from finetune_operator.observe import CHILDREN, Key, RayJobView, View
+from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
-from finetune_operator.store import Store
+from finetune_operator.store import Store, version_of
 from finetune_operator.watch import ChildWatch
 from finetune_operator.workqueue import WorkQueue
 
@@ -37,6 +37,12 @@ NESTING = 30_000
 
 CRD_SECONDS = 1
 """Until the operator looks again whether there is the CRD."""
+
+LIST_SECONDS = 5
+"""Until the operator tries again to list the studies."""
+
+KOPF_BACKOFFS = (1, 1, 2, 3, 5, 8, 13, *[20] * 30)
+"""Seconds between kopf's tries of a request: after ten minutes it gives up, and with it the process."""
 
 _CRDS = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 _STUDIES_CRD = f"{PLURAL}.{GROUP}"
@@ -86,6 +92,7 @@ class Operator:
         # A namespaced operator may not list namespaces or CRDs: kopf would retry that for a minute, blind.
         settings.scanning.disabled = bool(self.settings.namespaces)
         settings.persistence.finalizer = f"{GROUP}/unused"
+        settings.networking.error_backoffs = KOPF_BACKOFFS
         try:
             config.load_incluster_config()
         except config.ConfigException:
@@ -181,13 +188,43 @@ class Operator:
         assert self.reconciler is not None  # startup comes first
         assert self.queue is not None
         key = (str(namespace), name)
-        self.listings.note(str(namespace), event)
+        again = self.listings.note(str(namespace), event)
         if event["type"] == "DELETED":
-            if self.reconciler.remove(key, body):
-                self.queue.forget(key)
+            self._forget(key, version_of(body))
         else:
             self.reconciler.put(key, _plain(body))
             self.queue.add(key)
+        if again:
+            await self._forget_gone(str(namespace) if self.settings.namespaces else None)
+
+    def _forget(self, key: Key, version: int) -> None:
+        assert self.reconciler is not None  # startup comes first
+        assert self.queue is not None
+        if self.reconciler.remove(key, version):
+            self.queue.forget(key)
+
+    async def _forget_gone(self, place: str | None) -> None:
+        """kopf has listed the studies again, and does not tell of those that went while it did not watch."""
+        assert self.reconciler is not None  # startup comes first
+        while True:
+            try:
+                there, version = await self._listed(place)
+                break
+            except KubeError as error:
+                log.warning("the studies cannot be listed: %s", error)
+                await asyncio.sleep(LIST_SECONDS)
+        for key in self.reconciler.studies():
+            if place in (None, key[0]) and key not in there:
+                self._forget(key, version)
+
+    async def _listed(self, place: str | None) -> tuple[set[Key], int]:
+        """Every study that there is, and in which version. Raises KubeError."""
+        assert self.kube is not None  # startup comes first
+        there, version = set(), ""
+        async for page, at in self.kube.pages(KIND, place, ""):
+            version = at
+            there |= {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in page}
+        return there, number(version)
 
     async def on_crd(self, event: kopf.RawEvent, body: kopf.Body, name: str, **_: Any) -> None:
         """KubeRay was installed or removed: the next attempts follow. Or the studies' own CRD was."""

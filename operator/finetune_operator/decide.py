@@ -11,7 +11,7 @@ from functools import cached_property
 from finetune_api.conditions import with_condition
 from finetune_api.constraints import FIELD as CONSTRAINTS
 from finetune_api.constraints import ConstraintError
-from finetune_api.plan import make_plan
+from finetune_api.plan import make_plan, priced
 from finetune_api.status import (
     MAX_MESSAGE,
     Condition,
@@ -71,11 +71,18 @@ class _Case:
 
     @cached_property
     def plan(self) -> StudyPlan:
-        """What the study will do at most; it follows edits of the budget. Raises ConstraintError."""
+        """What the study will do at most; it follows edits of the budget. Raises ConstraintError.
+
+        GPU hours and price are told as soon as it is measured what an epoch takes.
+        """
         old = self.study.status
-        if old.plan is not None and old.observed_generation == self.study.metadata.generation:
-            return old.plan
-        return make_plan(self.study.spec)
+        known = old.observed_generation == self.study.metadata.generation
+        plan = old.plan if known and old.plan is not None else make_plan(self.study.spec)
+        spending, seconds = self.findings.spending, self.findings.gpu_seconds
+        if spending is None or not spending.epochs or not seconds:
+            return plan
+        # To two digits, or it would change with every epoch.
+        return priced(plan, self.study.spec, float(f"{seconds / spending.epochs:.2g}"))
 
     @property
     def uid(self) -> str:
@@ -132,6 +139,27 @@ def forbidden(study: FineTuneStudy, observed: Observed, now: datetime, why: str)
     case = _Case(study, observed, Settings(), now)
     status = _status(case, "Pending", "Forbidden", why, reconciling=True)
     return Decision(status, events=transitions(study.status, status))
+
+
+def hindered(
+    study: FineTuneStudy, observed: Observed, decision: Decision, now: datetime, why: str
+) -> Decision:
+    """A child is not taken now, and the attempt does without it; but without its winner no study is complete."""
+    status = decision.status
+    if status.finished:
+        case = _Case(study, observed, Settings(), now)
+        state = study.status.state or "Running"
+        status = _status(case, state, "Forbidden", why, reconciling=True)
+    else:
+        conditions, generation = status.conditions, study.metadata.generation
+        for told in status.conditions:
+            true = told.status == "True"
+            conditions = with_condition(
+                conditions, told.type, true, "Forbidden", why[:MAX_MESSAGE], generation, now
+            )
+        changes = {"conditions": conditions, "message": why[:MAX_MESSAGE]}
+        status = status.model_copy(update=changes)
+    return replace(decision, status=status, events=transitions(study.status, status))
 
 
 def unreadable(status: StudyStatus, generation: int, now: datetime, why: str) -> StudyStatus:
@@ -221,8 +249,11 @@ def _start(case: _Case) -> Decision:
         message = "spec.storage must be given: the operator has no default storage"
         return Decision(_status(case, "Pending", "NoStorage", message, stalled=True))
     if case.pods or case.observed.jobs:
-        message = f"waiting for {len(case.pods)} pods of an earlier attempt to end"
-        return Decision(_status(case, "Pending", "WaitingForPodsToEnd", message, reconciling=True))
+        status = _status(
+            case, "Pending", "WaitingForPodsToEnd", _waited_for(case), reconciling=True
+        )
+        unknown = case.attempts > 0 and not case.jobs  # its Job may not have been heard of yet
+        return Decision(status, confirm=unknown and not case.confirmed)
     wrong = _wrong_constraints(case)
     if wrong:
         return _fail(case, "InvalidSpec", wrong)
@@ -235,6 +266,18 @@ def _start(case: _Case) -> Decision:
         create=tuple(engines.manifests(case.study, attempt, case.settings)),
         confirm=attempt > 1 and not case.confirmed,
     )
+
+
+def _waited_for(case: _Case) -> str:
+    """What of an earlier attempt, or of an earlier study of this name, is still there."""
+    strangers = [job for job in case.observed.jobs if job.study_uid != case.uid]
+    if not strangers:
+        return f"waiting for {len(case.pods)} pods of an earlier attempt to end"
+    job = min(
+        strangers, key=lambda job: job.study_uid
+    )  # one that nobody owns first: it will not go
+    waiting = f"waiting for {job.kind} {job.name} of an earlier study of this name"
+    return f"{waiting} to go" if job.study_uid else f"{waiting}, which nobody owns: delete it"
 
 
 def _running(case: _Case, current: JobView) -> Decision:
@@ -253,7 +296,10 @@ def _running(case: _Case, current: JobView) -> Decision:
     meddled = any(manifest["metadata"]["name"] != edited for manifest in stale)
     # Children also go when their study does, and that may be heard of later.
     confirm = decision.confirm or (meddled and not case.confirmed)
-    return replace(decision, apply=stale, confirm=confirm)
+    # One attempt at a time, whatever has made two of them.
+    others = (job for job in case.jobs if job is not current and not job.deleting)
+    delete = (*decision.delete, *map(_delete_job, others))
+    return replace(decision, delete=delete, apply=stale, confirm=confirm)
 
 
 def _queued(case: _Case, current: JobView) -> Decision:
@@ -366,6 +412,10 @@ def _plan(case: _Case) -> StudyPlan | None:
 
 def _retry(case: _Case, current: JobView) -> Decision:
     """Give the attempt up: another follows when its pods are gone, unless too many got nowhere."""
+    if _drained(case, current):
+        message = f"attempt {current.attempt} was told to end; another follows"
+        status = _status(case, "Pending", "Evicted", message, reconciling=True)
+        return Decision(status, (_delete_job(current),), confirm=not case.confirmed)
     why = current.failed or "pod 0 succeeded without saying that the study is finished"
     word = speaks_for(case.progress, current)
     if word is not None and word.message:
@@ -380,6 +430,19 @@ def _retry(case: _Case, current: JobView) -> Decision:
         case, "Pending", "AttemptFailed", message, reconciling=True, failed_attempts=failures
     )
     return Decision(status, (_delete_job(current),), confirm=not case.confirmed)
+
+
+def _drained(case: _Case, current: JobView) -> bool:
+    """Whether the attempt is over only because its pods had to go, as a node was drained or wanted for others.
+
+    That is no failure, however often it happens; but a study that was always told to end before it had trained
+    anything has a trouble of its own.
+    """
+    word = last_word(case.progress, current, case.study, case.observed)
+    told_to_end = word is not None and word.phase == "Drained"
+    spending = case.findings.spending
+    trained = _ended_trials(case.findings) or (spending is not None and spending.epochs)
+    return current.ends_drained and told_to_end and bool(trained)
 
 
 def _ended_trials(findings: Findings) -> int:

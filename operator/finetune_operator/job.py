@@ -10,7 +10,7 @@ from typing import Any
 from finetune_api.study import FineTuneStudy
 from finetune_operator import names
 from finetune_operator.children import Manifest, resolved
-from finetune_operator.pods import pod_template, with_environment, worker_placement
+from finetune_operator.pods import pod_template, with_environment
 from finetune_operator.settings import Settings
 
 EXIT_USER_ERROR = 42
@@ -52,7 +52,6 @@ def _secret(study: FineTuneStudy, attempt: int) -> Manifest:
 
 def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
     spec = resolved(study, settings)
-    own = (worker_placement(spec), _own(study, attempt))
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -67,7 +66,7 @@ def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
             # Per-index limits would end the whole Job, or leave it Running for ever (see docs/architecture.md).
             "backoffLimitPerIndex": 1_000_000,
             "backoffLimit": _BACKOFF_LIMIT,
-            "template": pod_template(study, spec, settings, attempt, *own),
+            "template": pod_template(study, spec, settings, attempt, _own(study, attempt)),
         },
     }
 

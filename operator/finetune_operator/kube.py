@@ -43,6 +43,9 @@ _REFUSED = {400, 405, 413, 415, 422}
 _UNKNOWN_FIELD = "failed to create typed patch object"
 """How server-side apply answers 500 to an unknown field."""
 
+_TOO_NEW = "Too large resource version"
+"""How the API server answers 504 to a version that it has not come to (yet), as after etcd was restored."""
+
 
 class KubeError(Exception):
     """A request that failed; trying again later may help."""
@@ -60,7 +63,7 @@ class Refused(KubeError):
 
 
 class Forbidden(KubeError):
-    """The API server does not allow this now: a quota, a policy, or a right that is missing."""
+    """This cannot be now: a quota, a policy, a missing right, a name that is taken, a kind that is not served."""
 
 
 class Gone(KubeError):
@@ -73,6 +76,10 @@ class Exists(KubeError):
 
 class Conflict(KubeError):
     """The object is not the one, or not in the version, that was meant; or a quota was counted meanwhile."""
+
+
+class Expired(KubeError):
+    """A watch cannot go on from its version: everything must be listed again."""
 
 
 class Kube:
@@ -121,19 +128,31 @@ class Kube:
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects with these labels, of a namespace or of all, and the version to watch from. Raises KubeError."""
         items: list[dict[str, Any]] = []
-        more = ""
-        while True:
+        version = ""
+        async for page, at in self.pages(kind, namespace, labels):
+            version = at
+            items += page
+        return items, version
+
+    async def pages(
+        self, kind: str, namespace: str | None, labels: str
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
+        """The same page by page, each with that version. Raises KubeError."""
+        more, last = "", False
+        while not last:
             query = [("labelSelector", labels), ("limit", "500"), ("continue", more)]
             page = await self._request("GET", self._path(kind, namespace), None, query)
-            items += page.get("items") or []
             more = page["metadata"].get("continue") or ""
-            if not more:
-                return items, page["metadata"]["resourceVersion"]
+            last = not more
+            yield page.get("items") or [], page["metadata"]["resourceVersion"]
 
     async def watch(
         self, kind: str, namespace: str | None, labels: str, version: str
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Type and object of each change since `version`, until the API server ends the watch. Raises KubeError."""
+        """Type and object of each change since `version`, until the API server ends the watch.
+
+        Raises Expired if it cannot go on from there, else KubeError.
+        """
         query = [
             ("labelSelector", labels),
             ("watch", "true"),
@@ -164,7 +183,10 @@ class Kube:
                 response.response.close()
         except ApiException as error:
             raise _error(error.status or 0, error.body or str(error.reason)) from error
-        except (OSError, TimeoutError, ClientError, ValueError) as error:
+        except TimeoutError as error:
+            # So it ends too from a version that the API server has yet to come to: it waits, without a word.
+            raise Expired(0, f"silent for {_SILENT_SECONDS:.0f} s") from error
+        except (OSError, ClientError, ValueError) as error:
             raise KubeError(0, f"{type(error).__name__}: {error}") from error
 
     async def serves(self, kind: str) -> bool:
@@ -179,7 +201,7 @@ class Kube:
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str, force: bool = False
     ) -> None:
-        """Delete the object if it still has `uid`; its pods follow. One that is gone is no error."""
+        """Delete the object if it still has `uid`; its pods follow. One that is gone is no error. Raises KubeError."""
         options: dict[str, Any] = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         if force:
             options["gracePeriodSeconds"] = 0
@@ -188,7 +210,9 @@ class Kube:
         except Gone:
             return
         except Conflict:
-            return  # the name belongs to another object by now
+            found = await self.read(kind, namespace, name)
+            if found is not None and found["metadata"]["uid"] == uid:
+                raise  # refused for another reason than that the name belongs to another object by now
 
     async def events_of(self, namespace: str, kind: str, uid: str) -> list[dict[str, Any]]:
         """Warnings about an object, the latest last."""
@@ -266,6 +290,8 @@ def _error(status: int, body: Any, headers: Mapping[str, str] = MappingProxyType
         return Gone(status, message)
     if status == 409:
         return (Exists if reason == "AlreadyExists" else Conflict)(status, message)
+    if status == 410 or (status == 504 and _TOO_NEW in message):
+        return Expired(status, message)
     refused = status in _REFUSED or (status == 500 and _UNKNOWN_FIELD in message)
     if refused:
         return Refused(status, message)

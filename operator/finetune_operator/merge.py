@@ -10,14 +10,17 @@ _KEYS = {
     "imagePullSecrets": "name",
     "volumeMounts": "mountPath",
 }
-"""Lists whose items are matched by a key, as in Kubernetes' strategic merge; other lists are replaced."""
+"""Lists whose items are matched by a key, as in Kubernetes' strategic merge."""
 
 _UNIONS = ("volumes", "env")
 """Lists whose items have one of several fields: a new field takes the place of the old one."""
 
+_TOLERATIONS = "tolerations"
+"""The list in which everybody's items count; all other lists are replaced."""
+
 
 def overlay(base: Any, over: Any, name: str = "") -> Any:
-    """`base` with `over` laid on it: objects merge, keyed lists merge item by item, the rest is replaced.
+    """`base` with `over` laid on it: objects merge, keyed lists merge item by item, tolerations add up, the rest is replaced.
 
     Any JSON values will do: what makes no sense as a pod is for the API server to refuse.
     """
@@ -28,7 +31,17 @@ def overlay(base: Any, over: Any, name: str = "") -> Any:
         }
     if isinstance(base, list) and isinstance(over, list) and name in _KEYS:
         return _overlay_list(base, over, _KEYS[name], name in _UNIONS)
+    if isinstance(base, list) and isinstance(over, list) and name == _TOLERATIONS:
+        tolerated = [_tolerated(item) for item in over]
+        return [*(item for item in base if _tolerated(item) not in tolerated), *over]
     return over
+
+
+def _tolerated(item: Any) -> Any:
+    """What a toleration is about, whatever it says of how long."""
+    if isinstance(item, dict):
+        return {key: value for key, value in item.items() if key != "tolerationSeconds"}
+    return item
 
 
 def _overlay_list(base: list[Any], over: list[Any], key: str, union: bool) -> list[Any]:

@@ -192,7 +192,7 @@ def _drop(key: Key) -> None:
 
 
 class Listings:
-    """Counts how often kopf has lost a watch and listed everything of a kind again.
+    """Notices, and counts, that kopf has lost a watch and listed everything of a kind again.
 
     kopf has no hook for that. But an object that it lists comes as an event without a type, so one that was known
     before has been listed again. A kind of which there are no objects is not counted.
@@ -205,8 +205,8 @@ class Listings:
         self._last: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         """By watch and object, the number of the listing that had it last."""
 
-    def note(self, namespace: str, event: Mapping[str, Any]) -> None:
-        """Take in an event of a watch."""
+    def note(self, namespace: str, event: Mapping[str, Any]) -> bool:
+        """Take in an event of a watch; whether it is the first one of another listing."""
         kind = str(event["object"]["kind"])
         restarts = WATCH_RESTARTS.labels(kind)  # from 0 on, so that the first one is an increase
         watch = (kind, namespace if self._by_namespace else "")
@@ -216,7 +216,14 @@ class Listings:
         elif event["type"] is not None:
             last.setdefault(uid, self._numbers[watch])
         else:
-            if last.get(uid) == self._numbers[watch]:
+            again = last.get(uid) == self._numbers[watch]
+            if again:
+                for gone in [
+                    each for each, listed in last.items() if listed < self._numbers[watch]
+                ]:
+                    del last[gone]
                 self._numbers[watch] += 1
                 restarts.inc()
             last[uid] = self._numbers[watch]
+            return again
+        return False

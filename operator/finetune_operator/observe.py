@@ -22,6 +22,8 @@ class JobView:
     """The engine's object of one attempt: a Job, or as `RayJobView` one of KubeRay's."""
 
     kind: ClassVar[str] = "Job"
+    ends_drained: ClassVar[bool] = False
+    """Whether the attempt is over when its driver was told to end: a Job makes another pod."""
 
     name: str
     uid: str
@@ -58,7 +60,7 @@ class JobView:
         return cls(
             name=meta["name"],
             uid=meta["uid"],
-            study_uid=_owner(meta),
+            study_uid=owner(meta),
             attempt=number(meta.get("labels", {}).get(names.ATTEMPT_LABEL)),
             deleting="deletionTimestamp" in meta,
             # The result counts as soon as pod 0 has succeeded; Complete waits for the other pods to end.
@@ -78,12 +80,13 @@ class RayJobView(JobView):
     """A RayJob of a study."""
 
     kind: ClassVar[str] = "RayJob"
+    ends_drained: ClassVar[bool] = True
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "RayJobView":
         """The view of a RayJob as the API serves it: spec and status are as its KubeRay has them."""
         meta, status = body["metadata"], body.get("status")
-        study, attempt = _owner(meta), number(meta.get("labels", {}).get(names.ATTEMPT_LABEL))
+        study, attempt = owner(meta), number(meta.get("labels", {}).get(names.ATTEMPT_LABEL))
         fate = fate_of(status)
         return cls(
             name=meta["name"],
@@ -184,7 +187,7 @@ class ConfigView:
         written = annotations.get(names.DATA_HASH)
         return cls(
             name=meta["name"],
-            study_uid=_owner(meta),
+            study_uid=owner(meta),
             spec_hash=annotations.get(names.SPEC_HASH, ""),
             intact=written is None or written == digest(str(data.get("study.json"))),
             progress=_bounded(data.get("progress", "")),
@@ -207,7 +210,7 @@ class ChildView:
     def of(cls, body: Mapping[str, Any]) -> "ChildView":
         """The view of a child as the API serves it."""
         meta = body["metadata"]
-        return cls(meta["name"], _owner(meta), essence(cls.kind, body))
+        return cls(meta["name"], owner(meta), essence(cls.kind, body))
 
 
 class AccountView(ChildView):
@@ -257,7 +260,7 @@ def essence(kind: str, manifest: Mapping[str, Any]) -> str:
     """A hash of what the operator writes of that kind: the same of its manifest and of what the API serves."""
     meta = manifest["metadata"]
     labels = meta.get("labels") or {}
-    own = [_owner(meta), *(labels.get(name) for name in (names.STUDY_LABEL, names.UID_LABEL))]
+    own = [owner(meta), *(labels.get(name) for name in (names.STUDY_LABEL, names.UID_LABEL))]
     parts = [_part(manifest, path) for path in _ESSENCE[kind]]
     return digest(json.dumps([own, parts], sort_keys=True))
 
@@ -294,7 +297,7 @@ class Observed:
         return (
             view is not None
             and view.intact
-            and (view.study_uid, view.spec_hash) == (_owner(meta), wanted)
+            and (view.study_uid, view.spec_hash) == (owner(meta), wanted)
         )
 
 
@@ -324,7 +327,8 @@ def _bounded(text: Any) -> str:
     return text if len(text.encode(errors="replace")) <= MAX_PROGRESS_BYTES else ""
 
 
-def _owner(meta: Mapping[str, Any]) -> str:
+def owner(meta: Mapping[str, Any]) -> str:
+    """UID of the object that these metadata name as controller; empty if none."""
     owners = meta.get("ownerReferences") or []
     return next((owner["uid"] for owner in owners if owner.get("controller")), "")
 

@@ -24,11 +24,17 @@ _GRACE_SECONDS = 30
 
 
 def pod_template(
-    study: FineTuneStudy, spec: StudySpec, settings: Settings, attempt: int, *own: Manifest
+    study: FineTuneStudy,
+    spec: StudySpec,
+    settings: Settings,
+    attempt: int,
+    *own: Manifest,
+    trains: bool = True,
 ) -> Manifest:
-    """What all pods of an attempt have, with the engine's `own` parts, the platform's and the user's laid over it.
+    """What all pods of an attempt have, with the engine's `own` parts, the platform's and the study's laid over it.
 
-    Last come our labels again: by them the pods are watched, and taken for this study's.
+    `trains` says whether trials run in these pods: they are placed as the study asks. Last come our labels
+    again: by them the pods are watched, and taken for this study's.
     """
     labels = {
         "metadata": {"labels": {**names.labels(study), names.ATTEMPT_LABEL: str(attempt)}},
@@ -46,25 +52,10 @@ def pod_template(
             "containers": [_container(study, spec, settings)],
         },
     }
-    given = (_scheduling(spec, settings), settings.pod_template, spec.cluster.pod_template)
-    for over in (*own, *given, labels):
+    asked = (_worker_placement(spec) if trains else {}, _scheduling(spec, settings))
+    for over in (*own, settings.pod_template, *asked, spec.cluster.pod_template, labels):
         template = overlay(template, over or {})
     return dict(overlay(template, _told_image(template)))
-
-
-def worker_placement(spec: StudySpec) -> Manifest:
-    """Where pods that train may run, and with which resources."""
-    cluster = spec.cluster
-    resources = cluster.resources_per_worker
-    tolerations = [toleration.to_json() for toleration in cluster.tolerations]
-    limits = {"requests": resources, "limits": resources} if resources else {}
-    return {
-        "spec": {
-            "nodeSelector": cluster.node_selector,
-            "tolerations": [*tolerations, *_lost_nodes()],
-            "containers": [{"name": names.CONTAINER, "resources": limits}],
-        }
-    }
 
 
 def with_environment(
@@ -89,6 +80,20 @@ def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
     root = BASE if storage.uri is None else storage.uri.rstrip("/")
     own = study.metadata.uid if spec.on_existing == "Fresh" else "adopted"
     return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{own}"
+
+
+def _worker_placement(spec: StudySpec) -> Manifest:
+    """Where pods that train may run, and with which resources."""
+    cluster = spec.cluster
+    resources = cluster.resources_per_worker
+    limits = {"requests": resources, "limits": resources} if resources else {}
+    return {
+        "spec": {
+            "nodeSelector": cluster.node_selector,
+            "tolerations": [toleration.to_json() for toleration in cluster.tolerations],
+            "containers": [{"name": names.CONTAINER, "resources": limits}],
+        }
+    }
 
 
 def _scheduling(spec: StudySpec, settings: Settings) -> Manifest:

@@ -15,7 +15,6 @@ from finetune_operator.pods import (
     TMP,
     pod_template,
     with_environment,
-    worker_placement,
 )
 from finetune_operator.settings import Settings
 
@@ -35,15 +34,14 @@ _STOP_SECONDS = "25"
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
     """The RayJob of one attempt."""
     spec = resolved(study, settings)
+    head = (_ray_pod(study, attempt), _head(settings))
     cluster = {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             # No trial runs on the head.
             "rayStartParams": {"num-cpus": "0"},
-            "template": pod_template(
-                study, spec, settings, attempt, _ray_pod(study, attempt), _head(settings)
-            ),
+            "template": pod_template(study, spec, settings, attempt, *head, trains=False),
         },
         "workerGroupSpecs": [_workers(study, spec, attempt, settings)],
         **_autoscaling(spec),
@@ -96,7 +94,6 @@ def _workers(study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Sett
     parameters = {} if "cpu" in spec.cluster.resources_per_worker else {"num-cpus": "1"}
     own = (
         _ray_pod(study, attempt),
-        worker_placement(spec),
         # Only the driver, on the head, speaks with the API server.
         {"spec": {"automountServiceAccountToken": False}},
     )

@@ -17,6 +17,7 @@ from finetune_operator.decide import (
     UNEXPLAINED,
     decide,
     forbidden,
+    hindered,
     refused,
     unreadable,
 )
@@ -32,14 +33,23 @@ from finetune_operator.kube import (
     KubeError,
     Refused,
 )
-from finetune_operator.names import progress_config
-from finetune_operator.observe import CHILDREN, ConfigView, JobView, Key, RayJobView
+from finetune_operator.names import attempt_name, progress_config
+from finetune_operator.observe import (
+    CHILDREN,
+    ConfigView,
+    JobView,
+    Key,
+    RayJobView,
+    number,
+    owner,
+)
 from finetune_operator.settings import Settings
-from finetune_operator.store import Store, Versions, version_of
+from finetune_operator.store import Store, Versions
 
 log = logging.getLogger("finetune.reconciler")
 
 _VIEWS = {view.kind: view for view in (*CHILDREN, RayJobView)}
+_UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRay 1.6 or newer, or set the chart's value study.engine to Job"
 
 
 class Reconciler:
@@ -61,9 +71,9 @@ class Reconciler:
         if self._versions.seen(key, body):
             self._bodies[key] = _slim(body)
 
-    def remove(self, key: Key, body: Mapping[str, Any]) -> bool:
-        """Forget a study that is gone; False if another of its name has come since."""
-        if not self._versions.gone(key, version_of(body)):
+    def remove(self, key: Key, version: int) -> bool:
+        """Forget a study that is gone in that version; False if another of its name has come since."""
+        if not self._versions.gone(key, version):
             return False
         self._forget(key)
         return True
@@ -141,7 +151,7 @@ class Reconciler:
         return str(found[-1].get("message", "")) if found else UNEXPLAINED
 
     async def _read_again(self, key: Key) -> FineTuneStudy | None:
-        """The study as it is now, with its progress: what its watches are still about to tell."""
+        """The study as it is now, with its progress and its last attempt: what watches are still about to tell."""
         body, progress = await asyncio.gather(
             self._kube.read(KIND, *key),
             self._kube.read("ConfigMap", key[0], progress_config(key[1])),
@@ -152,6 +162,11 @@ class Reconciler:
             self._forget(key)
             return None
         self.put(key, body)
+        attempt = number((body.get("status") or {}).get("attempts"))
+        for kind in KINDS if self._settings.engine != "Job" else ("Job",):
+            found = await self._kube.read(kind, key[0], attempt_name(key[1], attempt))
+            if found is not None:
+                self._remember(key, kind, found)
         return await self._study(key)
 
     async def _carry_out(self, key: Key, study: FineTuneStudy, decision: Decision) -> float | None:
@@ -161,16 +176,17 @@ class Reconciler:
             await self._kube.delete(KIND, *key, study.metadata.uid or "")
             return None
         trouble: KubeError | None = None
+        begins = any(manifest["kind"] in KINDS for manifest in decision.create)
         try:
             await self._make(key, decision)
-        except Refused as error:
-            if decision.create:
-                decision = refused(study, self._store.observed(key), _now(), error.message)
-            else:  # a child cannot be put right now; the attempt goes on without
-                trouble = error
-        except Forbidden as error:
-            trouble = error
-            decision = forbidden(study, self._store.observed(key), _now(), error.message)
+        except (Refused, Forbidden) as error:
+            seen, now, why = self._store.observed(key), _now(), error.message
+            if not begins:
+                trouble, decision = error, hindered(study, seen, decision, now, why)
+            elif isinstance(error, Refused):
+                decision = refused(study, seen, now, why)
+            else:
+                trouble, decision = error, forbidden(study, seen, now, why)
         await self._write_status(key, study.metadata, study.status, decision.status)
         manifests = [event_manifest(study, event, _now()) for event in decision.events]
         refusals: list[str] = []
@@ -207,14 +223,30 @@ class Reconciler:
         self._remember(key, manifest["kind"], await self._kube.apply(manifest))
 
     async def _create(self, key: Key, manifest: dict[str, Any]) -> None:
+        kind, meta = manifest["kind"], manifest["metadata"]
         try:
-            self._remember(key, manifest["kind"], await self._kube.create(manifest))
+            self._remember(key, kind, await self._kube.create(manifest))
         except Exists:
-            # Made before a restart: its event brings it into the store.
-            log.info(
-                "exists already",
-                extra={"study": "/".join(key), "object": manifest["metadata"]["name"]},
-            )
+            # Made before a restart, or the answer was lost.
+            log.info("exists already", extra={"study": "/".join(key), "object": meta["name"]})
+            if kind in (*KINDS, "ConfigMap"):  # the names of all others are this study's alone
+                await self._recognise(key, kind, meta)
+        except Gone:
+            if kind != "RayJob" or await self._kube.serves(kind):
+                raise
+            if self._settings.engine == "Auto":
+                self.serve_ray_jobs(False)
+                raise  # the next try makes a Job
+            raise Forbidden(404, _UNSERVED) from None
+
+    async def _recognise(self, key: Key, kind: str, meta: Mapping[str, Any]) -> None:
+        """Remember what has the name of an object to make. Raises Forbidden if it is not this study's."""
+        found = await self._kube.read(kind, key[0], meta["name"])
+        if found is None:
+            raise Conflict(409, f"{kind} {meta['name']} was there, and is gone")
+        self._remember(key, kind, found)
+        if owner(found["metadata"]) != owner(meta):
+            raise Forbidden(409, f"{kind} {meta['name']} is there, and not this study's: delete it")
 
     def _remember(self, key: Key, kind: str, body: dict[str, Any]) -> None:
         view = _VIEWS.get(kind)

@@ -22,7 +22,7 @@ class Settings(Model):
     default_storage: Storage | None = None
     default_resources: dict[str, Quantity] = Field({})
     pod_template: dict[str, Any] = Field({})
-    """Laid over every study's pods, below the study's own podTemplate."""
+    """Laid over every study's pods, below what the study itself says of them."""
 
     engine: Literal["Auto", "Job", "RayJob"] = "Job"
     """What runs a study's Ray cluster: a Kubernetes Job, or KubeRay's RayJob. Auto takes RayJob where it is served."""

@@ -10,20 +10,23 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune_operator.kube import Gone, Kube, KubeError
+from finetune_operator.kube import Expired, Gone, Kube, KubeError
 from finetune_operator.metrics import WATCH_RESTARTS
 from finetune_operator.names import STUDY_LABEL
-from finetune_operator.observe import ChildView, Key, View
+from finetune_operator.observe import ChildView, Key, View, number
 from finetune_operator.store import Store
 
 log = logging.getLogger("finetune.watch")
 
-_EXPIRED = 410
 _PAUSE_SECONDS = (0.2, 10.0)
 """After a watch that ended or failed, and the longest after several that failed."""
 
 _UNSERVED_SECONDS = 300.0
 """Until a kind that the API server does not know is asked for again, if nobody says that it has come."""
+
+
+class SetBack(Exception):
+    """The API server is at an earlier version than before: etcd was restored, and what is known here never was."""
 
 
 class ChildWatch:
@@ -83,13 +86,14 @@ class ChildWatch:
             self._served[kind].clear()
 
     async def _follow(self, kind: type[View], place: str | None, ready: asyncio.Event) -> None:
-        """List, then watch, for ever."""
+        """List, then watch, for ever. Raises SetBack: nothing in this process can be trusted any more."""
         first, longest = _PAUSE_SECONDS
-        pause, version, listed = first, "", False
+        pause, version, listed, anew = first, "", False, True
         while True:
             try:
-                if not version:
-                    version = await self._list(kind, place)
+                if anew:
+                    version = await self._list(kind, place, version)
+                    anew = False
                     if listed:
                         WATCH_RESTARTS.labels(kind.kind).inc()
                     listed = True
@@ -102,14 +106,13 @@ class ChildWatch:
                 await asyncio.sleep(first)  # it has ended as it should: go on from where it was
             except Gone:
                 self._take(kind, place, [], "")
-                version, listed = "", False
+                version, listed, anew = "", False, True
                 ready.set()
                 await self._until_served(kind, pause)
                 pause = min(longest, 2 * pause)
             except KubeError as error:
                 log.info("watch of %s broke off: %s", kind.kind, error)
-                if error.status == _EXPIRED:
-                    version = ""
+                anew = anew or isinstance(error, Expired)
                 await asyncio.sleep(max(error.retry_after, pause) * random.uniform(0.75, 1.25))
                 pause = min(longest, 2 * pause)
 
@@ -123,8 +126,10 @@ class ChildWatch:
         except TimeoutError:
             log.debug("looks whether there are any %ss by now", kind.kind)
 
-    async def _list(self, kind: type[View], place: str | None) -> str:
+    async def _list(self, kind: type[View], place: str | None, before: str) -> str:
         items, version = await self._kube.list_all(kind.kind, place, STUDY_LABEL)
+        if number(version) < number(before):
+            raise SetBack(f"{kind.kind}s are at version {version}, and were at {before}")
         self._take(kind, place, items, version)
         return version
 

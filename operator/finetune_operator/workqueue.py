@@ -17,8 +17,8 @@ MAX_BACKOFF = 60.0
 class WorkQueue(Generic[Key]):
     """Calls `work(key)` for every added key; a key added while it is worked on is worked on again.
 
-    `work` returns the seconds after which to look again, or None. What it raises is logged and retried, not
-    before the error's `retry_after` seconds have passed, if it has any.
+    `work` returns the seconds after which to look again, or None. What it raises is logged and retried. If the
+    error has `retry_after` seconds, the key is not worked on before they have passed, whoever adds it.
     """
 
     def __init__(
@@ -31,6 +31,9 @@ class WorkQueue(Generic[Key]):
         self._busy: set[Key] = set()
         self._dirty: set[Key] = set()
         self._failures: dict[Key, int] = {}
+        self._not_before: dict[Key, float] = {}
+        """Until when, by the loop's clock, the API server asks to be left alone about a key."""
+
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -50,9 +53,12 @@ class WorkQueue(Generic[Key]):
             self._timers.popitem()[1].cancel()
 
     def add(self, key: Key) -> None:
-        """Have `key` worked on soon."""
+        """Have `key` worked on soon, or as soon as may be."""
+        wait = self._not_before.get(key, 0.0) - asyncio.get_running_loop().time()
         if key in self._busy:
             self._dirty.add(key)
+        elif wait > 0:
+            self._add_later(key, wait)
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
@@ -65,6 +71,7 @@ class WorkQueue(Generic[Key]):
     def forget(self, key: Key) -> None:
         """Drop the timer and the failures of a key that is gone."""
         self._failures.pop(key, None)
+        self._not_before.pop(key, None)
         self._cancel_timer(key)
 
     async def _serve(self) -> None:
@@ -76,6 +83,7 @@ class WorkQueue(Generic[Key]):
             try:
                 again = await self._work(key)
                 self._failures.pop(key, None)
+                self._not_before.pop(key, None)
             except Exception as error:  # noqa: BLE001  # any: one study's trouble must not end the worker
                 again = self._back_off(key, error)
             finally:
@@ -84,7 +92,11 @@ class WorkQueue(Generic[Key]):
                 self._dirty.discard(key)
                 self.add(key)
             elif again is not None:
-                self._timers[key] = asyncio.get_running_loop().call_later(again, self.add, key)
+                self._add_later(key, again)
+
+    def _add_later(self, key: Key, seconds: float) -> None:
+        self._cancel_timer(key)
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
 
     def _cancel_timer(self, key: Key) -> None:
         timer = self._timers.pop(key, None)
@@ -95,7 +107,9 @@ class WorkQueue(Generic[Key]):
         self._on_error()
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         delay = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** (failures - 1))
-        delay = max(delay, getattr(error, "retry_after", 0.0)) * random.uniform(1, 1.5)
+        asked = getattr(error, "retry_after", 0.0)
+        self._not_before[key] = asyncio.get_running_loop().time() + asked
+        delay = max(delay, asked) * random.uniform(1, 1.5)
         log.warning(
             "%s failed (%s in a row), again in %.1f s: %s",
             key,

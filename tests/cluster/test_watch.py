@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from kubernetes.aio import client, config
 from prometheus_client import REGISTRY
 
+from finetune_operator import kube as kube_module
 from finetune_operator.kube import Kube
 from finetune_operator.names import STUDY_LABEL
 from finetune_operator.observe import ConfigView, Key, RoleView
 from finetune_operator.store import Store
 from finetune_operator.watch import ChildWatch
 from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.proxy import Answer, Call, Fault, Proxy
 
 NAMESPACE = "default"
 
@@ -28,8 +32,8 @@ def config_map(name: str, progress: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def following(server: ApiServer) -> AsyncIterator[tuple[Kube, Store, "asyncio.Queue[Key]"]]:
-    await config.load_kube_config(config_file=str(server.kubeconfig))
+async def following(kubeconfig: Path) -> AsyncIterator[tuple[Kube, Store, "asyncio.Queue[Key]"]]:
+    await config.load_kube_config(config_file=str(kubeconfig))
     news: asyncio.Queue[Key] = asyncio.Queue()
     async with client.ApiClient() as api:
         kube, store = Kube(api), Store()
@@ -51,7 +55,7 @@ def restarts() -> float | None:
 
 
 async def test_only_what_changed_is_told(server: ApiServer) -> None:
-    async with following(server) as (kube, store, news):
+    async with following(server.kubeconfig) as (kube, store, news):
         await kube.apply(config_map("told", "a"))
         assert await told(news) == "told"
         labelled = config_map("told", "a")
@@ -76,7 +80,7 @@ async def test_only_what_changed_is_told(server: ApiServer) -> None:
 async def test_objects_as_large_as_the_api_server_takes_them_do_not_break_the_watch(
     server: ApiServer,
 ) -> None:
-    async with following(server) as (kube, store, news):
+    async with following(server.kubeconfig) as (kube, store, news):
         before = restarts()
         for n in range(5):
             await kube.apply(config_map("large", str(n) * 1_000_000))
@@ -88,3 +92,37 @@ async def test_objects_as_large_as_the_api_server_takes_them_do_not_break_the_wa
             view.progress for view in store.observed((NAMESPACE, "large")).configs.values()
         ] == [""]
         assert restarts() == before
+
+
+async def test_watch_from_a_version_that_is_not_served_lists_anew(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    answers = iter([Answer(504, "Timeout: Too large resource version: 9, current: 5")])
+
+    def rule(call: Call) -> Fault | None:
+        return next(answers, None) if call.watch and call.path.endswith("/configmaps") else None
+
+    before = restarts() or 0
+    with Proxy(server, tmp_path, rule) as proxy:
+        async with following(proxy.kubeconfig) as (kube, _, news):
+            await restarted(before + 1)
+            await kube.apply(config_map("anew", "a"))
+            assert await told(news) == "anew"
+    assert restarts() == before + 1
+
+
+async def test_watch_without_a_word_lists_anew(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_module, "_SILENT_SECONDS", 1.0)
+    before = restarts() or 0
+    async with following(server.kubeconfig):
+        await restarted(before + 1)
+
+
+async def restarted(times: float) -> None:
+    for _ in range(200):
+        if (restarts() or 0) >= times:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"waited for {times:.0f} restarts (got {restarts()})")

@@ -29,10 +29,10 @@ def kuberay(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield service
     finally:
         platform.clear()
-        service.stop()
-        for kind in KINDS:
-            platform.kubectl("delete", "crd", f"{kind}.ray.io", "--wait")
         platform.install()
+        for kind in KINDS:  # while KubeRay runs: it takes its finalizers off
+            platform.kubectl("delete", "crd", f"{kind}.ray.io", "--wait")
+        service.stop()
 
 
 def _ray_job(platform: Platform, name: str) -> dict[str, Any]:

@@ -14,11 +14,19 @@ from finetune_api.status import (
     ConditionType,
     FinalModel,
     Findings,
+    Spending,
     StudyStatus,
     TrialResult,
 )
 from finetune_operator.belief import believed_progress
-from finetune_operator.decide import UNEXPLAINED, decide, forbidden, refused, unreadable
+from finetune_operator.decide import (
+    UNEXPLAINED,
+    decide,
+    forbidden,
+    hindered,
+    refused,
+    unreadable,
+)
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import ConfigView, Observed
 from finetune_operator.settings import Settings
@@ -326,6 +334,31 @@ def test_study_waits_for_the_pods_of_a_namesake() -> None:
     assert decision.status.conditions[0].reason == "WaitingForPodsToEnd"
 
 
+def test_attempt_whose_pods_are_there_and_whose_job_is_not_is_looked_for() -> None:
+    begun = study(StudyStatus(attempts=1))
+    assert decide(begun, observed(pod()), SETTINGS, NOW).confirm
+    assert not decide(begun, observed(pod()), SETTINGS, NOW, confirmed=True).confirm
+    assert not decide(begun, observed(job(deleting=True), pod()), SETTINGS, NOW).confirm
+
+
+@pytest.mark.parametrize(
+    ("owner", "advice"), [("older", "to go"), ("", "which nobody owns: delete it")]
+)
+def test_job_of_a_namesake_that_is_waited_for_is_named(owner: str, advice: str) -> None:
+    message = decide(study(), observed(job(study_uid=owner)), SETTINGS, NOW).status.message
+    assert "waiting for Job tickets-1 of an earlier study of this name" in message
+    assert message.endswith(advice)
+
+
+def test_of_two_live_attempts_the_earlier_goes() -> None:
+    two = observed(job(1, uid="first"), job(2), pod(), document=progress())
+    decision = decide(study(), two, SETTINGS, NOW)
+    assert decision.delete == (Deletion("Job", "tickets-1", "first"),)
+    assert (decision.status.state, decision.status.attempts) == ("Running", 2)
+    gone = observed(job(1, uid="first", deleting=True), job(2), pod(), document=progress())
+    assert decide(study(), gone, SETTINGS, NOW).delete == ()
+
+
 def test_silent_job_is_explained_after_five_seconds() -> None:
     quiet = observed(job(active=0))
     created = decide(study(), observed(), SETTINGS, NOW).status
@@ -425,6 +458,34 @@ def test_what_the_api_server_does_not_take_now_lets_the_study_wait() -> None:
     assert [event.reason for event in first.events] == ["Forbidden"]
     again = forbidden(study(first.status), observed(), later(9), "exceeded quota: used 3 of 4")
     assert again.events == ()  # no news
+
+
+def test_child_that_is_not_taken_now_is_told_and_changes_nothing_else() -> None:
+    seen = observed(job(), pod(), document=progress())
+    running = decide(study(), seen, SETTINGS, NOW)
+    told = hindered(study(running.status), seen, running, later(9), "the policy says no")
+    assert (told.status.state, told.status.message) == ("Running", "the policy says no")
+    assert true_conditions(told.status) == set()
+    assert {condition.reason for condition in told.status.conditions} == {"Forbidden"}
+    assert [(event.type, event.reason) for event in told.events] == [("Warning", "Forbidden")]
+    again = decide(study(told.status), seen, SETTINGS, later(20))
+    same = hindered(study(told.status), seen, again, later(20), "the policy says no")
+    assert (same.status, same.events) == (told.status, ())
+
+
+def test_study_is_not_complete_before_its_winner_is_taken() -> None:
+    running = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW).status
+    best = Findings(best=TrialResult(trial=3, value=0.75))
+    done = progress("Finished", reason="SearchFinished", findings=best)
+    seen = observed(job(succeeded=True), document=done)
+    complete = decide(study(running), seen, SETTINGS, later(9))
+    told = hindered(study(running), seen, complete, later(9), "the policy says no")
+    assert (told.status.state, told.status.best) == ("Running", best.best)
+    assert true_conditions(told.status) == {"Reconciling"}
+    assert [event.reason for event in told.events] == ["Forbidden"]
+    after_all = decide(study(told.status), seen, SETTINGS, later(60))
+    assert true_conditions(after_all.status) == {"Complete"}
+    assert [made["kind"] for made in after_all.create] == ["ConfigMap"]
 
 
 def test_study_that_only_a_newer_operator_can_read_stands_still() -> None:
@@ -529,6 +590,18 @@ def test_the_plan_is_in_the_status_before_the_first_pod_and_follows_the_budget()
     plan = decide(edited, Observed(), SETTINGS, NOW).status.plan
     assert plan is not None
     assert plan.trials == 27
+
+
+def test_hours_and_price_are_planned_as_soon_as_an_epoch_is_measured() -> None:
+    planned = study(budget={"maxTrials": 9, "pricePerGpuHour": 2.0})
+    before = decide(planned, observed(job(), document=progress()), SETTINGS, NOW).status.plan
+    assert before is not None
+    assert (before.worst_case_epochs, before.worst_case_gpu_hours) == (27, None)
+    measured = Findings(gpu_seconds=401.0, spending=Spending(epochs=2))
+    seen = observed(job(), document=progress(findings=measured))
+    plan = decide(planned, seen, SETTINGS, NOW).status.plan
+    assert plan is not None
+    assert (plan.worst_case_gpu_hours, plan.worst_case_price) == (27 * 200 / 3600, 3.0)
 
 
 @pytest.mark.parametrize(

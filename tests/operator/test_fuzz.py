@@ -34,7 +34,14 @@ from finetune_api.status import MAX_PROGRESS_BYTES, StudyStatus
 from finetune_operator import job as job_engine
 from finetune_operator import names
 from finetune_operator.belief import believed_progress
-from finetune_operator.decide import UNEXPLAINED, decide, forbidden, refused, unreadable
+from finetune_operator.decide import (
+    UNEXPLAINED,
+    decide,
+    forbidden,
+    hindered,
+    refused,
+    unreadable,
+)
 from finetune_operator.decision import Decision
 from finetune_operator.kuberay import fate_of
 from finetune_operator.merge import overlay
@@ -408,6 +415,7 @@ def test_whatever_is_seen_there_is_a_decision(
                 acceptable(decision)
         acceptable(refused(made, observation, now, explanation))
         acceptable(forbidden(made, observation, now, explanation))
+        acceptable(hindered(made, observation, decision, now, explanation))
         if made.status.finished:
             assert decision.status.finished
             assert (decision.create, decision.apply) == ((), ())

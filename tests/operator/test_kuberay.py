@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.manifest import parse_study
-from finetune_api.status import StudyStatus
+from finetune_api.status import Findings, StudyStatus
 from finetune_operator import names, ray_job
 from finetune_operator.decide import decide
 from finetune_operator.decision import Deletion
@@ -172,6 +172,24 @@ def test_failed_cluster_is_followed_by_another_attempt() -> None:
     decision = decide(study(), seen, KUBERAY, NOW, confirmed=True)
     assert decision.delete == (Deletion("RayJob", "tickets-1", JOB_UID),)
     assert "DeadlineExceeded: m" in decision.status.message
+
+
+def test_attempt_that_was_told_to_end_is_no_failure_of_a_study_that_has_trained() -> None:
+    drained = progress("Drained", reason="SuspendRequested", job_uid=RUN)
+    over = kuberay_job(failed="AppFailed: Job entrypoint command failed with exit code 143")
+    almost = study(StudyStatus(attempts=1, failed_attempts=4))
+    decision = decide(almost, observed(over, document=drained), KUBERAY, NOW, confirmed=True)
+    assert decision.delete == (Deletion("RayJob", "tickets-1", JOB_UID),)
+    assert (decision.status.state, decision.status.failed_attempts) == ("Pending", 4)
+    assert [event.reason for event in decision.events] == ["Evicted"]
+    counted = {
+        "it has trained nothing yet": drained.model_copy(update={"findings": Findings()}),
+        "another driver has started since": drained.model_copy(update={"phase": "Preparing"}),
+        "of another attempt": drained.model_copy(update={"job_uid": names.run_id(UID, 2)}),
+    }
+    for why, document in counted.items():
+        decision = decide(almost, observed(over, document=document), KUBERAY, NOW)
+        assert decision.status.state == "Failed", why
 
 
 def test_what_kuberay_refuses_fails_the_study_with_its_words() -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from finetune_api.manifest import parse_study
+from finetune_operator import engines
 from finetune_operator.children import resolved, spec_config_map
 from finetune_operator.merge import overlay
 from finetune_operator.observe import JobView, PodView
@@ -12,7 +13,7 @@ from finetune_operator.settings import read
 from finetune_operator.trouble import Trouble
 from tests.api.wrong_manifests import VALID, changed
 from tests.operator.regenerate import CASES, GOLDEN, rendered
-from tests.operator.studies import JOB_UID, UID
+from tests.operator.studies import JOB_UID, SETTINGS, UID
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -59,6 +60,47 @@ def test_template_of_the_user_lies_over_the_operators() -> None:
             "n": 1,
         }
     }
+
+
+def test_platforms_template_lies_below_what_the_study_says() -> None:
+    platform = {
+        "spec": {
+            "nodeSelector": {"pool": "platform", "zone": "a"},
+            "priorityClassName": "low",
+            "tolerations": [{"key": "spot", "operator": "Exists"}],
+            "containers": [{"name": "trainer", "resources": {"limits": {"cpu": 1, "disk": 2}}}],
+        }
+    }
+    spot_too = {"key": "spot", "operator": "Exists"}
+    patient = {
+        "key": "node.kubernetes.io/unreachable",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 300,
+    }
+    cluster = {
+        "nodeSelector": {"pool": "h200"},
+        "priorityClassName": "high",
+        "resourcesPerWorker": {"cpu": 4},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}, spot_too],
+        "podTemplate": {"spec": {"tolerations": [patient]}},
+    }
+    study = parse_study(changed(VALID, {"spec.cluster": cluster, "metadata.uid": UID}))
+    settings = SETTINGS.model_copy(update={"pod_template": platform})
+    for engine in ("Job", "RayJob"):
+        chosen = settings.model_copy(update={"engine": engine})
+        made = engines.manifests(study, 1, chosen)[-1]["spec"]
+        workers = made["rayClusterSpec"]["workerGroupSpecs"][0] if engine == "RayJob" else made
+        spec = workers["template"]["spec"]
+        assert spec["nodeSelector"] == {"pool": "h200", "zone": "a"}
+        assert spec["priorityClassName"] == "high"
+        assert spec["containers"][0]["resources"]["limits"] == {"cpu": 4, "disk": 2}
+        assert [(one["key"], one.get("tolerationSeconds")) for one in spec["tolerations"]] == [
+            ("node.kubernetes.io/not-ready", 60),
+            ("gpu", None),
+            ("spot", None),
+            ("node.kubernetes.io/unreachable", 300),
+        ]
 
 
 def _body(version: int, **status: object) -> dict[str, object]:

@@ -175,6 +175,15 @@ def test_each_listing_after_the_first_is_one_restart() -> None:
         assert restarts() == before + listing
 
 
+def test_first_event_of_another_listing_is_noticed() -> None:
+    listings = Listings(by_namespace=False)
+    listing = [listings.note("nlp", event(None, uid)) for uid in "abc"]
+    listings.note("nlp", event("MODIFIED", "a"))
+    again = [listings.note("nlp", event(None, uid)) for uid in "bc"]  # a went meanwhile
+    third = [listings.note("nlp", event(None, uid)) for uid in "bc"]
+    assert (listing, again, third) == ([False] * 3, [True, False], [True, False])
+
+
 def test_objects_that_came_by_the_watch_are_listed_again_too() -> None:
     listings = Listings(by_namespace=False)
     before = restarts()

@@ -3,6 +3,7 @@
 import asyncio
 
 from finetune_operator import workqueue
+from finetune_operator.kube import KubeError
 from finetune_operator.workqueue import WorkQueue
 
 
@@ -51,6 +52,31 @@ async def test_failure_is_counted_and_comes_back() -> None:
     await asyncio.wait_for(finished.wait(), 10 * workqueue.FIRST_BACKOFF)
     await queue.stop()
     assert (errors, calls) == (1, 2)
+
+
+async def test_key_is_left_alone_for_as_long_as_the_api_server_asks() -> None:
+    asked = 1.0
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    finished = asyncio.Event()
+
+    async def work(_: str) -> None:
+        times.append(loop.time())
+        if len(times) == 1:
+            queue.add("a")  # an event while it is worked on
+            raise KubeError(429, "slow down", retry_after=asked)
+        finished.set()
+
+    queue = WorkQueue(work, lambda: None)
+    queue.start(2)
+    queue.add("a")
+    await asyncio.sleep(0.2)
+    queue.add("a")  # an event while it waits
+    await asyncio.wait_for(finished.wait(), 10 * asked)
+    await asyncio.sleep(0.1)
+    await queue.stop()
+    assert len(times) == 2
+    assert times[1] - times[0] >= asked
 
 
 async def test_key_is_looked_at_again_when_it_asks_for_it() -> None:
