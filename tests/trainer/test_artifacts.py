@@ -29,6 +29,7 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.training import Pretrained, TrialRun
+from finetune_trainer.training.batches import Batcher
 from finetune_trainer.workbench import Workbench
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
@@ -88,6 +89,26 @@ def test_the_onnx_model_says_what_pytorch_says_of_rows_of_any_number_and_length(
         assert found.shape == (len(texts), 8)
 
 
+def test_large_numbers_are_as_exact_in_onnx_as_small_ones(
+    make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    data = few(prepare(make_spec(**TASKS["Regression"]), examples), 16, 6)
+    exported(data, tmp_path)
+    model: Any = load_exported(tmp_path, "Architecture")
+    with torch.no_grad():
+        model.classifier.weight *= 1e7  # as for prices or populations
+    path = tmp_path / "model.onnx"
+    worst = export_onnx(model, data, 32, path)
+    assert worst <= 1e-4
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs = Batcher(data, 32, torch.device("cpu"))(data.test).inputs
+    with torch.inference_mode():
+        expected = model(**inputs).logits.numpy()
+    found = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+    assert np.abs(found - expected).max() > 1e-2  # of numbers like these that is rounding
+    assert np.abs(expected).max() > 1e5
+
+
 class Estranged(nn.Module):
     """A model that is another in its export, or none."""
 
@@ -102,14 +123,14 @@ class Estranged(nn.Module):
             return SequenceClassifierOutput(logits=logits.bfloat16().relu().float())
         if self._how == "branches":
             return SequenceClassifierOutput(logits=logits if logits.sum() > 0 else -logits)
-        shift = 0.0 if torch.compiler.is_exporting() else 1e-3
+        shift = 0.0 if torch.compiler.is_exporting() else 0.1
         return SequenceClassifierOutput(logits=logits + shift)
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("drifts", r"differ by 0\.001 in ONNX"),
+        ("drifts", r"differ by 0\.\d+ in ONNX"),
         ("branches", "torch cannot export"),
         ("is narrow", "ONNX Runtime cannot run"),
     ],
@@ -340,8 +361,9 @@ def test_a_refit_that_pauses_among_its_attributions_makes_them_all_in_the_end(
     assert [event.message for event in events if isinstance(event, ev.RefitRequeued)] == [""]
     lines = (folder / "results" / "attributions.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
-    assert [row["row"] for row in found] == [0, 1, 2, 3]
-    expected = [data.label_names[label] for label in data.labels[data.test[:4]]]
+    spread = [0, 2, 3, 5]  # of six test rows
+    assert [row["row"] for row in found] == spread
+    expected = [data.label_names[label] for label in data.labels[data.test[spread]]]
     assert [row["label"] for row in found] == expected
     assert (folder / "model" / "model.onnx").is_file()
 

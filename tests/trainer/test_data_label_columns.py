@@ -142,6 +142,20 @@ def test_joined_columns_are_one_text_with_the_models_separator_between(
     assert (data.columns[0].ids == separator).sum() == 24
 
 
+@pytest.mark.parametrize("cleaning", [{}, {"stripHtml": True}])
+def test_a_unit_separator_in_a_text_is_no_separator_token(
+    cleaning: dict[str, Any], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    rows = messages(subject="sub\x1fject", body="one\ttwo", note="\x1f<br>")
+    dataset = {**JOINED, "cleaning": cleaning}
+    data = prepare_rows(make_spec, tmp_path, {"train": rows}, dataset=dataset)
+    note = [] if cleaning else ["< br >"]
+    assert " [SEP] ".join(["subject", "one two", *note]) in all_texts(data)
+    alone = {"textColumns": ["subject"]}
+    data = prepare_rows(make_spec, tmp_path, {"train": rows}, dataset=alone)
+    assert "subject" in all_texts(data)
+
+
 def test_empty_cells_are_left_out_and_rows_of_them_dropped(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:

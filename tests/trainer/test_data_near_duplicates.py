@@ -220,10 +220,72 @@ def test_embeddings_are_means_over_the_tokens_that_are_there(
         assert np.allclose(vectors, one_by_one(data, texts), atol=1e-5)
 
 
-def test_a_class_that_would_lose_its_last_row_fails_the_trial(data: PreparedData) -> None:
+def rarely(data: PreparedData, rows: list[int]) -> PreparedData:
+    """The same rows, where only `rows` are of the class `rare`."""
     labels = data.labels.copy()
-    labels[PLANTED] = len(data.label_names)
-    rare = replace(data, labels=labels, label_names=(*data.label_names, "rare"))
+    labels[rows] = len(data.label_names)
+    return replace(data, labels=labels, label_names=(*data.label_names, "rare"))
+
+
+def test_the_last_row_of_a_class_stays_if_it_is_alike_to_training_rows_alone(
+    data: PreparedData, caplog: pytest.LogCaptureFixture
+) -> None:
+    rare = rarely(data, PLANTED[:10])  # each as an earlier training row of another class
+    single = rare.deduplicated(CLOSE)
+    assert set(single.train) - set(data.deduplicated(CLOSE).train) == {PLANTED[0]}
+    assert single.train.tolist() == sorted(single.train)
+    assert "a near-duplicate is kept as the last training row of rare" in caplog.text
+    multi = replace(
+        rare, task="MultiLabel", labels=np.eye(len(rare.label_names), dtype=bool)[rare.labels]
+    )
+    assert multi.deduplicated(CLOSE).train.tolist() == single.train.tolist()
+
+
+def test_the_last_row_of_a_class_stays_in_the_final_fit(data: PreparedData) -> None:
+    """A validation row is a training row there, so what was left out for its sake is there again."""
+    alike = near_duplicates.NearDuplicates(
+        texts=np.arange(len(data.labels), dtype=np.int32),
+        later=np.array([1, 3], dtype=np.int32),
+        earlier=np.array([0, 0], dtype=np.int32),
+        cosine=np.array([0.95, 0.95], dtype=np.float32),
+    )
+    labels = np.zeros_like(data.labels)
+    labels[1] = 1
+    parts = {"train": [0, 1, 2], "validation": [3], "test": [4]}
+    few = replace(
+        data,
+        near_duplicates=alike,
+        labels=labels,
+        label_names=("usual", "rare"),
+        **{name: np.array(rows) for name, rows in parts.items()},
+    )
+    assert few.deduplicated(CLOSE).train.tolist() == [1, 2]
+    assert few.merged().deduplicated(CLOSE).train.tolist() == [0, 1, 2]
+
+
+def test_a_row_that_is_kept_for_its_class_is_told(make_spec: MakeSpec, tmp_path: Path) -> None:
+    text, other = "Return the mean of the columns of a table.", "Draw samples from a list."
+    rows = [(text, "usual"), (other, "usual"), (reworded(text), "rare")]
+    write_rows(tmp_path / "train.csv", rows)
+    write_rows(tmp_path / "held_out.csv", [("Open a file.", "usual"), ("Close it.", "usual")])
+    files = {"train": "train.csv", "validation": "held_out.csv", "test": "held_out.csv"}
+    cleaning = {"duplicates": "Keep", "conflicts": "Keep"}
+    dataset = {"files": files, "cleaning": cleaning}
+    fixed = {"duplicateThreshold": CLOSE}
+    found = prepare(make_spec(dataset=dataset, hyperparameters=fixed), tmp_path)
+    assert found.deduplicated(CLOSE).train.tolist() == [0, 1, 2]
+    (step,) = [step for step in found.steps if step.step == "duplicateThreshold"]
+    assert step.dropped == 0
+    (warning,) = [text for text in found.warnings if "is kept" in text]
+    assert warning.startswith("spec.hyperparameters.duplicateThreshold: a row alike by 0.9, ")
+    assert warning.endswith("where no other training row has its label (rare)")
+
+
+def test_a_class_of_which_every_row_is_alike_to_held_out_rows_fails_the_trial(
+    data: PreparedData,
+) -> None:
+    rare = rarely(data, PLANTED[10:])
+    labels = rare.labels
     assert len(rare.deduplicated(0.9999).train) > 0
     with pytest.raises(TrialFailure, match=r"duplicateThreshold must .* 0\.9, .* none of rare"):
         rare.deduplicated(CLOSE)

@@ -332,6 +332,30 @@ def test_model_code_is_never_run(prepare_files: Any, tmp_path: Path, examples: P
         prepare_files({"train": "rows.csv"}, model={"name": "model"})
 
 
+@pytest.mark.parametrize("task", ["SingleLabel", "MultiLabel", "Regression"])
+@pytest.mark.parametrize(
+    ("rows", "validation", "test"), [(5, 0.6, 0.39), (7, 0.6, 0.39), (5, 0.95, 0.04)]
+)
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(
+    prepare_files: Any, tmp_path: Path, task: str, rows: int, validation: float, test: float
+) -> None:
+    kinds: dict[str, tuple[list[Any], dict[str, Any]]] = {
+        "SingleLabel": (["a", "b"], {}),
+        "MultiLabel": ([["a"], ["b"]], MULTI),
+        "Regression": ([1.5, 2.5], REGRESSION),
+    }
+    labels, changes = kinds[task]
+    name = write_json(tmp_path / "rows.jsonl", (labels * rows)[:rows])
+    split = {"validation": validation, "test": test, "stratify": False}
+    with pytest.raises(DataError, match="must leave rows for training") as error:
+        prepare_files({"train": name}, dataset={"split": split}, **changes)
+    assert error.value.field == "spec.dataset.split"
+    taken = (
+        f"(got {validation:g} for validation and {test:g} for test, which is all of {rows} rows)"
+    )
+    assert taken in error.value.message
+
+
 def test_every_error_is_one_a_user_can_mend() -> None:
     assert issubclass(DataError, StudyError)
     assert (DataError.reason, ModelError.reason) == ("DataError", "ModelError")

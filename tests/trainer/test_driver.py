@@ -18,8 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune_api.manifest import dump_yaml, load_yaml, read_study
 from finetune_api.status import StudyProgress
-from finetune_trainer.driver import Driver, Workplace
+from finetune_trainer.driver import Driver, Workplace, check_same_data
 from finetune_trainer.environment import SlotResources
+from finetune_trainer.errors import DataError
 from finetune_trainer.progress import LocalSink
 from finetune_trainer.search import events as ev
 from tests.records import check_records, events_of
@@ -176,6 +177,18 @@ def test_data_that_cannot_be_used_fail_the_run_with_the_field(
     assert (failed["status"], failed["reason"]) == ("True", "DataError")
     assert "spec.dataset.labelColumn" in failed["message"]
     assert failed["message"] in planned
+
+
+def test_rows_are_those_of_the_first_slot_that_was_ready() -> None:
+    began: list[ev.Event] = [ev.TermStarted(0, 1), ev.Inherited(0, []), ev.Proposed(1, 0, {})]
+    check_same_data([], "new")  # nothing has trained yet
+    check_same_data(began, "new")
+    ready = [*began, ev.SlotReady(2, "a/1", "old", {}), ev.TermStarted(3, 2)]
+    check_same_data(ready, "old")
+    for more in ([], [ev.SlotReady(4, "b/1", "new", {})]):
+        with pytest.raises(DataError, match=r"began with \(.* was old, it is new\)") as error:
+            check_same_data([*ready, *more], "new")
+        assert error.value.field == "spec.dataset"
 
 
 def test_a_run_waits_for_its_disk_and_says_so(study: Path, tmp_path: Path) -> None:

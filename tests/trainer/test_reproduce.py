@@ -83,7 +83,10 @@ def test_the_records_say_with_what_and_from_which_seed_each_trial_was_trained(st
         len({event.seed for event in started}) == len({event.trial for event in started}) == TRIALS
     )
     (slot,) = slots.values()
-    for name in ("transformers", "datasets", "ray", "numpy", "finetune-operator"):
+    for name in (
+        *("transformers", "tokenizers", "peft", "datasets", "scikit-learn", "ray", "numpy"),
+        "finetune-operator",
+    ):
         assert slot.setting[name] == version(name)
     assert slot.setting["torch"] == torch.__version__
     assert slot.setting["threads"] == str(os.cpu_count())
@@ -138,6 +141,46 @@ def test_rows_that_have_changed_are_refused(
     write_rows(examples, tmp_path / "rows.csv", 61)
     assert again(tmp_path / "study.yaml", 0, study.parent / "run") == 2
     assert "spec.dataset: must give the rows that trial 0 was trained on" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_rows_that_have_changed(
+    study: Path, examples: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "models").symlink_to(examples / "models")
+    (tmp_path / "study.yaml").write_text(study.read_text())
+    copied(study, tmp_path / "run")
+    command = [sys.executable, "-m", "finetune_trainer.cli", "run", str(tmp_path / "study.yaml")]
+    command += ["--into", str(tmp_path / "run"), "--slots", "1"]
+
+    def again(rows: int) -> tuple[int, dict[str, Any]]:
+        write_rows(examples, tmp_path / "rows.csv", rows)
+        run = subprocess.run(command, check=False, capture_output=True, timeout=300)
+        status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
+        return run.returncode, {each["type"]: each for each in status["conditions"]}
+
+    before = [event for event in events_of(tmp_path / "run") if isinstance(event, ev.SlotReady)]
+    code, conditions = again(61)
+    assert code == 1
+    assert conditions["Failed"]["reason"] == "DataError"
+    message = conditions["Failed"]["message"]
+    assert message.startswith("spec.dataset: must give the rows that the study began with")
+    assert before[0].data in message
+    assert "begin a study of another name" in message
+    code, conditions = again(60)
+    assert code == 0
+    assert conditions["Complete"]["status"] == "True"
+
+
+def test_a_trial_of_a_gpu_is_trained_again_without_one(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    into = tmp_path / "run"
+    log, history = RecordLog.start(copied(study, into), 9, time.time())
+    (slot,) = (event for event in history.events if isinstance(event, ev.SlotReady))
+    log.append([replace(slot, setting={**slot.setting, "gpu": "NVIDIA H100"})])
+    assert again(study, 0, into) == 0
+    assert "gpu: NVIDIA H100 then, unknown now" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import transformers
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.data import ModelSource
-from finetune_trainer.errors import ModelError
+from finetune_trainer.errors import ModelError, TrialFailure
 from finetune_trainer.training import Pretrained
 from finetune_trainer.training.dropouts import set_dropouts
+from finetune_trainer.training.layers import Layers, trainable
 
 TINY = {
     "vocab_size": 50,
@@ -110,6 +111,90 @@ def test_model_has_the_names_of_the_labels(pretrained: Pretrained) -> None:
 def test_loading_says_nothing(source: ModelSource, capfd: pytest.CaptureFixture[str]) -> None:
     Pretrained.load(source, "Regression", ["y"]).fresh_model(NO_DROPOUT, 1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_attention_is_that_of_torchs_fused_kernels(pretrained: Pretrained) -> None:
+    model = pretrained.fresh_model(NO_DROPOUT, 1).model
+    assert model.config._attn_implementation == "sdpa"
+    pooled = pretrained.fresh_model(Hyperparameters(pooling="Mean"), 1).model
+    assert pooled.config._attn_implementation == "sdpa"
+
+
+def loaded(model: Any, folder: Path) -> Pretrained:
+    model.save_pretrained(folder)
+    return Pretrained.load(ModelSource(str(folder)), "SingleLabel", ["a", "b", "c"])
+
+
+def masked(architecture: str, folder: Path, **changes: Any) -> Pretrained:
+    """A tiny model of that architecture, as it was pretrained: with a head for masked words."""
+    config = {**TINY, **ARCHITECTURES[architecture], **changes}
+    found = transformers.AutoConfig.for_model(architecture, **config)
+    return loaded(transformers.AutoModelForMaskedLM.from_config(found), folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "frozen_below"),
+    [({"lora_rank": 2}, 0), ({"freeze": "Encoder"}, 4), ({"freeze": "Encoder", "lora_rank": 2}, 4)],
+)
+def test_a_pooler_that_is_not_pretrained_is_trained_as_the_head_is(
+    changes: dict[str, Any], frozen_below: int, tmp_path: Path
+) -> None:
+    config = NO_DROPOUT.model_copy(update=changes)
+    pretrained = masked("bert", tmp_path / "masked")
+    assert "bert.pooler.dense.weight" in pretrained.new
+    fresh = pretrained.fresh_model(config, 1)
+    assert fresh.layers.always_frozen_below(config) == frozen_below
+    assert fresh.layers.rate("bert.pooler.dense.weight", Hyperparameters(layer_decay=0.5)) == 1
+    head = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    head |= {"classifier.weight", "classifier.bias"}
+    trained = set(trainable(fresh.model, fresh.layers, frozen_below, config.lora_rank > 0))
+    assert head == {name for name in trained if "lora_" not in name}
+
+    whole = loaded(tiny("bert", NO_DROPOUT).bert, tmp_path / "whole").fresh_model(config, 1)
+    trained = set(trainable(whole.model, whole.layers, frozen_below, config.lora_rank > 0))
+    assert not {name for name in trained if "pooler" in name}  # it is pretrained
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "depths"),
+    [
+        ("mpnet", {}, {"mpnet.encoder.relative_attention_bias.weight": 0}),
+        (
+            "deberta-v2",
+            {"relative_attention": True, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3},
+            {
+                "deberta.encoder.rel_embeddings.weight": 0,
+                "deberta.encoder.LayerNorm.weight": 0,
+                "deberta.encoder.conv.conv.weight": 1,
+                "deberta.encoder.conv.LayerNorm.bias": 1,
+            },
+        ),
+        ("modernbert", {}, {"model.final_norm.weight": 3}),
+    ],
+)
+def test_what_layers_share_is_frozen_with_those_that_use_it(
+    architecture: str, changes: dict[str, Any], depths: dict[str, int], tmp_path: Path
+) -> None:
+    model = masked(architecture, tmp_path, **changes).fresh_model(NO_DROPOUT, 1)
+    names = {name for name, _ in model.model.named_parameters()}
+    assert {name: model.layers.depth(name) for name in names & depths.keys()} == depths
+    lower = Hyperparameters(freeze="Layers", frozen_layers=1)
+    below = model.layers.always_frozen_below(lower)
+    trained = trainable(model.model, model.layers, below, has_lora=False).keys()
+    assert trained & depths.keys() == {name for name, depth in depths.items() if depth > 1}
+    everything = trainable(model.model, model.layers, 0, has_lora=False).keys()
+    assert everything == names
+
+
+def test_low_rank_updates_are_asked_for_only_of_models_that_have_layers_for_them(
+    tmp_path: Path,
+) -> None:
+    pretrained = masked("albert", tmp_path)
+    with pytest.raises(TrialFailure, match=r"for loraRank \(got a model of type albert") as error:
+        pretrained.fresh_model(Hyperparameters(lora_rank=2), 1)
+    assert error.value.failure_class == "UserError"
+    assert error.value.message.startswith("spec.model.name must be an encoder with linear layers")
+    assert Layers.of(pretrained.fresh_model(NO_DROPOUT, 1).model).count == 0
 
 
 def test_only_safetensors_are_read(source: ModelSource, tmp_path: Path) -> None:

@@ -213,6 +213,17 @@ def test_reduce_on_plateau_slows_a_trial_that_stands_still_and_its_refit(
     assert rates(improving) == pytest.approx([1, 1, 1, 1], rel=0.2)
 
 
+def test_a_schedule_that_becomes_reduce_on_plateau_begins_at_its_whole_rate(start: Start) -> None:
+    """PBT may change it under way, when the trial has stood still for long."""
+    base = PLAIN.model_copy(update={"learning_rate": 1e-3, "epochs": 6, "lr_gamma": 0.1})
+    run = start(base, objective=Objective(metric="accuracy"))  # which stands still
+    moves = [steps(run)["classifier.weight"].norm().item() for _ in range(3)]
+    run.reconfigure(base.model_copy(update={"lr_schedule": "ReduceOnPlateau"}))
+    moves += [steps(run)["classifier.weight"].norm().item() for _ in range(3)]
+    shares = [move / moves[0] for move in moves]
+    assert shares == pytest.approx([1, 1, 1, 1, 1, 0.1], rel=0.25)
+
+
 @pytest.mark.parametrize(
     ("freeze", "lowest"),
     [("None", EMBEDDINGS), ("Embeddings", 1), ("Layers", 3), ("Encoder", HEAD)],

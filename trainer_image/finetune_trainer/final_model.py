@@ -33,7 +33,7 @@ ATTRIBUTIONS = f"{RESULTS}/attributions.jsonl"
 def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
     """Write the model of `run`, and as ONNX if that is wanted, into `folder`.
 
-    Returns the largest difference of an output of the latter.
+    Returns the largest difference of an output of the latter, as `export_onnx` says it.
     """
     run.export(folder)
     if not bench.spec.artifacts.onnx:
@@ -88,7 +88,8 @@ def attribute(
     thresholds: NDArray[np.float64] | None,
     should_pause: Callable[[], bool],
 ) -> bool:
-    """Write what speaks for the predictions that the model at `path` makes of test rows.
+    """Write what speaks for the predictions that the model at `path` makes of test rows, which are spread
+    evenly over all: rows that come after each other are often alike.
 
     False: it was told to pause on the way.
     """
@@ -98,8 +99,9 @@ def attribute(
         model = load_exported(folder, config.pooling)
     data = bench.data.read_by(config.pretrained_model)
     attributor = Attributor(model, data, config.max_length, thresholds, bench.device)
+    count = min(bench.spec.artifacts.attributed_rows, len(data.test))
     lines = []
-    for number in range(min(bench.spec.artifacts.attributed_rows, len(data.test))):
+    for number in np.linspace(0, len(data.test) - 1, count).round().astype(int).tolist():
         if should_pause():
             return False
         found = asdict(attributor(number))

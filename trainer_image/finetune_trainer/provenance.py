@@ -13,7 +13,17 @@ from finetune_api.study import Compute
 IMAGE = "FINETUNE_IMAGE"
 """Environment variable with the image of a study's pods, where they run in one."""
 
-PACKAGES = ("torch", "transformers", "datasets", "ray", "numpy", "finetune-operator")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "datasets",
+    "scikit-learn",
+    "ray",
+    "numpy",
+    "finetune-operator",
+)
 """Distributions whose versions are kept."""
 
 

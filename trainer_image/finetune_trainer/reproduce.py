@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from finetune_api.study import StudySpec
 from finetune_trainer.data import prepare
 from finetune_trainer.environment import SlotResources
@@ -89,7 +91,8 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
             f"must give the rows that trial {number} was trained on (their fingerprint was "
             f"{slots[0].data}, it is {data.fingerprint})",
         )
-    resources = SlotResources(int(slots[0].setting["threads"]), float("gpu" in then))
+    gpus = float("gpu" in then and torch.cuda.is_available())  # what differs is told
+    resources = SlotResources(int(slots[0].setting["threads"]), gpus)
     listener = _Listener()
     with tempfile.TemporaryDirectory() as scratch:
         claim(Storage.open(scratch), parts_of(spec))

@@ -9,7 +9,7 @@ import torch
 from finetune_api.hyperparameters import resolve
 from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.errors import StudyError, ToldToStop, TrialFailure
+from finetune_trainer.errors import SpecError, StudyError, ToldToStop, TrialFailure
 from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
@@ -35,12 +35,11 @@ class Trainer:
         self._gpus = material.resources.gpus
         self._patience = Patience()
         self._storage = Storage.open(material.storage, self._patience)
-        device = "cuda" if self._gpus and torch.cuda.is_available() else "cpu"
         self._bench = Workbench(
             spec=material.spec,
             data=data,
             storage=self._storage,
-            device=device,
+            device="cuda" if self._gpus else "cpu",
         )
         self._rows_of: dict[tuple[int | None, int | None], PreparedData] = {}
         """(fold, training rows) → the data with that part for validation and so many rows."""
@@ -62,6 +61,7 @@ class Trainer:
 
     def _work(self, item: Item, work: Listener) -> list[ev.Event]:
         try:
+            self._check_device()  # not sooner: a slot that cannot begin is started again for ever
             self._introduce(work)
             if isinstance(item, RefitItem):
                 self._kept = None  # its memory is free
@@ -74,6 +74,18 @@ class Trainer:
         except Exception as error:  # any: a slot that ends has to load everything again
             log.exception("trial %s", item.trial)
             return [self._failed(item, error)]
+
+    def _check_device(self) -> None:
+        """Raises SpecError if this slot was given a GPU that torch does not see: on a CPU it would take for ever."""
+        if self._bench.device == "cpu" or torch.cuda.is_available():
+            return
+        built = torch.version.cuda or torch.version.hip
+        why = "it finds no driver or no device" if built else "the image has its build for CPUs"
+        raise SpecError(
+            "spec.cluster.resourcesPerWorker",
+            f"must have no GPU where torch sees none (got {self._gpus:g} for each trial; torch "
+            f"{torch.__version__} sees none: {why})",
+        )
 
     def _introduce(self, work: Listener) -> None:
         """Tell the records, once, with what this slot trains."""

@@ -76,7 +76,7 @@ class Card:
     """As of `provenance.setting`."""
 
     onnx_difference: float | None = None
-    """Largest difference of an output of `model.onnx`; None if there is none."""
+    """Largest difference of an output of `model.onnx`, as `export_onnx` says it; None if there is none."""
 
     ensemble: EnsembleAbout | None = None
     """None if the winner is the final model by itself."""
@@ -236,7 +236,7 @@ class Card:
         if self.onnx_difference is not None:
             yield (
                 "`model.onnx` takes the same inputs and has the same outputs; on test rows they differ by "
-                f"{self.onnx_difference:.1g} at most."
+                f"{self.onnx_difference:.1g} at most (of the largest output, if that is above 1)."
             )
         elif self.spec.artifacts.onnx:
             yield "`model.onnx` in the folder of each member takes its inputs and has its outputs."

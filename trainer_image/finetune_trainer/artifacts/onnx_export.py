@@ -17,7 +17,7 @@ from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.batches import Batcher, Rows
 
 TOLERANCE = 1e-4
-"""Largest difference of an output that comes of rounding alone."""
+"""Largest difference of an output that comes of rounding alone, as a share of the largest output above 1."""
 
 _CHECKED = 8
 """Rows of the largest batch of the check."""
@@ -48,7 +48,8 @@ class _Logits(nn.Module):
 
 
 def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Path) -> float:
-    """Write `model`, which is on the CPU in float32, to `path`; the largest difference of an output.
+    """Write `model`, which is on the CPU in float32, to `path`; the largest difference of an output, as a
+    share of the largest output if that is above 1: what is rounded are numbers of its size.
 
     It takes any number of rows of any length. Raises TrialFailure if it cannot be exported, or if its
     outputs for test rows are not those of `model`.
@@ -59,7 +60,7 @@ def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Pat
     _write(wrapped, batches[-1], path)
     try:
         session = _session(path)
-        worst = max(_difference(wrapped, session, inputs) for inputs in batches)
+        worst = _difference(wrapped, session, batches)
     except _REFUSALS as error:
         raise _refused(f"for a model that ONNX Runtime cannot run (got {error})") from error
     if not worst <= TOLERANCE:  # nor NaN
@@ -106,11 +107,16 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _difference(model: _Logits, session: Any, inputs: dict[str, Tensor]) -> float:
-    """The largest difference of an output for `inputs`."""
+def _difference(model: _Logits, session: Any, batches: Sequence[dict[str, Tensor]]) -> float:
+    """The largest difference of an output for `batches`, as `export_onnx` says it."""
     with torch.inference_mode():
-        expected = model(*inputs.values()).numpy()
-    found: NDArray[np.float32] = session.run(
-        None, {name: tensor.numpy() for name, tensor in inputs.items()}
-    )[0]
-    return float(np.abs(found - expected).max())
+        expected = torch.cat([model(*inputs.values()) for inputs in batches]).numpy()
+    found = np.concatenate([_run(session, inputs) for inputs in batches])
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def _run(session: Any, inputs: dict[str, Tensor]) -> NDArray[np.float32]:
+    """What the exported model makes of `inputs`."""
+    given = {name: tensor.numpy() for name, tensor in inputs.items()}
+    outputs: NDArray[np.float32] = session.run(None, given)[0]
+    return outputs

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from finetune_trainer.data.formats import is_unicode
+from finetune_trainer.data.tokens import JOINT
 from finetune_trainer.errors import DataError
 
 TEXT_FIELD = "spec.dataset.textColumns"
@@ -23,7 +24,8 @@ def shown(value: Any) -> str:
 
 
 def text_of(value: Any, part: str) -> str | None:
-    """The text in a cell of the rows of `part`; None if there is none, or none that UTF-8 can hold.
+    """The text in a cell of the rows of `part`, without `JOINT`; None if there is none, or none that UTF-8
+    can hold.
 
     Raises DataError for lists, objects and bytes.
     """
@@ -33,7 +35,7 @@ def text_of(value: Any, part: str) -> str | None:
         )
     if is_missing(value):
         return None
-    text = str(value)
+    text = str(value).replace(JOINT, "")  # what stands for a separator is ours to write
     return text if text.strip() and is_unicode(text) else None
 
 

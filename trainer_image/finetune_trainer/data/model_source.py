@@ -52,17 +52,28 @@ class ModelSource:
             )
 
     def tokenizer(self) -> Any:
-        """The model's tokenizer. Raises ModelError if it cannot be loaded."""
+        """The model's tokenizer. Raises ModelError if it cannot be loaded, knows no words, or pads left."""
         with self._explained("tokenizer"), quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
                 self.name, revision=self.revision, trust_remote_code=False
             )
+            # Without its files transformers makes one to which every word is unknown.
+            if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}:
+                files = " or ".join(tokenizer.vocab_files_names.values())
+                raise ValueError(f"its vocabulary must be in {files}, and is not")
+        if tokenizer.padding_side != "right":
+            raise ModelError(
+                FIELD,
+                f"must be a model whose tokenizer pads on the right (got {self.name}: padding_side is "
+                f"{tokenizer.padding_side})",
+            )
+        return tokenizer
 
     def weights(self, config: Any) -> tuple[Any, dict[str, Any]]:
         """The model with a classification head for `config`, and transformers' account of the loading.
 
-        Only safetensors are read. Raises ModelError if the weights cannot be loaded, or do not fit the
-        model's configuration.
+        Only safetensors are read. Raises ModelError if the weights cannot be loaded, or lack a tensor that the
+        encoder has by the model's configuration; a pooler may be new.
         """
         with self._explained("safetensors weights"), quiet_transformers():
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -81,12 +92,14 @@ class ModelSource:
     def _check_encoder(self, model: Any, new: set[str]) -> None:
         prefix = f"{model.base_model_prefix}."
         encoder = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
-        absent = [name for name in encoder if name in new]
-        if len(absent) * 2 > len(encoder):
+        pooler = f"{prefix}pooler."
+        absent = [name for name in encoder if name in new and not name.startswith(pooler)]
+        if absent:
             raise ModelError(
                 FIELD,
                 f"must be a model whose weights fit its configuration (got {self.name}: {len(absent)} of "
-                f"{len(encoder)} encoder tensors are missing, such as {absent[0]})",
+                f"{len(encoder)} encoder tensors are missing or of another shape, such as "
+                f"{', '.join(absent[:3])})",
             )
 
     def encoder(self, precision: str) -> Any:

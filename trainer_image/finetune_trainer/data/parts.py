@@ -79,6 +79,12 @@ def split_parts(
         )
     shares = [getattr(split, name) for name in missing]
     *aside, left = split_rows(train.labels, shares, split.seed, split.stratify, groups)
+    if not len(left):
+        taken = " and ".join(f"{getattr(split, name):g} for {name}" for name in missing)
+        raise DataError(
+            "spec.dataset.split",
+            f"must leave rows for training (got {taken}, which is all of {len(train)} rows)",
+        )
     why = f"set aside for {' and '.join(missing)}"
     account.add("train", "split", len(train), why, dropped=len(train) - len(left))
     found = {**parts, "train": train.keep(left)}

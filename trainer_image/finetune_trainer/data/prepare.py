@@ -110,12 +110,16 @@ def _other_readings(
 ) -> dict[str, Reading]:
     """How the pretrained models that trials can have beside the study's own read the rows."""
     columns = _columns(parts[name] for name in PARTS)
+    fixed = getattr(spec.hyperparameters, "pretrained_model", None)
     readings = {}
     for name in sorted({str(name) for name in trial_values(spec, "pretrainedModel")} - {""}):
         try:
             source = ModelSource.find(PretrainedModel(name=name), base).pinned()
             readings[name] = _reading(columns, source)
         except ModelError as error:
+            if name == fixed:
+                field = "spec.hyperparameters.pretrainedModel"
+                raise ModelError(field, error.message) from error
             raise ModelError("spec.searchSpaces", f"pretrainedModel {error.message}") from error
     return readings
 
@@ -165,11 +169,16 @@ def _with_near_duplicates(
         except ModelError as error:
             name = "spec.dataset.cleaning.duplicateEncoder.name"
             raise ModelError(name, error.message) from error
-    others = np.concatenate([data.validation, data.test])
-    left_out = len(data.train) - int(found.stay(data.train, others, lowest).sum())
+    data = replace(data, near_duplicates=found)
+    train, spared = data.distinct(lowest)
     why = f"alike by {lowest:g}, the lowest threshold of a trial"
+    left_out = len(data.train) - len(train)
     account.add("train", "duplicateThreshold", len(data.train), why, dropped=left_out)
-    return replace(data, near_duplicates=found)
+    if spared:
+        listed = ", ".join(spared[:3]) + (", …" if len(spared) > 3 else "")
+        text = f"a row {why}, is kept where no other training row has its label ({listed})"
+        account.warn(field, text)
+    return data
 
 
 def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:

@@ -138,14 +138,14 @@ class PreparedData:
         """The same rows without the training rows that are alike (cosine) by `threshold` or more to a
         validation or test row, or to an earlier training row that stays. 1 keeps all.
 
-        The fingerprint stays: with the threshold of a trial it decides which rows the trial has. Raises
-        TrialFailure("UserError") if a class would lose its last training row.
+        The last row of a class stays where it is alike to training rows alone: a final fit, for which
+        validation rows are training rows, has the classes that its trial had. The fingerprint stays: with
+        the threshold of a trial it decides which rows the trial has. Raises TrialFailure("UserError") if
+        every training row of a class is alike to a validation or test row.
         """
         if threshold >= 1:
             return self
-        assert self.near_duplicates is not None  # `prepare` has the lowest threshold of all trials
-        others = np.concatenate([self.validation, self.test])
-        train = self.train[self.near_duplicates.stay(self.train, others, threshold)]
+        train, spared = self.distinct(threshold)
         before, after = self._present(self.train), self._present(train)
         lost = [
             name for name, is_lost in zip(self.label_names, before & ~after, strict=True) if is_lost
@@ -158,7 +158,31 @@ class PreparedData:
             )
         left_out = len(self.train) - len(train)
         log.info("%d of %d training rows are near-duplicates", left_out, len(self.train))
+        if spared:
+            named = ", ".join(spared[:3]) + (", …" if len(spared) > 3 else "")
+            log.warning("a near-duplicate is kept as the last training row of %s", named)
         return replace(self, train=train)
+
+    def distinct(self, threshold: float) -> tuple[NDArray[np.int64], list[str]]:
+        """The training rows that `deduplicated` leaves, ascending, and the labels of which it keeps the last."""
+        assert self.near_duplicates is not None  # `prepare` has the lowest threshold of all trials
+        others = np.concatenate([self.validation, self.test])
+        train = self.train[self.near_duplicates.stay(self.train, others, threshold)]
+        spared = []
+        for output in np.flatnonzero(self._present(self.train) & ~self._present(train)):
+            rows = self._rows_of(int(output))
+            last = rows[self.near_duplicates.stay(rows, others, threshold)][:1]
+            train = np.union1d(train, last)
+            spared += [self.label_names[output]] * len(last)
+        return train, spared
+
+    def _rows_of(self, output: int) -> NDArray[np.int64]:
+        """The training rows that have an output of the model."""
+        if self.task == "Regression":
+            return self.train
+        labels = self.labels[self.train]
+        has: NDArray[np.bool_] = labels == output if labels.ndim == 1 else labels[:, output]
+        return self.train[has]
 
     def _present(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which outputs of the model some of `rows` have."""

@@ -6,11 +6,15 @@ from typing import Any
 from torch import nn
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.layers import Layers
 
 
 def add_adapters(model: Any, config: Hyperparameters, layers: Layers) -> None:
-    """Put low-rank updates beside every linear layer of the encoder's layers; at first they add nothing."""
+    """Put low-rank updates beside every linear layer of the encoder's layers; at first they add nothing.
+
+    Raises TrialFailure("UserError") if the encoder has no such layer.
+    """
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few trials need it
 
     targets = [
@@ -18,6 +22,12 @@ def add_adapters(model: Any, config: Hyperparameters, layers: Layers) -> None:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and 0 < layers.depth(name) < layers.head - 1
     ]
+    if not targets:
+        raise TrialFailure(
+            "UserError",
+            "spec.model.name must be an encoder with linear layers in a list of layers for loraRank "
+            f"(got a model of type {model.config.model_type})",
+        )
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,

@@ -1,10 +1,11 @@
 """The layers of an encoder from the bottom up: which are trained, from when on, and at which rate.
 
-Depth 0 are the embeddings, 1 to n the encoder's layers, n + 1 what lies above them in the encoder (a last
-normalisation, a pooler), n + 2 the head.
+Depth 0 are the embeddings and what all layers share, 1 to n the encoder's layers, n + 1 what lies above them
+in the encoder (a last normalisation, a pooler), n + 2 the head and whatever else is not pretrained.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,12 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.errors import TrialFailure
 
 _LORA = "lora_"
+_BESIDE: dict[str, dict[str, int]] = {
+    "mpnet": {"encoder.relative_attention_bias": 0},
+    "deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1},
+}
+"""By model type, the depth of what stands beside the list of layers and is used among them: what turns relative
+positions into attention, and the convolution whose output is added to that of the first layer."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +34,26 @@ class Layers:
     """Name of the encoder's list of layers, below the prefix; empty if it has none."""
 
     count: int
+    model_type: str = ""
+    """As the model's configuration has it."""
+
+    new: frozenset[str] = frozenset()
+    """Names of the tensors that are not pretrained, also within the encoder."""
 
     @classmethod
-    def of(cls, model: Any) -> "Layers":
-        """The layers of a transformers model, or of any with `base_model` and `base_model_prefix`."""
+    def of(cls, model: Any, new: Collection[str] = ()) -> "Layers":
+        """The layers of a transformers model, or of any with `base_model`, `base_model_prefix` and `config`.
+
+        `new` names the tensors that are not pretrained.
+        """
         lists = {
             name: len(module)
             for name, module in model.base_model.named_modules()
             if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] in ("layer", "layers")
         }
         stack = max(lists, key=lambda name: lists[name], default="")
-        return cls(f"{model.base_model_prefix}.", stack, lists.get(stack, 0))
+        prefix, kind = f"{model.base_model_prefix}.", model.config.model_type
+        return cls(prefix, stack, lists.get(stack, 0), kind, frozenset(new))
 
     @property
     def head(self) -> int:
@@ -46,12 +62,15 @@ class Layers:
 
     def depth(self, name: str) -> int:
         """The depth of the tensor or module called `name`."""
-        if not name.startswith(self.prefix):
+        if not name.startswith(self.prefix) or name in self.new:
             return self.head
         inside = name.removeprefix(self.prefix)
         found = re.match(re.escape(self.stack) + r"\.(\d+)(\.|$)", inside) if self.stack else None
         if found:
             return int(found[1]) + 1
+        for beside, depth in _BESIDE.get(self.model_type, {}).items():
+            if f"{inside}.".startswith(f"{beside}."):
+                return depth
         return 0 if "embed" in inside else self.head - 1
 
     def frozen_below(self, config: Hyperparameters, epochs: float) -> int:

@@ -35,7 +35,8 @@ class Pretrained:
     """Pretrained tensors by name, on the CPU in float32; those of a new head are not among them."""
 
     new: frozenset[str]
-    """Names of the tensors that no pretrained weights exist for: those of the task's head."""
+    """Names of the tensors that no pretrained weights exist for: those of the task's head, and of a pooler
+    that the checkpoint lacks."""
 
     model_class: type[Any]
     features: FeatureStore = field(default_factory=FeatureStore, compare=False)
@@ -78,7 +79,7 @@ class Pretrained:
                 dropout, pooling = hyperparameters.classifier_dropout, hyperparameters.pooling
                 model = PooledClassifier(model.base_model, pooling, widths, dropout)
                 new = [f"head.{name}" for name in model.head.state_dict()]
-            layers = Layers.of(model)
+            layers = Layers.of(model, new)
             output = output_layer(model, new)
             if hyperparameters.lora_rank:
                 add_adapters(model, hyperparameters, layers)

@@ -327,13 +327,14 @@ class TrialRun:
         value = metrics.get(objective.metric)
         if value is None and position.epoch < len(self._history):
             value = self._history[position.epoch]
-        if value is not None:
+        reduces = config.lr_schedule == "ReduceOnPlateau"  # PBT may change to it, and from it
+        if reduces and value is not None:
             self._plateau.see(score(value, objective.direction))
         if objective.stopping_metric in metrics:
             watched = metrics[objective.stopping_metric]
             watched = score(watched, objective.stopping_direction)
             self._stopping.see(watched, config.early_stopping_min_delta)
-        reduce = self._plateau.stale >= config.lr_patience
+        reduce = reduces and self._plateau.stale >= config.lr_patience
         if reduce:
             self._plateau.stale = 0
         self._position = _Position(
