@@ -24,7 +24,7 @@ def run(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:
     until(f"a pod of {job}", lambda: studies.get("job", job).get("status", {}).get("active"))
     studies.run_pod(job, 0)
     studies.report(name, job, "Searching", **report)
-    until(f"{name} to run", lambda: studies.state(name) == "Running")
+    until(f"{name} to run", lambda: studies.state(name) == "Running", 400)  # watches may be silent
 
 
 def complete(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:

@@ -150,7 +150,7 @@ def test_study_goes_on_in_another_cluster_and_completes(
 
     say(studies, 1, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
     until("no RayJob", lambda: not studies.all("rayjobs"))
-    assert studies.state("tickets") == "Pending"  # its pod is still there
+    until("Pending: its pod is still there", lambda: studies.state("tickets") == "Pending")
     operator.kill()
     operator.start()
     studies.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
