@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help install demo test test-fast test-cluster test-e2e test-kinds check format generate cluster-up cluster-down demo-cluster clean
+.PHONY: help install demo test test-fast test-cluster test-e2e test-kuberay test-kinds check format generate cluster-up cluster-down demo-cluster clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,7 +46,10 @@ test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
 	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster/test_kills.py tests/cluster tests/chart
 
 test-e2e: examples/data/.prepared ## Tests with real pods on a real one-node cluster
-	$(PYTHON) -m pytest --exitfirst tests/e2e/test_study.py tests/e2e/test_troubles.py tests/e2e/test_kuberay.py tests/e2e/test_runbook.py
+	$(PYTHON) -m pytest --exitfirst tests/e2e/test_study.py tests/e2e/test_troubles.py tests/e2e/test_runbook.py
+
+test-kuberay: examples/data/.prepared ## Whole studies under KubeRay on that node (a few minutes; not part of test)
+	$(PYTHON) -m pytest tests/e2e/test_kuberay.py
 
 test-kinds: examples/data/.prepared ## A study of each kind on that node, disturbed on its way (half an hour; not part of test)
 	$(PYTHON) -m pytest tests/e2e/test_search.py
