@@ -17,11 +17,9 @@ import argparse
 import asyncio
 import json
 import re
-import socket
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ from typing import Any
 from kubernetes.aio import client, config
 from tests.api.wrong_manifests import VALID, changed
 from tests.cluster.conftest import CRD
+from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess
 
@@ -99,8 +98,7 @@ class Place:
     def metric(self, name: str) -> float:
         """The sum of all series of one of the operator's metrics; 0 while it does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
-                text = page.read().decode()
+            text = page(self.port, "metrics")
         except OSError:
             return 0.0
         found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
@@ -132,7 +130,7 @@ async def place() -> AsyncIterator[Place]:
         await config.load_kube_config(config_file=str(server.kubeconfig))
         configuration = client.Configuration.get_default_copy()
         configuration.connection_pool_maxsize = 2 * _AT_ONCE
-        port = _free_port()
+        port = free_port()
         log = Path(folder) / "operator.log"
         environment = {"FINETUNE_NAMESPACES": "operator", "FINETUNE_METRICS_PORT": str(port)}
         operator = OperatorProcess(server, log, **environment)
@@ -144,11 +142,6 @@ async def place() -> AsyncIterator[Place]:
                 raise
             finally:
                 operator.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def study(namespace: str, name: str) -> dict[str, Any]:

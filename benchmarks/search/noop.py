@@ -24,7 +24,7 @@ import ray
 from benchmarks.machine import describe
 from finetune_api.manifest import parse_study
 from finetune_api.study import FineTuneStudy, StudySpec
-from finetune_trainer.driver import PUBLISH_SECONDS, run_slots, start_broker
+from finetune_trainer.driver import PUBLISH_SECONDS, run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
@@ -118,13 +118,7 @@ class Cost:
 
 def search(spec: StudySpec, folder: str, work_seconds: float) -> Cost:
     """Run the study into `folder`; progress is asked for as often as the driver does."""
-    ray.init(
-        address="local",
-        num_cpus=SLOTS,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    start_ray(SLOTS)
     claim(Storage.open(folder), parts_of(spec))
     broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
     ray.get(broker.begin.remote())

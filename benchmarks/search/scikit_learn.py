@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import ray
 from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.ensemble import (
@@ -45,6 +44,7 @@ from sklearn.model_selection import (
 
 from benchmarks.machine import describe
 from finetune_trainer import Resource, Study
+from finetune_trainer.driver import start_ray
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
@@ -216,13 +216,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     seeds: int = parser.parse_args().seeds
     print(describe())
-    ray.init(
-        address="local",
-        num_cpus=PROCESSES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    start_ray(PROCESSES)
     missed = []
     for name in SETS:
         fit = fit_seconds(Data.load(name, 0))

@@ -24,7 +24,7 @@ import ray
 from benchmarks.machine import describe
 from benchmarks.search.noop import NoOp, study
 from finetune_api.manifest import dump_yaml, load_yaml
-from finetune_trainer.driver import run_slots, start_broker
+from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
@@ -61,13 +61,7 @@ def started(folder: str) -> list[ev.Started]:
 
 def late_worker(folder: str) -> list[Row]:
     """A node that joins while the search runs."""
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    start_ray(1)
     address = ray.get_runtime_context().gcs_address
     ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"]
     command = [*ray_start, "--num-cpus=1", "--block"]

@@ -46,29 +46,27 @@ def grid(spaces: Sequence[Space], constraints: Constraints) -> Iterator[Params]:
 
 
 def _combinations(space: Space) -> Iterator[Params]:
-    domains = conditions_last(space)
-    lists = [values_of(domain) for _, domain in domains]
-    for (name, domain), values in zip(domains, lists, strict=True):
-        if values is None:  # Grid admits only finite domains, and only finite spaces are walked
-            raise ValueError(f"{name} must have finitely many values (got {domain})")
+    walked = [(name, domain, _finite(name, domain)) for name, domain in conditions_last(space)]
 
     def walk(place: int, chosen: Params) -> Iterator[Params]:
-        if place == len(domains):
+        if place == len(walked):
             yield chosen
             return
-        name, domain = domains[place]
+        name, domain, values = walked[place]
         if not is_active(domain, chosen):
             yield from walk(place + 1, chosen)
             return
-        choices = cast(Sequence[Scalar], lists[place])
-        if place + 1 == len(domains):  # most of the work is here
-            for value in choices:
-                yield {**chosen, name: value}
-            return
-        for value in choices:
+        for value in values:
             yield from walk(place + 1, {**chosen, name: value})
 
     return walk(0, {})
+
+
+def _finite(name: str, domain: Domain) -> Sequence[Scalar]:
+    values = values_of(domain)
+    if values is None:  # Grid admits only finite domains, and only finite spaces are walked
+        raise ValueError(f"{name} must have finitely many values (got {domain})")
+    return values
 
 
 def grid_size(

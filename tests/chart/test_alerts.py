@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -31,26 +31,21 @@ class Case:
     description: str = ""
 
 
+ABSENT = Case(
+    "FinetuneOperatorAbsent",
+    {},
+    quiet_at=("4m",),
+    fires_at="6m",
+    severity="critical",
+    labels={"namespace": NAMESPACE},
+    summary=f"No replica of the finetune operator in {NAMESPACE} is scraped",
+    description="Studies that run go on, but nobody starts, resumes, retries or reports them.",
+)
+
 CASES = {
-    "nothing is scraped": Case(
-        "FinetuneOperatorAbsent",
-        {},
-        quiet_at=("4m",),
-        fires_at="6m",
-        severity="critical",
-        labels={"namespace": NAMESPACE},
-        summary=f"No replica of the finetune operator in {NAMESPACE} is scraped",
-        description="Studies that run go on, but nobody starts, resumes, retries or reports them.",
-    ),
-    "only another release is scraped": Case(
-        "FinetuneOperatorAbsent",
-        {'finetune_leader{namespace="other"}': "1x10"},
-        quiet_at=("4m",),
-        fires_at="6m",
-        severity="critical",
-        labels={"namespace": NAMESPACE},
-        summary=f"No replica of the finetune operator in {NAMESPACE} is scraped",
-        description="Studies that run go on, but nobody starts, resumes, retries or reports them.",
+    "nothing is scraped": ABSENT,
+    "only another release is scraped": replace(
+        ABSENT, series={'finetune_leader{namespace="other"}': "1x10"}
     ),
     "a replica that waits is scraped": Case(
         "FinetuneOperatorAbsent", {f"finetune_leader{{{OF}}}": "0x10"}, quiet_at=("4m", "10m")

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from tests.chart.helm import NAMESPACE, RELEASE, environment, hooks, render
 from tests.chart.release import MODES, TEAM, VALUES, groups, install, study, uninstall
+from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:finetune-finetune-operator"
@@ -196,16 +195,3 @@ def may(server: ApiServer, verb: str, resource: str, namespace: str = TEAM, name
     }
     command = ("create", "-f", "-", "-o=jsonpath={.status.allowed}")
     return server.kubectl(*command, stdin=json.dumps(review)) == "true"
-
-
-def page(port: int, path: str) -> str:
-    # A proxy from the environment must not stand between us and this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
-        return str(answer.read().decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

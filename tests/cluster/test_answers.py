@@ -4,15 +4,14 @@
 """
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chart.test_install import free_port
 from tests.cluster import lives
 from tests.cluster.kuberay import crd
+from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.proxy import Answer, Break, Call, Fault, Proxy, Rule, Watch, expired
@@ -226,7 +225,6 @@ def test_study_that_went_while_nobody_watched_is_forgotten(
 
 
 def _complete_studies(port: int) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
+    lines = page(port, "metrics").splitlines()
     series = 'finetune_studies{state="Complete"} '
     return next((float(line.removeprefix(series)) for line in lines if line.startswith(series)), 0)

@@ -9,7 +9,6 @@ import random
 import re
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.chart.test_install import free_port
 from tests.cluster import lives
 from tests.cluster.conftest import CRD
+from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.proxy import Answer, Break, Call, Fault, Proxy, Stall, Watch, expired
@@ -202,8 +201,7 @@ def test_operator_without_the_crd_is_healthy_and_begins_when_it_comes(
 
 def _is_healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-            return bool(answer.status == 200)
+        return bool(page(port, "healthz"))
     except OSError:
         return False
 

@@ -1,9 +1,7 @@
 """A real Prometheus scrapes a real operator: every query of the dashboard has an answer, every alert is evaluated."""
 
 import json
-import socket
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ import pytest
 
 from tests.chart.helm import NAMESPACE
 from tests.chart.monitoring import alerts, panels, program, write_rules
+from tests.cluster import lives
+from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.processes import Service
 from tests.cluster.operator_process import OperatorProcess, Studies, until
@@ -35,12 +35,12 @@ class Prometheus:
             "scrape_configs": [job],
         }
         (folder / "prometheus.json").write_text(json.dumps(config))
-        self._url = f"http://127.0.0.1:{(port := _free_port())}"
+        self._port = free_port()
         command = [
             program("prometheus"),
             f"--config.file={folder}/prometheus.json",
             f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address=127.0.0.1:{self._port}",
         ]
         self._service = Service("prometheus", command, folder)
 
@@ -54,9 +54,8 @@ class Prometheus:
 
     def ask(self, path: str, **parameters: str) -> Any:
         """The data of an answer. Raises HTTPError for a query that is wrong."""
-        address = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(address, timeout=30) as answer:
-            return json.load(answer)["data"]
+        asked = f"api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        return json.loads(page(self._port, asked))["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that an expression gives now."""
@@ -64,20 +63,14 @@ class Prometheus:
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as answer:
-                return bool(answer.status == 200)
+            return bool(page(self._port, "-/ready"))
         except OSError:
             return False
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def prometheus(server: ApiServer, tmp_path: Path) -> Iterator[Prometheus]:
-    port = _free_port()
+    port = free_port()
     operator = OperatorProcess(
         server,
         tmp_path / "operator.log",
@@ -97,11 +90,6 @@ def prometheus(server: ApiServer, tmp_path: Path) -> Iterator[Prometheus]:
 def _run(studies: Studies) -> None:
     """A study that stalls, one that ends, and one on its way with everything that a driver can tell."""
     studies.apply("homeless")
-    for name in ("done", "tickets"):
-        studies.apply(name, storage=STORAGE)
-        until("its pod", lambda name=name: studies.get("job", f"{name}-1"))
-        until("its pod", lambda name=name: any(_of(pod, name) for pod in studies.all("pods")))
-        studies.run_pod(f"{name}-1", 0)
     best = {"trial": 2, "value": 0.5, "epoch": 3, "params": {"epochs": 9}}
     findings = {
         "trials": {"planned": 4, "completed": 1, "running": 2, "summary": "1/4"},
@@ -109,16 +97,10 @@ def _run(studies: Studies) -> None:
         "gpuSeconds": 120.0,
         "spending": {"epochs": 9, "epochsSaved": 3, "price": 1.5},
     }
-    studies.report("tickets", "tickets-1", "Searching", findings=findings)
-    studies.report("done", "done-1", "Searching", findings=findings)
-    until("Running", lambda: studies.state("done") == studies.state("tickets") == "Running")
-    studies.report("done", "done-1", "Finished", reason="SearchFinished", findings=findings)
-    studies.end_pod("done-1", 0, "Succeeded", 0)
-    until("Complete", lambda: studies.state("done") == "Complete")
-
-
-def _of(pod: dict[str, Any], study: str) -> bool:
-    return bool(pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", "").startswith(study))
+    for name in ("done", "tickets"):
+        studies.apply(name, storage=STORAGE)
+        lives.run(studies, name, findings=findings)
+    lives.complete(studies, "done", findings=findings)
 
 
 def test_dashboard_and_alerts_on_a_real_prometheus(

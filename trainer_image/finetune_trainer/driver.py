@@ -152,14 +152,7 @@ class Driver:
         if self._place.ray_address is None:
             cpus = max(1, round(self._place.resources.cpus * self._place.slots))
             gpus = round(self._place.resources.gpus * self._place.slots)
-            ray.init(
-                address="local",  # whatever else runs on this machine
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            start_ray(cpus, gpus)
         else:
             ray.init(address=self._place.ray_address, log_to_driver=True, logging_level="WARNING")
         # Ray has replaced the handlers that were there.
@@ -442,6 +435,18 @@ def _prepare_here(spec: StudySpec, base: Path, threads: int) -> tuple[Preparatio
 
 def _this_node() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def start_ray(cpus: int, gpus: int | None = None) -> None:
+    """Start Ray on this machine, whatever else runs on it; with None it looks for GPUs itself."""
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
 
 
 def start_broker(

@@ -20,7 +20,7 @@ from finetune_api.metrics import Goal
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain
 from finetune_api.study import SEARCH_RULES, Budget, Search
 from finetune_trainer.broker import Snapshot
-from finetune_trainer.driver import run_slots, start_broker
+from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
@@ -185,13 +185,7 @@ class Study:
     def _run(self, term: int, progress: bool) -> None:
         own = not ray.is_initialized()
         if own:
-            ray.init(
-                address="local",
-                num_cpus=self._slots,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            start_ray(self._slots)
         try:
             self._search(term, progress)
         finally:
