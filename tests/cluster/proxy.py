@@ -169,10 +169,7 @@ class Proxy:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        await self._session.close()
-        await asyncio.sleep(
-            0.3
-        )  # until the transports are closed too: aiohttp does not wait for them
+        await self._session.close()  # until its connections are closed: none waits for a farewell
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         call = Call(request.method, request.path, request.query.get("watch") in ("true", "1"))
@@ -196,12 +193,22 @@ class Proxy:
                 skip_auto_headers=("Content-Type", "User-Agent"),
             ) as answer:
                 self.answers.append((call, answer.status))
-                if isinstance(fault, Break):
-                    await answer.read()
-                    return _broken(request, fault)
-                return await _hand_on(request, answer, fault if call.watch else None)
+                try:
+                    if isinstance(fault, Break):
+                        await answer.read()
+                        return _broken(request, fault)
+                    return await _hand_on(request, answer, fault if call.watch else None)
+                finally:
+                    _abort(answer)
         except (aiohttp.ClientError, ConnectionError):
             return _broken(request, Break())  # the API server is away, or the operator
+
+
+def _abort(answer: aiohttp.ClientResponse) -> None:
+    """End the connection of an answer that was not read to its end, without the wait of a closing TLS."""
+    connection = answer.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 def _broken(request: web.Request, fault: Break) -> web.Response:
