@@ -418,7 +418,7 @@ async def storm(table: Table, drivers: int) -> None:
             round(lags[len(lags) * 99 // 100], 2),
             5,
         )
-        table.row("   requests of the operator a progress write", round(requests / writes, 2), 1)
+        table.row("   requests of the operator a progress write", round(requests / writes, 2), 0.75)
         for each in (jobs, studies):
             each.task.cancel()
 

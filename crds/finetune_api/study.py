@@ -630,6 +630,11 @@ class ClusterSpec(Model):
         """Trials that can train at the same time."""
         return self.workers * self.trials_per_worker
 
+    @property
+    def scales(self) -> bool:
+        """Whether workers come and go with the work, where KubeRay runs the cluster."""
+        return self.min_workers is not None and self.min_workers < self.workers
+
 
 class ClaimStorage(Model):
     """A PersistentVolumeClaim in the study's namespace."""

@@ -47,7 +47,7 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
         **_autoscaling(spec),
     }
     metadata = names.attempt_metadata(study, attempt, settings)
-    if _scales(spec) and spec.cluster.queue_name is not None:
+    if spec.cluster.scales and spec.cluster.queue_name is not None:
         # Kueue counts what an autoscaled cluster uses only if it is told that it changes.
         metadata["annotations"] = {"kueue.x-k8s.io/elastic-job": "true"}
     job = {
@@ -66,13 +66,8 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
     return [job]
 
 
-def _scales(spec: StudySpec) -> bool:
-    fewest = spec.cluster.min_workers
-    return fewest is not None and fewest < spec.cluster.workers
-
-
 def _autoscaling(spec: StudySpec) -> Manifest:
-    if not _scales(spec):
+    if not spec.cluster.scales:
         return {}
     environment = with_environment({"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "finetune"})
     return {
@@ -89,7 +84,7 @@ def _autoscaling(spec: StudySpec) -> Manifest:
 
 def _workers(study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings) -> Manifest:
     most = spec.cluster.workers
-    fewest = spec.cluster.min_workers if _scales(spec) else most
+    fewest = spec.cluster.min_workers if spec.cluster.scales else most
     # KubeRay tells Ray what the limits say; without any, Ray would count the node's processors.
     parameters = {} if "cpu" in spec.cluster.resources_per_worker else {"num-cpus": "1"}
     own = (
@@ -99,7 +94,7 @@ def _workers(study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Sett
     )
     return {
         "groupName": "workers",
-        "replicas": most,
+        "replicas": fewest,  # more come as the driver, which first prepares the data, asks Ray for slots
         "minReplicas": fewest,
         "maxReplicas": most,
         "rayStartParams": parameters,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -48,6 +49,9 @@ from finetune_operator.store import Store, Versions
 
 log = logging.getLogger("finetune.reconciler")
 
+PROGRESS_SECONDS = 2.0
+"""A status that only tells how far the driver is follows the one before it by no less than this."""
+
 _VIEWS = {view.kind: view for view in (*CHILDREN, RayJobView)}
 _UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRay 1.6 or newer, or set the chart's value study.engine to Job"
 
@@ -61,6 +65,9 @@ class Reconciler:
         self._settings = settings
         self._bodies: dict[Key, Mapping[str, Any]] = {}
         self._versions = Versions()
+        self._written: dict[Key, float] = {}
+        """When the status of a study was last written, by the loop's clock."""
+
         self._ray_jobs: bool | None = None
         """Whether there is the kind RayJob; not known before it matters."""
 
@@ -88,6 +95,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._bodies.pop(key, None)
+        self._written.pop(key, None)
         self._metrics.remove(key)
 
     def show_none(self) -> None:
@@ -111,7 +119,16 @@ class Reconciler:
             elif decision.explain is not None:
                 why = await self._explain(key, decision.explain)
                 decision = self._decide(key, study, explanation=why)
+            if early := self._too_early(key, study.status, decision):
+                return early if decision.again_after is None else min(early, decision.again_after)
             return await self._carry_out(key, study, decision)
+
+    def _too_early(self, key: Key, old: StudyStatus, decision: Decision) -> float:
+        """Seconds for which a decision waits that tells nothing but progress; 0 for any other."""
+        if decision.acts or not _only_progress(old, decision.status):
+            return 0.0
+        since = asyncio.get_running_loop().time() - self._written.get(key, -math.inf)
+        return max(0.0, PROGRESS_SECONDS - since)
 
     async def _study(self, key: Key) -> FineTuneStudy | None:
         """The study as last seen; None if there is nothing to do for it."""
@@ -260,6 +277,7 @@ class Reconciler:
             self._metrics.show(meta, old, status, _now())
         if status == old:
             return
+        self._written[key] = asyncio.get_running_loop().time()
         try:
             self.put(key, await self._apply_status(meta, status))
         except Refused as error:
@@ -306,6 +324,18 @@ class Reconciler:
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
+    """Whether the two differ in what the driver found and in words at most."""
+    told = {"conditions", "message", "plan", *Findings.model_fields}
+    return _facts(old) == _facts(new) and old == new.model_copy(
+        update={name: getattr(old, name) for name in told}
+    )
+
+
+def _facts(status: StudyStatus) -> list[tuple[object, ...]]:
+    return [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions]
 
 
 async def _together(*requests: Coroutine[Any, Any, None]) -> None:

@@ -4,11 +4,13 @@
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from finetune_operator.reconciler import PROGRESS_SECONDS
 from tests.cluster import lives
 from tests.cluster.kuberay import crd
 from tests.cluster.loopback import free_port, page
@@ -89,6 +91,26 @@ def test_deletion_that_was_not_taken_is_asked_for_again(
     assert jobs(studies) == []
     deletions = [code for call, code in proxy.answers if call.method == "DELETE"]
     assert deletions[:3] == [409, 409, 200]
+
+
+def test_driver_in_a_hurry_does_not_hurry_the_operator(
+    operators: Operators, proxy: Proxy, studies: Studies
+) -> None:
+    operators.start()
+    studies.create("tickets")
+    lives.run(studies, "tickets")
+
+    def completed() -> int:
+        return int(studies.get("fts", "tickets")["status"]["trials"]["completed"])
+
+    before, begun = len(proxy.answers), time.monotonic()
+    for count in range(5, 105):
+        found = {"trials": {"planned": 104, "completed": count, "summary": f"{count}/104"}}
+        studies.report("tickets", "tickets-1", "Searching", findings=found)
+    until("the last of its reports", lambda: completed() == 104)
+    took = time.monotonic() - begun
+    written = [call for call, _ in proxy.answers[before:] if call.path.endswith("/status")]
+    assert 1 <= len(written) <= took / PROGRESS_SECONDS + 2
 
 
 def test_job_whose_answer_was_lost_stays_the_only_one(

@@ -22,7 +22,7 @@ from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
-from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
+from finetune_trainer.search.items import Decision, End, RefitItem, Release, TrainItem, Wait
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog, last_term
@@ -70,13 +70,18 @@ class Broker:
         storage: str,
         term: int,
         warnings: tuple[str, ...] = (),
+        releases: bool = False,
     ) -> None:
-        """Nothing is read or written before `begin`; the folder at `storage` must be claimed."""
+        """Nothing is read or written before `begin`; the folder at `storage` must be claimed.
+
+        `releases` says whether a slot that is not needed any more gives its place back.
+        """
         self._location, self._term = storage, term
         self._state = StudyState(problem)
         self._begun = False
         self._torn: list[str] = []
         self._warnings = warnings
+        self._releases = releases
         self._troubles: dict[str, str] = {}
         """Field of the spec → what is wrong there now, without harm to the search."""
 
@@ -155,7 +160,9 @@ class Broker:
             async with self._turn:
                 await self._write([ev.Inherited(time.time(), trials)])
 
-    async def next(self, slot: str, report: list[ev.Event]) -> TrainItem | RefitItem | None:
+    async def next(
+        self, slot: str, report: list[ev.Event]
+    ) -> TrainItem | RefitItem | Release | None:
         """Take the slot's report and give it its next item; None when everything is over.
 
         Waits while there is nothing to do but something in flight may change that.
@@ -176,7 +183,7 @@ class Broker:
     async def _take(self, slot: str, report: list[ev.Event]) -> None:
         await self._write(event for event in report if self._owns(slot, event))
 
-    async def _decide(self, slot: str) -> TrainItem | RefitItem | Wait | None:
+    async def _decide(self, slot: str) -> TrainItem | RefitItem | Release | Wait | None:
         """What a slot does now; it is in the records. None when everything is over."""
         while True:
             if self._draining:
@@ -200,7 +207,8 @@ class Broker:
                         self._outcome = decision
                     self._wake()
                     return None
-            return Wait()
+            over = self._state.ended is not None and not self._draining
+            return Release() if self._releases and over else Wait()
 
     async def _start(self, slot: str, item: TrainItem) -> None:
         await self._write(starting(self._state, self._budget, item, slot, time.time()))

@@ -173,7 +173,12 @@ class Driver:
         self._outlive(storage)
         told, data = self._prepared(storage)
         self._broker = start_broker(
-            problem, self._spec.budget, self._place.storage, self._term, told
+            problem,
+            self._spec.budget,
+            self._place.storage,
+            self._term,
+            told,
+            releases=self._spec.cluster.scales,
         )
         if self._must_end():
             self._broker.drain.remote()
@@ -450,13 +455,18 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
 
 
 def start_broker(
-    problem: Problem, budget: Budget, storage: str, term: int, warnings: tuple[str, ...] = ()
+    problem: Problem,
+    budget: Budget,
+    storage: str,
+    term: int,
+    warnings: tuple[str, ...] = (),
+    releases: bool = False,
 ) -> Any:
     """The broker actor, on this node; it lives as long as this driver."""
     actor = ray.remote(Broker).options(
         num_cpus=0, scheduling_strategy=_this_node(), max_concurrency=10_000
     )
-    return actor.remote(problem, budget, storage, term, warnings)
+    return actor.remote(problem, budget, storage, term, warnings, releases)
 
 
 def run_slots(

@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import Release
 from finetune_trainer.work import ItemWorker, Material, Work
 
 
@@ -42,13 +43,15 @@ class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     def step(self) -> dict[str, Any]:
         """Work on one item after another until there are no more: a step of Ray Tune's costs more than an item's."""
         report: list[ev.Event] = []
-        while (item := ray.get(self._broker.next.remote(self._slot, report))) is not None:
+        while True:
+            item = ray.get(self._broker.next.remote(self._slot, report))
+            if item is None or isinstance(item, Release):
+                return {"over": item is None, "done": True}
             work = Work(self._broker, self._slot)
             report = self._worker.work(item, work)
             work.settle()
             if work.must_leave:
                 self._leave(report)
-        return {"over": True, "done": True}
 
     def _leave(self, report: list[ev.Event]) -> NoReturn:
         """Report, then hold still until the pod is gone, so that no new item comes here."""

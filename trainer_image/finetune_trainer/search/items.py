@@ -75,6 +75,11 @@ class Wait:
 
 
 @dataclass(frozen=True)
+class Release:
+    """The search is over, and others do what is left: the slot may go, and its place with it."""
+
+
+@dataclass(frozen=True)
 class End:
     """The search is over for this reason, or the whole study if `next_item` says so after the search."""
 
