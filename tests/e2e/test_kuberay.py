@@ -84,3 +84,20 @@ def test_study_goes_on_when_its_head_is_lost(platform: Platform, kuberay: Servic
     done = wait_complete(platform, name)
     assert done["status"]["trials"]["summary"] == "6/6"
     check_records(folder(platform, name), 6)
+
+
+def test_workers_come_with_the_work(platform: Platform, kuberay: Service) -> None:
+    name = "kuberay-scaled"
+    worker = {"cpu": "700m", "memory": "4Gi"}  # beside the head and Ray's autoscaler
+    cluster = {"workers": 1, "minWorkers": 0, "resourcesPerWorker": worker}
+    platform.apply(study(name, refit=False, budget={"maxTrials": 3}, cluster=cluster))
+    platform.wait("a RayJob", lambda: _ray_job(platform, f"{name}-1"), 60)
+    (group,) = _ray_job(platform, f"{name}-1")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["replicas"] == 0
+    try:
+        done = wait_complete(platform, name)
+    except AssertionError as error:
+        raise AssertionError(_said(platform, kuberay, f"{name}-1")) from error
+    assert done["status"]["trials"]["summary"] == "3/3"
+    assert done["status"]["attempts"] == 1
+    check_records(folder(platform, name), 3)
