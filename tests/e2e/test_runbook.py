@@ -75,11 +75,12 @@ def test_helm_test_runs_a_study(platform: Platform) -> None:
     platform.helm(
         "upgrade", RELEASE, chart, *of_release, "--wait", "--reset-then-reuse-values", *options
     )
+    before = platform.kubectl("get", "fts", "-n", TEAM, "-o", "name")
     try:
         said = platform.helm("test", RELEASE, *of_release, "--logs", "--timeout", "10m")
         assert "Complete: all 1 trials" in said
         assert "passed" in said.splitlines()
-        assert platform.kubectl("get", "fts", "-n", TEAM, "-o", "name") == ""
+        assert platform.kubectl("get", "fts", "-n", TEAM, "-o", "name") == before, "it stays behind"
     finally:
         platform.clear()
         platform.install()
