@@ -515,8 +515,8 @@ class Artifacts(Model):
     """Also export the model as ONNX, checked against the PyTorch outputs."""
 
     attributed_rows: int = Field(0, ge=0, le=1000)
-    """Test rows to attribute to their tokens (integrated gradients), in `results/attributions.jsonl`; of an
-    ensemble by the winner's model."""
+    """Test rows to attribute to their tokens (integrated gradients), spread evenly over all of them, in
+    `results/attributions.jsonl`; of an ensemble by the winner's model."""
 
 
 class WandbTracking(Model):
