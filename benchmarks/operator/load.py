@@ -308,7 +308,19 @@ async def finished(table: Table, studies: int) -> None:
 
         async def one(name: str) -> None:
             made = await kube.create(study("operator", name))
-            await kube.apply(_status(name, _complete(made, at.settings), "operator"), "status")
+            begun = decide(parse_study(made), Observed(), at.settings, _now())
+            await _write(kube, name, begun, "operator")
+            await _patch(at, f"jobs/{name}-1/status", {"status": _succeeded()}, "apis/batch/v1")
+            job = await kube.read("Job", "operator", f"{name}-1")
+            assert job is not None
+            best = {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}}
+            uids = made["metadata"]["uid"], job["metadata"]["uid"]
+            document = _document(*uids, "Finished", "all 4 trials ended", 4, best=best)
+            await _tell(at, name, document)
+            ended = _ended(made, job, document, at.settings)
+            for manifest in ended.create:  # the winner
+                await kube.create(manifest)
+            await kube.apply(_status(name, ended.status, "operator"), "status")
 
         await _bounded(one, [f"study-{i}" for i in range(studies)])
         before, begun = at.requests(*_WRITES), time.perf_counter()
@@ -325,16 +337,26 @@ async def finished(table: Table, studies: int) -> None:
         table.row("   writes", at.requests(*_WRITES) - before, 0)
 
 
-def _complete(made: dict[str, Any], settings: Settings) -> StudyStatus:
-    """The status of a study whose driver has just said that it is finished."""
-    parsed, uid = parse_study(made), made["metadata"]["uid"]
-    name = made["metadata"]["name"]
-    best = {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}}
-    document = _document(uid, "job", "Finished", "all 4 trials ended", 4, best=best)
-    job = JobView(f"{name}-1", "job", uid, 1, False, True, None, 0, False, _now(), "job")
-    progress = names.progress_config(name)
-    configs = {progress: ConfigView(progress, uid, "", True, json.dumps(document), 1)}
-    return decide(parsed, Observed((job,), (), configs), settings, _now()).status
+def _ended(
+    made: dict[str, Any], job: dict[str, Any], document: dict[str, Any], settings: Settings
+) -> Decision:
+    """What is decided about a study whose Job is complete and whose driver has said so."""
+    name, uid = names.progress_config(made["metadata"]["name"]), made["metadata"]["uid"]
+    configs = {name: ConfigView(name, uid, "", True, json.dumps(document), 1)}
+    view = JobView.of(job)
+    assert view is not None
+    return decide(parse_study(made), Observed((view,), (), configs), settings, _now())
+
+
+def _succeeded() -> dict[str, Any]:
+    """The status of an Indexed Job whose only pod has ended well, as the Job controller writes it."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}
+        for kind in ("SuccessCriteriaMet", "Complete")
+    ]
+    times = {"startTime": now, "completionTime": now}
+    return {**times, "succeeded": 1, "completedIndexes": "0", "conditions": conditions}
 
 
 def _document(
@@ -387,11 +409,9 @@ async def storm(table: Table, drivers: int) -> None:
         await _bounded(begin, all_names)
 
         async def report(name: str, n: int) -> None:
-            text = json.dumps(_document(*uids[name], "Searching", f"trial {n}", n))
+            document = _document(*uids[name], "Searching", f"trial {n}", n)
             sent[name, n] = time.perf_counter()
-            await _patch(
-                at, f"configmaps/{name}-progress", {"data": {"term": "1", "progress": text}}
-            )
+            await _tell(at, name, document)
 
         await _bounded(lambda name: report(name, 1), all_names)
         await _until(lambda: min(shown.values()) >= 1, 120)
@@ -450,10 +470,15 @@ async def _pod_runs(at: Place, name: str) -> None:
     await _patch(at, f"pods/{name}/status", {"status": {"phase": "Running"}})
 
 
-async def _patch(at: Place, path: str, body: dict[str, Any]) -> None:
+async def _tell(at: Place, name: str, document: dict[str, Any]) -> None:
+    data = {"term": "1", "progress": json.dumps(document)}
+    await _patch(at, f"configmaps/{names.progress_config(name)}", {"data": data})
+
+
+async def _patch(at: Place, path: str, body: dict[str, Any], group: str = "api/v1") -> None:
     await at.kube._request(
         "PATCH",
-        f"/api/v1/namespaces/operator/{path}",
+        f"/{group}/namespaces/operator/{path}",
         body,
         content_type="application/merge-patch+json",
     )
