@@ -182,6 +182,9 @@ class Spending(Model):
     epochs: float = Field(0, ge=0)
     """Epochs trained."""
 
+    seconds: int = Field(0, ge=0)
+    """Searching, over all attempts, in whole minutes; what `budget.maxDurationSeconds` limits."""
+
     epochs_saved: float | None = None
     """Epochs that the trials that have ended would have trained beyond these if all had gone to their end."""
 
@@ -192,6 +195,12 @@ class Spending(Model):
     """`epochsSaved` at the mean price of an epoch so far."""
 
     trials_left: int | None = None
+    failed_trials_left: int | None = None
+    """That may fail before the study does."""
+
+    trials_without_improvement_left: int | None = None
+    """Of `budget.maxTrialsWithoutImprovement`, before the search ends."""
+
     seconds_left: int | None = None
     """Of `budget.maxDurationSeconds`, in whole minutes."""
 

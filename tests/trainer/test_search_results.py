@@ -13,6 +13,7 @@ from finetune_api.combinations import Params
 from finetune_api.hyperparameters import Scalar
 from finetune_api.status import MAX_PROGRESS_BYTES, MAX_TOP_TRIALS
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
@@ -60,6 +61,35 @@ def test_findings_of_a_running_study_count_every_trial_once(storage: Storage) ->
     assert trials == len(driver.state.trials)
     assert counts.planned == 12
     assert findings(driver.state, SPEC.budget, storage, 0.0).results_uri is None
+
+
+def test_findings_tell_what_is_spent_and_what_each_budget_leaves(storage: Storage) -> None:
+    limits = {"maxTrials": 12, "maxFailedTrials": 2, "maxDurationSeconds": 3600}
+    limits["maxTrialsWithoutImprovement"] = 12
+    driver = Driver(study_spec(search=ASHA, refit=False, budget=limits), storage, 1)
+    begun, budget = driver.clock(), driver.spec.budget
+    item = driver.decide()
+    assert isinstance(item, TrainItem)
+    driver.write(ev.Failed(driver.clock(), item.trial, "UserError", "no such column"))
+    for _ in range(3):
+        item = driver.decide()
+        assert isinstance(item, TrainItem)
+        for report in driver.work(item):
+            driver.write(*report)
+    now = begun + 125
+    spent = findings(driver.state, budget, storage, now).spending
+    assert spent is not None
+    assert (spent.seconds, spent.seconds_left) == (120, 3480)
+    assert spent.trials_left == 12 - len(driver.state.trials)
+    assert spent.failed_trials_left == 1
+    assert spent.trials_without_improvement_left == 12 - driver.state.trials_since_best
+    assert driver.state.trials_since_best > 0
+    driver.run()
+    spent = findings(driver.state, budget, storage, now).spending
+    assert spent is not None
+    left = spent.trials_left, spent.failed_trials_left, spent.seconds_left
+    assert left == (None, None, None)
+    assert spent.trials_without_improvement_left is None
 
 
 def test_diverged_and_failed_trials_are_not_among_the_best(storage: Storage) -> None:

@@ -115,19 +115,25 @@ def _spending(state: StudyState, budget: Budget, now: float) -> Spending:
         saved = max(0.0, round(whole - sum(trial.trained for trial in ended), 3))
     cost = price(state, budget)
     epochs = state.epochs_trained
-    left = None
-    if budget.max_duration_seconds is not None and state.ended is None:
-        # In minutes: a status that changed every second would be written every second.
-        left = max(0, round((budget.max_duration_seconds - state.elapsed(now)) / 60) * 60)
     hours = budget.max_gpu_hours
-    trials = None if budget.max_trials is None else max(0, budget.max_trials - len(state.trials))
+
+    def left(limit: int | None, used: float, unit: int = 1) -> int | None:
+        return None if limit is None or state.ended else max(0, round((limit - used) / unit) * unit)
+
+    # Seconds in minutes: a status that changed every second would be written every second.
+    elapsed = state.elapsed(now)
     return Spending(
         epochs=round(epochs, 3),
+        seconds=round(elapsed / 60) * 60,
         epochs_saved=saved,
         price=None if cost is None else round(cost, 2),
         price_saved=round(cost / epochs * saved, 2) if cost and epochs and saved else None,
-        trials_left=trials if state.ended is None else None,
-        seconds_left=left,
+        trials_left=left(budget.max_trials, len(state.trials)),
+        failed_trials_left=left(budget.max_failed_trials, state.failed),
+        trials_without_improvement_left=left(
+            budget.max_trials_without_improvement, state.trials_since_best
+        ),
+        seconds_left=left(budget.max_duration_seconds, elapsed, 60),
         gpu_hours_left=None
         if hours is None
         else max(0.0, round(hours - state.gpu_seconds / 3600, 3)),
