@@ -155,6 +155,14 @@ def test_the_best_is_the_best_epoch_of_any_trial_and_the_earlier_of_equals() -> 
     assert best.number == 1
 
 
+def test_trials_that_are_as_good_share_a_place() -> None:
+    desk = Desk()
+    for value in (0.5, 0.7, 0.5, 0.4):
+        desk.train(desk.start(), value)
+    desk.fail(desk.start(), "UserError")
+    assert desk.state.places() == {1: 1, 0: 2, 2: 2, 3: 4}
+
+
 def test_a_minimised_metric_prefers_small_values() -> None:
     desk = Desk(search=ASHA, objective={"metric": "loss", "target": 0.15})
     for value in (0.4, 0.2, 0.6):

@@ -264,14 +264,13 @@ class Study:
     def cv_results_(self) -> pd.DataFrame:
         """A row a trial, with the columns of scikit-learn's searches, and how far the trial got.
 
-        `split<n>_test_score`, their mean, standard deviation (of the population) and rank. A trial without
-        a value has NaN and the last rank.
+        `split<n>_test_score`, their mean, standard deviation (of the population) and rank, which equals share.
+        A trial without a value has NaN and the last rank.
         """
-        ranked = self.state.ranked(self.state.trials)
-        rank = {trial.number: place for place, trial in enumerate(ranked, start=1)}
-        rows = [self._row(trial, rank.get(trial.number)) for trial in self.state.trials]
+        places = self.state.places()
+        rows = [self._row(trial, places.get(trial.number)) for trial in self.state.trials]
         frame = pd.DataFrame(rows)
-        last = len(ranked) + 1
+        last = len(places) + 1
         frame["rank_test_score"] = frame["rank_test_score"].fillna(last).astype(int)
         return frame
 

@@ -388,6 +388,14 @@ class StudyState:
         """The candidates among `trials`, best first."""
         return sorted((trial for trial in trials if trial.is_candidate), key=self._order)
 
+    def places(self) -> dict[int, int]:
+        """Trial number → place among the candidates, from 1; those that are as good share the first of theirs."""
+        ranks = {trial.number: self._rank(trial) for trial in self.ranked(self.trials)}
+        first: dict[tuple[int, float], int] = {}
+        for place, rank in enumerate(ranks.values(), start=1):
+            first.setdefault(rank, place)
+        return {number: first[rank] for number, rank in ranks.items()}
+
     def best_known(self) -> list[Trial]:
         """The candidates that have had as much of Samples or Folds as the best one, best first."""
         found = self.ranked(self.trials)
