@@ -108,15 +108,21 @@ def _scheduling(spec: StudySpec, settings: Settings) -> Manifest:
     return template
 
 
-def _told_image(template: Any) -> Manifest:
-    """What to lay over `template` so that the records know with which image a trial was trained."""
+def trainer_of(template: Any) -> Manifest:
+    """The container that trains in a pod of `template`; empty if what was laid over it left none."""
     match template:
         case {"spec": {"containers": [*containers]}}:
             for container in containers:
                 match container:
-                    case {"name": names.CONTAINER, "image": str(image)}:
-                        return with_environment({"FINETUNE_IMAGE": image})
+                    case {"name": names.CONTAINER}:
+                        return dict(container)
     return {}
+
+
+def _told_image(template: Any) -> Manifest:
+    """What to lay over `template` so that the records know with which image a trial was trained."""
+    image = trainer_of(template).get("image")
+    return with_environment({"FINETUNE_IMAGE": image}) if isinstance(image, str) else {}
 
 
 def _pod_security(settings: Settings) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from finetune_operator import names
 from finetune_operator.children import Manifest, resolved
 from finetune_operator.pods import (
     RESTRICTED,
-    TMP,
     pod_template,
+    trainer_of,
     with_environment,
 )
 from finetune_operator.settings import Settings
@@ -35,16 +35,17 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
     """The RayJob of one attempt."""
     spec = resolved(study, settings)
     head = (_ray_pod(study, attempt), _head(settings))
+    template = pod_template(study, spec, settings, attempt, *head, trains=False)
     cluster = {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             # No trial runs on the head.
             "rayStartParams": {"num-cpus": "0"},
-            "template": pod_template(study, spec, settings, attempt, *head, trains=False),
+            "template": template,
         },
         "workerGroupSpecs": [_workers(study, spec, attempt, settings)],
-        **_autoscaling(spec),
+        **_autoscaling(spec, template),
     }
     metadata = names.attempt_metadata(study, attempt, settings)
     if spec.cluster.scales and spec.cluster.queue_name is not None:
@@ -66,7 +67,8 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
     return [job]
 
 
-def _autoscaling(spec: StudySpec) -> Manifest:
+def _autoscaling(spec: StudySpec, head: Manifest) -> Manifest:
+    """Ray's autoscaler, which KubeRay puts beside the trainer into the `head`, with the same image: it finds the same there."""
     if not spec.cluster.scales:
         return {}
     environment = with_environment({"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "finetune"})
@@ -77,7 +79,7 @@ def _autoscaling(spec: StudySpec) -> Manifest:
             "idleTimeoutSeconds": _IDLE_SECONDS,
             "securityContext": RESTRICTED,
             "env": environment["spec"]["containers"][0]["env"],
-            "volumeMounts": [TMP],
+            "volumeMounts": trainer_of(head).get("volumeMounts", []),
         },
     }
 

@@ -51,11 +51,15 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
         *(status.get("containerStatuses") or []),
     ]
     for container in containers:
-        state = container.get("state") or {}
-        if (state.get("terminated") or {}).get("reason") == "OOMKilled":
-            name = container.get("name", "")
+        state, name = container.get("state") or {}, container.get("name", "")
+        ended = state.get("terminated") or {}
+        if ended.get("reason") == "OOMKilled":
             words = f"container {name} was killed for lack of memory (OOMKilled)"
             yield Trouble("OutOfMemory", words)
+        elif ended.get("exitCode") and status.get("phase") == "Running":  # it is not restarted
+            code = ended["exitCode"]
+            words = f"container {name} has ended with exit code {code}, the pod goes on without it"
+            yield Trouble("PodsPending", words)
         yield from _waiting(container, state.get("waiting") or {})
 
 

@@ -184,6 +184,14 @@ def _disrupted(reason: str) -> dict[str, object]:
         (_disrupted("DeletionByTaintManager"), Trouble("NodeLost", "DeletionByTaintManager: m")),
         (_disrupted("DeletionByPodGC"), Trouble("NodeLost", "DeletionByPodGC: m")),
         (_container(terminated={"reason": "Error", "exitCode": 1}), None),
+        (
+            {"phase": "Running", **_container(terminated={"reason": "Error", "exitCode": 1})},
+            Trouble(
+                "PodsPending",
+                "container trainer has ended with exit code 1, the pod goes on without it",
+            ),
+        ),
+        ({"phase": "Running", **_container(terminated={"exitCode": 0})}, None),
         (_container(waiting={"reason": "ContainerCreating"}), None),
         (_container(running={}), None),
         ({}, None),
