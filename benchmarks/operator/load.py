@@ -6,11 +6,13 @@ Phases, each with a fresh API server:
   asyncio client needs for the same writes, right before, on the same API server. Then a restart with all of
   them alive, and idle minutes.
 - finished: the operator starts where so many studies have ended.
-- storm: drivers that each write their progress once a second; the status follows.
+- storm: drivers that each write their progress once a second; the status follows;
+- writes: CPU time of the API server for a new status, over that for a ConfigMap of its size.
 
 Prints a table and exits 1 if a bar is missed.
 
     python -m benchmarks.operator.load [--studies 1000] [--finished 5000] [--drivers 200] [--idle 600]
+        [--writes 1000]
 """
 
 import argparse
@@ -110,20 +112,25 @@ class Place:
         found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
-    def process(self) -> Path:
-        """Where the kernel tells about the operator."""
+    @property
+    def pid(self) -> int:
+        """The operator's process."""
         assert self.operator.process is not None
-        return Path(f"/proc/{self.operator.process.pid}")
+        return self.operator.process.pid
 
     def megabytes(self, what: str) -> int:
         """`VmRSS` or `VmHWM` of the operator."""
-        lines = (self.process() / "status").read_text().splitlines()
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(what)).split()[1]) // 1024
 
     def cpu_seconds(self) -> float:
         """CPU time of the operator."""
-        fields = (self.process() / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+        return _cpu_seconds(self.pid)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 @asynccontextmanager
@@ -452,6 +459,61 @@ async def storm(table: Table, drivers: int) -> None:
             each.task.cancel()
 
 
+async def writes(table: Table, count: int) -> None:
+    """What a new status costs the API server, which checks the whole study each time."""
+    async with place() as at:
+        kube, all_names = at.kube, [f"study-{i}" for i in range(_AT_ONCE)]
+        statuses: dict[str, StudyStatus] = {}
+
+        async def begin(name: str) -> None:
+            made = parse_study(await kube.create(study("operator", name)))
+            statuses[name] = decide(made, Observed(), at.settings, _now()).status
+            await kube.apply(_config(name, json.dumps(made.to_json())))
+
+        async def tell(name: str, n: int) -> None:
+            status = statuses[name].model_copy(update={"message": f"trial {n}"})
+            await kube.apply(_status(name, status, "operator"), "status")
+
+        async def note(name: str, n: int) -> None:
+            text = json.dumps({"status": statuses[name].to_json(), "message": f"trial {n}"})
+            await kube.apply(_config(name, text))
+
+        async def milliseconds(write: Callable[[str, int], Awaitable[None]]) -> float:
+            async def some(name: str) -> None:
+                for n in range(count // _AT_ONCE):
+                    await write(name, n)
+
+            pid = at.server.apiserver.pid
+            assert pid is not None
+            begun = await _idle(pid)
+            await _bounded(some, all_names)
+            return 1000 * (_cpu_seconds(pid) - begun) / (count // _AT_ONCE * _AT_ONCE)
+
+        await _bounded(begin, all_names)
+        await milliseconds(tell)  # the first writes compile and cache
+        config, status = await milliseconds(note), await milliseconds(tell)
+        table.row("CPU of the API server for a ConfigMap, ms", round(config, 1))
+        table.row("   for a status", round(status, 1))
+        table.row("   over the ConfigMap", round(status / config, 1), 7)
+
+
+async def _idle(pid: int) -> float:
+    """CPU seconds that the process has used, once it needs no more than a tenth of a second a second."""
+    last = _cpu_seconds(pid)
+    async with asyncio.timeout(60):
+        while True:
+            await asyncio.sleep(1)
+            now = _cpu_seconds(pid)
+            if now - last < 0.1:
+                return now
+            last = now
+
+
+def _config(name: str, text: str) -> dict[str, Any]:
+    metadata = {"name": f"{name}-written", "namespace": "operator"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"text": text}}
+
+
 def _pod(name: str, study_uid: str, job_uid: str) -> dict[str, Any]:
     labels = {
         names.STUDY_LABEL: name,
@@ -517,6 +579,8 @@ async def _run(arguments: argparse.Namespace) -> bool:
         await finished(table, arguments.finished)
     if arguments.drivers:
         await storm(table, arguments.drivers)
+    if arguments.writes:
+        await writes(table, arguments.writes)
     return table.missed
 
 
@@ -530,6 +594,9 @@ def main() -> int:
         "--finished", type=int, default=5000, help="that have ended; 0: not this phase"
     )
     parser.add_argument("--drivers", type=int, default=200, help="of the storm; 0: not this phase")
+    parser.add_argument(
+        "--writes", type=int, default=1000, help="of a status, and as many of a ConfigMap; 0: none"
+    )
     parser.add_argument("--idle", type=int, default=600, help="seconds without any event")
     print(describe())
     return int(asyncio.run(_run(parser.parse_args())))

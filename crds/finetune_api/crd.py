@@ -69,6 +69,8 @@ def openapi_schema() -> dict[str, Any]:
     # Without this default, tools that compute health (kstatus) call a study nobody has seen Current.
     properties["status"] = _without_defaults(properties["status"])
     properties["status"]["default"] = {"observedGeneration": -1}
+    # One writer writes all of it; who owns each of its fields would be most of what the object consists of.
+    properties["status"]["x-kubernetes-map-type"] = "atomic"
     return schema
 
 

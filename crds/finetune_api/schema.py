@@ -5,7 +5,7 @@ predicate for everybody else. `tests/cluster` proves that the pairs agree.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
@@ -31,14 +31,22 @@ class Rule:
     field: str = ""
     message_cel: str = ""
     detail: Callable[[Any], str] | None = None
+    once: bool = False
+    """Whether the API server checks it at creation only."""
+
+    def at_creation(self) -> "Rule":
+        """The rule for a model that cannot change: no later write, of the status above all, is made to pay for it."""
+        return replace(self, once=True)
 
     def explain(self, value: Any) -> str:
         """The message for `value`, which breaks the rule."""
         return f"{self.message} ({self.detail(value)})" if self.detail else self.message
 
-    def as_validation(self) -> dict[str, str]:
+    def as_validation(self) -> dict[str, str | bool]:
         """The rule as an entry of `x-kubernetes-validations`."""
-        entry = {"rule": self.cel, "message": self.message}
+        entry: dict[str, str | bool] = {"rule": self.cel, "message": self.message}
+        if self.once:
+            entry |= {"rule": f"oldSelf.hasValue() || ({self.cel})", "optionalOldSelf": True}
         if self.message_cel:
             entry["messageExpression"] = self.message_cel
         if self.field:

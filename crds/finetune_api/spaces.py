@@ -227,39 +227,49 @@ DOMAINS: dict[str, type[Domain]] = {name: _domain(name) for name in Hyperparamet
 """The domain model of each hyperparameter, by Python name."""
 
 
-def _when_cel() -> str:
-    conditions = ", ".join(f"self.?{json_name(n)}.?when.orValue({{}})" for n in DOMAINS)
+def _when_cel(space: str) -> str:
+    conditions = ", ".join(f"{space}.?{json_name(n)}.?when.orValue({{}})" for n in DOMAINS)
     arms = " : ".join(
-        f"k == '{json_name(k)}' ? has(self.{json_name(k)}) && !has(self.{json_name(k)}.when)"
-        f" && w[k].all(v, v in self.{json_name(k)}.values)"
+        f"k == '{json_name(k)}' ? has({space}.{json_name(k)}) && !has({space}.{json_name(k)}.when)"
+        f" && w[k].all(v, v in {space}.{json_name(k)}.values)"
         for k in CATEGORICAL
     )
     return f"[{conditions}].all(w, w.all(k, {arms} : false))"
 
 
-def _when_holds(space: Any) -> bool:
-    domains = space.domains()
-    for domain in domains.values():
-        for key, words in (domain.when or {}).items():
-            target = domains.get(key)
-            if not isinstance(target, ChoiceDomain) or target.when is not None:
-                return False
-            if not all(word in target.values for word in words):
-                return False
+def _wrong_whens(spec: Any) -> list[str]:
+    """Where (`searchSpaces[0].momentum`) a `when` names what does not occur in its space."""
+    return [
+        f"searchSpaces[{number}].{name}"
+        for number, space in enumerate(spec.search_spaces)
+        for name, domain in space.domains().items()
+        if not _can_hold(domain.when or {}, space.domains())
+    ]
+
+
+def _can_hold(when: When, domains: dict[str, Domain]) -> bool:
+    for key, words in when.items():
+        target = domains.get(key)
+        if not isinstance(target, ChoiceDomain) or target.when is not None:
+            return False
+        if not all(word in target.values for word in words):
+            return False
     return True
+
+
+WHEN_RULE = Rule(
+    cel=f"self.searchSpaces.all(s, {_when_cel('s')})",
+    message="when must name values of categorical hyperparameters searched in the same space, "
+    "which have no when of their own",
+    holds=lambda self: not _wrong_whens(self),
+    field=".searchSpaces",
+    detail=lambda self: f"got others in {', '.join(_wrong_whens(self))}",
+)
+"""A rule of the spec: there it can be checked at creation only, which a rule of a space cannot."""
 
 
 class SearchSpaceBase(Model):
     """Hyperparameters to search, each with its domain."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=_when_cel(),
-            message="when must name values of categorical hyperparameters searched in the same space, "
-            "which have no when of their own",
-            holds=_when_holds,
-        ),
-    )
 
     def domains(self) -> dict[str, Domain]:
         """The searched hyperparameters by JSON name, in the order of their declaration."""

@@ -23,6 +23,7 @@ from finetune_api.spaces import (
     ATOMIC,
     DOMAINS,
     MAX_SPACES,
+    WHEN_RULE,
     IntegerDomain,
     NumericDomain,
     SearchSpace,
@@ -880,17 +881,6 @@ SEARCH_RULES = (
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.search.algorithm == 'Grid' || self.search.algorithm == 'PBT'"
-        " || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
-        message="unless algorithm is Grid or PBT the budget must have maxTrials or maxDurationSeconds",
-        holds=lambda self: (
-            self.search.algorithm in ("Grid", "PBT")
-            or self.budget.max_trials is not None
-            or self.budget.max_duration_seconds is not None
-        ),
-        field=".budget",
-    ),
-    Rule(
         cel="self.search.scheduler.type == 'None' || self.searchSpaces.all(s, !has(s.epochs))",
         message="with a scheduler epochs must be fixed, not searched",
         holds=lambda self: (
@@ -898,16 +888,6 @@ SEARCH_RULES = (
             or all("epochs" not in space.domains() for space in self.search_spaces)
         ),
         field=".searchSpaces",
-    ),
-    Rule(
-        cel="self.search.scheduler.type != 'SuccessiveHalving' || self.search.algorithm == 'Grid' || has(self.budget.maxTrials)",
-        message="with scheduler SuccessiveHalving the budget must have maxTrials, unless algorithm is Grid",
-        holds=lambda self: (
-            self.search.scheduler.type != "SuccessiveHalving"
-            or self.search.algorithm == "Grid"
-            or self.budget.max_trials is not None
-        ),
-        field=".budget",
     ),
     Rule(
         cel="self.search.scheduler.type == 'None' || self.search.scheduler.resource != 'Epochs'"
@@ -988,47 +968,38 @@ SEARCH_RULES = (
 )
 """What holds for a search whatever is trained."""
 
-_REQUIRED = ("task", "model", "dataset", "searchSpaces", "search")
-_OPTIONAL = ("hyperparameters", "ensemble", "storage", "tracking")
-_DEFAULTED = ("validation", "compute", "refit", "refitRows", "artifacts", "cluster", "onExisting")
-
-
-def _same(field: str, optional: bool) -> str:
-    same = f"self.{field} == oldSelf.{field}"
-    if optional:
-        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
-    return same
-
-
-def _immutable(field: str, optional: bool) -> Rule:
-    return Rule(
-        cel=_same(field, optional),
-        message=f"{field} must not change after creation",
-        holds=lambda _: True,
-        field=f".{field}",
-    )
-
-
-_SAME_OBJECTIVE = Rule(
-    cel=" && ".join(
-        f"({_same(f'objective.{field.alias}', field.default is None)})"
-        for name, field in Objective.model_fields.items()
-        if name != "target"
+BUDGET_RULES = (
+    Rule(
+        cel="self.search.algorithm == 'Grid' || self.search.algorithm == 'PBT'"
+        " || has(self.budget.maxTrials) || has(self.budget.maxDurationSeconds)",
+        message="unless algorithm is Grid or PBT the budget must have maxTrials or maxDurationSeconds",
+        holds=lambda self: (
+            self.search.algorithm in ("Grid", "PBT")
+            or self.budget.max_trials is not None
+            or self.budget.max_duration_seconds is not None
+        ),
+        field=".budget",
     ),
-    message="objective must not change after creation, but for its target",
-    holds=lambda _: True,
-    field=".objective",
+    Rule(
+        cel="self.search.scheduler.type != 'SuccessiveHalving' || self.search.algorithm == 'Grid' || has(self.budget.maxTrials)",
+        message="with scheduler SuccessiveHalving the budget must have maxTrials, unless algorithm is Grid",
+        holds=lambda self: (
+            self.search.scheduler.type != "SuccessiveHalving"
+            or self.search.algorithm == "Grid"
+            or self.budget.max_trials is not None
+        ),
+        field=".budget",
+    ),
 )
+"""What holds for a search and its budget, which may be edited."""
 
 
 class StudySpec(Model):
     """The study. After creation only suspend, budget, objective.target and ttlSecondsAfterFinished may change."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (*_TASK_RULES, *SEARCH_RULES)
-    UPDATE_RULES: ClassVar[tuple[Rule, ...]] = (
-        *(_immutable(field, optional=False) for field in (*_REQUIRED, *_DEFAULTED)),
-        *(_immutable(field, optional=True) for field in _OPTIONAL),
-        _SAME_OBJECTIVE,
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        *(rule.at_creation() for rule in (*_TASK_RULES, *SEARCH_RULES, WHEN_RULE)),
+        *BUDGET_RULES,
     )
 
     task: Task
@@ -1113,8 +1084,49 @@ def _name_holds(study: Any) -> bool:
     )
 
 
+_EDITABLE = ("suspend", "budget", "ttl_seconds_after_finished", "objective")
+
+
+def _same(field: str, optional: bool) -> str:
+    same = f"self.spec.{field} == oldSelf.spec.{field}"
+    if optional:
+        has, had = f"has(self.spec.{field})", f"has(oldSelf.spec.{field})"
+        same = f"{has} == {had} && (!{has} || {same})"
+    return f"({same})"
+
+
+_SAME = {
+    field.alias: _same(str(field.alias), field.default is None)
+    for name, field in StudySpec.model_fields.items()
+    if name not in _EDITABLE
+} | {
+    f"objective.{field.alias}": _same(f"objective.{field.alias}", field.default is None)
+    for name, field in Objective.model_fields.items()
+    if name != "target"
+}
+"""CEL for each field that must not change."""
+
+_NEW_MESSAGE = (
+    "has(self.status.message) && has(oldSelf.status.message)"
+    " && self.status.message != oldSelf.status.message"
+)
+"""Holds for most writes of the status and for no other: whoever writes it cannot change the spec, and the
+reverse. To compare all of a spec takes the API server about as long as the rest of such a write."""
+
+_UNCHANGED = Rule(
+    cel=f"{_NEW_MESSAGE} || {' && '.join(_SAME.values())}",
+    message="only suspend, budget, objective.target and ttlSecondsAfterFinished may change after creation",
+    message_cel="'must not change after creation:'"
+    + "".join(f" + ({same} ? '' : ' {field}')" for field, same in _SAME.items()),
+    holds=lambda _: True,
+    field=".spec",
+)
+
+
 class FineTuneStudy(Model):
     """A search for the best hyperparameters of a fine-tuned model."""
+
+    UPDATE_RULES: ClassVar[tuple[Rule, ...]] = (_UNCHANGED,)
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -192,8 +192,8 @@ class Operator:
         if event["type"] == "DELETED":
             self._forget(key, version_of(body))
         else:
-            self.reconciler.put(key, _plain(body))
-            self.queue.add(key)
+            if self.reconciler.put(key, _plain(body)):
+                self.queue.add(key)
         if again:
             await self._forget_gone(str(namespace) if self.settings.namespaces else None)
 

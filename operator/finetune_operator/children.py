@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, StudySpec
 from finetune_operator import names
+from finetune_operator.merge import overlay
 from finetune_operator.observe import digest
 from finetune_operator.settings import Settings
 
@@ -36,7 +37,7 @@ def children(study: FineTuneStudy, settings: Settings) -> list[Manifest]:
         _progress_config_map(study),
         _network_policy(study, settings),
         _role(study),
-        _role_binding(study),
+        _role_binding(study, settings),
     ]
 
 
@@ -106,7 +107,7 @@ def _role(study: FineTuneStudy) -> Manifest:
     }
 
 
-def _role_binding(study: FineTuneStudy) -> Manifest:
+def _role_binding(study: FineTuneStudy, settings: Settings) -> Manifest:
     name = names.account(study.metadata.name)
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -114,9 +115,18 @@ def _role_binding(study: FineTuneStudy) -> Manifest:
         "metadata": names.metadata(study, name),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
         "subjects": [
-            {"kind": "ServiceAccount", "name": name, "namespace": study.metadata.namespace}
+            {"kind": "ServiceAccount", "name": account, "namespace": study.metadata.namespace}
+            for account in dict.fromkeys((name, *_named_account(study, settings)))
         ],
     }
+
+
+def _named_account(study: FineTuneStudy, settings: Settings) -> list[str]:
+    """The account that a pod template names, as one that a cloud knows: its pods report progress as well."""
+    match overlay(settings.pod_template, study.spec.cluster.pod_template or {}):
+        case {"spec": {"serviceAccountName": str(account)}} if account:
+            return [account]
+    return []
 
 
 def _network_policy(study: FineTuneStudy, settings: Settings) -> Manifest:

@@ -45,7 +45,7 @@ from finetune_operator.observe import (
     owner,
 )
 from finetune_operator.settings import Settings
-from finetune_operator.store import Store, Versions
+from finetune_operator.store import Store, Versions, version_of
 
 log = logging.getLogger("finetune.reconciler")
 
@@ -68,15 +68,20 @@ class Reconciler:
         self._written: dict[Key, float] = {}
         """When the status of a study was last written, by the loop's clock."""
 
+        self._echoes: dict[Key, int] = {}
+        """In which version a study came out of a write that told nothing but progress."""
+
         self._ray_jobs: bool | None = None
         """Whether there is the kind RayJob; not known before it matters."""
 
         self._metrics = metrics.StudyMetrics()
 
-    def put(self, key: Key, body: Mapping[str, Any]) -> None:
-        """Remember the study's latest body."""
+    def put(self, key: Key, body: Mapping[str, Any]) -> bool:
+        """Remember the study's latest body; False if there is nothing to do about it, for it only has the progress
+        that was written here."""
         if self._versions.seen(key, body):
             self._bodies[key] = _slim(body)
+        return self._echoes.get(key) != version_of(body)
 
     def remove(self, key: Key, version: int) -> bool:
         """Forget a study that is gone in that version; False if another of its name has come since."""
@@ -96,6 +101,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._bodies.pop(key, None)
         self._written.pop(key, None)
+        self._echoes.pop(key, None)
         self._metrics.remove(key)
 
     def show_none(self) -> None:
@@ -279,7 +285,10 @@ class Reconciler:
             return
         self._written[key] = asyncio.get_running_loop().time()
         try:
-            self.put(key, await self._apply_status(meta, status))
+            answer = await self._apply_status(meta, status)
+            self.put(key, answer)
+            if _only_progress(old, status):
+                self._echoes[key] = version_of(answer)
         except Refused as error:
             # What the pods say fits our schema but not the API server's: keep what was found before.
             log.warning("status refused", extra={"study": "/".join(key), "error": str(error)})

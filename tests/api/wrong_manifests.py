@@ -234,13 +234,13 @@ WRONG = (
     Wrong(
         "when names what is not searched",
         {f"{_SPACE}.momentum.when": {"lrSchedule": ["Linear"]}},
-        "spec.searchSpaces[0]",
+        "spec.searchSpaces",
         "when must name values of categorical hyperparameters",
     ),
     Wrong(
         "when names a value that cannot occur",
         {f"{_SPACE}.momentum.when": {"optimizer": ["RMSprop"]}},
-        "spec.searchSpaces[0]",
+        "spec.searchSpaces",
         "when must name values of categorical hyperparameters",
     ),
     Wrong("no search space", {"spec.searchSpaces": []}, "spec.searchSpaces"),
@@ -443,37 +443,57 @@ EDITS = (
     Wrong(
         "edited search space",
         {"spec.searchSpaces.0.batchSize.values": [8]},
-        "spec.searchSpaces",
-        "must not change",
+        "spec",
+        "must not change after creation: searchSpaces",
     ),
-    Wrong("edited task", {"spec.task": "MultiLabel"}, "spec.task", "must not change"),
+    Wrong(
+        "edited task", {"spec.task": "MultiLabel"}, "spec", "must not change after creation: task"
+    ),
+    Wrong(
+        "edited twice",
+        {"spec.task": "MultiLabel", "spec.model.name": "other/model"},
+        "spec",
+        "must not change after creation: task model",
+    ),
     Wrong(
         "edited metric",
         {"spec.objective.metric": "accuracy"},
-        "spec.objective",
-        "must not change after creation, but for its target",
+        "spec",
+        "must not change after creation: objective.metric",
     ),
     Wrong(
         "added objective",
         {"spec.objective.secondary": [{"metric": "loss"}]},
-        "spec.objective",
-        "must not change after creation, but for its target",
+        "spec",
+        "must not change after creation: objective.secondary",
     ),
-    Wrong("edited seed", {"spec.search.seed": 1}, "spec.search", "must not change"),
+    Wrong("edited seed", {"spec.search.seed": 1}, "spec", "must not change after creation: search"),
     Wrong(
         "added hyperparameters",
         {"spec.hyperparameters": {"epochs": 2}},
-        "spec.hyperparameters",
-        "must not change",
+        "spec",
+        "must not change after creation: hyperparameters",
     ),
     Wrong(
         "edited folds",
         {"spec.validation": {"crossValidation": {"folds": 3}}},
-        "spec.validation",
-        "must not change",
+        "spec",
+        "must not change after creation: validation",
     ),
-    Wrong("edited workers", {"spec.cluster": {"workers": 2}}, "spec.cluster", "must not change"),
-    Wrong("refit switched off", {"spec.refit": False}, "spec.refit", "must not change"),
-    Wrong("added ensemble", {"spec.ensemble": {"size": 3}}, "spec.ensemble", "must not change"),
+    Wrong(
+        "edited workers",
+        {"spec.cluster": {"workers": 2}},
+        "spec",
+        "must not change after creation: cluster",
+    ),
+    Wrong(
+        "refit switched off", {"spec.refit": False}, "spec", "must not change after creation: refit"
+    ),
+    Wrong(
+        "added ensemble",
+        {"spec.ensemble": {"size": 3}},
+        "spec",
+        "must not change after creation: ensemble",
+    ),
 )
 """Edits of a stored `VALID` that the API server refuses."""

@@ -31,14 +31,16 @@ from tests.operator.studies import UID
 
 PROGRESS = "guarded-progress"
 LIMIT = 64 * 1024
+CLOUD = "cloud"
+"""An account that the study names for its pods, as one that a cloud knows."""
 
 
 class Account:
-    """A service account of the team's namespace that patches the progress of the study guarded."""
+    """A service account that patches the progress of the team's study guarded."""
 
-    def __init__(self, server: ApiServer, name: str) -> None:
-        user = f"system:serviceaccount:{TEAM}:{name}"
-        self.kubeconfig = server.kubeconfig_for(user, groups(TEAM))
+    def __init__(self, server: ApiServer, name: str, namespace: str = TEAM) -> None:
+        user = f"system:serviceaccount:{namespace}:{name}"
+        self.kubeconfig = server.kubeconfig_for(user, groups(namespace))
 
     def patch(self, body: dict[str, Any]) -> str:
         """What the API server says against it; empty if it takes it."""
@@ -66,7 +68,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 def pods(server: ApiServer) -> Iterator[Account]:
     """The account of a study's pods, with the policy in force."""
     install(server, {**VALUES, "policy.enabled": True})
+    place: dict[str, Any]
     place = {"metadata.name": "guarded", "metadata.namespace": TEAM, "metadata.uid": UID}
+    place["spec.cluster"] = {"podTemplate": {"spec": {"serviceAccountName": CLOUD}}}
     made = manifest_list(children(parse_study(changed(VALID, place)), Settings()))
     server.kubectl("apply", "-f", "-", stdin=made)
     account = Account(server, "guarded-trainer")
@@ -127,11 +131,20 @@ def test_data_have_at_most_64_kib_in_all(pods: Account) -> None:
     assert pods.patch({"data": {"x": None}}) == ""
 
 
-def test_others_are_not_asked(server: ApiServer, pods: Account) -> None:
+@pytest.mark.usefixtures("pods")
+def test_the_account_that_a_study_names_may_write_the_same(server: ApiServer) -> None:
+    named = Account(server, CLOUD)
+    assert named.patch({"data": {"x": "1"}}) == ""
+    assert "must not change the metadata" in named.patch({"metadata": {"labels": None}})
+    assert "forbidden" in Account(server, "stranger").patch({"data": {"x": "2"}})
+
+
+@pytest.mark.usefixtures("pods")
+def test_others_are_not_asked(server: ApiServer) -> None:
     assert patch(server.kubeconfig, {"metadata": {"labels": {"team": "nlp"}}}) == ""
-    grant = ("--role=guarded-trainer", f"--serviceaccount={TEAM}:other-trainer")
+    grant = ("--role=guarded-trainer", "--serviceaccount=kube-system:syncer")
     server.kubectl("create", "rolebinding", "other", *grant, f"--namespace={TEAM}")
-    other = Account(server, "other-trainer")
+    other = Account(server, "syncer", "kube-system")
     assert other.patch({"metadata": {"labels": {"team": "search"}}}) == ""
     server.kubectl("delete", "rolebinding", "other", f"--namespace={TEAM}")
 

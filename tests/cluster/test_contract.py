@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,23 @@ def test_edit_of_what_must_not_change_is_refused(client: Client, edit: Wrong) ->
     assert edit.reason in answer["message"]
 
 
+def test_nobody_hides_an_edit_behind_a_new_status(client: Client) -> None:
+    """The spec is not compared when the status has a new message: who writes one must not write the other."""
+    client.request("POST", STUDIES, VALID)
+    told = _stored(client, {"status": {"observedGeneration": 1, "message": "as it was"}})
+    assert client.request("PUT", f"{STUDIES}/tickets/status", told)[0] == 200
+    both = {"spec.task": "MultiLabel", "status.message": "new"}
+
+    status, answer = client.request("PUT", f"{STUDIES}/tickets", _stored(client, both))
+    assert status == 422, answer
+    assert "must not change after creation: task" in answer["message"]
+
+    status, answer = client.request("PUT", f"{STUDIES}/tickets/status", _stored(client, both))
+    assert status == 200, answer
+    assert answer["spec"] == told["spec"]
+    assert answer["status"]["message"] == "new"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -90,7 +108,7 @@ def test_edit_of_what_may_change_is_accepted(client: Client, changes: dict[str, 
     assert status == 200, answer
 
 
-def _stored(client: Client, changes: dict[str, object]) -> object:
+def _stored(client: Client, changes: dict[str, object]) -> Any:
     _, stored = client.request("GET", f"{STUDIES}/tickets")
     return changed(stored, changes)
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.manifest import parse_study
 from finetune_operator import engines
-from finetune_operator.children import resolved, spec_config_map
+from finetune_operator.children import children, resolved, spec_config_map
 from finetune_operator.merge import overlay
 from finetune_operator.observe import JobView, PodView
 from finetune_operator.settings import read
@@ -101,6 +101,25 @@ def test_platforms_template_lies_below_what_the_study_says() -> None:
             ("spot", None),
             ("node.kubernetes.io/unreachable", 300),
         ]
+
+
+def test_pods_report_progress_whichever_account_they_are_given() -> None:
+    named = {"spec": {"serviceAccountName": "cloud"}}
+    cases = [
+        ({}, {}, []),
+        (named, {}, ["cloud"]),
+        ({}, named, ["cloud"]),
+        ({"spec": {"serviceAccountName": "x"}}, named, ["cloud"]),
+    ]
+    for platform, cluster, others in cases:
+        template = {"podTemplate": cluster} if cluster else {}
+        study = parse_study(changed(VALID, {"spec.cluster": template, "metadata.uid": UID}))
+        settings = SETTINGS.model_copy(update={"pod_template": platform})
+        pods = engines.manifests(study, 1, settings)[-1]["spec"]["template"]["spec"]
+        (binding,) = (one for one in children(study, settings) if one["kind"] == "RoleBinding")
+        accounts = [subject["name"] for subject in binding["subjects"]]
+        assert accounts == ["tickets-trainer", *others]
+        assert pods["serviceAccountName"] == accounts[-1]
 
 
 def _body(version: int, **status: object) -> dict[str, object]:

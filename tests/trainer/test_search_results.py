@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from finetune_api.status import MAX_PROGRESS_BYTES, MAX_TOP_TRIALS
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
@@ -90,6 +92,26 @@ def test_findings_tell_what_is_spent_and_what_each_budget_leaves(storage: Storag
     left = spent.trials_left, spent.failed_trials_left, spent.seconds_left
     assert left == (None, None, None)
     assert spent.trials_without_improvement_left is None
+
+
+def test_trials_whose_batches_did_not_fit_are_named(storage: Storage) -> None:
+    driver = Driver(SPEC, storage, 1)
+    for _ in range(3):
+        item = driver.decide()
+        assert isinstance(item, TrainItem)
+        for report in driver.work(item):
+            driver.write(*(_in_parts(event, 4 if item.trial == 1 else 1) for event in report))
+    again = StudyState.replayed(Problem.of(SPEC), read_history(storage).events)
+    for state in (driver.state, again):
+        found = findings(state, SPEC.budget, storage, 0.0, ("a class has few rows",))
+        assert found.warnings[0].startswith("memory is short: batches of trials 1 are computed in")
+        assert "up to 4 parts" in found.warnings[0]
+        assert found.warnings[1:] == ["a class has few rows"]
+        assert table(state)["batch_parts"].to_pylist() == [None, 4, None]
+
+
+def _in_parts(event: ev.Event, parts: int) -> ev.Event:
+    return replace(event, parts=parts) if isinstance(event, ev.EpochDone) else event
 
 
 def test_diverged_and_failed_trials_are_not_among_the_best(storage: Storage) -> None:

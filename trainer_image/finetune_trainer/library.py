@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from finetune_api.combinations import Params, Space
 from finetune_api.metrics import Goal
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain
-from finetune_api.study import SEARCH_RULES, Budget, Search
+from finetune_api.study import BUDGET_RULES, SEARCH_RULES, Budget, Search
 from finetune_trainer.broker import Snapshot
 from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
@@ -148,7 +148,7 @@ class Study:
             ),
             objective=SimpleNamespace(secondary=[]),
         )
-        for rule in SEARCH_RULES:
+        for rule in (*SEARCH_RULES, *BUDGET_RULES):
             if not rule.holds(as_spec):
                 raise SpecError(rule.field.lstrip("."), rule.explain(as_spec))
         Proposer(problem).check()

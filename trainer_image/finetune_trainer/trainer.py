@@ -173,6 +173,7 @@ class Trainer:
             result.seconds * self._gpus,
             item.run,
             result.thresholds,
+            result.split,
         )
 
     def _save(self, run: TrialRun, item: TrainItem, keep: bool = False) -> ev.Event:

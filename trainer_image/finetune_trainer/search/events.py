@@ -83,7 +83,7 @@ class EpochDone(Event):
     """The run was evaluated after `epoch` epochs, at the end of one or in its middle; `value` is the objective.
 
     Seconds are those since its evaluation before. `thresholds` are those of the labels, where they were
-    tuned on the validation rows.
+    tuned on the validation rows. Batches were computed in `parts`, more than one if memory was short.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -96,6 +96,7 @@ class EpochDone(Event):
     gpu_seconds: float
     run: int = 0
     thresholds: list[float] | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ from finetune_trainer.search.trials import Evaluation, Trial
 RESULTS = "results"
 """Folder of the tables within the study's storage."""
 
+_NAMED = 5
+"""Trials that a warning names at most."""
+
 
 def findings(
     state: StudyState,
@@ -62,8 +65,22 @@ def findings(
         results_uri=storage.uri(RESULTS) if state.ended else None,
         gpu_seconds=round(state.gpu_seconds, 1),
         spending=_spending(state, budget, now),
-        warnings=[warning[:256] for warning in warnings[:10]],
+        warnings=[warning[:256] for warning in (*_short_memory(state), *warnings)[:10]],
     )
+
+
+def _short_memory(state: StudyState) -> list[str]:
+    """What a user should know who wonders why trials of large batches take so long."""
+    if not state.in_parts:
+        return []
+    trials = sorted(state.in_parts)
+    named = ", ".join(map(str, trials[:_NAMED]))
+    others = f" and {len(trials) - _NAMED} more" if len(trials) > _NAMED else ""
+    parts = max(state.in_parts.values())
+    return [
+        f"memory is short: batches of trials {named}{others} are computed in up to {parts} parts, with the same"
+        " outcome but slower"
+    ]
 
 
 def _ensemble(state: StudyState) -> EnsembleResult | None:
@@ -201,7 +218,10 @@ _ORDER = (
     *("trial", "state", "generation", "member", "parent", "param_"),
     *("value", "standard_error", "pareto", "best_epoch"),
 )
-_LAST = ("split", "epochs", "seconds", "gpu_seconds", "stopped_early", "failure", "message")
+_LAST = (
+    *("split", "epochs", "seconds", "gpu_seconds", "batch_parts"),
+    *("stopped_early", "failure", "message"),
+)
 
 
 def _column_order(name: str) -> tuple[int, float]:
@@ -246,6 +266,8 @@ def _row(state: StudyState, trial: Trial) -> dict[str, Any]:
         row[f"value_at_{state.problem.resources[level]:g}"] = value
     row |= {f"metric_{name}": value for name, value in (best.metrics if best else {}).items()}
     row |= _split_columns(state, trial)
+    if trial.number in state.in_parts:
+        row["batch_parts"] = state.in_parts[trial.number]
     epochs = [done for run in trial.runs.values() for done in run.epochs]
     return row | {
         "epochs": state.epochs_of(trial),

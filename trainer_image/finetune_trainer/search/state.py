@@ -83,6 +83,9 @@ class StudyState:
         self._improver: int | None = None
         """The trial that brought the best rank."""
 
+        self.in_parts: dict[int, int] = {}
+        """Trials whose batches did not fit into memory, and in how many parts they were computed at most."""
+
         self.trials_since_best = 0
         """Trials in a row that reached their first rung, or ended, without a new best value."""
 
@@ -203,6 +206,8 @@ class StudyState:
         self.epochs_trained += event.epoch - (run.trained or self._began_at(trial))
         run.epochs.append(event)
         self.gpu_seconds += event.gpu_seconds
+        if event.parts > 1:
+            self.in_parts[trial.number] = max(event.parts, self.in_parts.get(trial.number, 1))
         if not self._by_level and not trial.is_final:  # another of its runs may have failed
             self._evaluate(trial)
 
