@@ -182,6 +182,8 @@ def by_trainer(study: FineTuneStudy, base: Path) -> Way:
             trained = hugging_face.train(model, tokenizer, train, config, number, validation)
             last.append(trained.accuracies[-1])
         accuracies.append(last)
+        took = time.perf_counter() - started
+        print(f"{TRAINER}: trial {number + 1} after {took:.0f} s", file=sys.stderr, flush=True)
     return Way(time.perf_counter() - started, accuracies)
 
 

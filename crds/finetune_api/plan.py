@@ -48,11 +48,11 @@ def make_plan(
     elif spec.search.scheduler.resource == "Seconds" and spec.search.scheduler.type != "None":
         # How far seconds go is not known, only that no trial needs more than all its epochs.
         return _worst(plan, spec, trials * each * spec.max_epochs, gpu_seconds_per_epoch)
-    shown = [
-        PlannedRung(resource=resource, trials=count)
-        for resource, count in zip(resources, expected, strict=False)
-    ]
     costs = _costs(spec, resources)
+    shown = [
+        PlannedRung(resource=resource, trials=count, epochs=round(cost * count, 3))
+        for resource, cost, count in zip(resources, costs, expected, strict=False)
+    ]
     plan = plan.model_copy(update={"rungs": shown[:32], "expected_epochs": _sum(costs, expected)})
     return _worst(plan, spec, _sum(costs, worst), gpu_seconds_per_epoch)
 
@@ -64,7 +64,7 @@ def _steps(spec: StudySpec, trials: int) -> tuple[list[PlannedRung], float]:
     while trials > 0 and before < most:
         count, end = min(trials, search.population_size), before + search.perturbation_interval
         end = min(end, most)
-        rungs.append(PlannedRung(resource=end, trials=count))
+        rungs.append(PlannedRung(resource=end, trials=count, epochs=count * (end - before)))
         epochs += count * (end - before)
         trials, before = trials - count, end
     return rungs, epochs

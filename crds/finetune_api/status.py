@@ -152,6 +152,8 @@ class PlannedRung(Model):
     """Epochs, rows or folds at the rung."""
 
     trials: int = Field(ge=0)
+    epochs: float | None = Field(None, ge=0)
+    """Epochs that they train for it, from the rung before or, over Samples, anew; over folds and repeats."""
 
 
 class StudyPlan(Model):

@@ -285,15 +285,10 @@ class Reconciler:
             return
         self._written[key] = asyncio.get_running_loop().time()
         try:
-            answer = await self._apply_status(meta, status)
+            answer = await self._apply_what_is_taken(meta, old, status)
             self.put(key, answer)
             if _only_progress(old, status):
                 self._echoes[key] = version_of(answer)
-        except Refused as error:
-            # What the pods say fits our schema but not the API server's: keep what was found before.
-            log.warning("status refused", extra={"study": "/".join(key), "error": str(error)})
-            found = {name: getattr(old, name) for name in Findings.model_fields}
-            self.put(key, await self._apply_status(meta, status.model_copy(update=found)))
         except Gone:
             self._forget(key)
             log.info("study is gone", extra={"study": "/".join(key)})
@@ -303,6 +298,23 @@ class Reconciler:
             reconciling = status.condition("Reconciling")
             about["reason"] = reconciling.reason if reconciling is not None else ""
             log.info("study is %s: %s", status.state, status.message, extra=about)
+
+    async def _apply_what_is_taken(
+        self, meta: ObjectMeta, old: StudyStatus, status: StudyStatus
+    ) -> dict[str, Any]:
+        """Write the status; where the API server refuses it, as it was before in what the refusal may be about.
+
+        Plan and findings fit our schema, but perhaps not the API server's, which may be of an older release.
+        """
+        for doubtful in ((), ("plan",)):
+            kept = {name: getattr(old, name) for name in doubtful}
+            try:
+                return await self._apply_status(meta, status.model_copy(update=kept))
+            except Refused as error:
+                study = f"{meta.namespace}/{meta.name}"
+                log.warning("status refused", extra={"study": study, "error": str(error)})
+        kept = {name: getattr(old, name) for name in ("plan", *Findings.model_fields)}
+        return await self._apply_status(meta, status.model_copy(update=kept))
 
     async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
         """Write the status if the study is still as it was when this was decided. Raises Conflict if not."""

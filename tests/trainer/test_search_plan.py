@@ -27,7 +27,7 @@ def test_a_list_of_grids_counts_each_combination_once() -> None:
     )
     plan = make_plan(spec)
     assert plan.trials == 9 + 4 - 2
-    assert plan.rungs == [PlannedRung(resource=9, trials=11)]
+    assert plan.rungs == [PlannedRung(resource=9, trials=11, epochs=99)]
     assert plan.expected_epochs == plan.worst_case_epochs == 99
 
 
@@ -54,6 +54,7 @@ def test_searched_epochs_are_planned_at_their_most() -> None:
 def test_asha_plans_the_share_that_each_rung_promotes() -> None:
     plan = make_plan(study_spec(search=ASHA, budget={"maxTrials": 27}))
     assert [(rung.resource, rung.trials) for rung in plan.rungs] == [(1, 27), (3, 9), (9, 3)]
+    assert [rung.epochs for rung in plan.rungs] == [27, 2 * 9, 6 * 3]
     assert plan.expected_epochs == 27 + 2 * 9 + 6 * 3
     assert plan.worst_case_epochs == 27 + 2 * 25 + 6 * 23
 
@@ -105,6 +106,7 @@ def test_samples_are_planned_once_the_rows_are_known() -> None:
     assert make_plan(spec).rungs == []
     plan = make_plan(spec, rows=600)
     assert [(rung.resource, rung.trials) for rung in plan.rungs] == [(100, 9), (300, 3), (600, 1)]
+    assert [rung.epochs for rung in plan.rungs] == [9 * 9 * 100 / 600, 9 * 3 * 300 / 600, 9]
     assert plan.expected_epochs == 9 * (9 * 100 / 600 + 3 * 300 / 600 + 1)
 
 
@@ -137,6 +139,7 @@ def test_constraints_and_population_count_in_the_plan() -> None:
     assert [(rung.resource, rung.trials) for rung in plan.rungs] == [
         (e, 4) for e in (2, 4, 6, 8, 9)
     ]
+    assert [rung.epochs for rung in plan.rungs] == [8, 8, 8, 8, 4]
 
 
 def test_slots_side_by_side_can_promote_every_trial() -> None:

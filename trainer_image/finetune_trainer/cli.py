@@ -119,9 +119,9 @@ def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
     if plan.rungs:
         scheduler = spec.search.scheduler
         unit = "Epochs" if scheduler.type == "None" else scheduler.resource
-        table = Table(unit.lower(), "trials that get there")
+        table = Table(unit.lower(), "trials that get there", "epochs they train for it")
         for rung in plan.rungs:
-            table.add_row(f"{rung.resource:g}", str(rung.trials))
+            table.add_row(f"{rung.resource:g}", str(rung.trials), f"{rung.epochs:g}")
         yield table
     figures = {
         "epochs if each rung promotes its share": plan.expected_epochs,
