@@ -2,9 +2,9 @@
 
 Each way has a process of its own, so nothing is encoded before it begins:
 
-- Trainer: MiniLM read anew for each training, mean pooling and a linear head over it; the encoder gets no
-  gradients and stays in evaluation mode. It trains the first 2 folds of every trial; the time of all 5 is
-  extrapolated from them. All cores;
+- Trainer: MiniLM read anew for each training, mean pooling and a linear head over it, which starts at the
+  shares of the classes as ours does; the encoder gets no gradients and stays in evaluation mode. It trains
+  the first 2 folds of every trial; the time of all 5 is extrapolated from them. All cores;
 - ours: `TrialRun` on each trial and fold, with one `Pretrained`. All cores;
 - the driver: the whole study as `finetune run` starts it, with Ray, records and a slot a core.
 
@@ -138,6 +138,7 @@ def by_trainer(study: FineTuneStudy, base: Path) -> Way:
 
     from benchmarks.trainer import hugging_face
     from finetune_trainer.data import prepare
+    from finetune_trainer.training.head import start_at_priors
 
     class MeanPooled(nn.Module):
         """What one writes for Trainer: a frozen encoder, mean pooling, a linear head."""
@@ -176,9 +177,10 @@ def by_trainer(study: FineTuneStudy, base: Path) -> Way:
     started = time.perf_counter()
     for number, config in enumerate(configurations(study)):
         last = []
-        for train, validation in items:
+        for part, (train, validation) in zip(parts, items, strict=True):
             torch.manual_seed(number)
             model = MeanPooled(data.model.name, len(data.label_names), config.classifier_dropout)
+            start_at_priors(model.head, data.task, data.labels[part.train])
             trained = hugging_face.train(model, tokenizer, train, config, number, validation)
             last.append(trained.accuracies[-1])
         accuracies.append(last)

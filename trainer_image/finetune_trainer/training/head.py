@@ -2,7 +2,8 @@
 
 A head that starts at the shares of the labels does not spend its first epochs on learning them, in which
 small data sets lose the encoder's knowledge (Lin et al., "Focal Loss for Dense Object Detection", 2017,
-section 3.3, for rare classes). With equal classes the bias is zero, as it is without this.
+section 3.3, for rare classes). With equal classes the bias is zero, as it is without this. Where there are many
+classes of few rows each and few epochs, frequent classes are predicted too often for a while.
 """
 
 from collections.abc import Collection
