@@ -478,16 +478,18 @@ async def writes(table: Table, count: int) -> None:
             text = json.dumps({"status": statuses[name].to_json(), "message": f"trial {n}"})
             await kube.apply(_config(name, text))
 
+        each = max(1, count // len(all_names))
+
         async def milliseconds(write: Callable[[str, int], Awaitable[None]]) -> float:
             async def some(name: str) -> None:
-                for n in range(count // _AT_ONCE):
+                for n in range(each):
                     await write(name, n)
 
             pid = at.server.apiserver.pid
             assert pid is not None
             begun = await _idle(pid)
             await _bounded(some, all_names)
-            return 1000 * (_cpu_seconds(pid) - begun) / (count // _AT_ONCE * _AT_ONCE)
+            return 1000 * (_cpu_seconds(pid) - begun) / (each * len(all_names))
 
         await _bounded(begin, all_names)
         await milliseconds(tell)  # the first writes compile and cache

@@ -306,15 +306,17 @@ class Reconciler:
 
         Plan and findings fit our schema, but perhaps not the API server's, which may be of an older release.
         """
-        for doubtful in ((), ("plan",)):
-            kept = {name: getattr(old, name) for name in doubtful}
+
+        def with_old(*names: str) -> StudyStatus:
+            return status.model_copy(update={name: getattr(old, name) for name in names})
+
+        for wanted in (status, with_old("plan")):
             try:
-                return await self._apply_status(meta, status.model_copy(update=kept))
+                return await self._apply_status(meta, wanted)
             except Refused as error:
                 study = f"{meta.namespace}/{meta.name}"
                 log.warning("status refused", extra={"study": study, "error": str(error)})
-        kept = {name: getattr(old, name) for name in ("plan", *Findings.model_fields)}
-        return await self._apply_status(meta, status.model_copy(update=kept))
+        return await self._apply_status(meta, with_old("plan", *Findings.model_fields))
 
     async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
         """Write the status if the study is still as it was when this was decided. Raises Conflict if not."""
