@@ -7,12 +7,12 @@ from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
 
 
-def events_of(folder: Path) -> list[ev.Event]:
-    """The events of the study in `folder`."""
+def events_of(folder: Path | str) -> list[ev.Event]:
+    """The events of the study in `folder`, which may be the URI of one."""
     return list(read_history(Storage.open(str(folder))).events)
 
 
-def check_records(folder: Path, trials: int) -> None:
+def check_records(folder: Path | str, trials: int) -> None:
     """Every trial was proposed once, and no epoch was trained again that a checkpoint had."""
     events = events_of(folder)
     proposed = [event.trial for event in events if isinstance(event, ev.Proposed)]

@@ -47,7 +47,8 @@ class PretrainedModel(Model):
     """The pretrained encoder every trial starts from. Remote code is never run."""
 
     name: str = Field(min_length=1, max_length=1024)
-    """Hugging Face hub id, or the path of a model in a mounted volume."""
+    """Hugging Face hub id, the path of a model in a mounted volume, or its folder in an object store
+    (`s3://bucket/models/minilm`), which is read with the credentials of the storage."""
 
     revision: str | None = Field(None, min_length=1, max_length=64)
     """Commit, tag or branch on the hub. Default: its main branch."""

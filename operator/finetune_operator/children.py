@@ -30,12 +30,13 @@ def resolved(study: FineTuneStudy, settings: Settings) -> StudySpec:
 
 
 def children(study: FineTuneStudy, settings: Settings) -> list[Manifest]:
-    """Account, rights, network policy and the two ConfigMaps, in an order in which they can be applied."""
+    """Account, rights, network policy, the two ConfigMaps and the Service, in an order in which they can be applied."""
     return [
         _service_account(study),
         spec_config_map(study, settings),
         _progress_config_map(study),
         _network_policy(study, settings),
+        *([_service(study)] if settings.engine == "Job" else []),  # KubeRay makes its own
         _role(study),
         _role_binding(study, settings),
     ]
@@ -88,6 +89,20 @@ def _service_account(study: FineTuneStudy) -> Manifest:
         "apiVersion": "v1",
         "kind": "ServiceAccount",
         "metadata": names.metadata(study, names.account(study.metadata.name)),
+    }
+
+
+def _service(study: FineTuneStudy) -> Manifest:
+    """Gives the pods of a Job names, before they are ready too."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": names.metadata(study, names.account(study.metadata.name)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {names.UID_LABEL: study.metadata.uid},
+        },
     }
 
 

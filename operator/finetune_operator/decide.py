@@ -283,10 +283,7 @@ def _waited_for(case: _Case) -> str:
 def _running(case: _Case, current: JobView) -> Decision:
     """Nothing to do but to hand on edits of the budget, to put children right, and to say how it goes."""
     settings = case.settings.model_copy(update={"engine": current.kind})
-    made = (
-        *children(case.study, settings),
-        *engines.kept(case.study, current.attempt, current.kind),
-    )
+    made = children(case.study, settings)
     stale = tuple(manifest for manifest in made if not case.observed.has(manifest))
     if current.held:
         decision = _queued(case, current)
@@ -329,12 +326,30 @@ def _searching(case: _Case, current: JobView) -> Decision | None:
         return None
     state = "Refitting" if word.phase == "Refitting" else "Running"
     moved = _ended_trials(case.findings) > _ended_trials(case.study.status)
+    own = [pod for pod in case.observed.pods if pod.run_id == current.run_id]
+    there = sum(not pod.ended for pod in own)
     trouble = _trouble(case, current)
+    unexplained = trouble is None and there < current.pods
+    if unexplained:
+        trouble = _shortage(case, f"{there} of {current.pods} pods: ")
     reason: Reason = trouble.reason if trouble else "Running"
     message = trouble.message if trouble else word.message
     if word.reason == "StorageUnavailable":
         reason, message = word.reason, word.message
-    return Decision(_status(case, state, reason, message, failed_attempts=0 if moved else None))
+    status = _status(case, state, reason, message, failed_attempts=0 if moved else None)
+    since = max((pod.created for pod in own if pod.created), default=case.now)
+    age = (case.now - since).total_seconds()
+    if not unexplained or age >= EXPLAIN_SECONDS:
+        return Decision(status)
+    return _look(case, current, status, age)
+
+
+def _shortage(case: _Case, there: str) -> Trouble | None:
+    """Why some pods are not there at all, as far as it was found out: the search goes on with the others."""
+    told = "" if case.explanation == UNEXPLAINED else case.explanation
+    known = _known_explanation(case)
+    told = told or known.partition(" pods: ")[2] or known
+    return Trouble("PodsPending", there + told) if told else None
 
 
 def _starting(case: _Case, current: JobView) -> Decision:
@@ -365,10 +380,17 @@ def _starting(case: _Case, current: JobView) -> Decision:
     if NAMESPACE_ENDS in told:
         # The Job controller keeps the last failed pod of each index until it may make another, for ever.
         return Decision(status, (_delete_job(current),))
+    if known and age >= EXPLAIN_SECONDS:
+        return Decision(status)
+    return _look(case, current, status, age)
+
+
+def _look(case: _Case, current: JobView, status: StudyStatus, age: float) -> Decision:
+    """`status`, and when to look why pods are missing that have been waited for so long."""
     if age < QUIET_SECONDS:
         return Decision(status, again_after=QUIET_SECONDS - age + 0.1)
-    explain = not case.explanation and (age < EXPLAIN_SECONDS or not known)
-    return Decision(status, explain=current if explain else None, again_after=_next_look(age))
+    explain = None if case.explanation else current
+    return Decision(status, explain=explain, again_after=_next_look(age))
 
 
 def _quiet_since(case: _Case, current: JobView) -> datetime:

@@ -14,8 +14,3 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
     if settings.engine == "RayJob":
         return ray_job.manifests(study, attempt, settings)
     return job.manifests(study, attempt, settings)
-
-
-def kept(study: FineTuneStudy, attempt: int, kind: str) -> list[Manifest]:
-    """What of an attempt of that kind is put right while it runs; its token is not, nobody may read that."""
-    return [job.service(study, attempt)] if kind == "Job" else []

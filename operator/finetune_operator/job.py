@@ -20,31 +20,16 @@ _BACKOFF_LIMIT = 100
 
 
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
-    """The objects of one attempt, to be created in this order: Service, Secret, Job."""
-    return [service(study, attempt), _secret(study, attempt), _job(study, attempt, settings)]
+    """The objects of one attempt, to be created in this order: the Secret, which attempts share, and the Job."""
+    return [_secret(study), _job(study, attempt, settings)]
 
 
-def service(study: FineTuneStudy, attempt: int) -> Manifest:
-    """Gives the pods names, before they are ready too."""
-    job = names.attempt_name(study.metadata.name, attempt)
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": names.metadata(study, names.private_name(study, attempt)),
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": {names.UID_LABEL: study.metadata.uid, "batch.kubernetes.io/job-name": job},
-        },
-    }
-
-
-def _secret(study: FineTuneStudy, attempt: int) -> Manifest:
+def _secret(study: FineTuneStudy) -> Manifest:
     """The token without which nobody can use the study's Ray cluster."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": names.metadata(study, names.private_name(study, attempt)),
+        "metadata": names.metadata(study, names.token(study)),
         "stringData": {"token": secrets.token_hex(32)},
         "immutable": True,
     }
@@ -90,10 +75,8 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 def _own(study: FineTuneStudy, attempt: int) -> Manifest:
     """What the pods of a Job have: our supervisor, the address of their head, the token."""
-    job, service = (
-        names.attempt_name(study.metadata.name, attempt),
-        names.private_name(study, attempt),
-    )
+    job = names.attempt_name(study.metadata.name, attempt)
+    service = names.account(study.metadata.name)
     values = {
         "FINETUNE_HEAD": f"{job}-0.{service}.{study.metadata.namespace}.svc",
         "RAY_AUTH_MODE": "token",
@@ -107,6 +90,6 @@ def _own(study: FineTuneStudy, attempt: int) -> Manifest:
         command=["python3", "-m", "finetune_trainer.supervisor"],
         volumeMounts=[{"name": "ray", "mountPath": "/etc/finetune/ray", "readOnly": True}],
     )
-    token = {"name": "ray", "secret": {"secretName": service, "defaultMode": 0o440}}
+    token = {"name": "ray", "secret": {"secretName": names.token(study), "defaultMode": 0o440}}
     part["spec"] |= {"subdomain": service, "volumes": [token]}
     return part

@@ -22,13 +22,13 @@ def attempt_name(study: str, attempt: int) -> str:
     return f"{study}-{attempt}"
 
 
-def private_name(study: FineTuneStudy, attempt: int) -> str:
-    """Name of the Service and the Secret of one attempt.
+def token(study: FineTuneStudy) -> str:
+    """Name of the Secret with the token of a study's Ray clusters.
 
-    They are created blindly, without the right to look at what is there, so the name is this study's
-    alone: those of an earlier study of its name may still wait for the garbage collector.
+    It is created blindly, without the right to look at what is there, so the name is this study's alone: that of
+    an earlier study of its name may still wait for the garbage collector.
     """
-    return f"{attempt_name(study.metadata.name, attempt)}-{(study.metadata.uid or '')[:8]}"
+    return f"{study.metadata.name}-{(study.metadata.uid or '')[:8]}"
 
 
 def run_id(study_uid: str, attempt: int) -> str:
@@ -52,7 +52,7 @@ def winner_config(study: str) -> str:
 
 
 def account(study: str) -> str:
-    """Name of the ServiceAccount, Role, RoleBinding and NetworkPolicy of a study's pods."""
+    """Name of the ServiceAccount, Role, RoleBinding, NetworkPolicy and Service of a study's pods."""
     return f"{study}-trainer"
 
 

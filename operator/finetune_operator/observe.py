@@ -50,6 +50,9 @@ class JobView:
     trouble: str = ""
     """Why the engine has no pods for it, where the engine says so itself."""
 
+    pods: int = 0
+    """How many it should have; 0 where their number changes."""
+
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "JobView":
         """The view of a Job as the API serves it."""
@@ -72,6 +75,7 @@ class JobView:
             held=spec.get("suspend") is True,
             begun=parse_time(status.get("startTime") or meta.get("creationTimestamp")),
             run_id=meta["uid"],
+            pods=number(spec.get("parallelism")),
         )
 
 
@@ -238,7 +242,7 @@ class PolicyView(ChildView):
 
 
 class ServiceView(ChildView):
-    """A Service of an attempt."""
+    """The Service of a study's pods."""
 
     kind = "Service"
 

@@ -77,9 +77,10 @@ def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
     storage = spec.storage
     if storage is None:
         raise ValueError("spec.storage must be given")  # decide() does not come here without
-    root = BASE if storage.uri is None else storage.uri.rstrip("/")
+    root, mark, options = (storage.uri or BASE).partition("?")
     own = study.metadata.uid if spec.on_existing == "Fresh" else "adopted"
-    return f"{root}/{study.metadata.namespace}/{study.metadata.name}/{own}"
+    folder = f"{root.rstrip('/')}/{study.metadata.namespace}/{study.metadata.name}/{own}"
+    return f"{folder}{mark}{options}"
 
 
 def _worker_placement(spec: StudySpec) -> Manifest:

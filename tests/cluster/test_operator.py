@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import CRD
+from tests.cluster.lives import run
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 
@@ -164,6 +165,30 @@ def test_recreated_study_never_adopts_what_its_namesake_left(
     new = studies.get("job", "tickets-1")
     uid = studies.get("fts", "tickets")["metadata"]["uid"]
     assert new["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_study_that_runs_with_fewer_pods_than_it_asked_for_says_why(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.kubectl("create", "quota", "few", "--hard=pods=1")
+    # As its controller would begin; the API server counts on.
+    counted = {"status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}}
+    patch = ("--subresource=status", "--type=merge", "-p", json.dumps(counted))
+    studies.kubectl("patch", "quota", "few", *patch)
+
+    def message() -> str:
+        return str(studies.get("fts", "tickets")["status"]["message"])
+
+    try:
+        studies.apply("tickets", **{"cluster.workers": 2})
+        run(studies, "tickets")
+        until("the quota to be told", lambda: message().startswith("1 of 2 pods: "))
+        assert "exceeded quota: few" in message()
+        assert studies.state("tickets") == "Running"
+    finally:
+        studies.kubectl("delete", "quota", "few")
+    until("the other pod", lambda: not message().startswith("1 of 2 pods: "))
+    assert studies.state("tickets") == "Running"
 
 
 def test_budget_edit_reaches_the_mounted_spec(operator: OperatorProcess, studies: Studies) -> None:

@@ -3,15 +3,20 @@
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.platform import TEAM, Platform, condition, example
+from finetune_trainer.search.storage import Storage
+from tests.cluster.object_servers import BUCKET, KEY, SECRET, ObjectServer, object_server
+from tests.cluster.onenode.network import NODE_ADDRESS
+from tests.e2e.platform import ROOT, TEAM, Platform, condition, example
 from tests.records import check_records, events_of
 
 Manifest = dict[str, Any]
+MINILM = "all-MiniLM-L6-v2"
 
 
 def study(name: str, **changes: Any) -> Manifest:
@@ -148,20 +153,54 @@ def pod_of(platform: Platform, name: str, index: int) -> str:
     return str(platform.wait(f"pod {index} of {name}", find, 180))
 
 
-def test_suspended_study_goes_on_from_its_records(platform: Platform) -> None:
+@pytest.fixture
+def s3(platform: Platform, tmp_path: Path) -> Iterator[ObjectServer]:
+    """A server of S3 on the node with example data and model in it; the Secret `s3` says where and who."""
+    with object_server("s3", tmp_path, NODE_ADDRESS) as server:
+        data = (ROOT / "examples" / "data" / "library.csv").read_bytes()
+        Storage.open(server.uri("data")).write("library.csv", data)
+        Storage.open(server.uri("models")).upload(ROOT / "examples" / "models" / MINILM, MINILM)
+        known = {
+            "AWS_ENDPOINT_URL": f"http://{server.host}:{server.port}",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
+        secret = {"metadata": {"name": "s3"}, "stringData": known}
+        manifest = json.dumps({"apiVersion": "v1", "kind": "Secret", **secret})
+        platform.kubectl("apply", "-n", TEAM, "-f", "-", stdin=manifest)
+        yield server
+        platform.clear()
+        platform.kubectl("delete", "secret", "s3", "-n", TEAM)
+
+
+def in_s3(name: str, **changes: Any) -> Manifest:
+    """The study with storage, data and model in S3."""
+    made = study(name, storage={"uri": f"s3://{BUCKET}/teams", "secretName": "s3"}, **changes)
+    made["spec"]["dataset"]["files"] = {"train": f"s3://{BUCKET}/data/library.csv"}
+    made["spec"]["model"] = {"name": f"s3://{BUCKET}/models/{MINILM}"}
+    return made
+
+
+def test_suspended_study_goes_on_from_its_records_in_s3(
+    platform: Platform, s3: ObjectServer
+) -> None:
     name = "suspended"
-    platform.apply(study(name, budget={"maxTrials": 4}, refit=False))
+    platform.apply(in_s3(name, budget={"maxTrials": 4}))
+    uid = platform.study(name)["metadata"]["uid"]
+    root = s3.uri(f"teams/{TEAM}/{name}/{uid}")
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 240)
     patch(platform, name, {"suspend": True})
     platform.wait("the pods to go", lambda: not platform.pods(name), 60)
     platform.wait("Suspended", lambda: condition(platform.study(name), "Suspended") == "True", 30)
-    before = Counter(type(event).__name__ for event in events_of(folder(platform, name)))
+    before = Counter(type(event).__name__ for event in events_of(root))
     patch(platform, name, {"suspend": False, "budget": {"maxTrials": 5}})
     done = wait_complete(platform, name)
     assert done["status"]["attempts"] == 2
     assert done["status"]["trials"]["summary"] == "5/5"
     assert before["EpochDone"] >= 1
-    check_records(folder(platform, name), 5)
+    check_records(root, 5)
+    with Storage.open(root).fetched("model") as model:
+        _predicts(model)
 
 
 def patch(platform: Platform, name: str, spec: Manifest) -> None:

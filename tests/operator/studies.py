@@ -6,7 +6,7 @@ from typing import Any
 from finetune_api.manifest import parse_study
 from finetune_api.status import Findings, StudyProgress, StudyStatus, TrialCounts
 from finetune_api.study import ClaimStorage, FineTuneStudy, Storage
-from finetune_operator import engines, names
+from finetune_operator import names
 from finetune_operator.children import children as made_for
 from finetune_operator.children import spec_config_map
 from finetune_operator.observe import (
@@ -120,10 +120,7 @@ def kept(*jobs: JobView) -> dict[tuple[str, str], str]:
     made = [
         manifest
         for job in jobs
-        for manifest in (
-            *made_for(study(), SETTINGS.model_copy(update={"engine": job.kind})),
-            *engines.kept(study(), job.attempt, job.kind),
-        )
+        for manifest in made_for(study(), SETTINGS.model_copy(update={"engine": job.kind}))
         if manifest["kind"] != "ConfigMap"
     ]
     return {(one["kind"], one["metadata"]["name"]): essence(one["kind"], one) for one in made}

@@ -66,9 +66,9 @@ def test_new_study_gets_its_children_and_the_job_last() -> None:
         "ConfigMap",
         "ConfigMap",
         "NetworkPolicy",
+        "Service",
         "Role",
         "RoleBinding",
-        "Service",
         "Secret",
         "Job",
     ]
@@ -430,6 +430,25 @@ def test_worker_that_was_killed_is_told_until_another_runs_in_its_place() -> Non
     twice = pod(1, uid="b", created=later(20), ended=True, running=False)
     seen = observed(job(), pod(), twice, killed, document=progress())
     assert decide(study(status), seen, SETTINGS, later(30)).status.message == ""  # the last counts
+
+
+def test_search_with_fewer_pods_than_asked_says_why() -> None:
+    seen = observed(job(pods=2), pod(), document=progress())
+    early = decide(study(), seen, SETTINGS, later(1))
+    assert (early.status.message, early.explain) == ("", None)
+    assert early.again_after == pytest.approx(4.1)
+    asked = decide(study(), seen, SETTINGS, later(6))
+    assert (asked.explain, asked.status.state) == (job(pods=2), "Running")
+    unexplained = decide(study(), seen, SETTINGS, later(6), explanation=UNEXPLAINED)
+    assert (unexplained.status.message, unexplained.explain) == ("", None)
+    told = decide(study(), seen, SETTINGS, later(6), explanation="exceeded quota: gpus")
+    assert (told.status.state, true_conditions(told.status)) == ("Running", set())
+    assert told.status.message == "1 of 2 pods: exceeded quota: gpus"
+    assert [event.reason for event in told.events if event.type == "Warning"] == ["PodsPending"]
+    hours_later = decide(study(told.status), seen, SETTINGS, later(3600))
+    assert (hours_later.status, hours_later.explain) == (told.status, None)
+    both = observed(job(pods=2), pod(), pod(1, running=False), document=progress())
+    assert decide(study(told.status), both, SETTINGS, later(3601)).status.message == ""
 
 
 def test_search_without_a_running_pod_is_starting_again() -> None:

@@ -9,6 +9,7 @@ from finetune_operator import engines
 from finetune_operator.children import children, resolved, spec_config_map
 from finetune_operator.merge import overlay
 from finetune_operator.observe import JobView, PodView
+from finetune_operator.pods import storage_location
 from finetune_operator.settings import read
 from finetune_operator.trouble import Trouble
 from tests.api.wrong_manifests import VALID, changed
@@ -120,6 +121,20 @@ def test_pods_report_progress_whichever_account_they_are_given() -> None:
         accounts = [subject["name"] for subject in binding["subjects"]]
         assert accounts == ["tickets-trainer", *others]
         assert pods["serviceAccountName"] == accounts[-1]
+
+
+def test_options_of_an_object_store_stay_behind_the_studys_folder() -> None:
+    own = f"default/tickets/{UID}"
+    for uri, folder in (
+        ("s3://bucket", f"s3://bucket/{own}"),
+        ("gs://bucket/teams/", f"gs://bucket/teams/{own}"),
+        (
+            "s3://b/t?endpoint_override=a:9&scheme=http",
+            f"s3://b/t/{own}?endpoint_override=a:9&scheme=http",
+        ),
+    ):
+        study = parse_study(changed(VALID, {"spec.storage": {"uri": uri}, "metadata.uid": UID}))
+        assert storage_location(study, study.spec) == folder
 
 
 def _body(version: int, **status: object) -> dict[str, object]:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import transformers
+from huggingface_hub import constants
 
+from finetune_api.study import PretrainedModel
 from finetune_trainer.data import ModelSource, prepare
-from finetune_trainer.errors import ModelError
+from finetune_trainer.data.model_store import fetched
+from finetune_trainer.errors import ModelError, StorageUnavailable
+from finetune_trainer.search.storage import Storage
 from tests.trainer.conftest import MakeSpec
+from tests.trainer.object_store import object_store
 
 BARE = ("config.json", "model.safetensors")
 
@@ -32,6 +37,33 @@ def copy(examples: Path, tmp_path: Path) -> Copy:
         return ModelSource(str(folder))
 
     return copy
+
+
+def test_a_model_comes_from_an_object_store_once(
+    copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "huggingface"))
+    with object_store() as store:
+        storage = Storage.open(store.uri)
+        storage.upload(Path(copy().name), "models/minilm")
+        uri = store.uri.replace("?", "/models/minilm?")
+        source = ModelSource.find(PretrainedModel(name=uri), tmp_path)
+        assert source.tokenizer().vocab_size == 30522
+        model, _ = source.weights(source.config(num_labels=3))
+        assert model.config.num_hidden_layers == 6
+        store.requests.clear()
+        fetched.cache_clear()  # as in another process
+        source.config()
+        assert dict(store.requests) == {"LIST": 1}
+        storage.write("models/minilm/config.json", b"{}")
+        fetched.cache_clear()
+        with pytest.raises(ModelError, match=r"got s3://bucket/studies/one/models/minilm: "):
+            source.config()
+        nothing = ModelSource.find(PretrainedModel(name=uri.replace("minilm", "none")), tmp_path)
+        with pytest.raises(ModelError, match=r"^spec\.model\.name: .*models/none"):
+            nothing.config()
+    with pytest.raises(StorageUnavailable, match=r"models/other: .*NETWORK_CONNECTION"):
+        ModelSource(uri.replace("minilm", "other")).config()
 
 
 def test_a_folder_without_a_vocabulary_is_refused(copy: Copy, make_spec: MakeSpec) -> None:

@@ -71,6 +71,8 @@ def test_locations_are_told_as_people_write_them(tmp_path: Path) -> None:
     assert Storage.open(f"file://{tmp_path}").uri() == str(tmp_path)
     with object_store() as store:
         assert Storage.open(store.uri).uri("results") == "s3://bucket/studies/one/results"
+    azure = "abfss://studies@account.dfs.core.windows.net/one"
+    assert Storage.open(f"{azure}/?enable_tls=true").uri("results") == f"{azure}/results"
 
 
 def test_an_unknown_scheme_is_refused() -> None:

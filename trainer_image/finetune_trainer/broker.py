@@ -23,13 +23,14 @@ from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
 from finetune_trainer.search.items import Decision, End, RefitItem, Release, TrainItem, Wait
+from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog, last_term
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.standstill import RECORDS, Waits
 from finetune_trainer.search.state import DRAINING, StudyState
-from finetune_trainer.search.storage import Storage, shown
+from finetune_trainer.search.storage import Storage
 
 CHECKPOINTS = "checkpoints"
 REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"

@@ -34,12 +34,13 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
+from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import last_term, read_history
 from finetune_trainer.search.results import RESULTS
-from finetune_trainer.search.storage import Storage, shown
+from finetune_trainer.search.storage import Storage
 from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
 # Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.

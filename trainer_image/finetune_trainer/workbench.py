@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import StudySpec
@@ -36,8 +36,8 @@ class Workbench:
     def _pretrained(self, data: PreparedData) -> Pretrained:
         """The weights of the model that reads `data`."""
         if data.model not in self._loaded:
-            loaded = Pretrained.load(data.model, data.task, data.label_names)
-            self._loaded[data.model] = loaded
+            load = partial(Pretrained.load, data.model, data.task, data.label_names)
+            self._loaded[data.model] = self.storage.persist("read", load)
         return self._loaded[data.model]
 
     def begin(

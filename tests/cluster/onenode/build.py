@@ -73,6 +73,14 @@ MODULES = {
     "pause": Module(_HERE / "go" / "pause", {"pause": "."}),
     "celcost": Module(_HERE.parent / "celcost", {"celcost": "."}),
     "kstatus": Module(_HERE.parent / "kstatus", {"kstatus": "."}),
+    "versitygw": Module(
+        _HERE.parent / "stores" / "versitygw",
+        {"versitygw": "github.com/versity/versitygw/cmd/versitygw"},
+    ),
+    "fakegcs": Module(
+        _HERE.parent / "stores" / "fakegcs",
+        {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"},
+    ),
 }
 
 _MODULE_OF = {program: module for module in MODULES.values() for program in module.programs}

@@ -12,7 +12,7 @@ from finetune_trainer.data.formats import READERS, FileRows, MissingColumn, Unre
 from finetune_trainer.data.hub import first_line, hub_splits
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
-from finetune_trainer.search.storage import open_filesystem
+from finetune_trainer.search.locations import open_filesystem
 
 PARTS = ("train", "validation", "test")
 

@@ -1,4 +1,4 @@
-"""Where the pretrained encoder is found: a folder or the hub."""
+"""Where the pretrained encoder is found: a folder, an object store or the hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,9 @@ from huggingface_hub import constants
 
 from finetune_api.study import PretrainedModel
 from finetune_trainer.data.hub import first_line, is_transient
-from finetune_trainer.errors import ModelError
+from finetune_trainer.data.model_store import fetched
+from finetune_trainer.errors import ModelError, StorageUnavailable
+from finetune_trainer.search.locations import shown
 
 FIELD = "spec.model.name"
 _POSITIONS_AFTER_PADDING = (
@@ -28,16 +30,23 @@ _POSITIONS_AFTER_PADDING = (
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A pretrained encoder: `name` is a folder or a hub id, `revision` a commit, tag or branch there."""
+    """A pretrained encoder: `name` is a folder, the URI of one or a hub id, `revision` a commit, tag or branch there."""
 
     name: str
     revision: str | None = None
 
     @classmethod
     def find(cls, model: PretrainedModel, base: Path) -> "ModelSource":
-        """The folder below `base` that has the name of `model`, else the hub model of that name."""
+        """What has the name of `model`: an object store's folder, one below `base`, else a model of the hub."""
+        if "://" in model.name:
+            return cls(model.name)
         folder = base / model.name
         return cls(str(folder)) if folder.is_dir() else cls(model.name, model.revision)
+
+    @property
+    def _place(self) -> str:
+        """Where transformers finds it."""
+        return str(fetched(self.name)) if "://" in self.name else self.name
 
     def pinned(self) -> "ModelSource":
         """The same model at the commit that its revision means now, so that every trial has the same."""
@@ -48,14 +57,14 @@ class ModelSource:
         """The model's configuration with `changes`. Raises ModelError if it cannot be loaded."""
         with self._explained("configuration"), quiet_transformers():
             return transformers.AutoConfig.from_pretrained(
-                self.name, revision=self.revision, trust_remote_code=False, **changes
+                self._place, revision=self.revision, trust_remote_code=False, **changes
             )
 
     def tokenizer(self) -> Any:
         """The model's tokenizer. Raises ModelError if it cannot be loaded, knows no words, or pads left."""
         with self._explained("tokenizer"), quiet_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                self.name, revision=self.revision, trust_remote_code=False
+                self._place, revision=self.revision, trust_remote_code=False
             )
             # Without its files transformers makes one to which every word is unknown.
             if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}:
@@ -77,7 +86,7 @@ class ModelSource:
         """
         with self._explained("safetensors weights"), quiet_transformers():
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                self.name,
+                self._place,
                 revision=self.revision,
                 config=config,
                 dtype="float32",
@@ -109,7 +118,7 @@ class ModelSource:
         """
         with self._explained("safetensors weights"), quiet_transformers():
             model, info = transformers.AutoModel.from_pretrained(
-                self.name,
+                self._place,
                 revision=self.revision,
                 dtype=precision,
                 trust_remote_code=False,
@@ -129,16 +138,17 @@ class ModelSource:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except ModelError:
+        except (ModelError, StorageUnavailable):
             raise
         except Exception as error:  # whatever a broken folder makes transformers raise
             if is_transient(error):
                 raise
-            note = "" if Path(self.name).is_dir() else self._not_a_folder()
+            found = "://" in self.name or Path(self.name).is_dir()
+            note = "" if found else self._not_a_folder()
             raise ModelError(
                 FIELD,
                 f"must be a folder or hub id of a model whose {what} can be loaded without remote code "
-                f"(got {self.name}: {first_line(error)}{note})",
+                f"(got {shown(self.name)}: {first_line(error)}{note})",
             ) from error
 
 

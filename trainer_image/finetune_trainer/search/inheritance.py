@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from finetune_api.combinations import Params
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
+from finetune_trainer.search.locations import beside
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import inheritable
 from finetune_trainer.search.records import read_history
@@ -30,7 +31,8 @@ def inherit(spec: StudySpec, base: Path) -> list[tuple[Params, float]]:
     found: list[tuple[Params, float]] = []
     for index, source in enumerate(spec.search.warm_start):
         field = f"spec.search.warmStart[{index}].uri"
-        found += _trials(spec, _opened(source.uri, base, field), field)
+        location = beside(source.uri, spec.storage and spec.storage.uri)
+        found += _trials(spec, _opened(location, base, field), field)
     return inheritable(problem, found, MOST)
 
 

@@ -1,13 +1,11 @@
 """The study's folder, on a local disk or in an object store."""
 
 import os
-import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import copy
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,12 @@ from typing import Any, TypeVar
 from pyarrow import fs
 
 from finetune_trainer.errors import StorageUnavailable, StudyError, TrialFailure
+from finetune_trainer.search.locations import (
+    CHUNK_BYTES,
+    open_filesystem,
+    receive,
+    shown,
+)
 from finetune_trainer.search.patience import Patience, refusal_behind
 
 T = TypeVar("T")
@@ -23,14 +27,6 @@ T = TypeVar("T")
 STUDY = "records/study.json"
 """Which study the folder is of: written before anything else, and never removed. Where it is not, the folder
 is not what it was: a disk that was unmounted leaves an empty one behind."""
-
-_OPTIONS = {
-    "s3": "allow_delayed_open=true",  # one request a small file instead of three
-    "gs": "retry_limit_seconds=10",  # or a server that is gone is told after 15 minutes
-    "gcs": "retry_limit_seconds=10",
-}
-
-_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,9 @@ class Storage:
 
     filesystem: Any
     root: str
+    place: str = field(default="", kw_only=True)
+    """Where it is in an object store, as a URI without secrets and options."""
+
     patience: Patience | None = field(default=None, kw_only=True)
 
     @classmethod
@@ -57,7 +56,8 @@ class Storage:
             filesystem, root = patience.persist(trouble, act) if patience else act()
         else:
             filesystem, root = fs.LocalFileSystem(), str(Path(location).absolute())
-        return cls(filesystem, root.rstrip("/"), patience=patience)
+        place = shown(location).rstrip("/")
+        return cls(filesystem, root.rstrip("/"), place=place, patience=patience)
 
     @property
     def is_local(self) -> bool:
@@ -66,8 +66,7 @@ class Storage:
 
     def uri(self, path: str = "") -> str:
         """The location of `path` for people and other programs."""
-        full = f"{self.root}/{path}".rstrip("/")
-        return full if self.is_local else f"{self.filesystem.type_name}://{full}"
+        return f"{self.root if self.is_local else self.place}/{path}".rstrip("/")
 
     def local(self, path: str) -> Path:
         """The local path of `path`; only where `is_local`."""
@@ -169,7 +168,9 @@ class Storage:
         elif kind == fs.FileType.File:
             self.filesystem.delete_file(full)
         elif kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(full)
+            # On Google's it also deletes an object that marks the folder, which nobody has made.
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_dir(full)
 
     def upload(self, folder: Path, path: str) -> None:
         """Copy a local folder to `path`; where storage is local the whole folder appears at once."""
@@ -183,7 +184,7 @@ class Storage:
         for file in sorted(each for each in folder.rglob("*") if each.is_file()):
             target = f"{self.root}/{path}/{file.relative_to(folder).as_posix()}"
             with file.open("rb") as source, self.filesystem.open_output_stream(target) as stream:
-                shutil.copyfileobj(source, stream, _CHUNK_BYTES)
+                shutil.copyfileobj(source, stream, CHUNK_BYTES)
 
     def store(self, path: str, write: Callable[[Path], object]) -> None:
         """Put the folder that `write` fills whole at `path`. With patience `write` may be called again."""
@@ -228,35 +229,12 @@ class Storage:
         return folder
 
     def _receive(self, path: str, folder: Path) -> None:
-        fs.copy_files(
-            f"{self.root}/{path}",
-            str(folder),
-            source_filesystem=self.filesystem,
-            destination_filesystem=fs.LocalFileSystem(),
-        )
+        source = f"{self.root}/{path}"
+        infos = self.filesystem.get_file_info(fs.FileSelector(source, recursive=True))
+        receive(self.filesystem, source, infos, folder)
 
 
 def _unless_gone(_: Any, __: str, error: Any) -> None:
     """Raise what went wrong, unless somebody else has removed the file meanwhile."""
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]
-
-
-def open_filesystem(location: str) -> tuple[Any, str]:
-    """The filesystem at a URI, and the path in it. Raises ValueError for an unknown scheme."""
-    filesystem, path = fs.FileSystem.from_uri(_with_options(location))
-    if isinstance(filesystem, fs.S3FileSystem):
-        # By a URI it is made to try for minutes while a server hangs, and only once while it throttles;
-        # a copy has pyarrow's usual three attempts.
-        filesystem = copy(filesystem)
-    return filesystem, path
-
-
-def _with_options(location: str) -> str:
-    option = _OPTIONS.get(location.partition("://")[0])
-    return f"{location}{'&' if '?' in location else '?'}{option}" if option else location
-
-
-def shown(location: str) -> str:
-    """A location as people may see it: without credentials."""
-    return re.sub(r"://[^/@]*@", "://", location).partition("?")[0]

@@ -2,8 +2,7 @@
 
 A head that starts at the shares of the labels does not spend its first epochs on learning them, in which
 small data sets lose the encoder's knowledge (Lin et al., "Focal Loss for Dense Object Detection", 2017,
-section 3.3, for rare classes). With equal classes the bias is zero, as it is without this. Where there are many
-classes of few rows each and few epochs, frequent classes are predicted too often for a while.
+section 3.3, for rare classes). With equal classes the bias is zero, as it is without this.
 """
 
 from collections.abc import Collection
@@ -16,17 +15,24 @@ from torch import nn
 
 from finetune_api.metrics import Task
 
+EXTRA_ROWS = 10
+"""Rows that a class is taken to have more than it has when a head starts. The shares of many classes with few
+rows each are mostly chance, and would have the frequent ones predicted too often in the first epochs."""
 
-def label_priors(task: Task, labels: NDArray[Any], outputs: int) -> NDArray[np.float64]:
+
+def label_priors(
+    task: Task, labels: NDArray[Any], outputs: int, extra: int = 0
+) -> NDArray[np.float64]:
     """Logits (outputs,) that predict the shares of classes, the odds of labels or the mean of numbers.
 
-    `labels` are those of the training rows. No share is taken for less than half a row.
+    `labels` are those of the training rows; a class is taken to have `extra` rows more. No share is taken for
+    less than half a row.
     """
     if task == "Regression":
         return np.array([labels.mean(dtype=np.float64)])
     rows = len(labels)
     if task == "SingleLabel":
-        counts = np.bincount(labels, minlength=outputs).clip(0.5)
+        counts = (np.bincount(labels, minlength=outputs) + extra).clip(0.5)
         logs: NDArray[np.float64] = np.log(counts / counts.sum())
         return logs
     shares = labels.mean(axis=0).clip(0.5 / rows, 1 - 0.5 / rows)
@@ -35,8 +41,8 @@ def label_priors(task: Task, labels: NDArray[Any], outputs: int) -> NDArray[np.f
 
 
 def start_at_priors(output: nn.Linear, task: Task, labels: NDArray[Any]) -> None:
-    """Set the bias of the new layer `output` to the priors of `labels`."""
-    priors = label_priors(task, labels, output.out_features)
+    """Set the bias of the new layer `output` to the priors of `labels`, classes smoothed by `EXTRA_ROWS`."""
+    priors = label_priors(task, labels, output.out_features, EXTRA_ROWS)
     if task == "SingleLabel":
         priors -= priors.mean()  # only differences count
     with torch.no_grad():

@@ -1,0 +1,76 @@
+"""A study's folder in the object stores of others: what is written is there, and a study goes on after a crash."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.search import patience as waiting
+from finetune_trainer.search.storage import Storage
+from tests.cluster.object_servers import ObjectServer, object_server
+from tests.trainer.storage_studies import STUDY, Fault, check_same, history, one_term
+
+MORE_THAN_A_PAGE = 1_030
+"""Objects; a listing has a thousand at a time."""
+
+LARGE = 12_000_000
+"""Bytes that go up in more than one part."""
+
+
+@pytest.fixture(params=["s3", "gs"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectServer]:
+    with object_server(request.param, tmp_path / "server") as found:
+        yield found
+
+
+def test_folder_in_a_store_is_as_one_on_a_disk(server: ObjectServer, tmp_path: Path) -> None:
+    storage = Storage.open(server.uri())
+    with pytest.raises(FileNotFoundError):
+        storage.read("nothing")
+    storage.delete("nothing")
+    assert storage.files("nothing") == []
+
+    for path in ("records/000001/b", "records/000001/a", "results/t.csv"):
+        storage.write(path, path.encode())
+    assert storage.read("records/000001/a") == b"records/000001/a"
+    assert storage.files("records") == ["records/000001/a", "records/000001/b"]
+    storage.write("records/000001/a", b"")
+    assert storage.read("records/000001/a") == b""
+    storage.delete("records/000001/a")
+    assert storage.files("records") == ["records/000001/b"]
+    storage.delete("records")
+    assert storage.files("") == ["results/t.csv"]
+
+    for version in ("one", "two"):
+        folder = tmp_path / version / "inner"
+        folder.mkdir(parents=True)
+        (folder / "model").write_bytes(version.encode() * LARGE)
+        storage.upload(folder.parent, "checkpoints/3/1")
+    found = storage.download("checkpoints/3/1", tmp_path / "fetched")
+    assert (found / "inner" / "model").read_bytes() == b"two" * LARGE
+    storage.delete("checkpoints/3")
+    assert storage.files("checkpoints") == []
+
+
+def test_more_files_than_a_listing_has_at_once_are_found(server: ObjectServer) -> None:
+    storage = Storage.open(server.uri())
+    names = [f"records/000001/{number:06}" for number in range(MORE_THAN_A_PAGE)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: storage.write(name, b"x"), names))
+    assert storage.files("records") == names
+
+
+def test_study_whose_store_is_killed_waits_and_loses_nothing(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(waiting, "SILENT_SECONDS", 0.3)
+    undisturbed = str(tmp_path / "undisturbed")
+    asyncio.run(one_term(STUDY, undisturbed))
+    # Google's client tries for ten seconds before it says what is wrong.
+    says = f"storage {server.scheme}://"
+    fault = Fault(server.service.kill, server.start, says, at=7)
+    asyncio.run(one_term(STUDY, server.uri(), fault=fault))
+    check_same(server.uri(), history(undisturbed))

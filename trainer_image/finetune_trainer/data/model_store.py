@@ -1,0 +1,54 @@
+"""Pretrained models in object stores: fetched once for all processes of a machine."""
+
+import hashlib
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import constants
+from pyarrow import fs
+
+from finetune_trainer.data.hub import first_line
+from finetune_trainer.errors import StorageUnavailable, may_pass
+from finetune_trainer.search.locations import open_filesystem, receive, shown
+
+
+@cache
+def fetched(location: str) -> Path:
+    """A folder of this machine with the files at a URI, as they are there now; it lies beside the models of the hub.
+
+    Raises FileNotFoundError or ValueError if no files can be there, StorageUnavailable if the store cannot be
+    reached now.
+    """
+    try:
+        return _fetched(location)
+    except OSError as error:
+        if may_pass(error):
+            raise StorageUnavailable(f"{shown(location)}: {first_line(error)}") from error
+        raise
+
+
+def _fetched(location: str) -> Path:
+    filesystem, root = open_filesystem(location)
+    infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    files = sorted(
+        (info.path, info.size, info.mtime_ns) for info in infos if info.type == fs.FileType.File
+    )
+    if not files:
+        raise FileNotFoundError("there are no files")
+    state = hashlib.sha256(json.dumps([location, files]).encode()).hexdigest()[:16]
+    folder = Path(constants.HF_HOME) / "finetune" / state
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+        whole = Path(partial) / "model"
+        whole.mkdir()
+        receive(filesystem, root, infos, whole)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was not quicker
+                raise
+    return folder
