@@ -171,7 +171,7 @@ def counted(events: list[ev.Event]) -> dict[str, int]:
 def check_same(location: str, undisturbed: list[ev.Event]) -> None:
     events = history(location)
     assert decisions(STUDY, events) == decisions(STUDY, undisturbed)
-    assert counted(events) == counted(undisturbed), (counted(events), counted(undisturbed))
+    assert counted(events) == counted(undisturbed), "nothing was lost, nothing done twice"
     storage = Storage.open(location)
     assert storage.read("results/trials.csv").count(b"\n") == 13
     assert storage.read("model/estimator.pkl")

@@ -31,7 +31,7 @@ def inherit(spec: StudySpec, base: Path) -> list[tuple[Params, float]]:
     found: list[tuple[Params, float]] = []
     for index, source in enumerate(spec.search.warm_start):
         field = f"spec.search.warmStart[{index}].uri"
-        location = beside(source.uri, spec.storage and spec.storage.uri)
+        location = beside(source.uri, spec.storage.uri if spec.storage else None)
         found += _trials(spec, _opened(location, base, field), field)
     return inheritable(problem, found, MOST)
 
