@@ -1,6 +1,9 @@
 """A study's folder in the object stores of others: what is written is there, and a study goes on after a crash."""
 
 import asyncio
+import random
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.search import patience as waiting
+from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.storage import Storage
 from tests.cluster.object_servers import ObjectServer, object_server
 from tests.trainer.storage_studies import STUDY, Fault, check_same, history, one_term
@@ -60,6 +65,35 @@ def test_more_files_than_a_listing_has_at_once_are_found(server: ObjectServer) -
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: storage.write(name, b"x"), names))
     assert storage.files("records") == names
+
+
+def test_what_is_written_while_the_store_is_killed_again_and_again_is_there_and_whole(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.1)
+    storage = Storage.open(server.uri(), Patience())
+    claim(storage, parts_of(STUDY))
+    rng, over = random.Random(7), threading.Event()
+
+    def write(folder: int) -> list[str]:
+        """Kills come at any moment, also in the middle of a file."""
+        done = []
+        while not over.is_set():
+            done.append(f"checkpoints/{folder}/{len(done):05}")
+            storage.write(done[-1], done[-1].encode() * 30_000)
+        return done
+
+    with ThreadPoolExecutor(3) as pool:
+        writers = [pool.submit(write, folder) for folder in range(3)]
+        for _ in range(5):
+            time.sleep(rng.uniform(0.3, 1.5))
+            server.service.kill()
+            server.start()
+        over.set()
+    written = [path for writer in writers for path in writer.result()]
+    assert storage.files("checkpoints") == written
+    for path in written:
+        assert storage.read(path) == path.encode() * 30_000
 
 
 def test_study_whose_store_is_killed_waits_and_loses_nothing(

@@ -20,7 +20,7 @@ from finetune_trainer.search.locations import (
     receive,
     shown,
 )
-from finetune_trainer.search.patience import Patience, refusal_behind
+from finetune_trainer.search.patience import Patience, gist, refusal_behind
 
 T = TypeVar("T")
 
@@ -89,7 +89,8 @@ class Storage:
     def persist(self, done: str, act: Callable[[], T], path: str = "") -> T:
         """What `act` returns, which has something `done` ("read") at `path`: tried until it works, with patience.
 
-        FileNotFoundError counts only while the folder of the study is there.
+        FileNotFoundError counts only while the folder of the study is there, and of no object store that is
+        written to: what it does not find is the upload, which it has forgotten.
         """
         if self.patience is None:
             return act()
@@ -97,7 +98,9 @@ class Storage:
         def checked() -> T:
             try:
                 return act()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if done == "written" and not self.is_local:
+                    raise StorageUnavailable(gist(error)) from error
                 if path != STUDY:
                     self.check()
                 raise
