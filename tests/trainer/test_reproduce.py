@@ -218,7 +218,7 @@ KINDS: dict[str, dict[str, Any]] = {
             "populationSize": 2,
             "points": [{"learningRate": 1e-5}, {"learningRate": 9e-4}],
         },
-        "searchSpaces": [{"learningRate": {"min": 1e-5, "max": 1e-3, "scale": "Log"}}],
+        "searchSpaces": [{"learningRate": {"min": 1e-6, "max": 1e-2, "scale": "Log"}}],
         "hyperparameters": {"epochs": 2},
     },
     "folds and repeats": {
