@@ -216,7 +216,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "search": {
             "algorithm": "PBT",
             "populationSize": 2,
-            "points": [{"learningRate": 1e-5}, {"learningRate": 9e-4}],
+            "points": [
+                {"learningRate": 1e-2},
+                {"learningRate": 1e-4},
+            ],  # the first is the worse one
         },
         "searchSpaces": [{"learningRate": {"min": 1e-6, "max": 1e-2, "scale": "Log"}}],
         "hyperparameters": {"epochs": 2},
