@@ -181,7 +181,9 @@ def by_hand(asha: bool, trials: int, target: float | None, limit: float | None =
 
     class Enough(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            seen.append((trial_id, result))  # what a time limit ends has no table of its results
+            # What a time limit ends has no table of its results; the last of a trial comes twice.
+            if (trial_id, result["epoch"]) not in {(one, told["epoch"]) for one, told in seen}:
+                seen.append((trial_id, result))
             return False
 
         def stop_all(self) -> bool:
