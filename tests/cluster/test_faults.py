@@ -264,19 +264,19 @@ _CHILDREN = (
     "role/{}-trainer",
     "rolebinding/{}-trainer",
     "networkpolicy/{}-trainer",
+    "service/{}-trainer",
     "configmap/{}-spec",
     "configmap/{}-progress",
 )
 
 
-@pytest.mark.parametrize("child", [*_CHILDREN, "service/{}-1-{uid}"])
+@pytest.mark.parametrize("child", _CHILDREN)
 def test_child_that_somebody_deletes_comes_back(
     child: str, operator: OperatorProcess, studies: Studies
 ) -> None:
     studies.create("tickets")
     lives.run(studies, "tickets")
-    uid = studies.get("fts", "tickets")["metadata"]["uid"]
-    kind, name = child.format("tickets", uid=uid[:8]).split("/")
+    kind, name = child.format("tickets").split("/")
     before = studies.get(kind, name)
     studies.done("DELETE", kind, name)
     until("the child", lambda: studies.get(kind, name).get("metadata"))
@@ -300,6 +300,7 @@ def _of(body: dict[str, Any], part: str) -> Any:
         ("role/tickets-trainer", {"rules": []}),
         ("rolebinding/tickets-trainer", {"subjects": []}),
         ("networkpolicy/tickets-trainer", {"spec": {"ingress": [{}]}}),
+        ("service/tickets-trainer", {"spec": {"selector": {"finetune.dev/study": "other"}}}),
         ("configmap/tickets-spec", {"data": {"study.json": "{}"}}),
         ("serviceaccount/tickets-trainer", {"metadata": {"labels": {"finetune.dev/study": None}}}),
     ],
@@ -336,6 +337,7 @@ def test_deleted_job_is_followed_by_the_next_attempt(
     lives.run(studies, "tickets", 2)
     lives.complete(studies, "tickets", 2)
     assert [job["metadata"]["name"] for job in studies.all("jobs")] == ["tickets-2"]
+    assert [len(studies.all(kind)) for kind in ("secrets", "services")] == [1, 1]
 
 
 def test_deleted_pod_is_followed_by_another(operator: OperatorProcess, studies: Studies) -> None:
