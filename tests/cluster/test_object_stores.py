@@ -34,6 +34,8 @@ def test_folder_in_a_store_is_as_one_on_a_disk(server: ObjectServer, tmp_path: P
     storage = Storage.open(server.uri())
     with pytest.raises(FileNotFoundError):
         storage.read("nothing")
+    with pytest.raises(FileNotFoundError):
+        storage.download("checkpoints/1", tmp_path / "nothing")
     storage.delete("nothing")
     assert storage.files("nothing") == []
 

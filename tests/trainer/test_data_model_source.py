@@ -46,7 +46,7 @@ def test_a_model_comes_from_an_object_store_once(
     with object_store() as store:
         storage = Storage.open(store.uri)
         storage.upload(Path(copy().name), "models/minilm")
-        uri = store.uri.replace("?", "/models/minilm?")
+        uri = store.uri.replace("?", "/models/minilm/?")
         source = ModelSource.find(PretrainedModel(name=uri), tmp_path)
         assert source.tokenizer().vocab_size == 30522
         model, _ = source.weights(source.config(num_labels=3))
@@ -57,12 +57,12 @@ def test_a_model_comes_from_an_object_store_once(
         assert dict(store.requests) == {"LIST": 1}
         storage.write("models/minilm/config.json", b"{}")
         fetched.cache_clear()
-        with pytest.raises(ModelError, match=r"got s3://bucket/studies/one/models/minilm: "):
+        with pytest.raises(ModelError, match=r"got s3://bucket/studies/one/models/minilm/: "):
             source.config()
         nothing = ModelSource.find(PretrainedModel(name=uri.replace("minilm", "none")), tmp_path)
-        with pytest.raises(ModelError, match=r"^spec\.model\.name: .*models/none"):
+        with pytest.raises(ModelError, match=r"^spec\.model\.name: .*models/none/"):
             nothing.config()
-    with pytest.raises(StorageUnavailable, match=r"models/other: .*NETWORK_CONNECTION"):
+    with pytest.raises(StorageUnavailable, match=r"models/other/: .*NETWORK_CONNECTION"):
         ModelSource(uri.replace("minilm", "other")).config()
 
 

@@ -7,11 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from huggingface_hub import constants
-from pyarrow import fs
 
 from finetune_trainer.data.hub import first_line
 from finetune_trainer.errors import StorageUnavailable, may_pass
-from finetune_trainer.search.locations import open_filesystem, receive, shown
+from finetune_trainer.search.locations import files_below, open_filesystem, receive, shown
 
 
 @cache
@@ -30,14 +29,11 @@ def fetched(location: str) -> Path:
 
 
 def _fetched(location: str) -> Path:
-    filesystem, root = open_filesystem(location)
-    infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    files = sorted(
-        (info.path, info.size, info.mtime_ns) for info in infos if info.type == fs.FileType.File
-    )
-    if not files:
-        raise FileNotFoundError("there are no files")
-    state = hashlib.sha256(json.dumps([location, files]).encode()).hexdigest()[:16]
+    filesystem, path = open_filesystem(location)
+    root = path.rstrip("/")
+    files = files_below(filesystem, root)
+    versions = sorted((file.path, file.size, file.mtime_ns) for file in files)
+    state = hashlib.sha256(json.dumps([location, versions]).encode()).hexdigest()[:16]
     folder = Path(constants.HF_HOME) / "finetune" / state
     if folder.is_dir():
         return folder
@@ -45,7 +41,7 @@ def _fetched(location: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
         whole = Path(partial) / "model"
         whole.mkdir()
-        receive(filesystem, root, infos, whole)
+        receive(filesystem, root, files, whole)
         try:
             whole.rename(folder)
         except OSError:

@@ -1,5 +1,6 @@
 """Object stores by their URIs: what `pyarrow` reads from a URI, and the credentials that it cannot find there."""
 
+import errno
 import os
 import re
 import shutil
@@ -60,8 +61,17 @@ def _with_options(scheme: str, location: str) -> str:
     return f"{location}{'&' if '?' in location else '?'}{option}" if option else location
 
 
-def receive(filesystem: Any, root: str, infos: Iterable[fs.FileInfo], folder: Path) -> None:
-    """Copy the files among `infos`, which lie below `root`, to a local folder."""
+def files_below(filesystem: Any, root: str) -> list[fs.FileInfo]:
+    """The files at a path and below it. Raises FileNotFoundError if there are none."""
+    selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
+    files = [one for one in filesystem.get_file_info(selector) if one.type == fs.FileType.File]
+    if not files:  # Google's client would say so without the number of the error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
+    return files
+
+
+def receive(filesystem: Any, root: str, files: Iterable[fs.FileInfo], folder: Path) -> None:
+    """Copy `files`, which lie below `root`, to a local folder."""
 
     def copy_one(path: str) -> None:
         target = folder / path.removeprefix(f"{root}/")
@@ -71,7 +81,7 @@ def receive(filesystem: Any, root: str, infos: Iterable[fs.FileInfo], folder: Pa
 
     with ThreadPoolExecutor(_COPIES) as pool:
         # Not pyarrow's copy_files: it takes only folders that are objects for folders.
-        list(pool.map(copy_one, [info.path for info in infos if info.type == fs.FileType.File]))
+        list(pool.map(copy_one, [file.path for file in files]))
 
 
 @cache

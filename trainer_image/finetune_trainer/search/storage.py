@@ -16,6 +16,7 @@ from pyarrow import fs
 from finetune_trainer.errors import StorageUnavailable, StudyError, TrialFailure
 from finetune_trainer.search.locations import (
     CHUNK_BYTES,
+    files_below,
     open_filesystem,
     receive,
     shown,
@@ -233,8 +234,7 @@ class Storage:
 
     def _receive(self, path: str, folder: Path) -> None:
         source = f"{self.root}/{path}"
-        infos = self.filesystem.get_file_info(fs.FileSelector(source, recursive=True))
-        receive(self.filesystem, source, infos, folder)
+        receive(self.filesystem, source, files_below(self.filesystem, source), folder)
 
 
 def _unless_gone(_: Any, __: str, error: Any) -> None:
