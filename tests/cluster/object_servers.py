@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.cluster.loopback import free_port
 from tests.cluster.onenode.build import program
 from tests.cluster.onenode.processes import Service
+from tests.trainer.object_store import lasting_port
 
 BUCKET = "studies"
 KEY, SECRET = "finetune", "not-a-secret"
@@ -76,7 +76,7 @@ _SERVERS: dict[str, tuple[Callable[[Path, str, int], list[str]], str]] = {
 def object_server(scheme: str, folder: Path, host: str = "127.0.0.1") -> Iterator[ObjectServer]:
     """A running store for that scheme (`s3` or `gs`), which ends with the block."""
     (folder / "data" / BUCKET).mkdir(parents=True)
-    port = free_port()
+    port = lasting_port()
     command, user = _SERVERS[scheme]
     service = Service(scheme, command(folder / "data", host, port), folder)
     server = ObjectServer(service, host, port, scheme, user)

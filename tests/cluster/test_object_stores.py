@@ -15,13 +15,14 @@ from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.storage import Storage
 from tests.cluster.object_servers import ObjectServer, object_server
+from tests.trainer.storage_contract import check_absence, check_files, check_folders
 from tests.trainer.storage_studies import STUDY, Fault, check_same, history, one_term
 
 MORE_THAN_A_PAGE = 1_030
 """Objects; a listing has a thousand at a time."""
 
 LARGE = 12_000_000
-"""Bytes that go up in more than one part."""
+"""Times three bytes, which go up in more than one part."""
 
 
 @pytest.fixture(params=["s3", "gs"])
@@ -32,33 +33,11 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectSer
 
 def test_folder_in_a_store_is_as_one_on_a_disk(server: ObjectServer, tmp_path: Path) -> None:
     storage = Storage.open(server.uri())
-    with pytest.raises(FileNotFoundError):
-        storage.read("nothing")
+    check_absence(storage)
     with pytest.raises(FileNotFoundError):
         storage.download("checkpoints/1", tmp_path / "nothing")
-    storage.delete("nothing")
-    assert storage.files("nothing") == []
-
-    for path in ("records/000001/b", "records/000001/a", "results/t.csv"):
-        storage.write(path, path.encode())
-    assert storage.read("records/000001/a") == b"records/000001/a"
-    assert storage.files("records") == ["records/000001/a", "records/000001/b"]
-    storage.write("records/000001/a", b"")
-    assert storage.read("records/000001/a") == b""
-    storage.delete("records/000001/a")
-    assert storage.files("records") == ["records/000001/b"]
-    storage.delete("records")
-    assert storage.files("") == ["results/t.csv"]
-
-    for version in ("one", "two"):
-        folder = tmp_path / version / "inner"
-        folder.mkdir(parents=True)
-        (folder / "model").write_bytes(version.encode() * LARGE)
-        storage.upload(folder.parent, "checkpoints/3/1")
-    found = storage.download("checkpoints/3/1", tmp_path / "fetched")
-    assert (found / "inner" / "model").read_bytes() == b"two" * LARGE
-    storage.delete("checkpoints/3")
-    assert storage.files("checkpoints") == []
+    check_files(storage)
+    check_folders(storage, tmp_path, LARGE)
 
 
 def test_more_files_than_a_listing_has_at_once_are_found(server: ObjectServer) -> None:

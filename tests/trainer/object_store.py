@@ -274,7 +274,7 @@ class StoreProcess:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         (folder / "objects").mkdir(parents=True)
-        self._port = _free_port()
+        self._port = lasting_port()
         self.uri = _uri(self._port)
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
@@ -321,8 +321,8 @@ class StoreProcess:
         (self._folder / "refusal").write_text(refusal)
 
 
-def _free_port() -> int:
-    """A port that nobody gets by asking for any: it stays free while the store does not run."""
+def lasting_port() -> int:
+    """A port that nobody gets by asking for any: it stays free while a store does not run."""
     while True:
         port = random.randrange(15_000, 30_000)
         with socket.socket() as probe:

@@ -11,6 +11,7 @@ from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.storage import Storage
 from tests.trainer.object_store import object_store
 from tests.trainer.search_studies import ASHA, study_spec
+from tests.trainer.storage_contract import check_absence, check_files, check_folders
 
 
 @pytest.fixture(params=["disk", "object store"])
@@ -23,37 +24,17 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 
 
 def test_what_is_written_is_read_listed_and_deleted(storage: Storage) -> None:
-    for path in ("records/000001/b", "records/000001/a", "results/t.csv"):
-        storage.write(path, path.encode())
-    assert storage.read("records/000001/a") == b"records/000001/a"
-    assert storage.files("records") == ["records/000001/a", "records/000001/b"]
-    storage.write("records/000001/a", b"")
-    assert storage.read("records/000001/a") == b""
-    storage.delete("records/000001/a")
-    assert storage.files("records") == ["records/000001/b"]
-    storage.delete("records")
-    assert storage.files("records") == []
+    check_files(storage)
 
 
 def test_what_is_not_there_is_said_or_ignored(storage: Storage) -> None:
-    with pytest.raises(FileNotFoundError):
-        storage.read("nothing")
-    storage.delete("nothing")
-    assert storage.files("nothing") == []
+    check_absence(storage)
 
 
 def test_a_folder_comes_back_whole_and_replaces_the_one_before(
     storage: Storage, tmp_path: Path
 ) -> None:
-    for version in ("one", "two"):
-        folder = tmp_path / version
-        (folder / "inner").mkdir(parents=True)
-        (folder / "inner" / "model").write_text(version)
-        storage.upload(folder, "checkpoints/3/1")
-    found = storage.download("checkpoints/3/1", tmp_path / "fetched")
-    assert (found / "inner" / "model").read_text() == "two"
-    storage.delete("checkpoints/3")
-    assert storage.files("checkpoints") == []
+    check_folders(storage, tmp_path)
 
 
 def test_a_thousand_files_are_listed_page_by_page() -> None:

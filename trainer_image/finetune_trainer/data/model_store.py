@@ -8,8 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from finetune_trainer.data.hub import first_line
-from finetune_trainer.errors import StorageUnavailable, may_pass
+from finetune_trainer.data.load import raise_if_away
 from finetune_trainer.search.locations import files_below, open_filesystem, receive, shown
 
 
@@ -23,8 +22,7 @@ def fetched(location: str) -> Path:
     try:
         return _fetched(location)
     except OSError as error:
-        if may_pass(error):
-            raise StorageUnavailable(f"{shown(location)}: {first_line(error)}") from error
+        raise_if_away(error, shown(location), Path())
         raise
 
 
