@@ -10,6 +10,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody listens at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
 def page(port: int, path: str) -> str:
     """What is shown at a port. Raises HTTPError for an answer that is no page, OSError if there is none."""
     # A proxy from the environment must not stand between us and this machine.

@@ -1,12 +1,12 @@
 """Object stores that others have written, as processes of this machine with their objects in a folder."""
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.cluster.loopback import listens
 from tests.cluster.onenode.build import program
 from tests.cluster.onenode.processes import Service
 from tests.trainer.object_store import lasting_port
@@ -35,11 +35,7 @@ class ObjectServer:
     def start(self) -> None:
         """Run it, with whatever it had; returns when it listens."""
         self.service.start()
-        self.service.wait_until(self._listens)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((self.host, self.port)) == 0
+        self.service.wait_until(lambda: listens(self.port, self.host))
 
 
 def _s3(folder: Path, host: str, port: int) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.cluster.loopback import listens
 from tests.cluster.onenode.build import KUBERNETES, program
 from tests.cluster.onenode.certificates import Authority
 from tests.cluster.onenode.processes import Service
@@ -91,7 +92,7 @@ class ApiServer:
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when `/readyz` answers ok; raises ClusterError if an own process ends first."""
-        self.etcd.wait_until(lambda: _listens(self._ports["etcd"]), timeout)
+        self.etcd.wait_until(lambda: listens(self._ports["etcd"]), timeout)
         self.apiserver.wait_until(self._ready, timeout)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -232,8 +233,3 @@ def _ports(path: Path, address: str) -> dict[str, int]:
             open_socket.close()
     ports: dict[str, int] = json.loads(path.read_text())
     return ports
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
