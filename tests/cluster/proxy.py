@@ -164,14 +164,18 @@ class Proxy:
         self._port = self._runner.addresses[0][1]
 
     async def _stop(self) -> None:
+        # First what the API server has not answered yet: it breaks, while a request that is cancelled would leave
+        # behind a connection that waits for a farewell.
+        await self._session.close()
         await self._runner.cleanup()
         left = asyncio.all_tasks() - {asyncio.current_task()}  # of connections that were broken
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        await self._session.close()  # until its connections are closed: none waits for a farewell
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self._session.closed:
+            return _broken(request, Break())
         call = Call(request.method, request.path, request.query.get("watch") in ("true", "1"))
         fault = self.rule(call)
         if isinstance(fault, Answer):
