@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import torch
+
 from benchmarks.machine import describe
 from benchmarks.trainer.rows import EXAMPLES, study_of
 from finetune_api.hyperparameters import resolve
@@ -28,6 +30,7 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun
 
 PLAIN = {"epochs": 4, "batchSize": 16, "maxLength": 48, "learningRate": 3e-4, "pooling": "Mean"}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN_SEEDS = 5
 TEST_ROWS = 1500
 
@@ -144,7 +147,7 @@ class Bench:
         data, pretrained = self._data(technique, spec)
         config = resolve(spec.hyperparameters, {"learningRate": _rate(technique)})
         started = time.perf_counter()
-        run = TrialRun(pretrained, data, config, seed, spec.objective, compute=spec.compute)
+        run = TrialRun(pretrained, data, config, seed, spec.objective, DEVICE, spec.compute)
         while not run.finished:
             run.train_to(config.epochs)
         seconds = time.perf_counter() - started
@@ -203,7 +206,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", metavar="NAME", help="techniques whose name has this in it")
     parsed = parser.parse_args()
-    print(describe())
+    print(
+        f"{describe()}; trained on {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'the CPU'}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(parsed.banking77, parsed.rows, Path(folder))
         plain = {}

@@ -16,8 +16,10 @@ from transformers import AutoConfig
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.data.model_source import max_tokens
 from finetune_trainer.data.prepare import _limited
-from finetune_trainer.errors import DataError, ModelError, StudyError
+from finetune_trainer.errors import DataError, ModelError, StorageUnavailable, StudyError
+from finetune_trainer.search.storage import Storage
 from tests.trainer.conftest import MakeSpec
+from tests.trainer.object_store import object_store
 
 CLASSES = ("cats", "dogs")
 
@@ -82,6 +84,29 @@ def test_relative_paths_are_below_the_base(make_spec: MakeSpec, examples: Path) 
     data = prepare(spec, examples)
     assert data.model.name == str(examples / "models" / "all-MiniLM-L6-v2")
     assert data.fingerprint == prepare(make_spec(), Path("/")).fingerprint
+
+
+def test_rows_come_from_an_object_store_and_no_error_tells_its_password(
+    make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    def located(path: str) -> Any:
+        return make_spec(dataset={"files": {"train": store.uri.replace("?", f"/{path}?")}})
+
+    with object_store() as store:
+        storage = Storage.open(store.uri)
+        storage.write("data/library.csv", (examples / "data" / "library.csv").read_bytes())
+        storage.write("data/empty.csv", b"text,other\n")
+        expected = prepare(make_spec(), tmp_path)
+        assert prepare(located("data/library.csv"), tmp_path).digest() == expected.digest()
+        for path, message in {
+            "data/none.csv": r"must be a file that exists \(got s3://[^?@]*/data/none\.csv\)",
+            "data/empty.csv": r"must name a column of the data .* in s3://[^?@]*/data/empty\.csv$",
+            "data/library.txt": r"must end in .* \(got s3://[^?@]*/data/library\.txt\)",
+        }.items():
+            with pytest.raises(DataError, match=message):
+                prepare(located(path), tmp_path)
+    with pytest.raises(StorageUnavailable, match=r"s3://[^?@]*/data/library\.csv: "):
+        prepare(located("data/library.csv"), tmp_path)
 
 
 def test_prepared_rows_travel_by_pickle_without_copies(make_spec: MakeSpec) -> None:

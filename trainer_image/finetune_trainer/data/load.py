@@ -12,7 +12,7 @@ from finetune_trainer.data.formats import READERS, FileRows, MissingColumn, Unre
 from finetune_trainer.data.hub import first_line, hub_splits
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
-from finetune_trainer.search.locations import open_filesystem
+from finetune_trainer.search.locations import open_filesystem, shown
 
 PARTS = ("train", "validation", "test")
 
@@ -76,22 +76,23 @@ def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, Raw
 
 
 def _broken(lines: list[int]) -> str:
-    shown = ", ".join(str(line) for line in lines[:5]) + (", …" if len(lines) > 5 else "")
-    return f"{len(lines)} broken rows skipped (lines {shown})"
+    first = ", ".join(str(line) for line in lines[:5]) + (", …" if len(lines) > 5 else "")
+    return f"{len(lines)} broken rows skipped (lines {first})"
 
 
 def _read(location: str, base: Path, field: str, dataset: Dataset) -> FileRows:
-    reader = READERS.get(PurePosixPath(location).suffix.lower())
+    name = shown(location)
+    reader = READERS.get(PurePosixPath(name).suffix.lower())
     if reader is None:
-        raise DataError(field, f"must end in {', '.join(READERS)} (got {location})")
+        raise DataError(field, f"must end in {', '.join(READERS)} (got {name})")
     fields = _column_fields(dataset)
     try:
         with open_location(location, base) as stream:
             return reader(stream, list(fields))
     except MissingColumn as error:
-        raise DataError(fields[error.name], f"{error} in {location}") from error
+        raise DataError(fields[error.name], f"{error} in {name}") from error
     except Unreadable as error:
-        raise DataError(field, f"{location} {error}") from error
+        raise DataError(field, f"{name} {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataError(
             field, f"must be a file that exists (got {_where(location, base)})"
@@ -119,7 +120,7 @@ def open_location(location: str, base: Path) -> IO[bytes]:
 
 
 def _where(location: str, base: Path) -> str:
-    return location if "://" in location else str(base / location)
+    return shown(location) if "://" in location else str(base / location)
 
 
 def _raw(field: str, part: str, columns: dict[str, list[Any]], dataset: Dataset) -> RawRows:

@@ -9,10 +9,11 @@ from typing import TypeAlias
 import pyarrow as pa
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from finetune_trainer.data.cells import shown
+from finetune_trainer.data.cells import shown as shown_cell
 from finetune_trainer.data.hub import first_line
 from finetune_trainer.data.load import open_location, raise_if_away
 from finetune_trainer.errors import DataError
+from finetune_trainer.search.locations import shown
 
 Synonyms: TypeAlias = dict[str, tuple[str, ...]]
 """A word in lower case → words or phrases that can stand in its place."""
@@ -36,7 +37,7 @@ def read_synonyms(location: str | None, base: Path, words: Collection[str]) -> S
             if word in words
         }
     if not found:
-        where = "WordNet" if location is None else location
+        where = "WordNet" if location is None else shown(location)
         raise DataError(
             _FIELD,
             f"must have synonyms of words in the training rows (got {where}, which has none)",
@@ -55,7 +56,7 @@ def _file_synonyms(location: str, base: Path) -> Synonyms:
             raise DataError(
                 _FIELD,
                 "must have a word, a tab and synonyms separated by commas in each line "
-                f"(got {shown(line)} in line {number} of {location})",
+                f"(got {shown_cell(line)} in line {number} of {shown(location)})",
             )
         found[word.strip().lower()] |= dict.fromkeys(synonyms)
     return {word: tuple(synonyms) for word, synonyms in found.items()}
@@ -66,11 +67,11 @@ def _lines(location: str, base: Path) -> list[str]:
         with open_location(location, base) as stream:
             return stream.read().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(_FIELD, f"must be a text file in UTF-8 (got {location})") from error
+        raise DataError(_FIELD, f"must be a text file in UTF-8 (got {shown(location)})") from error
     except (OSError, pa.ArrowInvalid) as error:
         raise_if_away(error, location, base)
         raise DataError(
-            _FIELD, f"must be a file that can be read (got {location}: {first_line(error)})"
+            _FIELD, f"must be a file that can be read (got {shown(location)}: {first_line(error)})"
         ) from error
 
 

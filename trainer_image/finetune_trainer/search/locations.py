@@ -107,4 +107,6 @@ def beside(location: str, own: str | None) -> str:
 
 def shown(location: str) -> str:
     """A location as people may see it: without a password, whose it is, and options."""
+    if "://" not in location:
+        return location
     return re.sub(r"://[^/@]*:[^/@]*@", "://", location).partition("?")[0]

@@ -77,6 +77,8 @@ class Batch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    filled: bool = False
+    """Whether no row is padded, so that the mask says nothing."""
 
 
 class Batcher:
@@ -114,7 +116,7 @@ class Batcher:
         if frame.types is not None:
             arrays["token_type_ids"] = segments
         inputs = {name: self.tensor(array) for name, array in arrays.items()}
-        return Batch(inputs, self.labels(rows))
+        return Batch(inputs, self.labels(rows), bool((lengths == width).all()))
 
     def labels(self, rows: Rows) -> Tensor:
         """The labels of `rows`."""
@@ -130,7 +132,10 @@ class Batcher:
 
     def tensor(self, array: NDArray[np.generic]) -> Tensor:
         """The array on the device."""
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
+        return self.place(torch.from_numpy(array))
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device."""
+        if self._device.type == "cuda" and tensor.device.type == "cpu":
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)

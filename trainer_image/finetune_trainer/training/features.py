@@ -65,7 +65,9 @@ class RowFeatures:
     """The pretrained model that computes them, in evaluation mode, on its device."""
 
     layers: Layers
-    values: NDArray[np.float32]
+    values: Tensor
+    """In the memory of the device where that is large enough: a GPU waits long for what a CPU gathers."""
+
     offsets: NDArray[np.int64]
     compute: Callable[[Any, Batch], Tensor]
     """Features (rows, tokens or 1, width) of a batch."""
@@ -97,19 +99,25 @@ class RowFeatures:
                     continue
                 if should_pause():
                     return False
-                found = self.compute(self.model, batcher(chosen)).float().cpu().numpy()
-                for row, features in zip(chosen, found, strict=True):
-                    start, end = self.offsets[row], self.offsets[row + 1]
-                    self.values[start:end] = features[: end - start]
+                found = self.compute(self.model, batcher(chosen))
+                at, inside = self._places(chosen, found.shape[1])
+                to = self.values.device
+                self.values[at[inside].to(to)] = found[inside.to(found.device)].to(
+                    to, torch.float32
+                )
                 self.known[chosen] = True
         return True
 
-    def of(self, rows: Rows, tokens: int) -> NDArray[np.float32]:
+    def of(self, rows: Rows, tokens: int) -> Tensor:
         """The features (rows, tokens, width) of rows that are there; what lies beyond a row's end is arbitrary."""
+        at, _ = self._places(rows, tokens)
+        return self.values[at.to(self.values.device)]
+
+    def _places(self, rows: Rows, tokens: int) -> tuple[Tensor, Tensor]:
+        """Where in `values` the tokens of rows are, (rows, tokens), and which of them lie before the row's end."""
         at = self.offsets[rows][:, None] + np.arange(tokens)
-        last = self.offsets[rows + 1][:, None] - 1
-        found: NDArray[np.float32] = self.values[np.minimum(at, last)]
-        return found
+        end = self.offsets[rows + 1][:, None]
+        return torch.from_numpy(np.minimum(at, end - 1)), torch.from_numpy(at < end)
 
 
 @dataclass
@@ -148,7 +156,7 @@ class FeatureBatcher:
         return self._features.ensure(rows, self._batcher, self._autocast, should_pause)
 
     def _batch(self, rows: Rows) -> Batch:
-        features = self._batcher.tensor(self._features.of(rows, 1)[:, 0])
+        features = self._batcher.place(self._features.of(rows, 1)[:, 0])
         return Batch({"features": features}, self._batcher.labels(rows))
 
 
@@ -158,8 +166,9 @@ class HiddenBatcher(FeatureBatcher):
     def _batch(self, rows: Rows) -> Batch:
         batch = self._batcher(rows)
         mask = batch.inputs["attention_mask"]
-        hidden = self._batcher.tensor(self._features.of(rows, mask.shape[1]))
-        return Batch({"inputs_embeds": hidden, "attention_mask": mask}, batch.labels)
+        hidden = self._batcher.place(self._features.of(rows, mask.shape[1]))
+        inputs = {"inputs_embeds": hidden, "attention_mask": mask}
+        return Batch(inputs, batch.labels, batch.filled)
 
 
 def pooled_features(model: PooledClassifier, layers: Layers, data: PreparedData) -> RowFeatures:
@@ -170,7 +179,7 @@ def pooled_features(model: PooledClassifier, layers: Layers, data: PreparedData)
         return model.pool(hidden, batch.inputs["attention_mask"]).unsqueeze(1)
 
     rows = len(data.labels)
-    values = np.empty((rows, int(model.config.hidden_size)), dtype=np.float32)
+    values = _room(rows, model)
     offsets = np.arange(rows + 1, dtype=np.int64)
     return RowFeatures(model, layers, values, offsets, compute, np.zeros(rows, dtype=np.bool_))
 
@@ -195,8 +204,18 @@ def hidden_features(
 
     rows = np.arange(len(data.labels))
     offsets = np.concatenate([[0], np.cumsum(data.lengths(rows, max_length))])
-    values = np.empty((int(offsets[-1]), int(model.config.hidden_size)), dtype=np.float32)
+    values = _room(int(offsets[-1]), model)
     return RowFeatures(model, layers, values, offsets, compute, np.zeros(len(rows), dtype=np.bool_))
+
+
+def _room(vectors: int, model: Any) -> Tensor:
+    """Room for so many vectors (width) of `model`, beside it where that leaves most of its device's memory."""
+    device, width = next(model.parameters()).device, int(model.config.hidden_size)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if vectors * width * 4 > free // 4:
+            device = torch.device("cpu")
+    return torch.empty((vectors, width), device=device)
 
 
 def can_be_cut(model: Any) -> bool:

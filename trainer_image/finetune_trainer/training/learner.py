@@ -17,7 +17,7 @@ from finetune_api.study import Compute
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.averaging import Average
-from finetune_trainer.training.batches import Batcher, Rows, evaluation_batches
+from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
 from finetune_trainer.training.checkpoint import Checkpoint
 from finetune_trainer.training.dropouts import quicken
 from finetune_trainer.training.features import (
@@ -102,6 +102,8 @@ class Learner:
         self._frozen_below = None
         batcher = Batcher(self._data, self.config.max_length, self._device)
         self._batch: Batcher | FeatureBatcher = batcher
+        lengths = batcher.lengths(np.arange(len(self._data.labels)))
+        self._has_one_length = bool((lengths == lengths[0]).all())
         frozen = Frozen(
             self._pretrained,
             self._data,
@@ -150,9 +152,7 @@ class Learner:
         if hidden is not None:
             self._taken = cut_open(self._model, self._layers, frozen.count(self._layers))
             self._batch = HiddenBatcher(hidden, batcher, self._autocast)
-        self._forward = (
-            torch.compile(self._model, dynamic=True) if self._compute.compile else self._model
-        )
+        self._forward = torch.compile(self._model) if self._compute.compile else self._model
         return fresh.output
 
     def _quicken(self) -> None:
@@ -311,11 +311,28 @@ class Learner:
                     return None
                 batch = self._batch(part)
                 with self._autocast():
-                    logits = self._forward(**batch.inputs).logits
+                    logits = self._forward(**self._inputs(batch)).logits
                 loss = self._loss(logits, batch.labels)
                 torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
                 losses.append(loss.detach() * len(part))
         return torch.stack(losses).sum()
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The model's arguments, without a mask that says nothing: attention is quicker without one.
+
+        A compiled model loses its mask only where all rows have one length, for it is compiled anew without.
+        It is told what varies from batch to batch, so that it is compiled once: rows, and tokens unless all
+        rows have one length. (`dynamic=True` would have every number vary, dropout's share too.)
+        """
+        compiled = self._compute.compile
+        if not batch.filled or (compiled and not self._has_one_length):
+            inputs = batch.inputs
+        else:
+            inputs = {name: one for name, one in batch.inputs.items() if name != "attention_mask"}
+        for tensor in inputs.values() if compiled else ():
+            for axis in range(1 if self._has_one_length else min(2, tensor.ndim)):
+                torch._dynamo.maybe_mark_dynamic(tensor, axis)
+        return inputs
 
     def _update(self, rate: float) -> None:
         self._scaler.unscale_(self._optimizer)
@@ -376,7 +393,8 @@ class Learner:
             for at in batches:
                 if should_pause():
                     return None
-                outputs.append(self._forward(**self._batch(rows[at]).inputs).logits.float())
+                inputs = self._inputs(self._batch(rows[at]))
+                outputs.append(self._forward(**inputs).logits.float())
             logits = np.empty((len(rows), len(self._data.label_names)), dtype=np.float32)
             logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
         return logits

@@ -38,16 +38,18 @@ class PooledClassifier(nn.Module):
         return encoder
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """The logits (rows, outputs) of token numbers with their mask."""
+        """The logits (rows, outputs) of token numbers with their mask, which may be missing if no row is padded."""
         hidden = self.encoder(**inputs).last_hidden_state
         return SequenceClassifierOutput(
-            logits=self.head(self.pool(hidden, inputs["attention_mask"]))
+            logits=self.head(self.pool(hidden, inputs.get("attention_mask")))
         )
 
-    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """(rows, tokens, width) to (rows, width)."""
         if not self._mean:
             return hidden[:, 0]
+        if mask is None:
+            return hidden.mean(dim=1)
         shares = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * shares).sum(dim=1) / shares.sum(dim=1)
 
