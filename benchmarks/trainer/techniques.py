@@ -6,7 +6,10 @@ plain way's. Plain ways: banking77 (a class of 77; accuracy), docstrings with th
 10 labels; micro F1). The deviation of the plain way over more seeds is printed first: a difference of that
 size means nothing.
 
-    python -m benchmarks.trainer.techniques --banking77 FOLDER [--rows 1500] [--seeds 2] [--only NAME]
+With `--jobs 2` two are trained at a time, each with its share of the cores; times are then those of trainings
+that have company, the plain ones too.
+
+    python -m benchmarks.trainer.techniques --banking77 FOLDER [--rows 1500] [--seeds 2] [--jobs 1] [--only NAME]
 """
 
 import argparse
@@ -15,7 +18,9 @@ import random
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -198,40 +203,68 @@ def _sampled(source: Path, rows: int, path: Path) -> str:
     return str(path)
 
 
+_bench: Bench | None = None
+"""Of a process that trains."""
+
+
+def _begin(banking77: Path, rows: int, folder: Path, threads: int) -> None:
+    global _bench
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    torch.set_num_threads(threads)
+    _bench = Bench(banking77, rows, folder)
+
+
+def _train(technique: Technique, seed: int) -> Outcome:
+    assert _bench is not None  # the process has begun
+    return _bench.train(technique, seed)
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--banking77", type=Path, metavar="FOLDER", required=True)
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--only", metavar="NAME", help="techniques whose name has this in it")
     parsed = parser.parse_args()
     print(
         f"{describe()}; trained on {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'the CPU'}"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(parsed.banking77, parsed.rows, Path(folder))
-        plain = {}
-        for labels in ("banking77", "parameters"):
-            found = [
-                bench.train(Technique("plain", labels=labels), seed) for seed in range(PLAIN_SEEDS)
+    chosen = [one for one in TECHNIQUES if not parsed.only or parsed.only in one.name]
+    threads = max(1, torch.get_num_threads() // parsed.jobs)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(
+            parsed.jobs,
+            get_context("spawn"),
+            _begin,
+            (parsed.banking77, parsed.rows, Path(folder), threads),
+        ) as pool,
+    ):
+        plain = {
+            labels: [
+                pool.submit(_train, Technique("plain", labels=labels), seed)
+                for seed in range(PLAIN_SEEDS)
             ]
-            plain[labels] = found
-            metrics = [one.metric for one in found]
+            for labels in ("banking77", "parameters")
+        }
+        found = [[pool.submit(_train, one, seed) for seed in range(parsed.seeds)] for one in chosen]
+        for labels, trainings in plain.items():
+            metrics = [one.result().metric for one in trainings]
+            seconds = fmean(one.result().seconds for one in trainings)
             print(
                 f"{labels}, plain: {fmean(metrics):.4f} ± {stdev(metrics):.4f} over {PLAIN_SEEDS} seeds,"
-                f" {fmean(one.seconds for one in found):.1f} s",
+                f" {seconds:.1f} s",
                 flush=True,
             )
         print("\n| technique | fields | test | against plain | time |\n|---|---|---|---|---|")
-        for technique in TECHNIQUES:
-            if parsed.only and parsed.only not in technique.name:
-                continue
-            found = [bench.train(technique, seed) for seed in range(parsed.seeds)]
+        for technique, trainings in zip(chosen, found, strict=True):
             same = plain[technique.labels][: parsed.seeds]
-            metric = fmean(one.metric for one in found)
-            ahead = metric - fmean(one.metric for one in same)
-            ratio = fmean(one.seconds for one in found) / fmean(one.seconds for one in same)
+            metric = fmean(one.result().metric for one in trainings)
+            ahead = metric - fmean(one.result().metric for one in same)
+            seconds = fmean(one.result().seconds for one in trainings)
+            ratio = seconds / fmean(one.result().seconds for one in same)
             print(
                 f"| {technique.name} | {technique.fields} | {metric:.4f} | {ahead:+.4f} | {ratio:.2f} x |",
                 flush=True,
