@@ -18,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +32,7 @@ from benchmarks.trainer.rows import EXAMPLES, study_of
 from finetune_api.hyperparameters import resolve
 from finetune_api.study import StudySpec
 from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training import Pretrained, TrialRun
 
 PLAIN = {"epochs": 4, "batchSize": 16, "maxLength": 48, "learningRate": 3e-4, "pooling": "Mean"}
@@ -219,6 +220,18 @@ def _train(technique: Technique, seed: int) -> Outcome:
     return _bench.train(technique, seed)
 
 
+def _cells(trainings: list[Future[Outcome]], same: list[Future[Outcome]]) -> str:
+    """Metric, difference and time of a technique against the plain way with the same seeds."""
+    try:
+        metric = fmean(one.result().metric for one in trainings)
+    except TrialFailure as failure:
+        return f"{failure} | — | —"
+    ahead = metric - fmean(one.result().metric for one in same)
+    seconds = fmean(one.result().seconds for one in trainings)
+    ratio = seconds / fmean(one.result().seconds for one in same)
+    return f"{metric:.4f} | {ahead:+.4f} | {ratio:.2f} x"
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -260,15 +273,8 @@ def main() -> int:
             )
         print("\n| technique | fields | test | against plain | time |\n|---|---|---|---|---|")
         for technique, trainings in zip(chosen, found, strict=True):
-            same = plain[technique.labels][: parsed.seeds]
-            metric = fmean(one.result().metric for one in trainings)
-            ahead = metric - fmean(one.result().metric for one in same)
-            seconds = fmean(one.result().seconds for one in trainings)
-            ratio = seconds / fmean(one.result().seconds for one in same)
-            print(
-                f"| {technique.name} | {technique.fields} | {metric:.4f} | {ahead:+.4f} | {ratio:.2f} x |",
-                flush=True,
-            )
+            cells = _cells(trainings, plain[technique.labels][: parsed.seeds])
+            print(f"| {technique.name} | {technique.fields} | {cells} |", flush=True)
     return 0
 
 
