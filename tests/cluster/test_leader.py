@@ -14,7 +14,7 @@ from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.proxy import Proxy
 
-TAKEOVER_SECONDS = 20
+TAKEOVER_SECONDS = 60
 
 
 class Replica:
