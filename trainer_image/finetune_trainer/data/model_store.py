@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from finetune_trainer.data.load import raise_if_away
-from finetune_trainer.search.locations import files_below, open_filesystem, receive, shown
+from finetune_trainer.search.locations import files_below, open_filesystem, receive
 
 
 @cache
@@ -22,7 +22,7 @@ def fetched(location: str) -> Path:
     try:
         return _fetched(location)
     except OSError as error:
-        raise_if_away(error, shown(location), Path())
+        raise_if_away(error, location, Path())
         raise
 
 

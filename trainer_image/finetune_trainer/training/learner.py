@@ -102,8 +102,10 @@ class Learner:
         self._frozen_below = None
         batcher = Batcher(self._data, self.config.max_length, self._device)
         self._batch: Batcher | FeatureBatcher = batcher
-        lengths = batcher.lengths(np.arange(len(self._data.labels)))
-        self._has_one_length = bool((lengths == lengths[0]).all())
+        self._has_one_length = False
+        if self._compute.compile:
+            lengths = batcher.lengths(np.arange(len(self._data.labels)))
+            self._has_one_length = bool((lengths == lengths[0]).all())
         frozen = Frozen(
             self._pretrained,
             self._data,
