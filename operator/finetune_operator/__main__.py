@@ -14,13 +14,13 @@ from typing import Any
 import kopf
 from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
 from kubernetes.aio import client, config
-from prometheus_client import start_http_server
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import metrics, names
 from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
+from finetune_operator.pace import Pace
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store, version_of
@@ -63,6 +63,7 @@ class Operator:
         self.listings = metrics.Listings(by_namespace=bool(settings.namespaces))
         self.kube: Kube | None = None
         self.reconciler: Reconciler | None = None
+        self.pace: Pace | None = None
         self.queue: WorkQueue[Key] | None = None
         self.children: ChildWatch | None = None
         self.election: Election | None = None
@@ -103,15 +104,16 @@ class Operator:
         configuration.connection_pool_maxsize = 4 * WORKERS + watches
         api = client.ApiClient(configuration)
         self.kube = Kube(api, self._may_write)
-        self.reconciler = Reconciler(self.kube, self.store, self.settings)
-        self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
         loop = asyncio.get_running_loop()
+        self.pace = Pace(self.settings.progress_per_second, loop.time)
+        self.reconciler = Reconciler(self.kube, self.store, self.settings, self.pace)
+        self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
         self.blind = not await self._served()
         if namespaces and self.blind:  # nobody would tell that it has come
             await self._until_served()
-        self.children = ChildWatch(self.kube, self.store, self.queue.add, kinds, namespaces)
+        self.children = ChildWatch(self.kube, self.store, self.on_child, kinds, namespaces)
         await self.children.start(self._must_not_end)
         if not self.settings.lease:
             metrics.LEADER.set(1)
@@ -196,6 +198,12 @@ class Operator:
                 self.queue.add(key)
         if again:
             await self._forget_gone(str(namespace) if self.settings.namespaces else None)
+
+    def on_child(self, key: Key, told: bool) -> None:
+        """Queue a study with a child that changed; if that only tells how far its driver is, when it has its turn."""
+        assert self.pace is not None  # startup comes first
+        assert self.queue is not None
+        self.queue.add(key, self.pace.wait(key) if told else 0.0)
 
     def _forget(self, key: Key, version: int) -> None:
         assert self.reconciler is not None  # startup comes first
@@ -315,7 +323,7 @@ def main() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    start_http_server(settings.metrics_port)
+    metrics.serve(settings.metrics_port)
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()

@@ -45,8 +45,3 @@ class Decision:
     delete_study: bool = False
     again_after: float | None = None
     """Seconds after which to look again even if nothing changes."""
-
-    @property
-    def acts(self) -> bool:
-        """Whether there is more to do than to write the status."""
-        return bool(self.delete or self.apply or self.create or self.events or self.delete_study)

@@ -4,12 +4,15 @@ Series of a study have the labels namespace and name. They go when it ends or is
 them than studies under way: what an ended study found stands in its status, its past is kept by Prometheus.
 """
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, get_args
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from finetune_api.status import State, StudyStatus
 from finetune_api.study import ObjectMeta
@@ -102,6 +105,22 @@ _VALUES: dict[Gauge, Callable[[StudyStatus], float | None]] = {
     GPU_SECONDS: lambda status: status.gpu_seconds,
 }
 """What each gauge of a study shows of its status; no series where that is None."""
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing: who scrapes is no news."""
+
+
+def serve(port: int) -> None:
+    """Show all series at a port, 0: any, on a thread of its own. Raises OSError if it is taken.
+
+    It sleeps until somebody asks; the server of prometheus_client wakes twice a second, which is most of what an idle
+    operator costs.
+    """
+    server = make_server("0.0.0.0", port, make_wsgi_app(), ThreadingWSGIServer, _Quiet)
+    sleeps = {"poll_interval": None}
+    threading.Thread(target=server.serve_forever, kwargs=sleeps, daemon=True).start()
 
 
 class StudyMetrics:

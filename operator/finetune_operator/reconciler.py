@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -44,13 +43,11 @@ from finetune_operator.observe import (
     number,
     owner,
 )
+from finetune_operator.pace import Pace
 from finetune_operator.settings import Settings
 from finetune_operator.store import Store, Versions, version_of
 
 log = logging.getLogger("finetune.reconciler")
-
-PROGRESS_SECONDS = 2.0
-"""A status that only tells how far the driver is follows the one before it by no less than this."""
 
 _VIEWS = {view.kind: view for view in (*CHILDREN, RayJobView)}
 _UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRay 1.6 or newer, or set the chart's value study.engine to Job"
@@ -59,15 +56,13 @@ _UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRa
 class Reconciler:
     """Reconciles one study at a time; the queue sees to that."""
 
-    def __init__(self, kube: Kube, store: Store, settings: Settings) -> None:
+    def __init__(self, kube: Kube, store: Store, settings: Settings, pace: Pace) -> None:
         self._kube = kube
         self._store = store
+        self._pace = pace
         self._settings = settings
         self._bodies: dict[Key, Mapping[str, Any]] = {}
         self._versions = Versions()
-        self._written: dict[Key, float] = {}
-        """When the status of a study was last written, by the loop's clock."""
-
         self._echoes: dict[Key, int] = {}
         """In which version a study came out of a write that told nothing but progress."""
 
@@ -100,7 +95,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._bodies.pop(key, None)
-        self._written.pop(key, None)
+        self._pace.forget(key)
         self._echoes.pop(key, None)
         self._metrics.remove(key)
 
@@ -110,6 +105,7 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the study closer to what it asks for; seconds until the next look, if one is due."""
+        self._pace.looked(key)
         with metrics.RECONCILE_SECONDS.time():
             study = await self._study(key)
             if study is None:
@@ -125,16 +121,7 @@ class Reconciler:
             elif decision.explain is not None:
                 why = await self._explain(key, decision.explain)
                 decision = self._decide(key, study, explanation=why)
-            if early := self._too_early(key, study.status, decision):
-                return early if decision.again_after is None else min(early, decision.again_after)
             return await self._carry_out(key, study, decision)
-
-    def _too_early(self, key: Key, old: StudyStatus, decision: Decision) -> float:
-        """Seconds for which a decision waits that tells nothing but progress; 0 for any other."""
-        if decision.acts or not _only_progress(old, decision.status):
-            return 0.0
-        since = asyncio.get_running_loop().time() - self._written.get(key, -math.inf)
-        return max(0.0, PROGRESS_SECONDS - since)
 
     async def _study(self, key: Key) -> FineTuneStudy | None:
         """The study as last seen; None if there is nothing to do for it."""
@@ -283,7 +270,7 @@ class Reconciler:
             self._metrics.show(meta, old, status, _now())
         if status == old:
             return
-        self._written[key] = asyncio.get_running_loop().time()
+        self._pace.told(key)
         try:
             answer = await self._apply_what_is_taken(meta, old, status)
             self.put(key, answer)

@@ -39,6 +39,9 @@ class Settings(Model):
     max_failed_attempts: int = Field(5, ge=1)
     """Attempts in a row without a result after which a study fails."""
 
+    progress_per_second: float = Field(50.0, gt=0)
+    """Statuses that tell nothing but progress, of all studies together. What is more waits, so that the API server does not."""
+
     lease: str = Field("", pattern=r"^(|[^/]+/[^/]+)$")
     """Namespace/name of the Lease whose holder acts; empty: this operator is the only one."""
 
@@ -52,8 +55,10 @@ class Settings(Model):
     """0: none, for operators that nobody probes."""
 
 
-_JSON = {"default_storage", "default_resources", "head_resources", "pod_template", "run_as_user"}
-_NUMBERS = {"max_failed_attempts", "metrics_port", "health_port"}
+_JSON = {
+    *("default_storage", "default_resources", "head_resources", "pod_template", "run_as_user"),
+    *("max_failed_attempts", "progress_per_second", "metrics_port", "health_port"),
+}
 
 
 def read(env: Mapping[str, str] = os.environ) -> Settings:
@@ -67,8 +72,6 @@ def read(env: Mapping[str, str] = os.environ) -> Settings:
         try:
             if name in _JSON:
                 values[name] = json.loads(text)
-            elif name in _NUMBERS:
-                values[name] = int(text)
             elif name == "namespaces":
                 values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
             else:

@@ -8,12 +8,16 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from finetune_api.status import StudyProgress
 from finetune_operator.kube import Expired, Gone, Kube, KubeError
 from finetune_operator.metrics import WATCH_RESTARTS
 from finetune_operator.names import STUDY_LABEL
-from finetune_operator.observe import ChildView, Key, View, number
+from finetune_operator.observe import ChildView, ConfigView, Key, View, number
 from finetune_operator.store import Store
 
 log = logging.getLogger("finetune.watch")
@@ -35,8 +39,8 @@ class ChildWatch:
     Args:
         kube: requests to the API server.
         store: where the views go.
-        changed: called with each study that has a child which came, changed, or is gone. Children that are kept as
-            the operator made them are no news when they come.
+        changed: called with each study that has a child which came, changed, or is gone, and whether all that is new
+            is what its driver tells. Children that are kept as the operator made them are no news when they come.
         kinds: to follow.
         namespaces: to follow them in; empty: all.
     """
@@ -45,7 +49,7 @@ class ChildWatch:
         self,
         kube: Kube,
         store: Store,
-        changed: Callable[[Key], None],
+        changed: Callable[[Key, bool], None],
         kinds: Sequence[type[View]],
         namespaces: tuple[str, ...] = (),
     ) -> None:
@@ -144,7 +148,7 @@ class ChildWatch:
             self._see(kind, False, body)
         for key, name in self._store.names(kind, place) - there:
             if self._store.lost(key, kind, name, version):
-                self._changed(key)
+                self._changed(key, False)
 
     def _see(self, kind: type[View], gone: bool, body: Mapping[str, Any]) -> None:
         try:
@@ -158,4 +162,23 @@ class ChildWatch:
             return
         news = before is not None or not issubclass(kind, ChildView)
         if key is not None and news and after != before:
-            self._changed(key)
+            self._changed(key, _is_told(before, after))
+
+
+def _is_told(before: View | None, after: View | None) -> bool:
+    """Whether a driver has told how far it is, and nothing else is new."""
+    return (
+        isinstance(before, ConfigView)
+        and isinstance(after, ConfigView)
+        and before == replace(after, progress=before.progress)
+        and _facts(before.progress) == _facts(after.progress)
+    )
+
+
+def _facts(document: str) -> tuple[object, ...]:
+    """What a driver's document says beside how far it is; nothing if it is no such document."""
+    try:
+        said = StudyProgress.model_validate_json(document)
+    except ValidationError:
+        return ()
+    return said.study_uid, said.job_uid, said.term, said.phase, said.reason

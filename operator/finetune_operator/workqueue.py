@@ -52,10 +52,12 @@ class WorkQueue(Generic[Key]):
         while self._timers:
             self._timers.popitem()[1].cancel()
 
-    def add(self, key: Key) -> None:
-        """Have `key` worked on soon, or as soon as may be."""
+    def add(self, key: Key, after: float = 0.0) -> None:
+        """Have `key` worked on after so many seconds, or as soon as may be."""
         wait = self._not_before.get(key, 0.0) - asyncio.get_running_loop().time()
-        if key in self._busy:
+        if after > 0:
+            self._add_later(key, after)
+        elif key in self._busy:
             self._dirty.add(key)
         elif wait > 0:
             self._add_later(key, wait)
@@ -95,8 +97,16 @@ class WorkQueue(Generic[Key]):
                 self._add_later(key, again)
 
     def _add_later(self, key: Key, seconds: float) -> None:
-        self._cancel_timer(key)
-        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+        """Add `key` after so many seconds, unless it will be added sooner."""
+        loop = asyncio.get_running_loop()
+        known = self._timers.get(key)
+        if known is None or known.when() > loop.time() + seconds:
+            self._cancel_timer(key)
+            self._timers[key] = loop.call_later(seconds, self._add_now, key)
+
+    def _add_now(self, key: Key) -> None:
+        del self._timers[key]
+        self.add(key)
 
     def _cancel_timer(self, key: Key) -> None:
         timer = self._timers.pop(key, None)

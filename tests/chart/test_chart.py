@@ -28,6 +28,7 @@ NAMESPACED = {"watch.namespaces": ["nlp", "search"]}
 EVERYTHING = {
     "image": {"repository": "mirror:5000/operator", "tag": f"1.2.3@sha256:{'a' * 64}"},
     "imagePullSecrets": [{"name": "mirror"}],
+    "progressPerSecond": 200.5,
     "podAnnotations": {"team": "platform"},
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],
@@ -346,6 +347,7 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"study.storage": {"uri": "/data"}}, "/study/storage/uri"),
         ({"study.podTemplate": {"containers": []}}, "containers"),
         ({"study.maxFailedAttempts": 0}, "/study/maxFailedAttempts"),
+        ({"progressPerSecond": 0}, "/progressPerSecond"),
     ],
     ids=json.dumps,
 )

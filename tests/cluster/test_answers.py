@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_operator.reconciler import PROGRESS_SECONDS
+from finetune_operator.pace import PROGRESS_SECONDS
 from tests.cluster import lives
 from tests.cluster.kuberay import crd
 from tests.cluster.loopback import free_port, page

@@ -1,6 +1,7 @@
 """The watch of the children at a real API server: what it tells, and what it takes in without breaking off."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,12 +33,16 @@ def config_map(name: str, progress: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def following(kubeconfig: Path) -> AsyncIterator[tuple[Kube, Store, "asyncio.Queue[Key]"]]:
+async def following(
+    kubeconfig: Path,
+) -> AsyncIterator[tuple[Kube, Store, "asyncio.Queue[tuple[Key, bool]]"]]:
     await config.load_kube_config(config_file=str(kubeconfig))
-    news: asyncio.Queue[Key] = asyncio.Queue()
+    news: asyncio.Queue[tuple[Key, bool]] = asyncio.Queue()
     async with client.ApiClient() as api:
         kube, store = Kube(api), Store()
-        watch = ChildWatch(kube, store, news.put_nowait, (ConfigView, RoleView))
+        watch = ChildWatch(
+            kube, store, lambda key, told: news.put_nowait((key, told)), (ConfigView, RoleView)
+        )
         await watch.start(lambda task: None)
         while not news.empty():  # of earlier tests
             news.get_nowait()
@@ -45,9 +50,35 @@ async def following(kubeconfig: Path) -> AsyncIterator[tuple[Kube, Store, "async
         await watch.stop()
 
 
-async def told(news: "asyncio.Queue[Key]") -> str:
+async def told(news: "asyncio.Queue[tuple[Key, bool]]") -> str:
     async with asyncio.timeout(20):
-        return (await news.get())[1]
+        return (await news.get())[0][1]
+
+
+async def test_what_a_driver_tells_is_told_apart_from_all_else(server: ApiServer) -> None:
+    async with following(server.kubeconfig) as (kube, _, news):
+
+        async def after(body: dict[str, Any]) -> bool:
+            await kube.apply(body)
+            async with asyncio.timeout(20):
+                return (await news.get())[1]
+
+        said = {"studyUid": "s", "jobUid": "j", "term": 1, "phase": "Searching"}
+        said |= {"reason": "Running", "time": "2026-01-01T00:00:00Z"}
+
+        def progress(**other: object) -> dict[str, Any]:
+            return config_map("apart", json.dumps(said | other))
+
+        assert not await after(progress())  # it has come
+        assert await after(progress(message="trial 2", time="2026-01-01T00:00:01Z"))
+        assert not await after(progress(phase="Refitting"))
+        assert not await after(progress(phase="Refitting", reason="StorageUnavailable"))
+        claimed = progress(phase="Refitting", reason="StorageUnavailable", message="waits")
+        assert await after(claimed)
+        claimed["data"]["term"] = "7"  # by the next driver
+        assert not await after(claimed)
+        assert not await after(config_map("apart", "no document"))
+        assert await after(config_map("apart", "nor is this one"))
 
 
 def restarts() -> float | None:

@@ -249,3 +249,8 @@ def test_settings_name_the_variable_that_is_wrong() -> None:
         {"FINETUNE_NAMESPACES": "a, b", "FINETUNE_DEFAULT_RESOURCES": json.dumps({"cpu": 1})}
     )
     assert (found.namespaces, found.default_resources) == (("a", "b"), {"cpu": 1})
+    numbers = read({"FINETUNE_PROGRESS_PER_SECOND": "7.5", "FINETUNE_METRICS_PORT": "0"})
+    assert (numbers.progress_per_second, numbers.metrics_port) == (7.5, 0)
+    for wrong, word in (("0", "greater than 0"), ("many", "FINETUNE_PROGRESS_PER_SECOND must be")):
+        with pytest.raises(ValueError, match=word):
+            read({"FINETUNE_PROGRESS_PER_SECOND": wrong})

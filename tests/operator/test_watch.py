@@ -34,7 +34,7 @@ class Script:
 async def followed(script: Script) -> BaseException | None:
     """What ends the watch by itself within a moment."""
     ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-    watch = ChildWatch(script, Store(), lambda _: None, (JobView,))  # type: ignore[arg-type]
+    watch = ChildWatch(script, Store(), lambda key, told: None, (JobView,))  # type: ignore[arg-type]
     await watch.start(ended.put_nowait)
     try:
         async with asyncio.timeout(3):

@@ -97,3 +97,48 @@ async def test_key_is_looked_at_again_when_it_asks_for_it() -> None:
     await asyncio.wait_for(finished.wait(), 5)
     await queue.stop()
     assert calls == 3
+
+
+async def test_key_that_is_added_for_later_is_worked_on_once_and_sooner_if_something_else_is_up() -> (
+    None
+):
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    async def work(_: str) -> None:
+        times.append(loop.time())
+
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    begun = loop.time()
+    for _ in range(3):
+        queue.add("a", 0.2)
+    await asyncio.sleep(0.5)
+    assert len(times) == 1
+    assert times[0] - begun >= 0.19
+    queue.add("a", 60.0)
+    queue.add("a")
+    await asyncio.sleep(0.1)
+    await queue.stop()
+    assert len(times) == 2
+
+
+async def test_key_that_is_added_for_later_while_it_is_worked_on_is_not_lost() -> None:
+    calls = 0
+    again = asyncio.Event()
+
+    async def work(_: str) -> float | None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            queue.add("a", 0.05)
+            return 60.0
+        again.set()
+        return None
+
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a")
+    await asyncio.wait_for(again.wait(), 5)
+    await queue.stop()
+    assert calls == 2
