@@ -94,7 +94,7 @@ def test_a_study_of_each_kind_ends_right_whatever_happens_to_it(
     proposed = sum(isinstance(e, ev.Proposed) for e in events_of(folder(platform, name)))
     # A member of PBT that takes over from one ahead of it skips the steps between.
     assert proposed == TRIALS + 1 or (name == "pbt" and proposed >= TRIALS - 1)
-    assert status["trials"]["summary"] == f"{proposed}/{TRIALS + 1}"
+    assert status["trials"]["summary"] == f"{proposed}/{proposed}"
     assert status["trials"].get("failed", 0) == 0
     assert status["spending"]["epochs"] > 0
     assert reached() > at_rest
