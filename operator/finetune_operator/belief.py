@@ -11,6 +11,14 @@ from finetune_operator import names
 from finetune_operator.observe import JobView, Observed
 
 
+def document(text: str) -> StudyProgress | None:
+    """The progress document that a driver wrote; None if it is none."""
+    try:
+        return StudyProgress.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
 def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress | None:
     """The driver's document if it is well formed and speaks of this very study.
 
@@ -20,9 +28,8 @@ def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress
     config = observed.configs.get(names.progress_config(study.metadata.name))
     if config is None or config.study_uid != study.metadata.uid or not config.progress:
         return None
-    try:
-        progress = StudyProgress.model_validate_json(config.progress)
-    except ValidationError:
+    progress = document(config.progress)
+    if progress is None:
         return None
     if progress.study_uid != study.metadata.uid or progress.term > config.term:
         return None

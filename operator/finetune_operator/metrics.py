@@ -115,8 +115,7 @@ class _Quiet(WSGIRequestHandler):
 def serve(port: int) -> None:
     """Show all series at a port, 0: any, on a thread of its own. Raises OSError if it is taken.
 
-    It sleeps until somebody asks; the server of prometheus_client wakes twice a second, which is most of what an idle
-    operator costs.
+    It sleeps until somebody asks; the server of prometheus_client wakes twice a second, an idle operator itself less.
     """
     server = make_server("0.0.0.0", port, make_wsgi_app(), ThreadingWSGIServer, _Quiet)
     sleeps = {"poll_interval": None}

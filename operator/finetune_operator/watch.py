@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from finetune_api.status import StudyProgress
+from finetune_operator.belief import document
 from finetune_operator.kube import Expired, Gone, Kube, KubeError
 from finetune_operator.metrics import WATCH_RESTARTS
 from finetune_operator.names import STUDY_LABEL
@@ -175,10 +173,9 @@ def _is_told(before: View | None, after: View | None) -> bool:
     )
 
 
-def _facts(document: str) -> tuple[object, ...]:
+def _facts(progress: str) -> tuple[object, ...]:
     """What a driver's document says beside how far it is; nothing if it is no such document."""
-    try:
-        said = StudyProgress.model_validate_json(document)
-    except ValidationError:
+    said = document(progress)
+    if said is None:
         return ()
     return said.study_uid, said.job_uid, said.term, said.phase, said.reason
