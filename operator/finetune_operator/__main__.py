@@ -106,7 +106,9 @@ class Operator:
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
         self.pace = Pace(self.settings.progress_per_second, loop.time)
-        self.reconciler = Reconciler(self.kube, self.store, self.settings, self.pace)
+        self.reconciler = Reconciler(
+            self.kube, self.store, self.settings, self.pace, self._ray_jobs
+        )
         self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
@@ -140,6 +142,9 @@ class Operator:
         except KubeError as error:
             log.warning("the API server does not say what it serves: %s", error)
             return False
+
+    def _ray_jobs(self) -> bool:
+        return self.children is not None and self.children.serves(RayJobView)
 
     def _may_write(self) -> bool:
         return self.election is None or self.election.held
@@ -236,12 +241,10 @@ class Operator:
 
     async def on_crd(self, event: kopf.RawEvent, body: kopf.Body, name: str, **_: Any) -> None:
         """KubeRay was installed or removed: the next attempts follow. Or the studies' own CRD was."""
-        assert self.reconciler is not None  # startup comes first
-        assert self.children is not None
+        assert self.children is not None  # startup comes first
         gone = event["type"] == "DELETED" or "deletionTimestamp" in body["metadata"]
         established = not gone and _is_established(body)
         if name == _RAY_JOBS_CRD:
-            self.reconciler.serve_ray_jobs(established)
             self.children.serve(RayJobView, established)
         elif event["type"] == "DELETED":
             self._begin_anew("the CRD of %s was deleted")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,9 +54,24 @@ _UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRa
 
 
 class Reconciler:
-    """Reconciles one study at a time; the queue sees to that."""
+    """Reconciles one study at a time; the queue sees to that.
 
-    def __init__(self, kube: Kube, store: Store, settings: Settings, pace: Pace) -> None:
+    Args:
+        kube: requests to the API server.
+        store: what is known of the studies' children.
+        settings: of the whole operator.
+        pace: is told when a study is looked at, and when its status is written.
+        ray_jobs: whether there is the kind RayJob now.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        settings: Settings,
+        pace: Pace,
+        ray_jobs: Callable[[], bool],
+    ) -> None:
         self._kube = kube
         self._store = store
         self._pace = pace
@@ -66,9 +81,7 @@ class Reconciler:
         self._echoes: dict[Key, int] = {}
         """In which version a study came out of a write that told nothing but progress."""
 
-        self._ray_jobs: bool | None = None
-        """Whether there is the kind RayJob; not known before it matters."""
-
+        self._ray_jobs = ray_jobs
         self._metrics = metrics.StudyMetrics()
 
     def put(self, key: Key, body: Mapping[str, Any]) -> bool:
@@ -84,10 +97,6 @@ class Reconciler:
             return False
         self._forget(key)
         return True
-
-    def serve_ray_jobs(self, served: bool) -> None:
-        """Note whether there is the kind RayJob."""
-        self._ray_jobs = served
 
     def studies(self) -> list[Key]:
         """Every study that is known."""
@@ -110,8 +119,6 @@ class Reconciler:
             study = await self._study(key)
             if study is None:
                 return None
-            if self._settings.engine == "Auto" and self._ray_jobs is None:
-                self._ray_jobs = await self._kube.serves("RayJob")
             decision = self._decide(key, study)
             if decision.confirm:
                 study = await self._read_again(key)
@@ -152,7 +159,7 @@ class Reconciler:
         observed = self._store.observed(key)
         settings = self._settings
         if settings.engine == "Auto":
-            engine = "RayJob" if self._ray_jobs else "Job"
+            engine = "RayJob" if self._ray_jobs() else "Job"
             settings = settings.model_copy(update={"engine": engine})
         return decide(study, observed, settings, _now(), explanation, confirmed)
 
@@ -245,8 +252,7 @@ class Reconciler:
             if kind != "RayJob" or await self._kube.serves(kind):
                 raise
             if self._settings.engine == "Auto":
-                self.serve_ray_jobs(False)
-                raise  # the next try makes a Job
+                raise  # the watch of RayJobs hears it as well, and then a try makes a Job
             raise Forbidden(404, _UNSERVED) from None
 
     async def _recognise(self, key: Key, kind: str, meta: Mapping[str, Any]) -> None:

@@ -59,6 +59,9 @@ class ChildWatch:
         self._served = {kind: asyncio.Event() for kind in kinds}
         """Set while the kind is said to be served."""
 
+        self._found: set[type[View]] = set()
+        """The kinds that the API server was last seen to know."""
+
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, ended: Callable[[asyncio.Task[None]], None]) -> None:
@@ -80,12 +83,17 @@ class ChildWatch:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def serves(self, kind: type[View]) -> bool:
+        """Whether the API server knows the kind: as it was listed, or could not be."""
+        return kind in self._found
+
     def serve(self, kind: type[View], served: bool) -> None:
-        """Note whether the API server knows the kind, for one that comes and goes."""
+        """Hear that the kind has come, and is to be listed, or that it goes."""
         if served:
             self._served[kind].set()
         else:
             self._served[kind].clear()
+            self._found.discard(kind)
 
     async def _follow(self, kind: type[View], place: str | None, ready: asyncio.Event) -> None:
         """List, then watch, for ever. Raises SetBack: nothing in this process can be trusted any more."""
@@ -96,6 +104,7 @@ class ChildWatch:
                 if anew:
                     version = await self._list(kind, place, version)
                     anew = False
+                    self._found.add(kind)
                     if listed:
                         WATCH_RESTARTS.labels(kind.kind).inc()
                     listed = True
@@ -107,6 +116,7 @@ class ChildWatch:
                         self._see(kind, word == "DELETED", body)
                 await asyncio.sleep(first)  # it has ended as it should: go on from where it was
             except Gone:
+                self._found.discard(kind)
                 self._take(kind, place, [], "")
                 version, listed, anew = "", False, True
                 ready.set()

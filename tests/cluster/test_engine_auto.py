@@ -1,4 +1,4 @@
-"""`engine: Auto` follows KubeRay being installed and removed while the operator runs."""
+"""`engine: Auto` follows KubeRay's coming and going while the operator runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +33,10 @@ def test_attempts_follow_kuberay_coming_and_going(
         """The name of a study that has one, if the operator has noticed by now."""
         name = next(tries)
         studies.create(name)
-        until("an attempt", lambda: studies.get("job", f"{name}-1") or _ray_job(studies, name))
-        return name if _ray_job(studies, name) else ""
+        until(
+            "an attempt", lambda: studies.get("job", f"{name}-1") or _ray_job(studies, f"{name}-1")
+        )
+        return name if _ray_job(studies, f"{name}-1") else ""
 
     name = until("a RayJob", ray_job)
     lives.complete(studies, "before")
@@ -49,6 +51,26 @@ def test_attempts_follow_kuberay_coming_and_going(
     assert operator.process.poll() is None
 
 
+def test_an_operator_of_one_namespace_notices_that_kuberay_goes(
+    server: ApiServer, tmp_path: Path, studies: Studies
+) -> None:
+    """Which may not follow CRDs."""
+    server.serve(crd("rayjobs"), "ray.io/v1/rayjobs")
+    settings = {"FINETUNE_ENGINE": "Auto", "FINETUNE_NAMESPACES": studies.namespace}
+    process = OperatorProcess(server, tmp_path / "operator.log", **settings)
+    process.start()
+    try:
+        studies.create("with")
+        until("a RayJob", lambda: _ray_job(studies, "with-1"))
+        server.kubectl("delete", "crd", "rayjobs.ray.io")
+        until("its next attempt as a Job", lambda: studies.get("job", "with-2"))
+        studies.create("after")
+        until("a Job", lambda: studies.get("job", "after-1"))
+    finally:
+        process.stop()
+
+
 def _ray_job(studies: Studies, name: str) -> dict[str, object]:
-    status, found = studies.request("GET", "rayjob", f"{name}-1")
+    """The RayJob of that name; empty if there is none, or no such kind."""
+    status, found = studies.request("GET", "rayjob", name)
     return dict(found) if status == 200 else {}

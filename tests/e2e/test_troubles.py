@@ -1,17 +1,32 @@
 """What goes wrong on a cluster, told by the study's status, and how the study goes on when it is mended."""
 
 import json
+import os
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.onenode import volumes
+from tests.cluster.onenode.processes import Service
 from tests.e2e.platform import ROOT, TEAM, Platform, condition
-from tests.e2e.test_study import patch, pod_of, running_trials, state, study, wait_complete
+from tests.e2e.test_study import (
+    folder,
+    patch,
+    pod_of,
+    running_trials,
+    state,
+    study,
+    term_of,
+    wait_complete,
+)
+from tests.records import check_records
 
 
 @contextmanager
@@ -119,6 +134,76 @@ def test_head_that_is_evicted(platform: Platform) -> None:
         done = wait_complete(platform, "evicted")
         assert done["status"]["attempts"] == 1
         assert done["status"]["trials"]["failed"] == 0
+
+
+@contextmanager
+def _well(platform: Platform, node: str) -> Iterator[None]:
+    """A node that takes no pod and only says that it is well: where none is, Kubernetes gives up on none."""
+    says = {"type": "Ready", "status": "True", "reason": "Stand-in"}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node},
+        "spec": {"unschedulable": True},
+        "status": {"conditions": [says]},
+    }
+    platform.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(5):
+            lease = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": node, "namespace": "kube-node-lease"},
+                "spec": {
+                    "holderIdentity": node,
+                    "leaseDurationSeconds": 40,
+                    "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                },
+            }
+            platform.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(lease))
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        yield
+    finally:
+        over.set()
+        heart.join()
+        platform.kubectl("delete", "node", node)
+
+
+def test_node_that_is_lost_and_comes_back(platform: Platform) -> None:
+    if platform.cluster is None:
+        pytest.skip("nodes of a foreign cluster are not ours to stop")
+    kubelet = Service("kubelet", (), platform.cluster.folder).pid
+    assert kubelet is not None
+    with (
+        _well(platform, "stand-in"),
+        applied(platform, "lost-node", budget={"maxTrials": 500}),
+    ):
+        platform.wait("a trial at its rung", lambda: running_trials(platform, "lost-node"), 240)
+        head = pod_of(platform, "lost-node", 0)
+        os.kill(kubelet, signal.SIGSTOP)  # its containers go on, but nobody can know
+        try:
+            tells(platform, "lost-node", "NodeLost", "DeletionByTaintManager", seconds=180)
+            platform.wait("another pod", lambda: _heads(platform, "lost-node") - {head}, 120)
+            tells(platform, "lost-node", "Unschedulable", "untolerated taint")
+        finally:
+            os.kill(kubelet, signal.SIGCONT)
+        platform.wait("another driver", lambda: term_of(platform, "lost-node") == 2, 120)
+        patch(platform, "lost-node", {"budget": {"maxTrials": 1}})
+        done = wait_complete(platform, "lost-node")
+        assert done["status"]["attempts"] == 1
+        assert done["status"]["trials"]["failed"] == 0
+        assert term_of(platform, "lost-node") == 2
+        check_records(folder(platform, "lost-node"), done["status"]["trials"]["completed"])
+
+
+def _heads(platform: Platform, name: str) -> set[str]:
+    """Names of the pods of the first place; the only ones of a study with one worker."""
+    return {pod["metadata"]["name"] for pod in platform.pods(name)}
 
 
 @pytest.fixture
