@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from finetune_trainer.search import events as ev
 from tests.cluster.kuberay import KINDS, controller, crd
 from tests.cluster.onenode.processes import Service
 from tests.e2e.platform import TEAM, Platform
 from tests.e2e.test_study import folder, running_trials, study, term_of, wait_complete
-from tests.records import check_records
+from tests.records import check_records, events_of
 
 # A head and a worker side by side on two processors, with what the node itself needs.
 _HEAD = {"cpu": "500m", "memory": "3Gi"}
@@ -46,11 +47,11 @@ def _said(platform: Platform, kuberay: Service, name: str) -> str:
     return f"{job}\n{kuberay.log_end()}"
 
 
-def _head(platform: Platform, name: str) -> str:
-    """The name of the study's head pod; empty while there is none that is not being deleted."""
+def _pod(platform: Platform, name: str, kind: Literal["head", "worker"]) -> str:
+    """The name of the study's head or worker; empty while there is none that is not being deleted."""
     for pod in platform.pods(name):
         labels, meta = pod["metadata"]["labels"], pod["metadata"]
-        if labels.get("ray.io/node-type") == "head" and "deletionTimestamp" not in meta:
+        if labels.get("ray.io/node-type") == kind and "deletionTimestamp" not in meta:
             return str(meta["name"])
     return ""
 
@@ -78,12 +79,29 @@ def test_study_goes_on_when_its_head_is_lost(platform: Platform, kuberay: Servic
     name = "kuberay-head"
     platform.apply(study(name, refit=False, budget={"maxTrials": 6}, cluster={"workers": 1}))
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
-    lost, terms = _head(platform, name), term_of(platform, name)
+    lost, terms = _pod(platform, name, "head"), term_of(platform, name)
     platform.kubectl("delete", "pod", lost, "-n", TEAM, "--grace-period=0", "--force")
     platform.wait("another driver", lambda: term_of(platform, name) > terms, 420)
     done = wait_complete(platform, name)
     assert done["status"]["trials"]["summary"] == "6/6"
     check_records(folder(platform, name), 6)
+
+
+def test_a_worker_that_must_go_saves_first(platform: Platform, kuberay: Service) -> None:
+    name = "kuberay-drained"
+    long = {"epochs": 9, "maxLength": 64, "batchSize": 16}
+    changes: dict[str, Any] = {"budget": {"maxTrials": 2}, "cluster": {"workers": 1}}
+    platform.apply(study(name, refit=False, hyperparameters=long, **changes))
+    platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
+    platform.kubectl("delete", "pod", _pod(platform, name, "worker"), "-n", TEAM)
+    done = wait_complete(platform, name)
+    assert done["status"]["trials"]["summary"] == "2/2"
+    assert done["status"]["attempts"] == 1
+    events = events_of(folder(platform, name))
+    given_back = [event for event in events if isinstance(event, ev.Requeued)]
+    assert given_back
+    assert not any(event.lost for event in given_back)
+    check_records(folder(platform, name), 2)
 
 
 def test_workers_come_with_the_work(platform: Platform, kuberay: Service) -> None:
