@@ -143,6 +143,7 @@ async def place() -> AsyncIterator[Place]:
         await config.load_kube_config(config_file=str(server.kubeconfig))
         configuration = client.Configuration.get_default_copy()
         configuration.connection_pool_maxsize = 2 * _AT_ONCE
+        configuration.client_session_kwargs = {"trust_env": False}  # as the operator's client
         port = free_port()
         log = Path(folder) / "operator.log"
         environment = {"FINETUNE_NAMESPACES": "operator", "FINETUNE_METRICS_PORT": str(port)}

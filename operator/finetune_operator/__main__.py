@@ -93,6 +93,7 @@ class Operator:
         # A namespaced operator may not list namespaces or CRDs: kopf would retry that for a minute, blind.
         settings.scanning.disabled = bool(self.settings.namespaces)
         settings.persistence.finalizer = f"{GROUP}/unused"
+        settings.persistence.diffbase_storage = _NoDiffs()
         settings.networking.error_backoffs = KOPF_BACKOFFS
         try:
             config.load_incluster_config()
@@ -102,6 +103,8 @@ class Operator:
         kinds, namespaces = _children(self.settings), self.settings.namespaces
         watches = len(kinds) * max(1, len(namespaces))
         configuration.connection_pool_maxsize = 4 * WORKERS + watches
+        # Else each request asks a thread for a netrc file, and another one for a proxy. kopf's client does not either.
+        configuration.client_session_kwargs = {"trust_env": False}
         api = client.ApiClient(configuration)
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
@@ -258,6 +261,19 @@ class Operator:
         log.warning(why, PLURAL)
         self.anew = True
         self.ended.set()
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """What kopf keeps to tell handlers of changes what has changed: there are none, and nothing is copied for them."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
 
 
 def _is_established(crd: Mapping[str, Any]) -> bool:
