@@ -16,7 +16,7 @@ from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
 from kubernetes.aio import client, config
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
-from finetune_operator import metrics, names
+from finetune_operator import metrics, names, traces
 from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
@@ -125,8 +125,7 @@ class Operator:
             self.work()
             return
         namespace, name = self.settings.lease.split("/")
-        identity = self.settings.identity or f"{socket.gethostname()}-{uuid.uuid4()}"
-        self.election = Election(Kube(api), (namespace, name), identity)
+        self.election = Election(Kube(api), (namespace, name), _identity(self.settings))
         self.standing = asyncio.create_task(self.election.run(self.work, self.rest))
         self.standing.add_done_callback(self._must_not_end)
 
@@ -311,9 +310,15 @@ class JsonFormatter(logging.Formatter):
         for name in ("study", "attempt", "state", "reason", "error", "object"):
             if hasattr(record, name):
                 line[name] = getattr(record, name)
+        if trace := traces.trace_id():
+            line["trace_id"] = trace
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _identity(settings: Settings) -> str:
+    return settings.identity or f"{socket.gethostname()}-{uuid.uuid4()}"
 
 
 def _log_as_json() -> None:
@@ -343,6 +348,7 @@ def main() -> None:
 
 async def _run(settings: Settings) -> None:
     metrics.serve(settings.metrics_port)
+    traces.export(_identity(settings))
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()

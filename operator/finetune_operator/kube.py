@@ -11,6 +11,7 @@ from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
+from finetune_operator import traces
 from finetune_operator.metrics import API_REQUESTS
 from finetune_operator.names import MANAGER
 
@@ -238,32 +239,35 @@ class Kube:
         query: list[tuple[str, str]] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        code = "error"
         if method != "GET" and not self._may_write():
             raise KubeError(0, "this operator does not lead (any more)")
-        try:
-            parameters = await self._api.param_serialize(
-                method,
-                path,
-                query_params=query or [],
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await self._api.call_api(*parameters, _request_timeout=30)
-            data = await response.read()
-            code = str(response.status)
-            if not 200 <= response.status < 300:
-                raise _error(response.status, data, response.headers)
-        except ApiException as error:
-            code = str(error.status or code)
-            raise _error(
-                error.status or 0, error.body or str(error.reason), error.headers or {}
-            ) from error
-        except (OSError, TimeoutError, ClientError) as error:
-            raise KubeError(0, f"{type(error).__name__}: {error}") from error
-        finally:
-            API_REQUESTS.labels(_VERBS[method], code).inc()
+        verb, code = _VERBS[method], "error"
+        with traces.request(method, verb, path) as span:
+            try:
+                parameters = await self._api.param_serialize(
+                    method,
+                    path,
+                    query_params=query or [],
+                    header_params={"Accept": "application/json", "Content-Type": content_type},
+                    body=body,
+                    auth_settings=["BearerToken"],
+                )
+                response = await self._api.call_api(*parameters, _request_timeout=30)
+                data = await response.read()
+                code = str(response.status)
+                if not 200 <= response.status < 300:
+                    raise _error(response.status, data, response.headers)
+            except ApiException as error:
+                code = str(error.status or code)
+                raise _error(
+                    error.status or 0, error.body or str(error.reason), error.headers or {}
+                ) from error
+            except (OSError, TimeoutError, ClientError) as error:
+                raise KubeError(0, f"{type(error).__name__}: {error}") from error
+            finally:
+                API_REQUESTS.labels(verb, code).inc()
+                if code.isdecimal():
+                    span.set_attribute("http.response.status_code", int(code))
         return dict(json.loads(data))
 
 

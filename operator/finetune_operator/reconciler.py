@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.status import Findings, StudyStatus
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
-from finetune_operator import metrics
+from finetune_operator import metrics, traces
 from finetune_operator.decide import (
     NAMESPACE_ENDS,
     UNEXPLAINED,
@@ -115,7 +115,7 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """Bring the study closer to what it asks for; seconds until the next look, if one is due."""
         self._pace.looked(key)
-        with metrics.RECONCILE_SECONDS.time():
+        with metrics.RECONCILE_SECONDS.time(), traces.look(*key) as span:
             study = await self._study(key)
             if study is None:
                 return None
@@ -128,6 +128,10 @@ class Reconciler:
             elif decision.explain is not None:
                 why = await self._explain(key, decision.explain)
                 decision = self._decide(key, study, explanation=why)
+            status = decision.status
+            span.set_attributes(
+                {"finetune.attempt": status.attempts, "finetune.state": status.state or ""}
+            )
             return await self._carry_out(key, study, decision)
 
     async def _study(self, key: Key) -> FineTuneStudy | None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from finetune_operator.settings import Settings, read
+from finetune_operator.traces import ENDPOINTS
 from tests.chart.helm import (
     CHART,
     CLUSTER_SCOPED,
@@ -29,6 +30,11 @@ EVERYTHING = {
     "image": {"repository": "mirror:5000/operator", "tag": f"1.2.3@sha256:{'a' * 64}"},
     "imagePullSecrets": [{"name": "mirror"}],
     "progressPerSecond": 200.5,
+    "traces": {
+        "endpoint": "http://collector:4318",
+        "sampleRatio": 0.25,
+        "headersSecret": "collector",
+    },
     "podAnnotations": {"team": "platform"},
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],
@@ -262,6 +268,20 @@ def test_services_of_the_namespace_cannot_set_the_operators_environment(
     assert pod_of(cluster_wide)["enableServiceLinks"] is False
 
 
+def test_traces_go_where_the_collector_is(cluster_wide: list[dict[str, Any]]) -> None:
+    assert not any(name in environment(cluster_wide) for name in ENDPOINTS)
+    manifests = render(EVERYTHING)
+    told = {k: v for k, v in environment(manifests).items() if k.startswith("OTEL_")}
+    assert told == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    }
+    (container,) = pod_of(manifests)["containers"]
+    (headers,) = (e for e in container["env"] if e["name"] == "OTEL_EXPORTER_OTLP_HEADERS")
+    assert headers["valueFrom"] == {"secretKeyRef": {"name": "collector", "key": "headers"}}
+
+
 def test_ports_are_those_the_operator_listens_on(cluster_wide: list[dict[str, Any]]) -> None:
     settings = read(environment(cluster_wide))
     (container,) = pod_of(cluster_wide)["containers"]
@@ -348,6 +368,8 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"study.podTemplate": {"containers": []}}, "containers"),
         ({"study.maxFailedAttempts": 0}, "/study/maxFailedAttempts"),
         ({"progressPerSecond": 0}, "/progressPerSecond"),
+        ({"traces.endpoint": "collector:4317"}, "/traces/endpoint"),
+        ({"traces.sampleRatio": 2}, "/traces/sampleRatio"),
     ],
     ids=json.dumps,
 )

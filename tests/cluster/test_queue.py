@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.kuberay import KINDS, controller, crd
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.queue import LABEL, Queue
@@ -93,3 +94,65 @@ def test_a_study_can_be_suspended_while_it_waits(
     studies.kubectl("patch", "fts", "tickets", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     until("the second attempt", lambda: studies.get("job", "tickets-2"))
     until("Queued", lambda: queued(studies))
+
+
+@pytest.fixture
+def kuberay(server: ApiServer, tmp_path: Path) -> Iterator[None]:
+    """KubeRay as it is released, which knows what a suspended RayJob is."""
+    for kind in KINDS:
+        server.serve(crd(kind), f"ray.io/v1/{kind}")
+    service = controller(server.kubeconfig, tmp_path)
+    service.start()
+    yield
+    service.stop()
+
+
+def test_a_study_under_kuberay_waits_runs_and_is_evicted(
+    server: ApiServer, kuberay: None, tmp_path: Path, studies: Studies
+) -> None:
+    kubeconfig = server.kubeconfig_for(OPERATOR, ["system:masters"])
+    process = OperatorProcess(
+        server, tmp_path / "operator.log", kubeconfig, FINETUNE_ENGINE="RayJob"
+    )
+    queue = Queue(server, "RayJob")
+    queue.start()
+    process.start()
+    try:
+        _let_run_and_evicted(queue, studies)
+    finally:
+        process.stop()
+        queue.stop()
+
+
+def _let_run_and_evicted(queue: Queue, studies: Studies) -> None:
+    def pools() -> set[str]:
+        """Where the pods may run; empty until head and worker are there."""
+        pods = studies.all("pods")
+        places = {pod["spec"]["nodeSelector"]["pool"] for pod in pods}
+        return places if len(pods) == 2 else set()
+
+    selector = {"gpu": "h200"}
+    studies.apply("tickets", cluster={"queueName": "team-a", "nodeSelector": selector})
+    until("Queued", lambda: queued(studies))
+    until("KubeRay to know", lambda: _deployment(studies) == "Suspended")
+    assert studies.get("rayjob", "tickets-1")["metadata"]["labels"][LABEL] == "team-a"
+    assert not studies.all("pods")
+    for pool in ("spot", "reserved"):
+        queue.admit(studies, "tickets-1", pool=pool)
+        assert until("head and worker", pools) == {pool}
+        until("Starting", lambda: studies.state("tickets") == "Starting")
+        (worker,) = (pod for pod in studies.all("pods") if "gpu" in pod["spec"]["nodeSelector"])
+        assert worker["metadata"]["labels"]["ray.io/node-type"] == "worker"
+        queue.evict(studies, "tickets-1")
+        until("Queued", lambda: queued(studies))
+        until("no pods", lambda: (studies.remove_pods(), not studies.all("pods"))[1])
+        until("KubeRay to know", lambda: _deployment(studies) == "Suspended")
+    status = studies.get("fts", "tickets")["status"]
+    assert (status["attempts"], status.get("failedAttempts", 0)) == (1, 0)
+    assert [user for operation, user in queue.writes if operation == "CREATE"] == [OPERATOR]
+    assert OPERATOR not in {user for operation, user in queue.writes if operation == "UPDATE"}
+
+
+def _deployment(studies: Studies) -> str:
+    """How far KubeRay is."""
+    return str(studies.get("rayjob", "tickets-1").get("status", {}).get("jobDeploymentStatus", ""))

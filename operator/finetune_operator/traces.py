@@ -1,0 +1,71 @@
+"""Traces of what the operator does, for those who run a collector of OpenTelemetry; without one they cost nothing.
+
+A trace is one look at one study: the span `reconcile`, and below it one span for each request to the API server.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import trace
+
+from finetune_operator import names
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""Environment variables that say where to send traces; neither: nowhere. OpenTelemetry has them from its standard."""
+
+_TRACER = trace.get_tracer(__package__ or "")
+
+
+def export(identity: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Send traces from now on (OTLP over HTTP) if the environment says where to; whether it does.
+
+    All else, such as headers and sampling, is read from the standard's other variables. Without the extra `traces`
+    raises ImportError.
+    """
+    if not any(env.get(name) for name in ENDPOINTS):
+        return False
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    resource = Resource.create({"service.name": names.MANAGER, "service.instance.id": identity})
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return True
+
+
+@contextmanager
+def look(namespace: str, study: str) -> Iterator[trace.Span]:
+    """A look at a study."""
+    about = {"k8s.namespace.name": namespace, "finetune.study": study}
+    with _TRACER.start_as_current_span("reconcile", attributes=about) as span:
+        yield span
+
+
+@contextmanager
+def request(method: str, verb: str, path: str) -> Iterator[trace.Span]:
+    """A request to the API server; it is part of a look at a study, or of no trace."""
+    if not trace.get_current_span().is_recording():
+        yield trace.INVALID_SPAN
+        return
+    about = {"http.request.method": method, "url.path": path}
+    kind = trace.SpanKind.CLIENT
+    with _TRACER.start_as_current_span(
+        f"{verb} {_plural(path)}", kind=kind, attributes=about
+    ) as it:
+        yield it
+
+
+def _plural(path: str) -> str:
+    """The kind of object in a path of the API server, as it has it there."""
+    _, _, below = path.partition("/namespaces/")
+    return below.split("/")[1] if "/" in below else path.rpartition("/")[2]
+
+
+def trace_id() -> str:
+    """The trace that is written now, as 32 hexadecimal digits; empty if there is none."""
+    span = trace.get_current_span()
+    return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
