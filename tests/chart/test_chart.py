@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from opentelemetry.sdk import environment_variables
 
 from finetune_operator.settings import Settings, read
 from finetune_operator.traces import ENDPOINTS
@@ -336,6 +337,7 @@ def test_object_store_is_passed_with_its_secret() -> None:
 
 def test_every_variable_is_one_the_operator_reads() -> None:
     known = {f"FINETUNE_{name.upper()}" for name in Settings.model_fields}
+    known |= {name for name in dir(environment_variables) if name.startswith("OTEL_")}
     assert set(environment(render({**EVERYTHING, **NAMESPACED}))) <= known
 
 
