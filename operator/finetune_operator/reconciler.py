@@ -253,10 +253,10 @@ class Reconciler:
             if kind in (*KINDS, "ConfigMap"):  # the names of all others are this study's alone
                 await self._recognise(key, kind, meta)
         except Gone:
-            if kind != "RayJob" or await self._kube.serves(kind):
+            # Under Auto the watch of RayJobs hears it as well, and then a try makes a Job.
+            auto = self._settings.engine == "Auto"
+            if kind != "RayJob" or auto or await self._kube.serves(kind):
                 raise
-            if self._settings.engine == "Auto":
-                raise  # the watch of RayJobs hears it as well, and then a try makes a Job
             raise Forbidden(404, _UNSERVED) from None
 
     async def _recognise(self, key: Key, kind: str, meta: Mapping[str, Any]) -> None:
