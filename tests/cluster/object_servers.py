@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.cluster import azurite
 from tests.cluster.loopback import listens
 from tests.cluster.onenode.build import program
 from tests.cluster.onenode.processes import Service
@@ -28,8 +29,10 @@ class ObjectServer:
 
     def uri(self, path: str = "team/one") -> str:
         """The location of a path in its bucket, with all that pyarrow must know."""
-        where = quote(f"{self.host}:{self.port}", safe="")
-        options = f"scheme=http&endpoint_override={where}"
+        where = f"{self.host}:{self.port}"
+        if self.scheme == "abfs":
+            return f"abfs://{self.user}@{where}/{BUCKET}/{path}?enable_tls=false"
+        options = f"scheme=http&endpoint_override={quote(where, safe='')}"
         return f"{self.scheme}://{self.user}@{BUCKET}/{path}?{options}"
 
     def start(self) -> None:
@@ -65,12 +68,13 @@ def _gcs(folder: Path, host: str, port: int) -> list[str]:
 _SERVERS: dict[str, tuple[Callable[[Path, str, int], list[str]], str]] = {
     "s3": (_s3, f"{KEY}:{SECRET}"),
     "gs": (_gcs, "anonymous"),
+    "abfs": (azurite.command, azurite.ACCOUNT),
 }
 
 
 @contextmanager
 def object_server(scheme: str, folder: Path, host: str = "127.0.0.1") -> Iterator[ObjectServer]:
-    """A running store for that scheme (`s3` or `gs`), which ends with the block."""
+    """A running store for that scheme (`s3`, `gs` or `abfs`), which ends with the block."""
     (folder / "data" / BUCKET).mkdir(parents=True)
     port = lasting_port()
     command, user = _SERVERS[scheme]
@@ -80,4 +84,4 @@ def object_server(scheme: str, folder: Path, host: str = "127.0.0.1") -> Iterato
     try:
         yield server
     finally:
-        service.stop()
+        service.stop(grace=3)

@@ -12,11 +12,22 @@ import pytest
 
 from finetune_trainer.search import patience as waiting
 from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.search.locations import AZURE_KEY, open_filesystem
 from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.storage import Storage
-from tests.cluster.object_servers import ObjectServer, object_server
+from tests.cluster import azurite
+from tests.cluster.object_servers import BUCKET, ObjectServer, object_server
+from tests.cluster.onenode.build import ToolMissing
 from tests.trainer.storage_contract import check_absence, check_files, check_folders
-from tests.trainer.storage_studies import STUDY, Fault, check_same, history, one_term
+from tests.trainer.storage_studies import (
+    STUDY,
+    Fault,
+    check_same,
+    counted,
+    decisions,
+    history,
+    one_term,
+)
 
 MORE_THAN_A_PAGE = 1_030
 """Objects; a listing has a thousand at a time."""
@@ -29,6 +40,34 @@ LARGE = 12_000_000
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectServer]:
     with object_server(request.param, tmp_path / "server") as found:
         yield found
+
+
+@pytest.fixture
+def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """Azurite. It keeps in memory for seconds which blobs there are: killed, it has forgotten some."""
+    monkeypatch.setenv(AZURE_KEY, azurite.ACCOUNT_KEY)
+    try:
+        with object_server("abfs", tmp_path / "server") as found:
+            filesystem, _ = open_filesystem(found.uri())
+            filesystem.create_dir(BUCKET)
+            yield found
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+
+
+def test_study_in_azures_stand_in_is_as_one_on_a_disk(azure: ObjectServer, tmp_path: Path) -> None:
+    storage = Storage.open(azure.uri("other"))
+    check_absence(storage)
+    check_files(storage)
+    check_folders(storage, tmp_path, LARGE)
+    budget = STUDY.budget.model_copy(update={"max_trials": 2})
+    small = STUDY.model_copy(update={"budget": budget})  # a write takes Azurite a tenth of a second
+    undisturbed = str(tmp_path / "undisturbed")
+    asyncio.run(one_term(small, undisturbed))
+    asyncio.run(one_term(small, azure.uri()))
+    there, expected = history(azure.uri()), history(undisturbed)
+    assert decisions(small, there) == decisions(small, expected)
+    assert counted(there) == counted(expected)
 
 
 def test_folder_in_a_store_is_as_one_on_a_disk(server: ObjectServer, tmp_path: Path) -> None:
