@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +32,7 @@ _PATHS = {
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
 }
 _APPLY = "application/apply-patch+yaml"
+_MERGE = "application/strategic-merge-patch+json"
 _WATCH_SECONDS = (300, 600)
 """A watch lasts so long; not all of them begin anew at the same time."""
 
@@ -214,6 +216,30 @@ class Kube:
             found = await self.read(kind, namespace, name)
             if found is not None and found["metadata"]["uid"] == uid:
                 raise  # refused for another reason than that the name belongs to another object by now
+
+    async def fail_pod(
+        self, namespace: str, name: str, uid: str, reason: str, message: str
+    ) -> None:
+        """Write that a pod has failed through no fault of its own, for a node that will not say so. Raises KubeError.
+
+        One that is gone, or another of its name, is no error.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        told = {"reason": reason, "message": message}
+        disrupted = {
+            **told,
+            "type": "DisruptionTarget",
+            "status": "True",
+            "lastTransitionTime": now,
+        }
+        status = {**told, "phase": "Failed", "conditions": [disrupted]}
+        path = self._path("Pod", namespace, name, "status")
+        query = [("fieldManager", MANAGER)]
+        patch = {"metadata": {"uid": uid}, "status": status}
+        try:
+            await self._request("PATCH", path, patch, query, _MERGE)
+        except (Gone, Conflict):
+            return
 
     async def events_of(self, namespace: str, kind: str, uid: str) -> list[dict[str, Any]]:
         """Warnings about an object, the latest last."""

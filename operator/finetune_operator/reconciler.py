@@ -13,6 +13,7 @@ from finetune_api.status import Findings, StudyStatus
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
 from finetune_operator import metrics, traces
 from finetune_operator.decide import (
+    LOST_SECONDS,
     NAMESPACE_ENDS,
     UNEXPLAINED,
     decide,
@@ -46,10 +47,12 @@ from finetune_operator.observe import (
 from finetune_operator.pace import Pace
 from finetune_operator.settings import Settings
 from finetune_operator.store import Store, Versions, version_of
+from finetune_operator.trouble import NODE_LOST
 
 log = logging.getLogger("finetune.reconciler")
 
 _VIEWS = {view.kind: view for view in (*CHILDREN, RayJobView)}
+_NODE_LOST = f"its node has not ended it {LOST_SECONDS} s after it should have"
 _UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRay 1.6 or newer, or set the chart's value study.engine to Job"
 
 
@@ -221,6 +224,9 @@ class Reconciler:
         return decision.again_after
 
     async def _delete(self, key: Key, deletion: Deletion) -> None:
+        if deletion.force:
+            # Its Job waits for its end before another takes its place, and holds on to it until then.
+            await self._kube.fail_pod(key[0], deletion.name, deletion.uid, NODE_LOST, _NODE_LOST)
         await self._kube.delete(deletion.kind, key[0], deletion.name, deletion.uid, deletion.force)
         if deletion.kind in KINDS:
             self._store.expect_deletion(key, deletion.uid)

@@ -17,6 +17,9 @@ class Trouble:
     message: str
 
 
+NODE_LOST = "NodeLost"
+"""Reason under which this operator itself gives a pod up."""
+
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _ON_ITS_WAY = (None, "ContainerCreating", "PodInitializing")
 _DISRUPTIONS: dict[str, TroubleReason] = {
@@ -25,6 +28,7 @@ _DISRUPTIONS: dict[str, TroubleReason] = {
     "TerminationByKubelet": "Evicted",
     "DeletionByTaintManager": "NodeLost",
     "DeletionByPodGC": "NodeLost",
+    NODE_LOST: "NodeLost",
 }
 """Reason of the condition DisruptionTarget → what it means for the study."""
 
@@ -42,15 +46,20 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
         yield Trouble(_DISRUPTIONS.get(reason, "Evicted"), f"{reason}: {message}")
     if status.get("reason") == "Evicted":
         yield Trouble("Evicted", f"Evicted: {status.get('message', '')}")
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    unready = (ready.get("status"), containers.get("status")) == ("False", "True")
+    if unready and not ready.get("reason"):
+        # So Kubernetes marks the pods of a node that has fallen silent; its kubelet would give a reason.
+        yield Trouble("NodeLost", "its node does not answer")
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         words = f"{scheduled.get('reason', '')}: {scheduled.get('message', '')}"
         yield Trouble("Unschedulable", words)
-    containers = [
+    every = [
         *(status.get("initContainerStatuses") or []),
         *(status.get("containerStatuses") or []),
     ]
-    for container in containers:
+    for container in every:
         state, name = container.get("state") or {}, container.get("name", "")
         ended = state.get("terminated") or {}
         if ended.get("reason") == "OOMKilled":

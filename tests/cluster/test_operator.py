@@ -191,6 +191,33 @@ def test_study_that_runs_with_fewer_pods_than_it_asked_for_says_why(
     assert studies.state("tickets") == "Running"
 
 
+def test_pod_that_its_node_never_ends_is_followed_by_another(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets")
+    (pod,) = until("the pod", lambda: studies.all("pods"))
+    name = pod["metadata"]["name"]
+    node = {"apiVersion": "v1", "kind": "Node", "name": "lost"}
+    binding = {"metadata": {"name": name}, "target": node}
+    studies.done("POST", "pod", name, binding, subresource="binding")
+    studies.run_pod("tickets-1", 0)
+    studies.report("tickets", "tickets-1", "Searching")
+    until("Running", lambda: studies.state("tickets") == "Running")
+    studies.done("DELETE", "pod", name, {"gracePeriodSeconds": 1})
+    assert studies.get("pod", name)["metadata"]["deletionTimestamp"], "its node has to end it"
+
+    def others() -> list[dict[str, Any]]:
+        return [other for other in studies.all("pods") if other["metadata"]["name"] != name]
+
+    until("another pod", others)
+    until("the old one to go", lambda: not studies.get("pod", name))
+    events = studies.kubectl("get", "events", "--field-selector=reason=NodeLost")
+    assert "its node has not ended it" in events
+    assert studies.get("job", "tickets-1")["status"].get("failed", 0) == 0
+    status = studies.get("fts", "tickets")["status"]
+    assert (status["attempts"], status.get("failedAttempts", 0)) == (1, 0)
+
+
 def test_budget_edit_reaches_the_mounted_spec(operator: OperatorProcess, studies: Studies) -> None:
     studies.apply("tickets")
     until("the Job", lambda: studies.get("job", "tickets-1"))

@@ -187,7 +187,8 @@ def test_node_that_is_lost_and_comes_back(platform: Platform) -> None:
         head = pod_of(platform, "lost-node", 0)
         os.kill(kubelet, signal.SIGSTOP)  # its containers go on, but nobody can know
         try:
-            tells(platform, "lost-node", "NodeLost", "DeletionByTaintManager", seconds=180)
+            tells(platform, "lost-node", "NodeLost", "its node does not answer", seconds=90)
+            tells(platform, "lost-node", "NodeLost", "DeletionByTaintManager", seconds=120)
             platform.wait("another pod", lambda: _heads(platform, "lost-node") - {head}, 120)
             tells(platform, "lost-node", "Unschedulable", "untolerated taint")
         finally:

@@ -1,6 +1,7 @@
 """The rendered objects, how templates are laid over them, and how views are made."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,13 @@ def _condition(kind: str, status: str, reason: str, message: str) -> dict[str, o
     return {"conditions": [words]}
 
 
+def _ready(status: str, reason: str | None = None) -> dict[str, Any]:
+    """The status of a pod all of whose containers are ready, and which is or is not."""
+    ready = {"type": "Ready", "status": status, **({"reason": reason} if reason else {})}
+    conditions = [ready, {"type": "ContainersReady", "status": "True"}]
+    return {"phase": "Running", "conditions": conditions}
+
+
 def _disrupted(reason: str) -> dict[str, object]:
     return _condition("DisruptionTarget", "True", reason, "m")
 
@@ -217,6 +225,10 @@ def _disrupted(reason: str) -> dict[str, object]:
         (_disrupted("TerminationByKubelet"), Trouble("Evicted", "TerminationByKubelet: m")),
         (_disrupted("DeletionByTaintManager"), Trouble("NodeLost", "DeletionByTaintManager: m")),
         (_disrupted("DeletionByPodGC"), Trouble("NodeLost", "DeletionByPodGC: m")),
+        (_disrupted("NodeLost"), Trouble("NodeLost", "NodeLost: m")),
+        (_ready("False"), Trouble("NodeLost", "its node does not answer")),
+        (_ready("False", "ReadinessGatesNotReady"), None),
+        (_ready("True"), None),
         (_container(terminated={"reason": "Error", "exitCode": 1}), None),
         (
             {"phase": "Running", **_container(terminated={"reason": "Error", "exitCode": 1})},

@@ -21,6 +21,9 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch]
 # The Roles of study pods grant get and patch on one ConfigMap: who grants them must have them.
 - apiGroups: [""]
   resources: [configmaps]
