@@ -90,18 +90,18 @@ def test_study_goes_on_when_its_head_is_lost(platform: Platform, kuberay: Servic
 def test_a_worker_that_must_go_saves_first(platform: Platform, kuberay: Service) -> None:
     name = "kuberay-drained"
     long = {"epochs": 9, "maxLength": 64, "batchSize": 16}
-    changes: dict[str, Any] = {"budget": {"maxTrials": 2}, "cluster": {"workers": 1}}
+    changes: dict[str, Any] = {"budget": {"maxTrials": 6}, "cluster": {"workers": 1}}
     platform.apply(study(name, refit=False, hyperparameters=long, **changes))
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
     platform.kubectl("delete", "pod", _pod(platform, name, "worker"), "-n", TEAM)
     done = wait_complete(platform, name)
-    assert done["status"]["trials"]["summary"] == "2/2"
+    assert done["status"]["trials"]["summary"] == "6/6"
     assert done["status"]["attempts"] == 1
     events = events_of(folder(platform, name))
     given_back = [event for event in events if isinstance(event, ev.Requeued)]
     assert given_back
     assert not any(event.lost for event in given_back)
-    check_records(folder(platform, name), 2)
+    check_records(folder(platform, name), 6)
 
 
 def test_workers_come_with_the_work(platform: Platform, kuberay: Service) -> None:
