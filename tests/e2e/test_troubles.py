@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.search import events as ev
 from tests.cluster.onenode import volumes
 from tests.cluster.onenode.processes import Service
 from tests.e2e.platform import ROOT, TEAM, Platform, condition
@@ -26,7 +27,7 @@ from tests.e2e.test_study import (
     term_of,
     wait_complete,
 )
-from tests.records import check_records
+from tests.records import check_records, events_of
 
 
 @contextmanager
@@ -179,15 +180,24 @@ def test_node_that_is_lost_and_comes_back(platform: Platform) -> None:
         pytest.skip("nodes of a foreign cluster are not ours to stop")
     kubelet = Service("kubelet", (), platform.cluster.folder).pid
     assert kubelet is not None
+    soon = {
+        "key": "node.kubernetes.io/unreachable",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 5,
+    }
+    template = {"spec": {"tolerations": [soon], "terminationGracePeriodSeconds": 5}}
+    cluster = {"workers": 1, "podTemplate": template}
     with (
         _well(platform, "stand-in"),
-        applied(platform, "lost-node", budget={"maxTrials": 500}),
+        applied(platform, "lost-node", budget={"maxTrials": 500}, cluster=cluster),
     ):
         platform.wait("a trial at its rung", lambda: running_trials(platform, "lost-node"), 240)
         head = pod_of(platform, "lost-node", 0)
         os.kill(kubelet, signal.SIGSTOP)  # its containers go on, but nobody can know
         try:
-            tells(platform, "lost-node", "NodeLost", "its node does not answer", seconds=90)
+            silent = "its node does not answer"
+            tells(platform, "lost-node", "NodeLost", silent, lasts=False, seconds=90)
             tells(platform, "lost-node", "NodeLost", "DeletionByTaintManager", seconds=120)
             platform.wait("another pod", lambda: _heads(platform, "lost-node") - {head}, 120)
             tells(platform, "lost-node", "Unschedulable", "untolerated taint")
@@ -199,7 +209,9 @@ def test_node_that_is_lost_and_comes_back(platform: Platform) -> None:
         assert done["status"]["attempts"] == 1
         assert done["status"]["trials"]["failed"] == 0
         assert term_of(platform, "lost-node") == 2
-        check_records(folder(platform, "lost-node"), done["status"]["trials"]["completed"])
+        records = folder(platform, "lost-node")
+        proposed = [event for event in events_of(records) if isinstance(event, ev.Proposed)]
+        check_records(records, len(proposed))
 
 
 def _heads(platform: Platform, name: str) -> set[str]:
