@@ -225,11 +225,22 @@ class Reconciler:
 
     async def _delete(self, key: Key, deletion: Deletion) -> None:
         if deletion.force:
-            # Its Job waits for its end before another takes its place, and holds on to it until then.
-            await self._kube.fail_pod(key[0], deletion.name, deletion.uid, NODE_LOST, _NODE_LOST)
+            await self._fail_pod(key, deletion)
         await self._kube.delete(deletion.kind, key[0], deletion.name, deletion.uid, deletion.force)
         if deletion.kind in KINDS:
             self._store.expect_deletion(key, deletion.uid)
+
+    async def _fail_pod(self, key: Key, deletion: Deletion) -> None:
+        """Say so of a pod before its deletion by force: its Job holds on to it until it has failed."""
+        name = deletion.name
+        try:
+            await self._kube.fail_pod(key[0], name, deletion.uid, NODE_LOST, _NODE_LOST)
+        except (
+            Forbidden,
+            Refused,
+        ) as error:  # a role of an older chart; all else of the study goes on
+            about = {"study": "/".join(key), "object": name, "error": str(error)}
+            log.warning("cannot say of a pod of a lost node that it has failed", extra=about)
 
     async def _make(self, key: Key, decision: Decision) -> None:
         """Apply and create; what does not depend on each other at the same time, the Job last."""
