@@ -265,12 +265,17 @@ def at_first_sight(target: float, order: Curves, workers: int) -> float:
     return min(i // workers + epochs_to(target, curve) for i, curve in enumerate(order))
 
 
+def targets_in(table: Curves) -> list[float]:
+    """The accuracies that are to be reached."""
+    best = max(max(curve) for curve in table)
+    return [share * best for share in TARGETS]
+
+
 def search_seed(table: Curves, seed: int) -> dict[tuple[str, int], list[float]]:
     """(rival, workers) → ticks to each target, all in the order of that seed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     order = random.Random(seed).sample(table, len(table))
-    best = max(max(curve) for curve in table)
-    targets = [share * best for share in TARGETS]
+    targets = targets_in(table)
     found = {
         (name, workers): ticks_to(targets, order, make(len(order)), workers)
         for name, make in {**RIVALS, **OTHERS}.items()
@@ -306,9 +311,8 @@ def main() -> int:
     print(
         f"{len(table)} MLP configurations on scikit-learn's digits, {EPOCHS} epochs; {seeds} seeds"
     )
-    best = max(max(curve) for curve in table)
-    for share in TARGETS:
-        needed = sorted(epochs_to(share * best, curve) for curve in table)
+    for share, target in zip(TARGETS, targets_in(table), strict=True):
+        needed = sorted(epochs_to(target, curve) for curve in table)
         needed = [epochs for epochs in needed if epochs < math.inf]
         print(
             f"{share:.2%} of the best: reached by {len(needed)} configurations, in {needed[0]} to"

@@ -235,10 +235,8 @@ class Reconciler:
         name = deletion.name
         try:
             await self._kube.fail_pod(key[0], name, deletion.uid, NODE_LOST, _NODE_LOST)
-        except (
-            Forbidden,
-            Refused,
-        ) as error:  # a role of an older chart; all else of the study goes on
+        except (Forbidden, Refused) as error:
+            # The role may be of an older chart: nothing else of the study waits for it.
             about = {"study": "/".join(key), "object": name, "error": str(error)}
             log.warning("cannot say of a pod of a lost node that it has failed", extra=about)
 

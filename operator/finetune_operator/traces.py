@@ -4,8 +4,7 @@ A trace is one look at one study: the span `reconcile`, and below it one span fo
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 from opentelemetry import trace
 
@@ -17,14 +16,14 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 _TRACER = trace.get_tracer(__package__ or "")
 
 
-def export(identity: str, env: Mapping[str, str] = os.environ) -> bool:
-    """Send traces from now on (OTLP over HTTP) if the environment says where to; whether it does.
+def export(identity: str) -> None:
+    """Send traces from now on (OTLP over HTTP) if the environment says where to.
 
     All else, such as headers and sampling, is read from the standard's other variables. Without the extra `traces`
     raises ImportError.
     """
-    if not any(env.get(name) for name in ENDPOINTS):
-        return False
+    if not any(os.environ.get(name) for name in ENDPOINTS):
+        return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -34,29 +33,21 @@ def export(identity: str, env: Mapping[str, str] = os.environ) -> bool:
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    return True
 
 
-@contextmanager
-def look(namespace: str, study: str) -> Iterator[trace.Span]:
+def look(namespace: str, study: str) -> AbstractContextManager[trace.Span]:
     """A look at a study."""
     about = {"k8s.namespace.name": namespace, "finetune.study": study}
-    with _TRACER.start_as_current_span("reconcile", attributes=about) as span:
-        yield span
+    return _TRACER.start_as_current_span("reconcile", attributes=about)
 
 
-@contextmanager
-def request(method: str, verb: str, path: str) -> Iterator[trace.Span]:
+def request(method: str, verb: str, path: str) -> AbstractContextManager[trace.Span]:
     """A request to the API server; it is part of a look at a study, or of no trace."""
     if not trace.get_current_span().is_recording():
-        yield trace.INVALID_SPAN
-        return
+        return nullcontext(trace.INVALID_SPAN)
     about = {"http.request.method": method, "url.path": path}
     kind = trace.SpanKind.CLIENT
-    with _TRACER.start_as_current_span(
-        f"{verb} {_plural(path)}", kind=kind, attributes=about
-    ) as it:
-        yield it
+    return _TRACER.start_as_current_span(f"{verb} {_plural(path)}", kind=kind, attributes=about)
 
 
 def _plural(path: str) -> str:

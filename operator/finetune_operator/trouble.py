@@ -46,8 +46,8 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
         yield Trouble(_DISRUPTIONS.get(reason, "Evicted"), f"{reason}: {message}")
     if status.get("reason") == "Evicted":
         yield Trouble("Evicted", f"Evicted: {status.get('message', '')}")
-    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
-    unready = (ready.get("status"), containers.get("status")) == ("False", "True")
+    ready, inside = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    unready = (ready.get("status"), inside.get("status")) == ("False", "True")
     if unready and not ready.get("reason"):
         # So Kubernetes marks the pods of a node that has fallen silent; its kubelet would give a reason.
         yield Trouble("NodeLost", "its node does not answer")
@@ -55,11 +55,11 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
     if scheduled.get("status") == "False":
         words = f"{scheduled.get('reason', '')}: {scheduled.get('message', '')}"
         yield Trouble("Unschedulable", words)
-    every = [
+    containers = [
         *(status.get("initContainerStatuses") or []),
         *(status.get("containerStatuses") or []),
     ]
-    for container in every:
+    for container in containers:
         state, name = container.get("state") or {}, container.get("name", "")
         ended = state.get("terminated") or {}
         if ended.get("reason") == "OOMKilled":

@@ -4,8 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing, cache_folder
-from tests.cluster.onenode.locks import exclusive
+from tests.cluster.onenode.build import ToolMissing, installed
 
 VERSION = "3.37.0"
 ACCOUNT = "devstoreaccount1"
@@ -39,10 +38,7 @@ def _node() -> str:
 
 
 def _program() -> Path:
-    folder = cache_folder() / f"azurite-{VERSION}"
-    with exclusive(cache_folder() / "azurite.lock"):
-        if not (folder / "installed").exists():
-            _install(folder)
+    folder = installed("azurite", VERSION, _install)
     return folder / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
 
@@ -59,4 +55,3 @@ def _install(folder: Path) -> None:
         raise ToolMissing("Azurite needs Node.js (no npm on the PATH)") from error
     except subprocess.CalledProcessError as error:
         raise ToolMissing(f"Azurite {VERSION} cannot be installed: {error.stderr}") from error
-    (folder / "installed").touch()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.build import program, source
 from tests.cluster.onenode.processes import Service
 
@@ -12,6 +13,12 @@ def crd(kind: str) -> Path:
     """The CustomResourceDefinition of one of KINDS."""
     module = source("kuberay", "github.com/ray-project/kuberay/ray-operator")
     return module / "config/crd/bases" / f"ray.io_{kind}.yaml"
+
+
+def serve(server: ApiServer) -> None:
+    """Have the API server know KubeRay's kinds."""
+    for kind in KINDS:
+        server.serve(crd(kind), f"ray.io/v1/{kind}")
 
 
 def controller(kubeconfig: Path, folder: Path) -> Service:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kuberay import KINDS, controller, crd
+from tests.cluster.kuberay import controller, serve
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.processes import Service
 from tests.cluster.operator_process import OperatorProcess, Studies, until
@@ -22,8 +22,7 @@ _RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 @pytest.fixture(scope="module")
 def served(server: ApiServer) -> ApiServer:
     """The API server with KubeRay's kinds."""
-    for kind in KINDS:
-        server.serve(crd(kind), f"ray.io/v1/{kind}")
+    serve(server)
     return server
 
 

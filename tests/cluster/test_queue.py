@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.kuberay import KINDS, controller, crd
+from tests.cluster.kuberay import controller, serve
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.queue import LABEL, Queue
@@ -99,8 +99,7 @@ def test_a_study_can_be_suspended_while_it_waits(
 @pytest.fixture
 def kuberay(server: ApiServer, tmp_path: Path) -> Iterator[None]:
     """KubeRay as it is released, which knows what a suspended RayJob is."""
-    for kind in KINDS:
-        server.serve(crd(kind), f"ray.io/v1/{kind}")
+    serve(server)
     service = controller(server.kubeconfig, tmp_path)
     service.start()
     yield

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from finetune_trainer.search import events as ev
-from tests.cluster.kuberay import KINDS, controller, crd
+from tests.cluster.kuberay import KINDS, controller, serve
 from tests.cluster.onenode.processes import Service
 from tests.e2e.platform import TEAM, Platform
 from tests.e2e.test_study import folder, running_trials, study, term_of, wait_complete
@@ -21,8 +21,7 @@ _HEAD = {"cpu": "500m", "memory": "3Gi"}
 def kuberay(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     if platform.cluster is None:
         pytest.skip("a foreign cluster has a KubeRay of its own")
-    for kind in KINDS:
-        platform.cluster.server().serve(crd(kind), f"ray.io/v1/{kind}")
+    serve(platform.cluster.server())
     platform.install(engine="RayJob", headResources=_HEAD)
     service = controller(platform.kubeconfig, tmp_path_factory.mktemp("kuberay"))
     service.start()

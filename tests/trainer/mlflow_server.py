@@ -10,19 +10,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing, cache_folder
-from tests.cluster.onenode.locks import exclusive
+from tests.cluster.onenode.build import ToolMissing, installed
 
 VERSION = "3.17.2"
 
 
 def program() -> Path:
     """The server's program, installed into the cache if it is not there. Raises ToolMissing if it cannot be."""
-    folder = cache_folder() / f"mlflow-{VERSION}"
-    with exclusive(cache_folder() / "mlflow.lock"):
-        if not (folder / "installed").exists():
-            _install(folder)
-    return folder / "bin" / "mlflow"
+    return installed("mlflow", VERSION, _install) / "bin" / "mlflow"
 
 
 def _install(folder: Path) -> None:
@@ -38,7 +33,6 @@ def _install(folder: Path) -> None:
             raise ToolMissing(f"uv must be installed beside Python (no {uv})") from error
         except subprocess.CalledProcessError as error:
             raise ToolMissing(f"MLflow {VERSION} cannot be installed: {error.stderr}") from error
-    (folder / "installed").touch()
 
 
 class MlflowServer:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def cache_folder() -> Path:
     named = os.environ.get("FINETUNE_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(named) if named else Path(home) / "finetune"
+
+
+def installed(program: str, version: str, install: Callable[[Path], None]) -> Path:
+    """The folder of a program in the cache; `install` fills it, once, one process at a time."""
+    folder = cache_folder() / f"{program}-{version}"
+    with exclusive(cache_folder() / f"{program}.lock"):
+        if not (folder / "installed").exists():
+            install(folder)
+            (folder / "installed").touch()
+    return folder
 
 
 @dataclass(frozen=True)
