@@ -40,6 +40,8 @@ class Lane:
     after: bool = False
     cut: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    again: threading.Event = field(default_factory=threading.Event)
+    """The operator that was killed has been started again."""
 
     def __enter__(self) -> "Lane":
         namespace = f"kills-{self.number}"
@@ -67,12 +69,13 @@ class Lane:
             self.written += 1
             if self.written != self.fatal:
                 return None
-        self.cut = re.sub(r"study-[0-9]+(-after|-before)", "study", str(call))
+            self.cut = re.sub(r"study-[0-9]+(-after|-before)", "study", str(call))
         return Break(self.after, self._kill)
 
     def _kill(self) -> None:
         self.operator.kill()
         self.operator.start()
+        self.again.set()
 
     def case(self, fatal: int, after: bool) -> tuple[str, dict[str, Any], int]:
         """Live with a kill at the write of that number.
@@ -81,11 +84,14 @@ class Lane:
         """
         name = f"study-{fatal}-{'after' if after else 'before'}"
         before = len(self.proxy.answers)
+        self.again.clear()
         with self.lock:
             self.written, self.fatal, self.after, self.cut = 0, fatal, after, ""
         lives.whole(self.studies, name)
         with self.lock:
-            self.fatal = 0
+            self.fatal = 0  # from here on no write is cut off any more
+        if self.cut:  # perhaps just now, by a write after the last one that the life waits for
+            assert self.again.wait(60), f"the operator was not started again, {self.cut}"
         until(f"the rest of {name}", lambda: f"{name}-winner" in _names(self.studies))
         left = lives.remains(self.studies, name)
         made = [
