@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -36,6 +37,9 @@ from finetune_trainer.training.optimizers import adopt_state, build_optimizer, h
 from finetune_trainer.training.pretrained import Pretrained, dropouts, structure
 from finetune_trainer.training.randomness import Randomness
 from finetune_trainer.training.vocabulary import OccurringWords, leave_out, may_leave_out
+
+_MEMORY_SHORT = re.compile(r"can't allocate memory|could not create a primitive(?! descriptor)")
+"""What PyTorch and oneDNN say on a CPU; oneDNN's error has its status for itself."""
 
 _EVALUATION_BATCH = 64
 _AUTOCAST = {"BF16": torch.bfloat16, "FP16": torch.float16}
@@ -433,7 +437,7 @@ class Learner:
             yield
         except (RuntimeError, MemoryError) as error:
             short = isinstance(error, torch.OutOfMemoryError | MemoryError)
-            if short or "can't allocate memory" in str(error):
+            if short or _MEMORY_SHORT.search(str(error)):
                 what = f"batchSize {self.config.batch_size}, maxLength {self.config.max_length}"
                 raise TrialFailure(
                     "OutOfMemory", f"{self._device} has too little memory for {what}"
