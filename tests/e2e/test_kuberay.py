@@ -46,13 +46,14 @@ def _said(platform: Platform, kuberay: Service, name: str) -> str:
     return f"{job}\n{kuberay.log_end()}"
 
 
-def _pod(platform: Platform, name: str, kind: Literal["head", "worker"]) -> str:
-    """The name of the study's head or worker; empty while there is none that is not being deleted."""
-    for pod in platform.pods(name):
-        labels, meta = pod["metadata"]["labels"], pod["metadata"]
-        if labels.get("ray.io/node-type") == kind and "deletionTimestamp" not in meta:
-            return str(meta["name"])
-    return ""
+def _pods(platform: Platform, name: str, kind: Literal["head", "worker"]) -> list[str]:
+    """The names of the study's head or workers, without those that are being deleted."""
+    return [
+        str(pod["metadata"]["name"])
+        for pod in platform.pods(name)
+        if pod["metadata"]["labels"].get("ray.io/node-type") == kind
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
 
 
 def test_study_completes_under_kuberay(platform: Platform, kuberay: Service) -> None:
@@ -78,7 +79,7 @@ def test_study_goes_on_when_its_head_is_lost(platform: Platform, kuberay: Servic
     name = "kuberay-head"
     platform.apply(study(name, refit=False, budget={"maxTrials": 6}, cluster={"workers": 1}))
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
-    lost, terms = _pod(platform, name, "head"), term_of(platform, name)
+    (lost,), terms = _pods(platform, name, "head"), term_of(platform, name)
     platform.kubectl("delete", "pod", lost, "-n", TEAM, "--grace-period=0", "--force")
     platform.wait("another driver", lambda: term_of(platform, name) > terms, 420)
     done = wait_complete(platform, name)
@@ -92,7 +93,8 @@ def test_a_worker_that_must_go_saves_first(platform: Platform, kuberay: Service)
     changes: dict[str, Any] = {"budget": {"maxTrials": 6}, "cluster": {"workers": 1}}
     platform.apply(study(name, refit=False, hyperparameters=long, **changes))
     platform.wait("a trial at its rung", lambda: running_trials(platform, name), 420)
-    platform.kubectl("delete", "pod", _pod(platform, name, "worker"), "-n", TEAM)
+    (worker,) = _pods(platform, name, "worker")
+    platform.kubectl("delete", "pod", worker, "-n", TEAM)
     done = wait_complete(platform, name)
     assert done["status"]["trials"]["summary"] == "6/6"
     assert done["status"]["attempts"] == 1
@@ -103,15 +105,30 @@ def test_a_worker_that_must_go_saves_first(platform: Platform, kuberay: Service)
     check_records(folder(platform, name), 6)
 
 
-def test_workers_come_with_the_work(platform: Platform, kuberay: Service) -> None:
+def test_workers_come_with_the_work_and_go_as_the_search_drains(
+    platform: Platform, kuberay: Service
+) -> None:
     name = "kuberay-scaled"
-    worker = {"cpu": "700m", "memory": "4Gi"}  # beside the head and Ray's autoscaler
-    cluster = {"workers": 1, "minWorkers": 0, "resourcesPerWorker": worker}
-    platform.apply(study(name, refit=False, budget={"maxTrials": 3}, cluster=cluster))
+    worker = {"cpu": "350m", "memory": "3Gi"}  # two, beside the head and Ray's autoscaler
+    changes: dict[str, Any] = {
+        "hyperparameters": {"epochs": 9, "maxLength": 64, "batchSize": 16},  # minutes
+        "search": {"algorithm": "Random", "scheduler": {"type": "None"}},
+        "budget": {"maxTrials": 3},
+        "cluster": {"workers": 2, "minWorkers": 0, "resourcesPerWorker": worker},
+    }
+    platform.apply(study(name, refit=False, **changes))
     platform.wait("a RayJob", lambda: _ray_job(platform, f"{name}-1"), 60)
     (group,) = _ray_job(platform, f"{name}-1")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert group["replicas"] == 0
+
+    def ended() -> int:
+        return int(platform.study(name)["status"].get("trials", {}).get("completed", 0))
+
     try:
+        platform.wait("two workers", lambda: len(_pods(platform, name, "worker")) == 2, 420)
+        platform.wait("the last trial to train alone", lambda: ended() == 2, 900)
+        platform.wait("a worker to go", lambda: len(_pods(platform, name, "worker")) == 1, 300)
+        assert ended() == 2
         done = wait_complete(platform, name)
     except AssertionError as error:
         raise AssertionError(_said(platform, kuberay, f"{name}-1")) from error

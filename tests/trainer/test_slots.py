@@ -1,12 +1,18 @@
-"""Worker slots on a real Ray: what they hold, and when they let it go."""
+"""Worker slots on a real Ray: what they hold, when they let it go, and what becomes of one that dies while it waits."""
 
+import os
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from finetune_api.status import TrialCounts
+from finetune_api.study import Budget, StudySpec
 from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
@@ -21,37 +27,151 @@ from tests.trainer.search_studies import epoch_done, study_spec
 SLOTS = 2
 
 
-class Patient:
-    """Its refit ends once another slot's place is free, or after so many seconds."""
+class Quick:
+    """Trains nothing, at once; what else it does, and when, its tests say."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, material: Any) -> None:
+        self.material = material
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
-        if isinstance(item, TrainItem):
-            now = time.time()
-            return [epoch_done(item.trial, 1, 0.5, now), ev.Reached(now, item.trial, True)]
-        deadline = time.monotonic() + self._seconds
-        while not (free := ray.available_resources().get("CPU", 0.0)):
-            if time.monotonic() > deadline:
-                break
+        if not isinstance(item, TrainItem):
+            return [ev.RefitDone(time.time(), item.trial, "model", self.refit())]
+        self.train(item)
+        now, last = time.time(), int(item.to_epoch)
+        finished = ev.Reached(now, item.trial, last == 9)
+        return [epoch_done(item.trial, last, item.trial / 10, now), finished]
+
+    def train(self, item: TrainItem) -> None: ...
+
+    def refit(self) -> dict[str, float]:
+        return {}
+
+
+class Patient(Quick):
+    """Its refit ends once another slot's place is free, or after so many seconds."""
+
+    def refit(self) -> dict[str, float]:
+        deadline = time.monotonic() + self.material
+        while not free_places() and time.monotonic() < deadline:
             time.sleep(0.1)
-        return [ev.RefitDone(time.time(), item.trial, "model", {"free": free})]
+        return {"free": free_places()}
+
+
+class Editor(Quick):
+    """Trains the first two of three trials side by side; during the third it waits until the other place is free, then
+    asks for two trials more."""
+
+    def train(self, item: TrainItem) -> None:
+        if item.trial == 0:
+            wait(lambda: self.trials(3).running == 2)
+        if item.trial == 2:
+            wait(free_places)
+            wait(lambda: self.trials(5).completed == 4)
+
+    def trials(self, most: int) -> TrialCounts:
+        """How they stand, of at most so many."""
+        snapshot = ray.get(self.material.snapshot.remote(Budget(max_trials=most), None))
+        counts: TrialCounts = snapshot.findings.trials
+        return counts
+
+
+class Killer(Quick):
+    """While it trains the last trial of the first rung it kills the other slot, which waits, and lets it come again."""
+
+    def __init__(self, material: Any) -> None:
+        super().__init__(material)
+        (self.material / str(os.getpid())).touch()
+
+    def train(self, item: TrainItem) -> None:
+        if item.trial == 5 and item.to_epoch == 1:
+            time.sleep(3)  # the other one asks what to do next
+            (other,) = self.others()
+            os.kill(other, signal.SIGKILL)
+            wait(lambda: self.others() - {other})
+
+    def others(self) -> set[int]:
+        return {int(path.name) for path in self.material.iterdir()} - {os.getpid()}
+
+
+def free_places() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def wait(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.1)
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise TimeoutError(f"{seconds} s have passed")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def own_ray() -> Iterator[None]:
+    start_ray(SLOTS, 0)
+    yield
+    ray.shutdown()
+
+
+def run(
+    folder: Path,
+    spec: StudySpec,
+    worker: type[Quick],
+    material: Callable[[Any], Any],
+    releases: bool = False,
+) -> list[ev.Event]:
+    """Run the study with two slots; its records."""
+    claim(Storage.open(str(folder)), parts_of(spec))
+    problem = Problem.of(spec)
+    broker = start_broker(problem, spec.budget, str(folder), 1, (), releases=releases)
+    assert ray.get(broker.begin.remote())
+    with at_most(240):  # Ray Tune goes on for ever
+        run_slots(broker, worker, material(broker), SLOTS, SlotResources(1, 0))
+    return events_of(folder)
 
 
 @pytest.mark.parametrize(("releases", "seconds", "free"), [(True, 120.0, 1.0), (False, 5.0, 0.0)])
 def test_slots_give_their_places_back_while_the_winner_is_trained_again(
-    tmp_path: Path, releases: bool, seconds: float, free: float
+    tmp_path: Path, own_ray: None, releases: bool, seconds: float, free: float
 ) -> None:
     spec = study_spec(hyperparameters={"epochs": 1}, budget={"maxTrials": 4})
-    folder = str(tmp_path)
-    claim(Storage.open(folder), parts_of(spec))
-    start_ray(SLOTS, 0)
-    try:
-        broker: Any = start_broker(Problem.of(spec), spec.budget, folder, 1, (), releases=releases)
-        assert ray.get(broker.begin.remote())
-        run_slots(broker, Patient, seconds, SLOTS, SlotResources(1, 0))
-    finally:
-        ray.shutdown()
-    (done,) = (event for event in events_of(tmp_path) if isinstance(event, ev.RefitDone))
+    events = run(tmp_path, spec, Patient, lambda _: seconds, releases)
+    (done,) = (event for event in events if isinstance(event, ev.RefitDone))
     assert done.test_metrics == {"free": free}
+
+
+def test_slots_give_their_places_back_as_the_search_drains_and_take_them_again_for_more_trials(
+    tmp_path: Path, own_ray: None
+) -> None:
+    spec = study_spec(hyperparameters={"epochs": 1}, budget={"maxTrials": 3}, refit=False)
+    events = run(tmp_path, spec, Editor, lambda broker: broker, releases=True)
+    started = [event for event in events if isinstance(event, ev.Started)]
+    assert [event.trial for event in started] == [0, 1, 2, 3, 4]
+    assert len({event.slot for event in started}) == 3, (
+        "one that went does not come back, another does"
+    )
+
+
+def test_a_slot_that_died_while_it_waited_is_given_nothing(tmp_path: Path, own_ray: None) -> None:
+    search = {"algorithm": "Random", "scheduler": {"type": "SuccessiveHalving"}}
+    pids, folder = tmp_path / "pids", tmp_path / "study"
+    pids.mkdir()
+    spec = study_spec(search=search, budget={"maxTrials": 6}, refit=False)
+    events = run(folder, spec, Killer, lambda _: pids)
+    assert len(list(pids.iterdir())) == 3
+    assert not [event for event in events if isinstance(event, ev.Requeued)]
+    promoted = [e for e in events if isinstance(e, ev.Reached)][6:]
+    assert {event.trial for event in promoted} == {4, 5}

@@ -21,7 +21,12 @@ from finetune_api.status import Findings
 from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.decisions import (
+    most_at_work,
+    next_item,
+    search_ending,
+    starting,
+)
 from finetune_trainer.search.items import Decision, End, RefitItem, Release, TrainItem, Wait
 from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
@@ -75,7 +80,7 @@ class Broker:
     ) -> None:
         """Nothing is read or written before `begin`; the folder at `storage` must be claimed.
 
-        `releases` says whether a slot that is not needed any more gives its place back.
+        `releases` says whether a slot that will not be needed any more gives its place back.
         """
         self._location, self._term = storage, term
         self._state = StudyState(problem)
@@ -83,6 +88,9 @@ class Broker:
         self._torn: list[str] = []
         self._warnings = warnings
         self._releases = releases
+        self._asking: set[str] = set()
+        """Slots that want to know what to do next."""
+
         self._troubles: dict[str, str] = {}
         """Field of the spec → what is wrong there now, without harm to the search."""
 
@@ -169,10 +177,13 @@ class Broker:
         Waits while there is nothing to do but something in flight may change that.
         """
         self._hear(slot, "")
+        self._asking.add(slot)
         try:
             while True:
                 async with self._turn:
                     await self._take(slot, report)
+                    if slot not in self._asking:  # lost while it waited
+                        return Release()  # nobody hears it, nor would do what it is told
                     decision = await self._decide(slot)
                 report = []
                 if not isinstance(decision, Wait):
@@ -180,6 +191,8 @@ class Broker:
                 await self._wait()
         except ToldToStop:  # what the slot does now could not be recorded
             return None
+        finally:
+            self._asking.discard(slot)
 
     async def _take(self, slot: str, report: list[ev.Event]) -> None:
         await self._write(event for event in report if self._owns(slot, event))
@@ -208,8 +221,22 @@ class Broker:
                         self._outcome = decision
                     self._wake()
                     return None
-            over = self._state.ended is not None and not self._draining
-            return Release() if self._releases and over else Wait()
+            if self._releases and not self._draining and await self._is_superfluous():
+                return Release()
+            return Wait()
+
+    async def _is_superfluous(self) -> bool:
+        """Whether one slot less than there are now would do."""
+        stopped = self._state.out_of_reach(self._budget)
+        await self._write([ev.Stopped(time.time(), number) for number in stopped])
+        at_work = len(self._state.running) + (self._state.refit_slot is not None)
+        return at_work + len(self._asking) > most_at_work(self._state, self._budget)
+
+    async def useful_slots(self) -> float:
+        """How many slots the study can use from here on, at most."""
+        if not self._releases:
+            return math.inf
+        return most_at_work(self._state, self._budget)
 
     async def _start(self, slot: str, item: TrainItem) -> None:
         await self._write(starting(self._state, self._budget, item, slot, time.time()))
@@ -332,6 +359,7 @@ class Broker:
     async def lost(self, worker: str) -> None:
         """The process of a worker slot is gone: what it did goes back into the queue."""
         self._waits.forget(worker)
+        self._asking = {slot for slot in self._asking if not slot.startswith(f"{worker}/")}
         with suppress(ToldToStop):
             async with self._turn:
                 await self._write(list(self._losses(worker)))

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -56,6 +57,7 @@ os.environ.update(
 
 import ray  # after its settings
 from ray import tune
+from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_trainer.broker import Broker, Snapshot
@@ -386,6 +388,40 @@ class _LostSlots(tune.Callback):  # type: ignore[misc]  # Ray ships no types
         self._broker.lost.remote(trial.trial_id)
 
 
+class _Places(Searcher):  # type: ignore[misc]  # Ray ships no types
+    """Has Ray Tune find a place for as many slots as the study can use, also when an edit lets it use more again."""
+
+    def __init__(self, broker: Any, slots: int) -> None:
+        super().__init__()
+        self._broker = broker
+        self._slots = slots
+        self._there: set[str] = set()
+        self._asked = -math.inf
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if len(self._there) >= self._slots or not self._has_use():
+            return None
+        self._there.add(trial_id)
+        return {}
+
+    def _has_use(self) -> bool:
+        if time.monotonic() - self._asked < PUBLISH_SECONDS:  # Ray Tune asks ten times a second
+            return False
+        useful: float = ray.get(self._broker.useful_slots.remote())
+        if len(self._there) < useful:
+            return True
+        self._asked = time.monotonic()
+        return False
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._there.discard(trial_id)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: what matters is in the study's records."""
+
+
 class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
     """Ends all slots, also those that never found a place, when one is told that everything is over."""
 
@@ -487,7 +523,7 @@ def run_slots(
     with tempfile.TemporaryDirectory() as scratch:
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(num_samples=slots),
+            tune_config=tune.TuneConfig(search_alg=_Places(broker, slots), num_samples=-1),
             run_config=tune.RunConfig(
                 name="slots",
                 storage_path=scratch,

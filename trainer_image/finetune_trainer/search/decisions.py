@@ -1,5 +1,7 @@
 """What to do next, and when it is over: pure functions of the state, the budget and the time."""
 
+import math
+
 from finetune_api.study import Budget
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import Decision, End, TrainItem, Wait
@@ -64,6 +66,17 @@ def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
         or state.has_new(budget)
     )
     return None if more else _finished(state)
+
+
+def most_at_work(state: StudyState, budget: Budget) -> float:
+    """How many slots can be at work at once from here on, at most, as long as nobody edits the budget."""
+    new = state.still_new(budget)
+    given_up = sum(state.trials[trial].is_final for trial, _ in state.running)
+    most = math.inf if new is None else new * state.runs_left()
+    most += sum(state.runs_left(trial) for trial in state.trials)
+    at_once = min(budget.max_parallel_trials or math.inf, state.most_at_once)
+    most = min(most, at_once * state.runs_left())
+    return max(1, most) + given_up  # one trains the winner again
 
 
 def price(state: StudyState, budget: Budget) -> float | None:

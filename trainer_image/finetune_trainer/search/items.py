@@ -76,7 +76,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Release:
-    """The search is over, and others do what is left: the slot may go, and its place with it."""
+    """Others do what is left, whatever comes of it: the slot may go, and its place with it."""
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,19 @@ class Ladder:
             coming, complete = rung.going_on, complete + 1
         return complete
 
-    def out_of_reach(self, planned: int) -> list[int]:
-        """Trials, each named once, that will not be promoted whatever comes."""
-        expected = planned if self.size is None else min(planned, self.size)
-        return [number for rung in self._rungs for number in rung.out_of_reach(expected)]
+    def out_of_reach(self, more: int) -> list[int]:
+        """Trials, each named once, that will not be promoted whatever comes; the study proposes at most `more`."""
+        if not self._rungs:
+            return []
+        found: list[int] = []
+        members = self.members + more
+        first, coming = self._rungs[0], 0
+        entering = (members if self.size is None else min(members, self.size)) - first.seen
+        for rung in self._rungs:
+            coming += entering + rung.coming  # and who may yet come to the rung below may come here
+            found += rung.out_of_reach(len(rung.scores) + coming)
+            entering = rung.undecided
+        return found
 
 
 class Schedule:
@@ -130,11 +139,11 @@ class Schedule:
     def _decides(self, ladder: Ladder, more: bool) -> bool:
         return not (self._waits and more and ladder.members != ladder.size)
 
-    def out_of_reach(self, planned: int) -> list[int]:
-        """Paused trials, each named once, that will not be promoted whatever the trials to come bring."""
+    def out_of_reach(self, more: int) -> list[int]:
+        """Paused trials, each named once, that will not be promoted whatever `more` trials bring."""
         if self._grows:
             return []  # its highest rung may yet promote
-        return [n for ladder in self._ladders.values() for n in ladder.out_of_reach(planned)]
+        return [n for ladder in self._ladders.values() for n in ladder.out_of_reach(more)]
 
     def reached(self, level: int, curves: "Curves") -> None:
         """A trial has reached `level`: PASHA adds a rung if the two highest disagree."""

@@ -35,7 +35,9 @@ class Population:
         """`proposer` draws the members' first hyperparameters."""
         self._problem = problem
         self._proposer = proposer
-        self._size = problem.search.population_size
+        self.size = problem.search.population_size
+        """How many members there are."""
+
         self._interval = problem.search.perturbation_interval
         self._steps = -(-problem.max_epochs // self._interval)
         self._latest: dict[int, Trial] = {}
@@ -47,7 +49,7 @@ class Population:
     @property
     def planned(self) -> int:
         """Trials of all members together."""
-        return self._size * self._steps
+        return self.size * self._steps
 
     def record(self, trial: Trial) -> None:
         """`trial` is the next step of its member."""
@@ -80,7 +82,7 @@ class Population:
 
     @property
     def _has_room(self) -> bool:
-        return len(self._latest) < self._size and not self._proposer.exhausted
+        return len(self._latest) < self.size and not self._proposer.exhausted
 
     def _goes_on(self, trial: Trial) -> bool:
         """Whether there is a step after it: not after the last, nor after one that its patience ended."""

@@ -44,6 +44,9 @@ class Rung:
         self._in_reach: list[_Entry] = []
         """Trials that may still come to the top, the worst at the front."""
 
+        self._undecided: set[int] = set()
+        """Those of them that can be promoted then."""
+
         self._gone: set[int] = set()
         """Trials that cannot be promoted (again)."""
 
@@ -67,6 +70,8 @@ class Rung:
         self.scores[trial] = score
         entry = (score, -trial)
         heapq.heappush(self._in_reach, entry)
+        if trial not in self._gone:
+            self._undecided.add(trial)
         if self._top and entry > self._top[0]:
             worst = heapq.heapreplace(self._top, entry)
             self._waiting.discard(-worst[1])
@@ -100,6 +105,21 @@ class Rung:
         return min(count, self._promoted(count + self._coming // 2 if self._ahead else count))
 
     @property
+    def coming(self) -> int:
+        """How many trials are on their way here."""
+        return self._coming
+
+    @property
+    def seen(self) -> int:
+        """How many trials are here, on their way here, or were lost on it."""
+        return self._coming + len(self.scores) + self.lost
+
+    @property
+    def undecided(self) -> int:
+        """How many of those that are here may yet be promoted."""
+        return len(self._undecided)
+
+    @property
     def going_on(self) -> int:
         """How many trials were promoted from here, or can be now."""
         return self._promoted_trials + len(self._waiting)
@@ -113,6 +133,7 @@ class Rung:
         """`trial` has nothing more to train; if it is among the best it keeps its place."""
         self._gone.add(trial)
         self._waiting.discard(trial)
+        self._undecided.discard(trial)
 
     def stop(self, trial: int) -> None:
         """`trial` will not go on, whatever comes: others may have its place."""
@@ -142,6 +163,7 @@ class Rung:
         while len(self._in_reach) > self._promoted(results):
             trial = -heapq.heappop(self._in_reach)[1]
             if trial not in self._gone:
+                self._undecided.discard(trial)
                 found.append(trial)
         return found
 

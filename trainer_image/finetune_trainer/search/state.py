@@ -429,6 +429,29 @@ class StudyState:
         counts = (self._space_size, budget.max_trials)
         return min((count for count in counts if count is not None), default=None)
 
+    @property
+    def most_at_once(self) -> float:
+        """Trials that can be trained at the same time: PBT has only one step of each member."""
+        return math.inf if self._population is None else self._population.size
+
+    def still_new(self, budget: Budget) -> int | None:
+        """Trials that may still be proposed, at most; None where only time limits it."""
+        if self.ended is not None or not self.has_new(budget):
+            return 0
+        planned = self.planned(budget)
+        return None if planned is None else max(0, planned - len(self.trials))
+
+    def runs_left(self, trial: Trial | None = None) -> int:
+        """How many runs of a trial, None for a new one, may be trained at once from here on, at most."""
+        if trial is None:
+            return max(len(self.runs_at(level)) for level in range(len(self.problem.resources)))
+        if trial.is_final:
+            return 0
+        now = 0 if trial.status == "Paused" else sum(not run.reached for run in trial.planned_runs)
+        above = range(trial.level + 1, len(self.problem.resources)) if self.ended is None else ()
+        later = (sum(not trial.has_finished(n) for n in self.runs_at(level)) for level in above)
+        return max(now, *later, 0)
+
     @cached_property
     def _space_size(self) -> int | None:
         if self._population is not None:
@@ -437,11 +460,10 @@ class StudyState:
 
     def out_of_reach(self, budget: Budget) -> list[int]:
         """Paused trials, each named once, that will not be promoted whatever the trials to come bring."""
-        planned = self.planned(budget)
-        if planned is None or self.ended is not None:
+        more = self.still_new(budget)
+        if more is None or self.ended is not None:
             return []
-        # A budget that was lowered leaves those that are there already.
-        return self._schedule.out_of_reach(max(planned, len(self.trials)))
+        return self._schedule.out_of_reach(more)
 
     def checkpoints_of(self, number: int) -> list[str]:
         """The trial's checkpoints that may be needed again."""
