@@ -79,15 +79,15 @@ class Ladder:
         return complete
 
     def out_of_reach(self, more: int) -> list[int]:
-        """Trials, each named once, that will not be promoted whatever comes; the study proposes at most `more`."""
+        """Trials, each named once, that will not be promoted whatever `more` trials of the study bring."""
         if not self._rungs:
             return []
         found: list[int] = []
         members = self.members + more
-        first, coming = self._rungs[0], 0
-        entering = (members if self.size is None else min(members, self.size)) - first.seen
+        entering = (members if self.size is None else min(members, self.size)) - self._rungs[0].seen
+        coming = 0
         for rung in self._rungs:
-            coming += entering + rung.coming  # and who may yet come to the rung below may come here
+            coming += entering + rung.coming  # who may come to a rung may come to the one above
             found += rung.out_of_reach(len(rung.scores) + coming)
             entering = rung.undecided
         return found

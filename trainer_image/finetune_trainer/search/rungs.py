@@ -22,7 +22,9 @@ class Rung:
         """
         self._promoted = promoted
         self._ahead = ahead
-        self._coming = 0
+        self.coming = 0
+        """Trials on their way here."""
+
         self.scores: dict[int, float] = {}
         """Trial → its score here."""
 
@@ -56,17 +58,17 @@ class Rung:
 
     def expect(self) -> None:
         """One more trial is on its way here."""
-        self._coming += 1
+        self.coming += 1
         self._fill()  # here, not when it is looked at: what was looked at must not matter
 
     def lose(self) -> None:
         """A trial that was expected will not come."""
-        self._coming -= 1
+        self.coming -= 1
         self.lost += 1
 
     def report(self, trial: int, score: float) -> None:
         """Add the result of `trial`; a larger score is better, and of equals the earlier trial."""
-        self._coming -= 1
+        self.coming -= 1
         self.scores[trial] = score
         entry = (score, -trial)
         heapq.heappush(self._in_reach, entry)
@@ -102,17 +104,12 @@ class Rung:
     def promotions(self) -> int:
         """How many trials the results so far let go on."""
         count = len(self.scores)
-        return min(count, self._promoted(count + self._coming // 2 if self._ahead else count))
-
-    @property
-    def coming(self) -> int:
-        """How many trials are on their way here."""
-        return self._coming
+        return min(count, self._promoted(count + self.coming // 2 if self._ahead else count))
 
     @property
     def seen(self) -> int:
         """How many trials are here, on their way here, or were lost on it."""
-        return self._coming + len(self.scores) + self.lost
+        return self.coming + len(self.scores) + self.lost
 
     @property
     def undecided(self) -> int:
