@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from finetune_api.study import StudySpec
+from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import most_at_work, next_item, search_ending, starting
 from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
-from tests.trainer.search_studies import ROWS, epoch_done, study_spec
+from tests.trainer.search_studies import ASHA, ROWS, epoch_done, study_spec
 from tests.trainer.test_search_state import Desk
 
 SLOTS = 6
@@ -41,6 +41,7 @@ class Cluster:
         """The same, but nobody has told it what is out of reach."""
 
         self.rng = random.Random(seed)
+        self.harm = self.rng.choice([0.1, 0.2, 0.6])
         self.at_work: list[TrainItem | RefitItem] = []
         self.apply(ev.TermStarted(0.0, 1))
 
@@ -75,9 +76,9 @@ class Cluster:
             self.apply(ev.RefitDone(0.0, item.trial, "model", {}))
             return
         fate = self.rng.random()
-        if fate < 0.1:
+        if fate < 0.05:
             self.apply(ev.Requeued(0.0, item.trial, lost=True, run=item.run))
-        elif fate < 0.2:
+        elif fate < self.harm:
             kind = self.rng.choice(["Internal", "OutOfMemory", "Diverged", "UserError"])
             self.apply(ev.Failed(0.0, item.trial, kind, "why", item.run))
         else:
@@ -131,6 +132,47 @@ def test_no_more_slots_are_used_than_were_said_to_be_of_use(kind: str, folds: in
         assert cluster.state.ended is not None
         assert isinstance(next_item(cluster.state, spec.budget, 0.0), End)
     assert fewer > 100, "slots are given back while the search still goes on"
+
+
+def test_what_was_promoted_ahead_keeps_its_place_when_others_are_lost() -> None:
+    desk = Desk(search=ASHA, budget={"maxTrials": 8})
+    budget = desk.spec.budget
+    items = [desk.start(budget) for _ in range(8)]
+    for item, value in zip(items[:4], (0.9, 0.5, 0.1, 0.2), strict=True):
+        desk.train(item, value)
+    assert [desk.start(budget).trial for _ in range(2)] == [
+        0,
+        1,
+    ]  # of eight, half of them on their way
+    for item in items[4:7]:
+        desk.fail(item, "Diverged")
+    desk.train(items[7], 0.7)
+    assert desk.start(budget).to_epoch == 3
+    assert (desk.state.trials[7].status, desk.state.trials[7].level) == ("Running", 1)
+
+
+def test_a_resumed_search_stops_the_same_trials_after_a_raised_budget() -> None:
+    desk = Desk(search=ASHA, budget={"maxTrials": 3})
+    events: list[ev.Event] = []
+    apply = desk.state.apply
+    desk.state.apply = lambda event: (events.append(event), apply(event))[1]  # type: ignore[method-assign]
+    for value in (0.5, 0.6, 0.4):
+        desk.train(desk.start(desk.spec.budget), value)
+    for number in desk.state.out_of_reach(desk.spec.budget):
+        desk.state.apply(ev.Stopped(desk.now, number))
+    resumed = StudyState.replayed(Problem.of(desk.spec), events)
+    more = Budget(max_trials=9)
+    for value in (0.4, 0.3, 0.2, 0.15, 0.14, 0.13):
+        item = next_item(desk.state, more, desk.now)
+        assert isinstance(item, TrainItem)
+        told = starting(desk.state, more, item, "slot/1", desk.now)
+        assert starting(resumed, more, item, "slot/1", desk.now) == told
+        before = len(events)
+        for event in told:
+            desk.state.apply(event)
+        desk.train(item, value)
+        for event in events[before:]:
+            resumed.apply(event)
 
 
 def test_one_straggler_holds_one_slot() -> None:

@@ -137,6 +137,9 @@ class Rung:
         self.finish(trial)
         self._stopped.add(trial)
         entry = (self.scores[trial], -trial)
+        if entry in self._in_reach:  # after a resume: what was told before is told again
+            self._in_reach.remove(entry)
+            heapq.heapify(self._in_reach)
         if self._top and entry >= self._top[0] and entry in self._top:
             self._top.remove(entry)
             heapq.heapify(self._top)
@@ -157,7 +160,8 @@ class Rung:
     def out_of_reach(self, results: int) -> list[int]:
         """Trials that will not come to the top even if the rung gets `results` results in all; each named once."""
         found = []
-        while len(self._in_reach) > self._promoted(results):
+        most = max(self._promoted(results), len(self._top))  # the top, filled ahead, never shrinks
+        while len(self._in_reach) > most:
             trial = -heapq.heappop(self._in_reach)[1]
             if trial not in self._gone:
                 self._undecided.discard(trial)
