@@ -46,6 +46,9 @@ class Rung:
         self._in_reach: list[_Entry] = []
         """Trials that may still come to the top, the worst at the front."""
 
+        self._stale = 0
+        """How many of them were stopped: they take no place."""
+
         self._undecided: set[int] = set()
         """Those of them that can be promoted then."""
 
@@ -134,12 +137,10 @@ class Rung:
 
     def stop(self, trial: int) -> None:
         """`trial` will not go on, whatever comes: others may have its place."""
+        self._stale += trial in self._undecided  # told before a resume, not by these heaps
         self.finish(trial)
         self._stopped.add(trial)
         entry = (self.scores[trial], -trial)
-        if entry in self._in_reach:  # after a resume: what was told before is told again
-            self._in_reach.remove(entry)
-            heapq.heapify(self._in_reach)
         if self._top and entry >= self._top[0] and entry in self._top:
             self._top.remove(entry)
             heapq.heapify(self._top)
@@ -161,9 +162,11 @@ class Rung:
         """Trials that will not come to the top even if the rung gets `results` results in all; each named once."""
         found = []
         most = max(self._promoted(results), len(self._top))  # the top, filled ahead, never shrinks
-        while len(self._in_reach) > most:
+        while len(self._in_reach) - self._stale > most:
             trial = -heapq.heappop(self._in_reach)[1]
-            if trial not in self._gone:
+            if trial in self._stopped:
+                self._stale -= 1
+            elif trial not in self._gone:
                 self._undecided.discard(trial)
                 found.append(trial)
         return found
