@@ -70,9 +70,8 @@ def test_a_batch_that_does_not_fit_is_split_with_the_same_outcome(rows: Path) ->
     assert split["after"] == pytest.approx(whole["after"], rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "room", [20, 60, 80]
-)  # who notices first: PyTorch, oneDNN, a backward pass
+# It depends on the room who notices: PyTorch or oneDNN, forward or backward.
+@pytest.mark.parametrize("room", [20, 60, 80])
 def test_what_does_not_fit_even_row_by_row_is_out_of_memory(rows: Path, room: int) -> None:
     found = train(rows, room)
     assert found["failure"] == "OutOfMemory"

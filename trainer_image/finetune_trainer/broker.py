@@ -21,12 +21,7 @@ from finetune_api.status import Findings
 from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import (
-    most_at_work,
-    next_item,
-    search_ending,
-    starting,
-)
+from finetune_trainer.search.decisions import most_at_work, next_item, search_ending, starting
 from finetune_trainer.search.items import Decision, End, RefitItem, Release, TrainItem, Wait
 from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
