@@ -43,4 +43,6 @@ def _documented(body: list[ast.stmt]) -> list[tuple[str, str]]:
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
                 found.append((name, inspect.cleandoc(text)))
+            case _:
+                pass  # an attribute without words, or no attribute
     return found

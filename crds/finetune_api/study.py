@@ -318,6 +318,7 @@ class Validation(Model):
         return self.folds * self.repeats
 
 
+Resource: TypeAlias = Literal["Epochs", "Samples", "Folds", "Seconds"]
 SchedulerType: TypeAlias = Literal[
     "None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA"
 ]
@@ -376,7 +377,7 @@ class Scheduler(Model):
     every minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
     differs (Bohdal et al., ICLR 2023)."""
 
-    resource: Literal["Epochs", "Samples", "Folds", "Seconds"] = "Epochs"
+    resource: Resource = "Epochs"
     """What a rung gives more of. Epochs: a trial goes on from its checkpoint. Samples: training rows; a
     trial begins anew on more of them. Folds: of the cross-validation. Seconds: of training, so that a
     dear configuration gets no more than a cheap one."""

@@ -61,7 +61,8 @@ def _can_be_stored(value: Any) -> bool:
             return all(map(_can_be_stored, value.values()))
         case list():
             return all(map(_can_be_stored, value))
-    return True
+        case _:
+            return True
 
 
 def at_rest(findings: Findings) -> Findings:

@@ -65,7 +65,8 @@ def fate_of(status: Any) -> Fate:
             return Fate(failed=words or f"its Ray job ended as {job or 'nobody knows what'}")
         case "Failed", _:
             return Fate(failed=words or "KubeRay gives no reason")
-    return Fate(has_pods=deployment in _WITH_PODS, trouble=_trouble(status))
+        case _:
+            return Fate(has_pods=deployment in _WITH_PODS, trouble=_trouble(status))
 
 
 def _trouble(status: Any) -> str:

@@ -1,5 +1,6 @@
 """The pods of a study, whichever engine makes them: their template, environment, volumes and storage."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_api.study import FineTuneStudy, StudySpec
@@ -114,10 +115,11 @@ def trainer_of(template: Any) -> Manifest:
     match template:
         case {"spec": {"containers": [*containers]}}:
             for container in containers:
-                match container:
-                    case {"name": names.CONTAINER}:
-                        return dict(container)
-    return {}
+                if isinstance(container, Mapping) and container.get("name") == names.CONTAINER:
+                    return dict(container)
+            return {}
+        case _:
+            return {}
 
 
 def _told_image(template: Any) -> Manifest:

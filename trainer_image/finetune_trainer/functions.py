@@ -207,4 +207,5 @@ def _failure(error: Exception) -> tuple[FailureClass, str]:
             return "OutOfMemory", str(error) or "MemoryError"
         case OSError() | RuntimeError():
             return "Internal", f"{type(error).__name__}: {error}"
-    return "UserError", f"{type(error).__name__}: {error}"
+        case _:
+            return "UserError", f"{type(error).__name__}: {error}"

@@ -170,4 +170,5 @@ class Attributor:
                 return names[int(label)]
             case "MultiLabel":
                 return [names[number] for number in np.flatnonzero(label)]
-        return float(label)
+            case "Regression":
+                return float(label)

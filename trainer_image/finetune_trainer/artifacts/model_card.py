@@ -154,7 +154,8 @@ class Card:
                 return f"one of {len(names)} classes"
             case "MultiLabel":
                 return f"any of {len(names)} labels"
-        return f"the number {names[0]}"
+            case "Regression":
+                return f"the number {names[0]}"
 
     @property
     def _trained_rows(self) -> str:

@@ -215,7 +215,8 @@ class _Axis:
             case FloatDistribution(low=low, high=high, log=log):
                 real = trial.suggest_float(self.name, low, high, log=log)
                 return rounded(cast(NumericDomain, self.domain), real)
-        raise TypeError(f"no suggestion from {self.distribution}")
+            case _:
+                raise TypeError(f"no suggestion from {self.distribution}")
 
     def coordinate(self, value: Scalar) -> Scalar | None:
         """Where `value` is on this axis; None if it is not."""

@@ -12,7 +12,7 @@ from finetune_api.constraints import ConstraintError, Constraints
 from finetune_api.hyperparameters import Scalar, resolve
 from finetune_api.metrics import Goal, score
 from finetune_api.rungs import rung_resources
-from finetune_api.study import Search, StudySpec
+from finetune_api.study import Resource, Search, StudySpec
 from finetune_trainer.errors import SpecError
 
 
@@ -82,7 +82,7 @@ class Problem:
         return self.constraints.hold(params)
 
     @property
-    def rung_by(self) -> str:
+    def rung_by(self) -> Resource:
         """What rungs give more of; Epochs without a scheduler."""
         scheduler = self.search.scheduler
         return "Epochs" if scheduler.type == "None" else scheduler.resource

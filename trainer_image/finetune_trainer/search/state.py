@@ -143,6 +143,10 @@ class StudyState:
             case ev.RefitDone():
                 self.refit, self.refit_slot = event, None
                 self.gpu_seconds += event.gpu_seconds
+            case ev.SlotReady():
+                pass  # nothing is decided by it
+            case _:
+                raise TypeError(f"{type(event).__name__} would be forgotten")
         self._last_time = max(self._last_time, event.time)
 
     def _begin_term(self, event: ev.TermStarted) -> None:
@@ -490,7 +494,8 @@ class StudyState:
             case "Samples":
                 each = folds * repeats
                 return range(level * each, (level + 1) * each)
-        return range(folds * repeats)
+            case "Epochs" | "Seconds":
+                return range(folds * repeats)
 
     def splits(self, trial: Trial) -> Iterator[tuple[int, ev.EpochDone]]:
         """(run, its result) of all that the trial's value is the mean of."""

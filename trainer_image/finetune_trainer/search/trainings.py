@@ -48,6 +48,8 @@ class Trainings:
                     self._started[event.trial, event.run].append(event)
                 case ev.Failed():
                     self._failed[event.trial, event.run] = event
+                case _:
+                    pass
 
     def trial(self, number: int) -> Trial:
         """The trial of that number. Raises SpecError if there is none, or none that has trained."""

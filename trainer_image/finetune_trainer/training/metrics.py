@@ -75,7 +75,8 @@ def _regression(name: str, predicted: NDArray[np.float64], labels: NDArray[np.fl
             return _correlation(labels, predicted)
         case "spearman":
             return _correlation(rankdata(labels), rankdata(predicted))
-    raise ValueError(f"no metric {name} for Regression")
+        case _:
+            raise ValueError(f"no metric {name} for Regression")
 
 
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -115,10 +116,11 @@ def _classification(name: str, task: Task, predicted: NDArray[Any], labels: NDAr
         case "jaccard":
             score = sk.jaccard_score(labels, predicted, average="macro", zero_division=0.0)
             return float(score)
-    kind, average = name.rsplit("_", 1)
-    if labels.shape[1:] == (1,):
-        average = "binary"  # or scikit-learn would take a single label for two classes
-    return float(_AVERAGED[kind](labels, predicted, average=average, zero_division=0.0))
+        case _:
+            kind, average = name.rsplit("_", 1)
+            if labels.shape[1:] == (1,):
+                average = "binary"  # or scikit-learn would take a single label for two classes
+            return float(_AVERAGED[kind](labels, predicted, average=average, zero_division=0.0))
 
 
 def _matthews(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
