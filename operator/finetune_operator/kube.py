@@ -39,6 +39,9 @@ _WATCH_SECONDS = (300, 600)
 _SILENT_SECONDS = 180.0
 """A watch that has not even sent a bookmark for so long begins anew."""
 
+_ANSWER_SECONDS = 30.0
+"""The API server answers anything but a watch within so long, or it is asked again."""
+
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _REFUSED = {400, 405, 413, 415, 422}
 """Answers that the same request will get again."""
@@ -278,7 +281,7 @@ class Kube:
                     body=body,
                     auth_settings=["BearerToken"],
                 )
-                response = await self._api.call_api(*parameters, _request_timeout=30)
+                response = await self._api.call_api(*parameters, _request_timeout=_ANSWER_SECONDS)
                 data = await response.read()
                 code = str(response.status)
                 if not 200 <= response.status < 300:

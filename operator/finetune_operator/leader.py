@@ -36,6 +36,7 @@ class Election:
         lease: namespace and name of the Lease.
         identity: of this candidate; a process that is started again under the same one goes on with its lease.
         clock: monotonic seconds.
+        sleep: waits for seconds of that clock.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Election:
         lease: tuple[str, str],
         identity: str,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._kube = kube
         self._namespace, self._name = lease
         self._identity = identity
         self._clock = clock
+        self._sleep = sleep
         self._lease: Mapping[str, Any] | None = None
         self._version = ""
         self._changed = 0.0
@@ -76,7 +79,7 @@ class Election:
                 leading = True
                 LEADER.set(1)
                 elected()
-            await asyncio.sleep(RENEW_SECONDS if won else RETRY_SECONDS)
+            await self._sleep(RENEW_SECONDS if won else RETRY_SECONDS)
 
     async def release(self) -> None:
         """Hand the lease back, if it is ours, so that the next one need not wait for its end."""
