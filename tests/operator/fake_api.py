@@ -169,6 +169,11 @@ class FakeApi:
         """The object at that path."""
         return self._objects.get(_Place.of(path))
 
+    def all(self, path: str) -> list[Manifest]:
+        """Every object of the kind and namespace of that path."""
+        place = _Place.of(path)
+        return [body for each, body in self._objects.items() if place.holds(each)]
+
     def remove(self, path: str) -> None:
         """Delete the object at that path, as somebody else does it."""
         self._remove(_Place.of(path))

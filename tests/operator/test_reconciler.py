@@ -1,0 +1,771 @@
+"""Decisions are carried out in order, on what they were made for, and what is refused is told."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from finetune_api.study import GROUP
+from finetune_operator import names
+from finetune_operator.children import Manifest
+from finetune_operator.decide import NAMESPACE_ENDS
+from finetune_operator.kube import Conflict, Forbidden, Gone, KubeError, Refused
+from finetune_operator.observe import CHILDREN, JobView, Key, RayJobView, View
+from finetune_operator.pace import Pace
+from finetune_operator.reconciler import Reconciler
+from finetune_operator.settings import Settings
+from finetune_operator.store import Store
+from tests.api.wrong_manifests import VALID, changed
+from tests.operator.fake_api import Answer, Broken, FakeApi, Request, Stalled
+from tests.operator.studies import SETTINGS, UID, progress
+
+KEY: Key = ("default", "tickets")
+LONG_AGO = "2020-01-01T00:00:00Z"
+CORE = "/api/v1/namespaces/default"
+STUDIES = f"/apis/{GROUP}/v1alpha1/namespaces/default/finetunestudies"
+STUDY = f"{STUDIES}/tickets"
+JOBS = "/apis/batch/v1/namespaces/default/jobs"
+RAY_JOBS = "/apis/ray.io/v1/namespaces/default/rayjobs"
+PODS = f"{CORE}/pods"
+CONFIGS = f"{CORE}/configmaps"
+PLACES: dict[str, str] = {"Job": JOBS, "Pod": PODS, "ConfigMap": CONFIGS, "RayJob": RAY_JOBS}
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+CHILD_PATHS = {
+    "ServiceAccount": f"{CORE}/serviceaccounts/tickets-trainer",
+    "spec": f"{CONFIGS}/tickets-spec",
+    "progress": f"{CONFIGS}/tickets-progress",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/tickets-trainer",
+    "Service": f"{CORE}/services/tickets-trainer",
+    "Role": f"{RBAC}/roles/tickets-trainer",
+    "RoleBinding": f"{RBAC}/rolebindings/tickets-trainer",
+}
+
+
+class Cluster:
+    """A namespace with one study, an operator's reconciler, and the API server between them.
+
+    What the watches tell, the operator hears when the test says so.
+    """
+
+    def __init__(self, api: FakeApi, settings: Settings = SETTINGS) -> None:
+        self.api = api
+        self.leads = True
+        self.ray_jobs = False
+        self.store = Store()
+        self.pace = Pace(1000, asyncio.get_running_loop().time)
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Begin anew with these settings."""
+        kube = self.api.kube(lambda: self.leads)
+        self.reconciler = Reconciler(kube, self.store, settings, self.pace, lambda: self.ray_jobs)
+
+    def put_study(self, changes: Manifest | None = None, status: Manifest | None = None) -> None:
+        """Make the study, or change it."""
+        body = changed(VALID, {"metadata.uid": UID, "metadata.generation": 1, **(changes or {})})
+        old = (self.api.get(STUDY) or {}).get("status", {})
+        self.api.put(STUDY, {**body, "status": old if status is None else status})
+
+    def put_job(self, attempt: int = 1, kind: str = "Job", owner: str = UID, **more: object) -> str:
+        """Make the object of an attempt, or change it; its UID."""
+        meta: Manifest = {
+            "name": f"tickets-{attempt}",
+            "namespace": "default",
+            "creationTimestamp": LONG_AGO,
+            "labels": {names.STUDY_LABEL: "tickets", names.ATTEMPT_LABEL: str(attempt)},
+            "ownerReferences": [{"controller": True, "uid": owner}],
+        }
+        stored = self.api.put(f"{PLACES[kind]}/tickets-{attempt}", {"metadata": meta, **more})
+        return str(stored["metadata"]["uid"])
+
+    def put_pod(self, job_uid: str, phase: str = "Running", **meta: object) -> None:
+        """Make pod 0 of an attempt, or change it."""
+        labels = {
+            names.STUDY_LABEL: "tickets",
+            names.UID_LABEL: UID,
+            "batch.kubernetes.io/controller-uid": job_uid,
+        }
+        annotations = {"batch.kubernetes.io/job-completion-index": "0"}
+        known: Manifest = {"name": "tickets-1-0", "namespace": "default", "labels": labels}
+        body = {"metadata": {**known, "annotations": annotations, **meta}}
+        self.api.put(f"{PODS}/tickets-1-0", {**body, "status": {"phase": phase}})
+
+    def put_progress(self, job_uid: str, phase: str = "Searching", **more: object) -> None:
+        """Write what the driver says."""
+        found = self.api.get(f"{CONFIGS}/tickets-progress")
+        assert found is not None
+        said = progress(phase, job_uid=job_uid, **more).model_dump_json()
+        self.api.put(
+            f"{CONFIGS}/tickets-progress", {**found, "data": {"progress": said, "term": "1"}}
+        )
+
+    def hear(self) -> None:
+        """Let the operator know everything that the API server knows."""
+        study = self.api.get(STUDY)
+        if study is not None:
+            self.reconciler.put(KEY, study)
+        kinds: list[type[View]] = [*CHILDREN, RayJobView]
+        for kind in kinds:
+            there = set()
+            for body in self.api.all(PLACES.get(kind.kind) or CHILD_PATHS[kind.kind]):
+                self.store.put("default", kind, body)
+                there.add((KEY, body["metadata"]["name"]))
+            for key, name in self.store.names(kind, None) - there:
+                self.store.lost(key, kind, name, str(self.api.version))
+
+    async def look(self) -> float | None:
+        """Reconcile the study on what was heard; only what is asked from here on counts."""
+        self.api.requests.clear()
+        return await self.reconciler.reconcile(KEY)
+
+    async def hear_and_look(self) -> float | None:
+        """Both."""
+        self.hear()
+        return await self.look()
+
+    async def begin(self) -> str:
+        """Let the operator begin the first attempt; the UID of its Job."""
+        self.put_study()
+        await self.hear_and_look()
+        found = self.api.get(f"{JOBS}/tickets-1")
+        assert found is not None
+        return str(found["metadata"]["uid"])
+
+    async def run(self) -> str:
+        """Let a study get as far as its search; the UID of its Job."""
+        uid = await self.begin()
+        self.put_pod(uid)
+        self.put_progress(uid)
+        await self.hear_and_look()
+        assert self.status["state"] == "Running"
+        return uid
+
+    @property
+    def status(self) -> Manifest:
+        """The study's status as it is stored."""
+        found = self.api.get(STUDY)
+        assert found is not None
+        status: Manifest = found.get("status", {})
+        return status
+
+    def reason(self, condition: str = "Reconciling") -> str:
+        """The reason of one of the study's conditions, if it is true."""
+        found = [c for c in self.status["conditions"] if c["type"] == condition]
+        return found[0]["reason"] if found and found[0]["status"] == "True" else ""
+
+    def statuses(self) -> list[Manifest]:
+        """Every status that was written, or should have been."""
+        return [request.body["status"] for request in self.api.asked("PATCH", "tickets/status")]
+
+    def made(self) -> list[str]:
+        """Names of the Jobs and RayJobs that there are."""
+        return sorted(
+            body["metadata"]["name"] for at in (JOBS, RAY_JOBS) for body in self.api.all(at)
+        )
+
+
+@pytest.fixture
+async def cluster(api: FakeApi) -> AsyncIterator[Cluster]:
+    one = Cluster(api)
+    yield one
+    one.reconciler.show_none()
+
+
+def place(requests: list[Request], method: str, part: str) -> int:
+    """Which of the requests is the only one of that method whose path ends so."""
+    (found,) = [
+        n for n, one in enumerate(requests) if one.method == method and one.path.endswith(part)
+    ]
+    return found
+
+
+# -- order
+
+
+async def test_what_depends_on_each_other_is_made_one_after_another(cluster: Cluster) -> None:
+    cluster.api.on("PATCH", "/roles/tickets-trainer", Stalled(0.03))
+    cluster.api.on("POST", "/secrets", Stalled(0.05))
+    cluster.api.on("PATCH", "/rolebindings/tickets-trainer", Stalled(0.03))
+    cluster.api.on("POST", "/jobs", Stalled(0.03))
+    cluster.api.on("PATCH", "/status", Stalled(0.03))
+    await cluster.begin()
+    requests = cluster.api.requests
+    order = [
+        place(requests, "PATCH", "/roles/tickets-trainer"),
+        place(requests, "PATCH", "/rolebindings/tickets-trainer"),
+        place(requests, "POST", "/jobs"),
+        place(requests, "PATCH", "/tickets/status"),
+        place(requests, "POST", "/events"),
+    ]
+    assert order == sorted(order)
+    assert [requests[each].beside for each in order[1:]] == [0, 0, 0, 0]
+    assert order[1:] == [*range(len(requests) - 4, len(requests))]
+    written = {str(request).split(" ")[1] for request in requests}
+    assert set(CHILD_PATHS.values()) <= written
+
+
+@pytest.mark.parametrize("child", CHILD_PATHS)
+async def test_no_job_is_made_while_a_child_is_missing(child: str, cluster: Cluster) -> None:
+    cluster.api.on("PATCH", CHILD_PATHS[child], Answer(500, "etcd is away"))
+    cluster.put_study()
+    with pytest.raises(KubeError, match="etcd is away"):
+        await cluster.hear_and_look()
+    assert cluster.made() == []
+    assert cluster.statuses() == []
+    await cluster.hear_and_look()  # the others are not asked for in vain
+    assert cluster.made() == ["tickets-1"]
+
+
+async def test_all_requests_have_ended_when_one_has_failed(cluster: Cluster) -> None:
+    cluster.api.on("PATCH", CHILD_PATHS["ServiceAccount"], Answer(500))
+    cluster.api.on("PATCH", CHILD_PATHS["Service"], Stalled(0.05))
+    cluster.put_study()
+    with pytest.raises(KubeError):
+        await cluster.hear_and_look()
+    assert cluster.api.get(CHILD_PATHS["Service"]) is not None
+
+
+async def test_deletion_that_was_not_taken_stops_everything_else(cluster: Cluster) -> None:
+    await cluster.run()
+    cluster.put_study({"spec.suspend": True})
+    cluster.api.on("DELETE", "/tickets-1", Answer(500, "no"))
+    with pytest.raises(KubeError):
+        await cluster.hear_and_look()
+    assert cluster.statuses() == []
+    assert not any(job.deleting for job in cluster.store.observed(KEY).jobs)
+
+
+async def test_nothing_is_asked_if_nothing_is_new(cluster: Cluster) -> None:
+    await cluster.run()
+    await cluster.hear_and_look()
+    assert cluster.api.requests == []
+
+
+# -- the leader
+
+
+async def test_nothing_is_written_by_who_does_not_lead(cluster: Cluster) -> None:
+    cluster.leads = False
+    cluster.put_study()
+    with pytest.raises(KubeError, match="does not lead"):
+        await cluster.hear_and_look()
+    assert cluster.api.writes() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "last"), [("PATCH", "/rolebindings/tickets-trainer"), ("POST", "/jobs")]
+)
+async def test_who_loses_the_lease_writes_nothing_more(
+    method: str, last: str, cluster: Cluster
+) -> None:
+    def lose() -> None:
+        cluster.leads = False
+
+    cluster.api.on(method, last, lose)
+    cluster.put_study()
+    with pytest.raises(KubeError, match="does not lead"):
+        await cluster.hear_and_look()
+    assert cluster.api.writes()[-1].startswith(method)
+    assert cluster.api.writes()[-1].endswith(last)
+
+
+# -- the status
+
+
+async def test_status_is_written_only_to_the_version_it_was_decided_on(cluster: Cluster) -> None:
+    cluster.put_study()
+    cluster.hear()
+    seen = str(cluster.api.version)
+    await cluster.look()
+    meta = cluster.api.asked("PATCH", "tickets/status")[0].body["metadata"]
+    assert (meta["resourceVersion"], meta["uid"]) == (seen, UID)
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["changed", "another of its name"])
+async def test_status_of_a_study_that_has_changed_is_not_written(
+    anew: bool, cluster: Cluster
+) -> None:
+    def change() -> None:
+        if anew:
+            cluster.api.remove(STUDY)
+        cluster.put_study({"metadata.uid": "another" if anew else UID}, {"message": "by another"})
+
+    cluster.api.on("POST", "/jobs", change)
+    cluster.put_study()
+    with pytest.raises(Conflict):
+        await cluster.hear_and_look()
+    assert cluster.status == {"message": "by another"}
+    assert len(cluster.statuses()) == 1  # and it is not tried with less in it
+
+
+async def test_own_status_is_known_before_the_watch_tells_it(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.look()
+    assert [status["attempts"] for status in cluster.statuses()] == [1]  # it waits for pods now
+    await cluster.look()
+    assert cluster.statuses() == []
+    assert cluster.made() == ["tickets-1"]
+
+
+async def test_status_that_is_refused_is_written_without_what_it_may_be_refused_for(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    uid = await cluster.begin()
+    before = cluster.status
+    cluster.put_pod(uid)
+    cluster.put_progress(uid, message="it goes on", findings={"trials": {"completed": 2}})
+    cluster.put_study({"spec.budget.maxTrials": 9, "metadata.generation": 2})
+    invalid = Answer(422, "status.plan: Invalid value", "Invalid")
+    cluster.api.on("PATCH", "/status", invalid, invalid)
+    with caplog.at_level(logging.WARNING):
+        await cluster.hear_and_look()
+    whole, without_plan, without_findings = cluster.statuses()
+    assert whole["plan"] != before["plan"]
+    assert without_plan == {**whole, "plan": before["plan"]}
+    assert without_findings == {**without_plan, "trials": before["trials"]}
+    assert cluster.status["state"] == "Running"
+    assert caplog.text.count("status refused") == 2
+
+
+async def test_status_that_is_refused_altogether_is_tried_again_later(cluster: Cluster) -> None:
+    cluster.api.on("PATCH", "/status", *[Answer(422, "no", "Invalid")] * 3)
+    cluster.put_study()
+    with pytest.raises(Refused):
+        await cluster.hear_and_look()
+    assert len(cluster.statuses()) == 3
+
+
+async def test_study_that_is_gone_when_its_status_is_written_is_forgotten(
+    cluster: Cluster,
+) -> None:
+    cluster.api.on("POST", "/jobs", lambda: cluster.api.remove(STUDY))
+    cluster.put_study()
+    await cluster.hear_and_look()
+    assert cluster.reconciler.studies() == []
+    await cluster.look()
+    assert cluster.api.requests == []
+
+
+async def test_only_progress_that_was_written_here_is_no_news(cluster: Cluster) -> None:
+    def is_news() -> bool:
+        study = cluster.api.get(STUDY)
+        assert study is not None
+        return cluster.reconciler.put(KEY, study)
+
+    uid = await cluster.run()
+    assert is_news()  # that it runs was more than progress
+    cluster.put_progress(uid, findings={"trials": {"completed": 3}})
+    await cluster.hear_and_look()
+    assert cluster.status["trials"]["completed"] == 3
+    assert not is_news()
+    cluster.put_study({"spec.suspend": True, "metadata.generation": 2})
+    assert is_news()
+
+
+async def test_progress_waits_for_its_turn_after_a_status(cluster: Cluster) -> None:
+    assert cluster.pace.wait(KEY) == 0
+    await cluster.begin()
+    assert cluster.pace.wait(KEY) > 1
+
+
+async def test_study_of_a_newer_api_is_told_so_and_loses_nothing(cluster: Cluster) -> None:
+    uid = await cluster.run()
+    cluster.put_study({"spec.task": "NewTask", "metadata.generation": 2})
+    await cluster.hear_and_look()
+    assert cluster.api.writes() == [f"PATCH {STUDY}/status"]
+    assert cluster.reason("Stalled") == "InvalidSpec"
+    assert cluster.status["trials"]["completed"] == 1
+    assert cluster.store.observed(KEY).jobs[0].uid == uid
+    cluster.put_study({"spec.task": "NewTask"}, {"state": "NewState"})
+    await cluster.hear_and_look()
+    assert cluster.api.writes() == []
+
+
+async def test_study_that_is_being_deleted_is_left_alone(cluster: Cluster) -> None:
+    cluster.put_study({"metadata.deletionTimestamp": LONG_AGO})
+    assert await cluster.hear_and_look() is None
+    assert cluster.api.requests == []
+
+
+async def test_end_of_an_earlier_study_does_not_remove_a_later_one(cluster: Cluster) -> None:
+    body = changed(VALID, {"metadata.uid": UID, "metadata.resourceVersion": "9"})
+    cluster.reconciler.put(KEY, body)
+    assert not cluster.reconciler.remove(KEY, 8)
+    assert cluster.reconciler.studies() == [KEY]
+    assert cluster.reconciler.remove(KEY, 10)
+    assert cluster.reconciler.studies() == []
+    cluster.reconciler.put(KEY, body)  # an answer that was on its way
+    assert cluster.reconciler.studies() == []
+
+
+# -- what is there already
+
+
+async def test_job_whose_answer_was_lost_stays_the_only_one(cluster: Cluster) -> None:
+    cluster.api.on("POST", "/jobs", Broken(after=True))
+    cluster.put_study()
+    with pytest.raises(KubeError):
+        await cluster.hear_and_look()
+    assert cluster.statuses() == []
+    await cluster.look()  # nothing was heard of it
+    assert cluster.made() == ["tickets-1"]
+    assert [job.name for job in cluster.store.observed(KEY).jobs] == ["tickets-1"]
+    assert (cluster.status["attempts"], cluster.reason()) == (1, "CreatingPods")
+
+
+async def test_job_of_a_stranger_is_not_taken_for_the_studys(cluster: Cluster) -> None:
+    cluster.put_study()
+    cluster.hear()
+    theirs = cluster.put_job(owner="stranger")
+    with pytest.raises(Forbidden, match="tickets-1 is there, and not this study's"):
+        await cluster.look()
+    assert (cluster.status["state"], cluster.reason()) == ("Pending", "Forbidden")
+    assert "delete it" in cluster.status["message"]
+    found = cluster.api.get(f"{JOBS}/tickets-1")
+    assert found is not None
+    assert found["metadata"]["uid"] == theirs
+    assert not [request for request in cluster.api.requests if request.method == "DELETE"]
+
+
+async def test_job_that_was_there_and_is_gone_is_made_at_the_next_try(cluster: Cluster) -> None:
+    cluster.api.on("POST", "/jobs", Answer(409, "exists", "AlreadyExists"))
+    cluster.put_study()
+    with pytest.raises(Conflict, match="is gone"):
+        await cluster.hear_and_look()
+    assert cluster.statuses() == []
+    await cluster.look()
+    assert cluster.made() == ["tickets-1"]
+
+
+async def test_secret_that_is_there_is_taken_without_a_look_at_it(cluster: Cluster) -> None:
+    cluster.api.on("POST", "/secrets", Answer(409, "exists", "AlreadyExists"))
+    await cluster.begin()
+    assert not cluster.api.asked("GET", f"/tickets-{UID[:8]}")
+    assert cluster.made() == ["tickets-1"]
+
+
+async def complete(cluster: Cluster) -> str:
+    """Let the driver and the Job of a running study say that it is finished; the UID of the Job."""
+    uid = await cluster.run()
+    best = {"trials": {"completed": 4}, "best": {"trial": 3, "value": 0.75}}
+    cluster.put_progress(uid, "Finished", reason="SearchFinished", findings=best)
+    cluster.put_job(status={"conditions": [{"type": "Complete", "status": "True"}]})
+    return uid
+
+
+async def test_winner_of_a_stranger_completes_no_study(cluster: Cluster) -> None:
+    await complete(cluster)
+    meta = {"name": "tickets-winner", "namespace": "default"}
+    cluster.api.put(f"{CONFIGS}/tickets-winner", {"metadata": meta, "data": {"trial": "9"}})
+    with pytest.raises(Forbidden, match="tickets-winner is there, and not this study's"):
+        await cluster.hear_and_look()
+    assert (cluster.status["state"], cluster.reason()) == ("Running", "Forbidden")
+    cluster.api.remove(f"{CONFIGS}/tickets-winner")
+    await cluster.hear_and_look()
+    assert cluster.status["state"] == "Complete"
+    winner = cluster.api.get(f"{CONFIGS}/tickets-winner")
+    assert winner is not None
+    assert winner["data"]["trial"] == "3"
+
+
+# -- what is refused
+
+
+async def test_job_that_is_never_taken_fails_the_study(cluster: Cluster) -> None:
+    cluster.api.on("POST", "/jobs", Answer(422, "spec.template: Invalid value", "Invalid"))
+    cluster.put_study()
+    assert await cluster.hear_and_look() is None
+    assert cluster.reason("Failed") == "InvalidPodTemplate"
+    assert "spec.template: Invalid value" in cluster.status["message"]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/secrets", *CHILD_PATHS.values()])
+async def test_what_is_not_taken_now_lets_the_study_wait(path: str, cluster: Cluster) -> None:
+    method = "PATCH" if path in CHILD_PATHS.values() else "POST"
+    cluster.api.on(method, path, Answer(403, "exceeded quota", "Forbidden"))
+    cluster.put_study()
+    with pytest.raises(Forbidden):
+        await cluster.hear_and_look()
+    assert (cluster.status["state"], cluster.reason()) == ("Pending", "Forbidden")
+    assert cluster.made() == []
+    (event,) = [request.body for request in cluster.api.asked("POST", "/events")]
+    assert (event["type"], event["reason"]) == ("Warning", "Forbidden")
+    assert event["involvedObject"]["uid"] == UID
+    await cluster.hear_and_look()
+    assert (cluster.status["attempts"], cluster.made()) == (1, ["tickets-1"])
+
+
+@pytest.mark.parametrize("status", [403, 422])
+async def test_child_that_is_not_taken_while_the_search_runs_stops_nothing(
+    status: int, cluster: Cluster
+) -> None:
+    await cluster.run()
+    cluster.api.remove(CHILD_PATHS["Role"])
+    cluster.api.on("PATCH", "/roles/tickets-trainer", Answer(status, "the policy says no"))
+    with pytest.raises(KubeError, match="the policy says no"):
+        await cluster.hear_and_look()
+    assert (cluster.status["state"], cluster.status["message"]) == ("Running", "the policy says no")
+    assert cluster.made() == ["tickets-1"]
+    await cluster.hear_and_look()
+    assert cluster.api.get(CHILD_PATHS["Role"]) is not None
+
+
+async def test_kuberay_that_is_not_there_is_told(cluster: Cluster) -> None:
+    cluster.use(SETTINGS.model_copy(update={"engine": "RayJob"}))
+    missing = Answer(404, "the server could not find the requested resource")
+    cluster.api.on("POST", "/rayjobs", missing, missing)
+    cluster.api.on(
+        "GET", "/apis/ray.io/v1", missing, Answer(200, text='{"resources": [{"name": "rayjobs"}]}')
+    )
+    cluster.put_study()
+    with pytest.raises(Forbidden, match="RayJob is not served"):
+        await cluster.hear_and_look()
+    assert cluster.reason() == "Forbidden"
+    with pytest.raises(Gone):  # it was something else: the namespace
+        await cluster.hear_and_look()
+    await cluster.hear_and_look()
+    assert cluster.made() == ["tickets-1"]
+
+
+async def test_engine_is_chosen_anew_where_it_may_be_either(cluster: Cluster) -> None:
+    cluster.use(SETTINGS.model_copy(update={"engine": "Auto"}))
+    cluster.ray_jobs = True
+    cluster.api.on("POST", "/rayjobs", Answer(404, "the server could not find it"))
+    cluster.put_study()
+    with pytest.raises(Gone):
+        await cluster.hear_and_look()
+    assert cluster.statuses() == []
+    cluster.ray_jobs = False
+    await cluster.hear_and_look()
+    assert [body["metadata"]["name"] for body in cluster.api.all(JOBS)] == ["tickets-1"]
+
+
+# -- Events
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(403, "no right to"),
+        Answer(409, "exists", "AlreadyExists"),
+        Answer(409, "quota", "Conflict"),
+        Answer(422, "involvedObject.namespace: Invalid value"),
+    ],
+)
+async def test_event_that_is_refused_is_logged_and_hinders_nothing(
+    answer: Answer, cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.api.on("POST", "/events", answer)
+    with caplog.at_level(logging.WARNING):
+        await cluster.begin()
+    assert "Event not posted" in caplog.text
+    assert cluster.status["attempts"] == 1
+    assert not [request for request in cluster.api.requests if request.method == "DELETE"]
+
+
+async def test_event_that_cannot_be_posted_now_comes_after_the_status(cluster: Cluster) -> None:
+    cluster.api.on("POST", "/events", Answer(500, "etcd is away"))
+    cluster.put_study()
+    with pytest.raises(KubeError, match="etcd is away"):
+        await cluster.hear_and_look()
+    assert cluster.status["attempts"] == 1
+
+
+async def test_job_does_not_hold_up_a_namespace_that_ends(cluster: Cluster) -> None:
+    await cluster.begin()
+    old = cluster.status
+    conditions = [{**each, "lastTransitionTime": LONG_AGO} for each in old["conditions"]]
+    cluster.put_study(None, {**old, "conditions": conditions})
+    items = (
+        '{"items": [{"message": "exceeded quota: pods", "lastTimestamp": "2026-01-01T00:00:00Z"}]}'
+    )
+    cluster.api.on("GET", "/events", Answer(200, text=items))
+    ends = (
+        f"events is forbidden: unable to create new content in namespace default {NAMESPACE_ENDS}"
+    )
+    cluster.api.on("POST", "/events", Answer(403, ends, "Forbidden"))
+    await cluster.hear_and_look()
+    assert cluster.made() == []
+    (deletion,) = cluster.api.asked("DELETE", "/tickets-1")
+    assert deletion.body["preconditions"]["uid"]
+
+
+async def test_silence_of_a_job_is_explained_by_its_events(cluster: Cluster) -> None:
+    uid = await cluster.begin()
+    old = cluster.status
+    conditions = [{**each, "lastTransitionTime": LONG_AGO} for each in old["conditions"]]
+    cluster.put_study(None, {**old, "conditions": conditions})
+    items = [
+        f'{{"message": "{word}", "lastTimestamp": "{at}"}}'
+        for at, word in ((2, "no quota"), (1, "old"))
+    ]
+    cluster.api.on("GET", "/events", Answer(200, text=f'{{"items": [{", ".join(items)}]}}'))
+    await cluster.hear_and_look()
+    assert (cluster.reason(), cluster.status["message"]) == ("PodsPending", "no quota")
+    (asked,) = cluster.api.asked("GET", "/events")
+    assert uid in asked.query["fieldSelector"]
+
+
+# -- deletion
+
+
+async def test_job_is_deleted_if_it_is_the_one_that_was_seen(cluster: Cluster) -> None:
+    uid = await cluster.run()
+    cluster.put_study({"spec.suspend": True})
+    await cluster.hear_and_look()
+    (deletion,) = cluster.api.asked("DELETE", "/tickets-1")
+    assert deletion.body["preconditions"] == {"uid": uid}
+    assert cluster.made() == []
+    assert cluster.reason() == "SuspendRequested"
+    await cluster.look()  # what was asked to go is not asked again
+    assert not cluster.api.asked("DELETE", "/tickets-1")
+
+
+async def test_successor_of_a_job_is_not_deleted(cluster: Cluster) -> None:
+    await cluster.run()
+    cluster.put_study({"spec.suspend": True})
+    cluster.hear()
+    cluster.api.remove(f"{JOBS}/tickets-1")
+    cluster.put_job()
+    await cluster.look()
+    assert cluster.made() == ["tickets-1"]
+
+
+async def test_study_is_deleted_when_its_time_is_over_if_it_is_the_same(cluster: Cluster) -> None:
+    await complete(cluster)
+    await cluster.hear_and_look()
+    ended = {**cluster.status, "completionTime": LONG_AGO}
+    cluster.put_study({"spec.ttlSecondsAfterFinished": 60}, ended)
+    cluster.hear()
+    cluster.api.on("DELETE", "/tickets", Answer(503))
+    with pytest.raises(KubeError):
+        await cluster.look()
+    assert await cluster.look() is None
+    (deletion,) = cluster.api.requests
+    assert (str(deletion), deletion.body["preconditions"]) == (f"DELETE {STUDY}", {"uid": UID})
+    assert cluster.api.get(STUDY) is None
+
+
+@pytest.mark.parametrize("answer", [None, Answer(403, "no right to"), Answer(422, "no")])
+async def test_pod_of_a_lost_node_is_failed_and_then_deleted_by_force(
+    answer: Answer | None, cluster: Cluster
+) -> None:
+    uid = await cluster.run()
+    cluster.put_pod(uid, deletionTimestamp=LONG_AGO, uid="pod-0")
+    cluster.api.on("PATCH", "tickets-1-0/status", *([answer] if answer is not None else []))
+    await cluster.hear_and_look()
+    pod = f"{PODS}/tickets-1-0"
+    assert cluster.api.writes()[:2] == [f"PATCH {pod}/status", f"DELETE {pod}"]
+    failed, deleted = cluster.api.requests[:2]
+    assert failed.body["metadata"] == {"uid": "pod-0"}
+    assert deleted.body["preconditions"] == {"uid": "pod-0"}
+    assert deleted.body["gracePeriodSeconds"] == 0
+
+
+async def test_pod_that_could_not_be_failed_yet_is_not_deleted(cluster: Cluster) -> None:
+    uid = await cluster.run()
+    cluster.put_pod(uid, deletionTimestamp=LONG_AGO)
+    cluster.api.on("PATCH", "tickets-1-0/status", Answer(500))
+    with pytest.raises(KubeError):
+        await cluster.hear_and_look()
+    assert cluster.api.get(f"{PODS}/tickets-1-0") is not None
+
+
+# -- before an attempt is given up or begun, the API server is asked once more
+
+
+def fail_job(cluster: Cluster) -> None:
+    """Let the Job of the attempt fail."""
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": ""}
+    cluster.put_job(status={"conditions": [failed]})
+
+
+async def test_failed_attempt_is_deleted_after_a_second_look_and_followed_when_its_pods_are_gone(
+    cluster: Cluster,
+) -> None:
+    uid = await cluster.run()
+    fail_job(cluster)
+    await cluster.hear_and_look()
+    reads = [str(request) for request in cluster.api.requests if request.method == "GET"]
+    assert sorted(reads) == [
+        f"GET {CONFIGS}/tickets-progress",
+        f"GET {JOBS}/tickets-1",
+        f"GET {STUDY}",
+    ]
+    first_write = next(n for n, r in enumerate(cluster.api.requests) if r.method != "GET")
+    assert first_write == len(reads)
+    assert cluster.made() == []
+    assert cluster.reason() == "AttemptFailed"
+    await cluster.hear_and_look()  # its Job is gone, its pod is not
+    assert cluster.made() == []
+    assert cluster.reason() == "WaitingForPodsToEnd"
+    cluster.put_pod(uid, "Failed")
+    await cluster.hear_and_look()
+    assert cluster.made() == ["tickets-2"]
+
+
+@pytest.mark.parametrize("change", ["gone", "ends", "finished"])
+async def test_study_that_has_changed_meanwhile_is_not_given_up(
+    change: str, cluster: Cluster
+) -> None:
+    await cluster.run()
+    fail_job(cluster)
+    cluster.hear()
+    if change == "gone":
+        cluster.api.remove(STUDY)
+    elif change == "ends":
+        cluster.put_study({"metadata.deletionTimestamp": LONG_AGO})
+    else:
+        done = {"type": "Complete", "status": "True", "reason": "SearchFinished", "message": ""}
+        done |= {"lastTransitionTime": LONG_AGO}
+        cluster.put_study(None, {**cluster.status, "state": "Complete", "conditions": [done]})
+    await cluster.look()
+    assert cluster.api.writes() == []
+    assert (cluster.reconciler.studies() == []) is (change == "gone")
+
+
+@pytest.mark.parametrize("suspend", [False, True])
+async def test_word_of_the_driver_that_was_not_heard_yet_counts(
+    suspend: bool, cluster: Cluster
+) -> None:
+    uid = await cluster.run()
+    cluster.put_job(status={"conditions": [{"type": "Complete", "status": "True"}]})
+    if suspend:
+        cluster.put_study({"spec.suspend": True})
+    cluster.hear()
+    cluster.put_progress(uid, "Finished", reason="SearchFinished")
+    await cluster.look()
+    assert cluster.status["state"] == "Complete"
+    assert cluster.made() == ["tickets-1"]
+
+
+@pytest.mark.parametrize("engine", ["Job", "RayJob", "Auto"])
+async def test_attempt_of_which_nothing_was_heard_is_not_begun_again(
+    engine: str, cluster: Cluster
+) -> None:
+    cluster.use(SETTINGS.model_copy(update={"engine": engine}))
+    kind = "Job" if engine == "Job" else "RayJob"
+    cluster.put_study(None, {"attempts": 1, "state": "Starting"})
+    cluster.hear()
+    cluster.put_job(kind=kind)
+    await cluster.look()
+    assert cluster.made() == ["tickets-1"]
+    assert [type(job) for job in cluster.store.observed(KEY).jobs] == [
+        JobView if kind == "Job" else RayJobView
+    ]
+
+
+async def test_api_server_that_cannot_say_is_asked_again_before_anything_is_done(
+    cluster: Cluster,
+) -> None:
+    await cluster.run()
+    fail_job(cluster)
+    cluster.hear()
+    for part in ("/tickets", "/tickets-progress", "/jobs/tickets-1"):
+        cluster.api.on("GET", part, Answer(503))
+        with pytest.raises(KubeError):
+            await cluster.look()
+        assert cluster.api.writes() == []
+    await cluster.look()
+    assert cluster.made() == []
