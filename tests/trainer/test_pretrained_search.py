@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from finetune_trainer.data import prepare
 from finetune_trainer.errors import ModelError
@@ -14,39 +12,12 @@ from finetune_trainer.search import events as ev
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
 from tests.trainer.small_trials import small
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+from tests.trainer.speller import VOCABULARY, write_speller
 
 
 @pytest.fixture(scope="module")
 def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny encoder, untrained, that reads letter by letter."""
-    folder = tmp_path_factory.mktemp("models") / "speller"
-    numbers = {word: number for number, word in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    return write_speller(tmp_path_factory.mktemp("models") / "speller")
 
 
 def test_each_model_reads_the_rows_with_its_own_tokenizer(
