@@ -227,7 +227,7 @@ def main() -> int:
             f"{'':16} {'ours / theirs, time':24} {'s, ours':20} held out, ours - theirs   start, s"
         )
         for search in SEARCHES:
-            pairs = []
+            pairs: list[tuple[Outcome, Outcome]] = []
             for seed in range(seeds):
                 data = Data.load(name, seed)
                 if not pairs:  # its processes are warm, as Ray's are

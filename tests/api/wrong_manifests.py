@@ -4,7 +4,7 @@
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 VALID: dict[str, Any] = {
@@ -45,7 +45,7 @@ class Wrong:
     changes: dict[str, Any]
     field: str
     reason: str = ""
-    update: bool = field(default=False)
+    update: bool = False
 
     def manifest(self) -> dict[str, Any]:
         """The wrong manifest."""
@@ -59,7 +59,7 @@ def changed(manifest: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
         *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
         node: Any = result
         for part in parents:
-            node = node[part] if isinstance(node, list) else node.setdefault(part, {})
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         if value is GONE:
             del node[last]
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import config
 
 from finetune_api.manifest import parse_study
 from finetune_api.status import Findings
@@ -87,10 +88,8 @@ def test_driver_claims_terms_and_publishes(
     server: ApiServer, pods: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The driver itself, but for where it learns of the API server.
-    login = progress.config.load_kube_config
-    monkeypatch.setattr(
-        progress.config, "load_incluster_config", lambda: login(str(pods.kubeconfig))
-    )
+    login = config.load_kube_config
+    monkeypatch.setattr(config, "load_incluster_config", lambda: login(str(pods.kubeconfig)))
     sink = progress.ConfigMapSink(_environment())
     assert sink.claim_term() == 1
     assert sink.claim_term() == 2

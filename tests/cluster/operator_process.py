@@ -42,6 +42,7 @@ class OperatorProcess:
         server: ApiServer,
         log: Path,
         kubeconfig: Path | None = None,
+        /,
         module: str = "finetune_operator",
         **env: str,
     ) -> None:
@@ -216,10 +217,16 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def until(what: str, true: Callable[[], Any], seconds: float = 120) -> Any:
-    """The first true answer. Raises AssertionError after `seconds`."""
+def until(
+    what: str,
+    true: Callable[[], Any],
+    seconds: float = 120,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Any:
+    """The first true answer, `meanwhile` done before each question. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        meanwhile()
         answer = true()
         if answer:
             return answer

@@ -37,7 +37,7 @@ class Operators:
         self._server, self._proxy, self._namespace, self._folder = server, proxy, namespace, folder
         self.processes: list[OperatorProcess] = []
 
-    def start(self, kubeconfig: Path | None = None, **env: str) -> OperatorProcess:
+    def start(self, kubeconfig: Path | None = None, /, **env: str) -> OperatorProcess:
         """Start one; without another `kubeconfig` it asks the proxy."""
         log = self._folder / f"operator-{len(self.processes)}.log"
         env = {"FINETUNE_NAMESPACES": self._namespace, **env}

@@ -96,7 +96,7 @@ def test_kuberay_makes_restricted_pods(
 
     studies.kubectl("patch", "fts", name, "--type=merge", "-p", '{"spec":{"suspend":true}}')
     until("no RayJob", lambda: not studies.all("rayjobs"), 60)
-    until("no pods", lambda: (studies.remove_pods(), not studies.all("pods"))[1], 60)
+    until("no pods", lambda: not studies.all("pods"), 60, meanwhile=studies.remove_pods)
     until("Suspended", lambda: studies.state(name) == "Suspended")
 
 

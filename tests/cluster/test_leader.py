@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Replica:
         folder.mkdir()
         self.name = name
         self.proxy = Proxy(server, folder)
-        self._make = lambda: OperatorProcess(
+        self._make: Callable[[], OperatorProcess] = lambda: OperatorProcess(
             server,
             folder / "operator.log",
             self.proxy.kubeconfig,

@@ -3,6 +3,7 @@
 import json
 import urllib.parse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_dashboard_and_alerts_on_a_real_prometheus(
 ) -> None:
     _run(studies)
     for title, query in panels():
-        until(f"{title}: {query}", lambda query=query: prometheus.query(query), 30)
+        until(f"{title}: {query}", partial(prometheus.query, query), 30)
     stalled = prometheus.query("finetune_study_stalled == 1")
     assert [one["metric"]["name"] for one in stalled] == ["homeless"]
     # The study's own namespace, not that of the operator that shows it.

@@ -61,7 +61,7 @@ def test_a_study_waits_runs_is_evicted_and_goes_on(
 
     queue.evict(studies, "tickets-1")
     until("Queued", lambda: queued(studies))
-    until("no pods", lambda: (studies.remove_pods(), not studies.all("pods"))[1])
+    until("no pods", lambda: not studies.all("pods"), meanwhile=studies.remove_pods)
     until("rest", lambda: studies.get("fts", "tickets")["status"]["trials"].get("paused") == 1)
     status = studies.get("fts", "tickets")["status"]
     assert (status["trials"]["completed"], status["trials"].get("running", 0)) == (1, 0)
@@ -144,7 +144,7 @@ def _let_run_and_evicted(queue: Queue, studies: Studies) -> None:
         assert worker["metadata"]["labels"]["ray.io/node-type"] == "worker"
         queue.evict(studies, "tickets-1")
         until("Queued", lambda: queued(studies))
-        until("no pods", lambda: (studies.remove_pods(), not studies.all("pods"))[1])
+        until("no pods", lambda: not studies.all("pods"), meanwhile=studies.remove_pods)
         until("KubeRay to know", lambda: _deployment(studies) == "Suspended")
     status = studies.get("fts", "tickets")["status"]
     assert (status["attempts"], status.get("failedAttempts", 0)) == (1, 0)

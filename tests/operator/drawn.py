@@ -45,7 +45,7 @@ def edited(value: Any, path: Path_, edit: Callable[[Any], Any]) -> Any:
     """A copy with what stands at `path` edited."""
     if not path:
         return edit(value)
-    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
     copy[path[0]] = edited(copy[path[0]], path[1:], edit)
     return copy
 
@@ -81,7 +81,11 @@ def nearly(draw: st.DrawFn, right: Any) -> Any:
 
             value = edited(value, path, add)
         elif path:
-            value = edited(value, path, lambda _, junk=junk: junk)
+
+            def replaced(_: Any, junk: Any = junk) -> Any:
+                return junk
+
+            value = edited(value, path, replaced)
     return value
 
 

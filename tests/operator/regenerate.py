@@ -1,11 +1,12 @@
 """Writes the golden manifests: `python -m tests.operator.regenerate`."""
 
+import secrets
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from finetune_api.manifest import dump_yaml, parse_study
-from finetune_operator import engines, job
+from finetune_operator import engines
 from finetune_operator.children import children
 from finetune_operator.settings import Settings
 from tests.api.wrong_manifests import VALID, changed
@@ -94,7 +95,7 @@ def rendered(name: str) -> str:
     """All objects of the study's first attempt as YAML documents."""
     changes, settings = CASES[name]
     study = parse_study(changed(VALID, {**changes, "metadata.uid": UID}))
-    with patch.object(job.secrets, "token_hex", lambda _: _TOKEN):  # the one random thing in them
+    with patch.object(secrets, "token_hex", lambda _: _TOKEN):  # the one random thing in them
         made = [*children(study, settings), *engines.manifests(study, 1, settings)]
     return "---\n".join(dump_yaml(manifest) for manifest in made)
 

@@ -391,7 +391,7 @@ def acceptable(decision: Decision) -> StudyStatus:
     assert not [error.message for error in STATUS.iter_errors(said)]
     text = json.dumps(said, allow_nan=False)
     for path in places(said):
-        found = said
+        found: Any = said
         for key in path:
             found = found[key]
         assert not isinstance(found, int) or found in _INT64, path
@@ -464,6 +464,8 @@ def _segment(term: int, first: int, lines: list[str], damage: str, junk: bytes) 
             return junk + b"\n" + body
         case "checksum":
             header["crc32"] ^= 1
+        case _:
+            pass  # "none", and "torn" below
     whole = json.dumps(header).encode() + b"\n" + body
     return whole[: len(whole) // 2] if damage == "torn" else whole
 

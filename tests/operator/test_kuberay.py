@@ -95,7 +95,7 @@ def test_version_of_ray_is_that_of_the_image() -> None:
     assert f"ray=={ray_job.RAY_VERSION}" in pins
 
 
-def made(attempt: int = 1, **changes: Any) -> dict[str, Any]:
+def made(attempt: int = 1, /, **changes: Any) -> dict[str, Any]:
     (manifest,) = ray_job.manifests(
         parse_study(changed(VALID, {**changes, "metadata.uid": UID})), attempt, KUBERAY
     )
@@ -103,7 +103,7 @@ def made(attempt: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def test_longest_name_leaves_room_for_what_kuberay_adds() -> None:
-    manifest = made(attempt=999_999, **{"metadata.name": "a" * 40})
+    manifest = made(999_999, **{"metadata.name": "a" * 40})
     assert len(manifest["metadata"]["name"]) <= 47
 
 

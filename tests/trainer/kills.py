@@ -20,6 +20,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.storage import Storage
+from finetune_trainer.work import Item
 from tests.records import check_records, events_of
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import Clock, Driver, distinct, study_spec, summary
@@ -137,7 +138,9 @@ def kill_one_slot(name: str, folder: Path, rng: random.Random, kills: int) -> Fa
     spec, fate = STUDIES[name], Fate(name, 1)
     reference = Driver(spec, Storage.open(str(folder / "undisturbed")), 1)
     reference.run()
-    clock, items, epochs, term, root = Clock(), [], [], 0, folder / "killed"
+    items: list[Item] = []
+    epochs: list[tuple[int, int, float]] = []
+    clock, term, root = Clock(), 0, folder / "killed"
     last = reference
     ended = True
     while ended or fate.resumes < kills:

@@ -10,6 +10,7 @@ from finetune_trainer.data import PreparedData
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.trainer import Trainer
@@ -50,6 +51,7 @@ def run_study(
         trainer = Trainer(Material(spec, str(folder), None, SlotResources(1, 0)), data)
         report: list[ev.Event] = []
         while (item := await broker.next(SLOT, report)) is not None:
+            assert not isinstance(item, Release)
             line = Line(should_pause)
             report = trainer.work(item, line)
             await broker.epoch(SLOT, line.said)

@@ -57,7 +57,8 @@ def accuracy(
     noise = zlib.crc32(f"{sorted(params.items())}/{epoch:g}{where}".encode()) / 2**32
     quality = math.exp(-(math.log10(rate / 1e-3) ** 2) / 4)
     share = 1.0 if rows is None else min(rows, ROWS) / ROWS
-    return round(quality * (1 - 0.8**epoch) * (0.5 + 0.5 * share) + 0.05 * noise, 6)
+    value: float = round(quality * (1 - 0.8**epoch) * (0.5 + 0.5 * share) + 0.05 * noise, 6)
+    return value
 
 
 class Killed(Exception):

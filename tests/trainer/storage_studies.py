@@ -12,6 +12,7 @@ from finetune_trainer.broker import Broker
 from finetune_trainer.functions import Functions, FunctionWorker, Resource
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
@@ -117,6 +118,7 @@ async def one_term(
     async def slot() -> None:
         report: list[ev.Event] = []
         while (item := await broker.next(SLOT, report)) is not None:
+            assert not isinstance(item, Release)
             report = await asyncio.to_thread(at_work.work, item, line)
 
     async def disturb() -> None:

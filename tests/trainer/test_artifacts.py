@@ -300,6 +300,8 @@ def assert_named(prediction: object, outputs: list[str], logits: Any) -> None:
             assert outputs == prediction
         case float():
             assert prediction == pytest.approx(float(logits[0]), abs=1e-5)
+        case _:
+            raise AssertionError(f"{prediction!r} is no prediction")
 
 
 def test_the_word_that_decides_the_class_is_what_a_trained_model_goes_by(

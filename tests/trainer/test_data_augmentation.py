@@ -153,7 +153,7 @@ def test_a_share_of_the_words_change_places(texts: list[str], share: float) -> N
 
 
 def test_what_stands_between_the_words_stays() -> None:
-    dictionary = {"rows": ("lines",), "sorted": ("ordered",)}
+    dictionary: dict[str, tuple[str, ...]] = {"rows": ("lines",), "sorted": ("ordered",)}
     generator = np.random.default_rng(0)
     text = "Sorted rows (of `x`), or None."
     replaced = vary(text, OPERATIONS["Synonyms"], 1, dictionary, generator)
@@ -179,7 +179,7 @@ def test_copies_stand_behind_the_rows_and_only_training_rows_have_any(data: Prep
     others = {data.columns[0][row].tobytes() for row in [*data.validation, *data.test]}
     copies = [epoch.columns[0][row].tobytes() for row in range(rows, rows + copied)]
     assert not others.intersection(copies)
-    originals = [data.columns[0][row].tobytes() for row in np.repeat(data.train, 2)]
+    originals = [data.columns[0][row].tobytes() for row in np.repeat(data.train, 2).tolist()]
     same = sum(one == other for one, other in zip(copies, originals, strict=True))
     assert same < 0.1 * copied
     assert epoch.fingerprint == data.fingerprint
@@ -372,7 +372,8 @@ def test_copies_change_what_is_learnt_but_not_what_is_validated(
 
     copied = CONFIG.model_copy(update={"augmentation_copies": 1, "augmentation": "Deletion"})
     runs = [trained(copied), trained(copied.model_copy(update={"augmentation_share": 0.5}))]
-    assert not np.array_equal(*(run.predict(rows.validation) for run in runs))
+    one, other = (run.predict(rows.validation) for run in runs)
+    assert not np.array_equal(one, other)
     assert all(run.data is rows for run in runs)
 
 

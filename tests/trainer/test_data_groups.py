@@ -150,7 +150,7 @@ def test_a_group_is_in_one_part_and_in_one_fold(make_spec: MakeSpec, tmp_path: P
 
 
 def test_groups_hold_for_regression(make_spec: MakeSpec, tmp_path: Path) -> None:
-    rows = [{**row, "label": number / 7} for number, row in enumerate(visits())]
+    rows: list[Row] = [{**row, "label": number / 7} for number, row in enumerate(visits())]
     task = {"task": "Regression", "objective": {"metric": "rmse"}}
     data = grouped(make_spec, tmp_path, {"train": rows}, **task)
     assert split_up(data, [data.train, data.validation, data.test]) == 0
@@ -170,7 +170,7 @@ def test_too_few_groups_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None
 
 
 def test_a_group_column_of_lists_or_none_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
-    lists = [{**row, "patient": [row["patient"]]} for row in visits()]
+    lists: list[Row] = [{**row, "patient": [row["patient"]]} for row in visits()]
     with pytest.raises(DataError, match=r"one value a row \(got \[0\]\)") as error:
         grouped(make_spec, tmp_path, {"train": lists})
     assert error.value.field == "spec.dataset.groupColumn"

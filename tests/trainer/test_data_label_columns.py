@@ -93,7 +93,7 @@ def test_a_label_column_that_is_not_there_is_named(make_spec: MakeSpec, tmp_path
 def test_a_label_that_no_row_has_stays_an_output_and_is_told(
     make_spec: MakeSpec, tmp_path: Path
 ) -> None:
-    rows = [{**row, "rude": 0} for row in marks(1, 0)]
+    rows: list[Row] = [{**row, "rude": 0} for row in marks(1, 0)]
     data = marked(make_spec, tmp_path, rows)
     assert data.label_names == tuple(COLUMNS)
     assert data.labels[:, 1].sum() == 0

@@ -59,7 +59,7 @@ def test_each_class_has_its_share_in_each_part(seed: int) -> None:
 
 
 def test_a_class_with_one_row_stays_in_training() -> None:
-    labels: list[Label] = ["a"] * 20 + ["b"] * 20 + ["rare", "rarer"]
+    labels = ["a"] * 20 + ["b"] * 20 + ["rare", "rarer"]
     *_, train = split_rows(labels, (0.3, 0.3), 0, True)
     assert {"rare", "rarer"} <= {labels[row] for row in train}
 

@@ -366,7 +366,9 @@ def test_an_ensemble_that_is_not_better_leaves_the_winner_alone(
     expected = run_study(alone, data, tmp_path / "alone")
     metrics = only(events, ev.RefitDone).test_metrics
     assert metrics == only(expected, ev.RefitDone).test_metrics
-    assert told(alone, expected, tmp_path / "alone").final.ensemble is None
+    final = told(alone, expected, tmp_path / "alone").final
+    assert final is not None
+    assert final.ensemble is None
     files = [sorted(p.name for p in (f / "model").iterdir()) for f in (folder, tmp_path / "alone")]
     assert files[0] == files[1]
 
@@ -464,6 +466,7 @@ def test_an_ensemble_by_ranks_is_loaded_with_what_its_ranks_refer_to(
     np.testing.assert_allclose(shares, outputs("MultiLabel", expected.logits), atol=0.05)
     alone = np.concatenate([ensemble.predict([text]) for text in texts])
     np.testing.assert_allclose(shares, alone, atol=0.05)
+    assert ensemble.thresholds is not None
     chosen = shares >= ensemble.thresholds
     found = compute_metrics(
         "MultiLabel", expected.logits, data.labels[data.test], ["accuracy"], expected.thresholds

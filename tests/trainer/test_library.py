@@ -214,7 +214,7 @@ def test_samples_train_on_more_rows_from_the_start(tmp_path: Path) -> None:
 
 
 def test_points_come_first_and_other_studies_teach(tmp_path: Path) -> None:
-    point = {"alpha": 0.001, "penalty": "l2"}
+    point: dict[str, Any] = {"alpha": 0.001, "penalty": "l2"}
     common: dict[str, Any] = {"budget": {"maxTrials": 4}, "slots": 2}
     first = Study(fit, SPACE, into=tmp_path / "1", points=[point], **common).run(progress=False)
     assert first.state.trials[0].params == point

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_api.combinations import Params
 from finetune_api.manifest import dump_yaml, load_yaml, read_study
 from finetune_trainer.cli import main
 from finetune_trainer.data import prepare
 from finetune_trainer.errors import SpecError
 from finetune_trainer.reproduce import reproduce
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.storage import Storage
@@ -294,19 +296,18 @@ def test_a_trial_that_diverged_does_so_again(
 
 def test_a_trial_that_ran_out_of_memory_is_trained_with_the_halves_it_ended_with() -> None:
     spec = study_spec(hyperparameters={"batchSize": 32, "epochs": 1}, budget={"maxTrials": 2})
-    params = {"learningRate": 1e-3}
+    params: Params = {"learningRate": 1e-3}
     events: list[ev.Event] = []
-    for trial in (0, 1):
-        events += [ev.Proposed(1, trial, params), ev.Started(1, trial, "a/1", 1, seed=trial)]
-        if trial == 1:
-            events.append(ev.Failed(2, trial, "OutOfMemory", "out of memory"))
-            events.append(ev.Started(3, trial, "a/1", 1, seed=trial))
-        events.append(ev.EpochDone(4, trial, 1, 0.5, {"accuracy": 0.5}, 0.7, 1, 0))
-        events.append(ev.Reached(5, trial, finished=True))
-    trainings = Trainings(Problem.of(spec), events)
-    items = []
     for number in (0, 1):
-        trial = trainings.trial(number)
+        events += [ev.Proposed(1, number, params), ev.Started(1, number, "a/1", 1, seed=number)]
+        if number == 1:
+            events.append(ev.Failed(2, number, "OutOfMemory", "out of memory"))
+            events.append(ev.Started(3, number, "a/1", 1, seed=number))
+        events.append(ev.EpochDone(4, number, 1, 0.5, {"accuracy": 0.5}, 0.7, 1, 0))
+        events.append(ev.Reached(5, number, finished=True))
+    trainings = Trainings(Problem.of(spec), events)
+    items: list[TrainItem] = []
+    for trial in (trainings.trial(number) for number in (0, 1)):
         items += trainings.items(trial, trial.runs[0])
     assert [(item.seed, item.params.get("batchSize")) for item in items] == [(0, None), (1, 16)]
     assert trainings.result(trainings.trial(1), trainings.trial(1).runs[0]).failure == ""

@@ -57,7 +57,7 @@ def test_all_constraints_must_hold() -> None:
 
 
 def test_fixed_values_and_defaults_count() -> None:
-    fixed = {"hyperparameters": {"epochs": 9, "maxLength": 64}}
+    fixed: dict[str, Any] = {"hyperparameters": {"epochs": 9, "maxLength": 64}}
     assert len(proposed(proposer("maxLength * batchSize <= 1024", **fixed))) == 6
     assert len(proposed(proposer("optimizer == 'AdamW'"))) == 9
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from finetune_api.combinations import key_of
+from finetune_api.combinations import Params, key_of
 from finetune_api.study import StudySpec
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trials import Trial
+from finetune_trainer.work import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import Clock, Driver, distinct, study_spec, summary
 
@@ -34,7 +35,7 @@ CONDITIONS = {
     "momentum": {"values": [0.5, 0.9], "when": {"optimizer": ["SGD"]}},
 }
 CONSTRAINT = "batchSize * gradientAccumulation <= 32 && double(batchSize) * learningRate < 0.3"
-POINTS = [
+POINTS: list[Params] = [
     {"learningRate": 1e-3, "batchSize": 32, "gradientAccumulation": 1},
     {"batchSize": 8, "gradientAccumulation": 2},
 ]
@@ -118,7 +119,8 @@ def resume(folder: Path, searcher: str, scheduler: str) -> None:
     counted = Failing.of(folder / "undisturbed", crash_before, 0)
     reference = Driver(spec, counted, 1)
     reference.run()
-    clock, items = Clock(), []
+    items: list[Item] = []
+    clock = Clock()
     digest = hashlib.sha256(f"{searcher}/{scheduler}".encode()).digest()
     share = max(4, len(counted.count) // 4)
     for term, (fail, byte) in enumerate(

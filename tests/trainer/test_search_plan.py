@@ -130,7 +130,10 @@ def test_folds_and_repeats_multiply_the_trainings() -> None:
 
 def test_constraints_and_population_count_in_the_plan() -> None:
     space = {"batchSize": {"values": [8, 16, 32]}, "gradientAccumulation": {"values": [1, 2, 4]}}
-    search = {"algorithm": "Grid", "constraints": ["batchSize * gradientAccumulation <= 32"]}
+    search: dict[str, Any] = {
+        "algorithm": "Grid",
+        "constraints": ["batchSize * gradientAccumulation <= 32"],
+    }
     assert make_plan(study_spec(searchSpaces=[space], search=search, budget={})).trials == 6
     search = {"algorithm": "PBT", "populationSize": 4, "perturbationInterval": 2}
     plan = make_plan(study_spec(search=search, budget={}))

@@ -169,8 +169,8 @@ def test_the_params_of_a_seed_are_fixed_for_good() -> None:
 def numbers(draw: st.DrawFn, name: str) -> dict[str, Any]:
     whole = name in ("batchSize", "epochs")
     if whole:
-        low = draw(st.integers(1, 500))
-        high = low + draw(st.integers(1, 400))
+        low: Any = draw(st.integers(1, 500))
+        high: Any = low + draw(st.integers(1, 400))
         step: Any = st.integers(1, high - low)
         value: Any = st.integers(1, 900)
     else:
@@ -303,7 +303,10 @@ def test_model_spreads_trials_that_run_side_by_side(algorithm: str) -> None:
 @models
 def test_model_learns_from_every_fate_of_a_trial(algorithm: str) -> None:
     spec = model_spec(algorithm, CONDITIONAL)
-    params = [{"optimizer": "AdamW", "batchSize": 8}, {"optimizer": "AdamW", "batchSize": 16}]
+    params: list[Params] = [
+        {"optimizer": "AdamW", "batchSize": 8},
+        {"optimizer": "AdamW", "batchSize": 16},
+    ]
     trials = [
         ended(0, params[0], "Stopped"),
         Trial(1, params[1], "Diverged"),

@@ -8,6 +8,7 @@ import pytest
 from finetune_api.study import StudySpec
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
+from finetune_trainer.work import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import (
     ASHA,
@@ -79,7 +80,9 @@ def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: 
     reference, writes = _undisturbed(spec, tmp_path / "reference")
     for at in range(1, writes + 1, 1 if fail is crash_torn else 3):
         root = tmp_path / str(at)
-        items, epochs, clock = [], [], Clock()
+        items: list[Item] = []
+        epochs: list[tuple[int, int, float]] = []
+        clock = Clock()
         try:
             first = Driver(spec, Failing.of(root, fail, at), 1, clock, items, epochs)
             first.run()
@@ -99,7 +102,8 @@ def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: 
 def test_killed_again_and_again_it_still_ends_the_same(name: str, tmp_path: Path) -> None:
     spec = {**STUDIES, **MODELLED}[name]
     reference, _ = _undisturbed(spec, tmp_path / "reference")
-    clock, items = Clock(), []
+    items: list[Item] = []
+    clock = Clock()
     for term in range(1, 200):
         storage = Failing.of(tmp_path / "killed", crash_torn, 24)
         try:

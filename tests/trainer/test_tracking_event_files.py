@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import fs
@@ -34,11 +35,13 @@ def check(folder: Path, runs: Iterable[TrackedRun]) -> None:
     for run in runs:
         reader = EventAccumulator(str(folder / FOLDER / run.label))
         for name in ("accuracy", "f1_macro", "train_loss", "seconds") if run.points else ():
-            expected = [(point.step, pytest.approx(point.values[name])) for point in run.points]
+            expected: list[Any] = [
+                (point.step, pytest.approx(point.values[name])) for point in run.points
+            ]
             assert scalars(reader, name) == expected
         reader.Reload()
         assert run.ending is not None
-        best = [(len(run.points), pytest.approx(run.ending.results["best_value"]))]
+        best: list[Any] = [(len(run.points), pytest.approx(run.ending.results["best_value"]))]
         assert scalars(reader, "best_value") == best
         about = reader.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
         start = metadata.parse_session_start_info_plugin_data(about)

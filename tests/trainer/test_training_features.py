@@ -185,6 +185,7 @@ def test_what_needs_more_room_than_there_is_goes_without(
     for update in (FROZEN["mean"], FROZEN["cls with a deep head"], FROZEN["lower layers"]):
         train(TrialRun(pretrained, data, config.model_copy(update=update), 1, OBJECTIVE))
     (key,) = pretrained.features.entries
+    assert isinstance(key, tuple)
     assert "Cls" in key
 
 

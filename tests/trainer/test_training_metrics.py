@@ -212,7 +212,8 @@ def test_a_single_label_is_not_taken_for_two_classes() -> None:
 
 
 def test_every_metric_of_a_task_can_be_computed_and_is_finite() -> None:
-    for task, (logits, labels) in {"SingleLabel": single(), "MultiLabel": multi()}.items():
+    cases: dict[Task, Any] = {"SingleLabel": single(), "MultiLabel": multi()}
+    for task, (logits, labels) in cases.items():
         assert tuple(compute_metrics(task, logits, labels, METRICS[task])) == METRICS[task]
     assert (
         tuple(compute_metrics("Regression", *numbers(), METRICS["Regression"]))

@@ -54,7 +54,7 @@ def covering() -> list[tuple[Any, ...]]:
 @pytest.fixture(scope="module")
 def prepared(make_spec: MakeSpec, examples: Path) -> dict[str, tuple[PreparedData, Pretrained]]:
     """Eight rows of each task, and its model."""
-    found = {}
+    found: dict[str, tuple[PreparedData, Pretrained]] = {}
     for task, (file, label, metric) in TASKS.items():
         spec = make_spec(
             task=task,

@@ -54,7 +54,7 @@ SCHEDULES: dict[str, Any] = {
 
 @pytest.mark.parametrize("warmup", [0.0, 0.06, 0.5, 1.0])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedule_is_that_of_transformers(name: str, warmup: float) -> None:
+def test_schedule_is_that_of_transformers(name: Any, warmup: float) -> None:
     config = Hyperparameters(epochs=1, lr_schedule=name, warmup_ratio=warmup, learning_rate=0.3)
     total = 17
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
@@ -70,7 +70,7 @@ def test_schedules_by_epochs_are_those_of_torch() -> None:
     config = Hyperparameters(
         epochs=6, warmup_ratio=0.0, learning_rate=0.3, lr_gamma=0.7, lr_patience=2
     )
-    schedules = {
+    schedules: dict[str, Any] = {
         "Step": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.7),
         "Exponential": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7),
     }
@@ -90,7 +90,7 @@ def test_schedules_by_epochs_are_those_of_torch() -> None:
 def test_optimizer_has_every_hyperparameter_and_no_decay_of_vectors() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     base = Hyperparameters(learning_rate=0.02, weight_decay=0.3, momentum=0.7, adam_epsilon=1e-5)
-    chosen = {
+    chosen: dict[str, dict[str, Any]] = {
         "AdamW": {"betas": (0.8, 0.95), "eps": 1e-5},
         "Adam": {"betas": (0.8, 0.95), "eps": 1e-5},
         "SGD": {"momentum": 0.7, "nesterov": False},

@@ -122,8 +122,8 @@ def test_other_tasks_learn_too(task: Task, make_spec: MakeSpec, examples: Path) 
     ],
 )
 def test_training_is_that_of_a_plain_loop(
-    optimizer: str,
-    schedule: str,
+    optimizer: Any,
+    schedule: Any,
     accumulation: int,
     data: PreparedData,
     start: Callable[..., TrialRun],
@@ -160,15 +160,16 @@ def test_a_new_head_starts_at_the_shares_of_the_labels_as_far_as_few_rows_tell(
 
 
 def plain_loop(model: Any, config: Hyperparameters, data: PreparedData) -> None:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
-    optimizer: Any = {
+    optimizers: dict[str, Callable[[], Any]] = {
         "AdamW": lambda: torch.optim.AdamW(groups, lr=1e-3, eps=1e-4),
         "SGD": lambda: torch.optim.SGD(groups, lr=1e-3, momentum=0.9),
         "RMSprop": lambda: torch.optim.RMSprop(groups, lr=1e-3, eps=1e-4, momentum=0.9),
-    }[config.optimizer]()
+    }
+    optimizer = optimizers[config.optimizer]()
     lengths = data.lengths(data.train, 16)
     steps = training_steps(data.train, lengths, 4, config.gradient_accumulation, 5, 0)
     kind = {"Linear": "linear", "Cosine": "cosine", "Constant": "constant_with_warmup"}
@@ -180,7 +181,8 @@ def plain_loop(model: Any, config: Hyperparameters, data: PreparedData) -> None:
         # However many batches a step has, it is one step over all of their rows.
         batch = batcher(np.concatenate(step))
         logits = model(**batch.inputs).logits
-        cross_entropy(logits, batch.labels).backward()
+        loss: Any = cross_entropy(logits, batch.labels)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         schedule.step()
@@ -293,13 +295,14 @@ def test_changed_hyperparameters_take_effect_from_the_checkpoint_on(
     first.train_to(1)
     first.save(tmp_path)
     outcomes = {}
-    for name, update in {
+    updates: dict[str, dict[str, Any]] = {
         "same": {},
         "rate": {"learning_rate": 1e-3},
         "dropout": {"hidden_dropout": 0.5},
         "optimizer": {"optimizer": "SGD"},
         "batch": {"batch_size": 16},
-    }.items():
+    }
+    for name, update in updates.items():
         changed = CONFIG.model_copy(update=update)
         run = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE, changed=changed)
         assert run.position == 1

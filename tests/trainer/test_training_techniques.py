@@ -134,7 +134,7 @@ def lopsided(make_spec: MakeSpec) -> PreparedData:
     data = prepare(make_spec(), Path("/"))
     one, other = (np.flatnonzero(data.labels == label) for label in (0, 1))
     rows = {"train": (one[:42], other[:6]), "validation": (one[42:52], other[6:16])}
-    parts = {name: np.sort(np.concatenate(chosen)) for name, chosen in rows.items()}
+    parts: dict[str, Any] = {name: np.sort(np.concatenate(chosen)) for name, chosen in rows.items()}
     changed = replace(data, **parts, test=parts["validation"])
     return replace(changed, fingerprint=changed.digest())
 
@@ -289,7 +289,8 @@ def test_pooled_winner_is_exported_and_loaded_as_it_was(
     with torch.inference_mode():
         logits = model(**inputs).logits.numpy()
     np.testing.assert_allclose(logits, run.predict(data.test), atol=1e-5)
-    assert tuple(model.head[1].weight.shape) == (24, 384)
+    head: Any = model.head
+    assert tuple(head[1].weight.shape) == (24, 384)
 
 
 def test_mean_pooling_takes_every_token_but_no_padding(start: Start, data: PreparedData) -> None:

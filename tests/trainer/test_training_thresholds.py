@@ -130,7 +130,8 @@ def trained(pretrained: Pretrained, data: PreparedData, **changes: Any) -> tuple
 @pytest.fixture(scope="module")
 def usual(pretrained: Pretrained, data: PreparedData) -> EpochResult:
     """What the epoch showed with a threshold of one half."""
-    return trained(pretrained, data)[1]
+    result: EpochResult = trained(pretrained, data)[1]
+    return result
 
 
 def test_a_lower_decision_threshold_finds_more(
@@ -168,7 +169,8 @@ def test_other_tasks_have_no_thresholds(make_spec: MakeSpec, examples: Path) -> 
     run = TrialRun(pretrained, data, config, 5, objective)
     result = run.train_to(1)
     assert result is not None
-    assert run.thresholds is result.thresholds is None
+    assert run.thresholds is None
+    assert result.thresholds is None
 
 
 # From the search to the final model.
@@ -220,7 +222,7 @@ def test_a_study_carries_tuned_thresholds_to_test_report_and_model(
         validation={"crossValidation": {"folds": 2}},
     )  # fmt: skip
     events = run_study(spec, data, tmp_path)
-    each = [event.thresholds for event in events if isinstance(event, ev.EpochDone)]
+    each: list[Any] = [event.thresholds for event in events if isinstance(event, ev.EpochDone)]
     expected = np.mean(each, axis=0)
     assert expected.shape == (len(data.label_names),)
     assert set(expected) != {0.4}

@@ -97,7 +97,8 @@ class ApiServer:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints as the cluster's administrator; CalledProcessError, its words noted, if it fails."""
-        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        kubectl = str(program("kubectl"))
+        command = [kubectl, f"--kubeconfig={self.kubeconfig}", *arguments]
         try:
             done = subprocess.run(command, input=stdin, check=True, text=True, capture_output=True)
         except subprocess.CalledProcessError as error:
