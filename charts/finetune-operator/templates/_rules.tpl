@@ -1,5 +1,18 @@
-{{/* Rights of the operator in each namespace whose studies it runs. docs/operations.md says what for. */}}
+{{/*
+Rights of the operator. docs/operations.md says what for. The rules stand in the texts named rights.*, plain YAML but for a
+name, so that tests/operator/test_rights.py reads them without helm; what applies when is said where they are included.
+*/}}
+
+{{/* In each namespace whose studies it runs. */}}
 {{- define "finetune-operator.rules" -}}
+{{ include "finetune-operator.rights.studies" . }}
+{{- if ne .Values.study.engine "Job" }}
+{{ include "finetune-operator.rights.kuberay" . }}
+{{- end }}
+{{ include "finetune-operator.rights.children" . }}
+{{- end }}
+
+{{- define "finetune-operator.rights.studies" -}}
 - apiGroups: [finetune.dev]
   resources: [finetunestudies]
   verbs: [get, list, watch, delete]
@@ -13,11 +26,15 @@
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-{{- if ne .Values.study.engine "Job" }}
+{{- end }}
+
+{{- define "finetune-operator.rights.kuberay" -}}
 - apiGroups: [ray.io]
   resources: [rayjobs]
   verbs: [get, list, watch, create, delete]
 {{- end }}
+
+{{- define "finetune-operator.rights.children" -}}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
@@ -45,4 +62,22 @@
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [list, watch, create, patch]
+{{- end }}
+
+{{- define "finetune-operator.rights.crd" -}}
+# kopf follows the CRD being installed or upgraded.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  verbs: [list, watch]
+{{- end }}
+
+{{- define "finetune-operator.rights.lease" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "finetune-operator.fullname" . }}]
+  verbs: [get, update]
+# A right to create cannot be limited to a name.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
 {{- end }}
