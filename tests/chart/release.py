@@ -8,13 +8,15 @@ from typing import Any
 
 from finetune_api.manifest import load_yaml
 from tests.chart.helm import CHART, NAMESPACE, RELEASE, ROOT, helm, options
-from tests.cluster.onenode.access import skip_unless_ci
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import ToolMissing
+from tests.needs import ToolMissing, not_run
 
 TEAM = "nlp"
-VALUES = {"study.storage": {"claimName": "studies"}}
-MODES = {"cluster-wide": VALUES, "namespaced": {**VALUES, "watch.namespaces": [TEAM]}}
+VALUES: dict[str, Any] = {"study.storage": {"claimName": "studies"}}
+MODES: dict[str, dict[str, Any]] = {
+    "cluster-wide": VALUES,
+    "namespaced": {**VALUES, "watch.namespaces": [TEAM]},
+}
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def api_server(folder: Path, *arguments: str) -> Iterator[ApiServer]:
     try:
         started = ApiServer(folder, arguments=arguments)
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     with started:
         for namespace in (NAMESPACE, TEAM):
             started.kubectl("create", "namespace", namespace)

@@ -4,7 +4,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing, installed
+from tests.cluster.onenode.build import installed
+from tests.needs import ToolMissing
 
 VERSION = "3.37.0"
 ACCOUNT = "devstoreaccount1"
@@ -33,7 +34,7 @@ def command(folder: Path, host: str, port: int) -> list[str]:
 def _node() -> str:
     node = shutil.which("node")
     if node is None:
-        raise ToolMissing("Azurite needs Node.js (no node on the PATH)")
+        raise ToolMissing("Node.js", "Azurite runs on it (no node on the PATH)")
     return node
 
 
@@ -52,6 +53,6 @@ def _install(folder: Path) -> None:
             text=True,
         )
     except FileNotFoundError as error:
-        raise ToolMissing("Azurite needs Node.js (no npm on the PATH)") from error
+        raise ToolMissing("Node.js", "npm installs Azurite (no npm on the PATH)") from error
     except subprocess.CalledProcessError as error:
-        raise ToolMissing(f"Azurite {VERSION} cannot be installed: {error.stderr}") from error
+        raise ToolMissing("Azurite", f"{VERSION} cannot be installed: {error.stderr}") from error

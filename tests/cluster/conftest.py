@@ -1,41 +1,44 @@
-"""One real API server with the CRD, shared by the tests of this folder."""
+"""A real API server with the CRD: one for all quick tests of a run, one for each module of the others."""
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from hashlib import sha256
 
 import pytest
 
-from tests.cluster.onenode.access import skip_unless_ci
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import ToolMissing
 from tests.cluster.operator_process import Studies
-
-CRD = Path(__file__).resolve().parents[2] / "crds" / "finetunestudies.yaml"
-CONTROLLERS = (
-    "garbage-collector-controller",
-    "job-controller",
-    "namespace-controller",
-    "serviceaccount-controller",
-)
+from tests.cluster.shared import CONTROLLERS, CRD, STUDIES, shared_server
+from tests.needs import ToolMissing, not_run
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    """The run's API server for modules of quick tests; others may do with theirs what they like."""
     try:
+        if request.node.get_closest_marker("quick"):
+            yield shared_server()
+            return
         started = ApiServer(tmp_path_factory.mktemp("apiserver"), controllers=CONTROLLERS)
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     with started:
-        started.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
+        started.serve(CRD, STUDIES)
         yield started
 
 
 @pytest.fixture
 def studies(server: ApiServer, request: pytest.FixtureRequest) -> Iterator[Studies]:
     """Studies of a namespace of the test's own."""
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))
-    made = Studies(server, name[:60].strip("-"))
+    made = Studies(server, namespace_of(request.node))
     yield made
-    made.kubectl("delete", "fts", "--all")
+    made.done("DELETE", "fts")
     made.close()
+
+
+def namespace_of(test: pytest.Item) -> str:
+    """The name of a test's own namespace."""
+    name = re.sub("[^a-z0-9]+", "-", test.name.removeprefix("test_"))
+    return f"{name[:50].strip('-')}-{sha256(test.nodeid.encode()).hexdigest()[:6]}"

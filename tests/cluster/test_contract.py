@@ -11,10 +11,10 @@ import pytest
 from finetune_api.manifest import ManifestError, load_yaml, parse_study
 from tests.api.wrong_manifests import EDITS, VALID, WRONG, Wrong, changed
 from tests.cluster.client import STUDIES, Client
-from tests.cluster.conftest import CRD
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.build import program
 from tests.cluster.random_manifests import random_manifest
+from tests.cluster.shared import CRD
 
 MANIFESTS = 2000
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -108,7 +108,7 @@ def test_edit_of_what_may_change_is_accepted(client: Client, changes: dict[str, 
     assert status == 200, answer
 
 
-def _stored(client: Client, changes: dict[str, object]) -> Any:
+def _stored(client: Client, changes: dict[str, Any]) -> Any:
     _, stored = client.request("GET", f"{STUDIES}/tickets")
     return changed(stored, changes)
 

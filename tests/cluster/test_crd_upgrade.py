@@ -7,6 +7,7 @@ before the first. An upgrade applies the CRD server-side, as Helm does; a rollba
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from finetune_api.manifest import dump_yaml, parse_study
 from finetune_api.study import PLURAL
 from tests.api.wrong_manifests import VALID, changed
 from tests.cluster import lives
-from tests.cluster.conftest import CRD
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
+from tests.cluster.shared import CRD
 
 RELEASED = sorted((Path(__file__).parent / "released").glob("*.yaml"))
 STATES = {
@@ -131,7 +132,7 @@ def work_goes_on(studies: Studies, attempt: int, trials: int) -> None:
     for name in STATES:
         budget = json.dumps({"spec": {"budget": {"maxTrials": trials + 10}}})
         studies.kubectl("patch", "fts", name, "--type=merge", "-p", budget)
-        until(f"{name} to be seen", lambda name=name: _observed(studies, name))
+        until(f"{name} to be seen", partial(_observed, studies, name))
     assert {name: studies.state(name) for name in STATES} == STATES
     spec = studies.get("configmap", "running-spec")["data"]["study.json"]
     assert json.loads(spec)["spec"]["budget"]["maxTrials"] == trials + 10

@@ -12,17 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster import lives
-from tests.cluster.conftest import CRD
 from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.proxy import Answer, Break, Call, Fault, Proxy, Stall, Watch, expired
+from tests.cluster.shared import CRD
 
 SEEDS = [int(seed) for seed in os.environ.get("FINETUNE_FAULT_SEEDS", "7").split(",")]
 LIVES = 12
@@ -125,7 +126,7 @@ def test_studies_live_through_a_capricious_api_server(
                     life.result()
             caprice.on = False
             for name in names:
-                until("the winner", lambda name=name: studies.get("configmap", f"{name}-winner"))
+                until("the winner", partial(studies.get, "configmap", f"{name}-winner"))
             left = [lives.remains(studies, name) for name in names]
             assert operator.process is not None
             assert operator.process.poll() is None
@@ -172,7 +173,7 @@ def test_crd_is_deleted_and_made_again(
     until("a Job", lambda: studies.get("job", "first-1"))
     studies.kubectl("delete", "fts", "first")
     # The garbage collector needs half a minute to know a new kind.
-    until("the Job to go", lambda: (studies.remove_pods(), not studies.all("jobs"))[1])
+    until("the Job to go", lambda: not studies.all("jobs"), meanwhile=studies.remove_pods)
     studies.create("tickets")
     lives.run(studies, "tickets")
     server.kubectl("delete", "crd", "finetunestudies.finetune.dev")
@@ -180,7 +181,7 @@ def test_crd_is_deleted_and_made_again(
     server.serve(CRD, "finetune.dev/v1alpha1/finetunestudies")
     until("the new kind", lambda: studies.request("GET", "fts")[0] == 200)
     studies.create("tickets")
-    until("its own Job", lambda: (studies.remove_pods(), studies.get("job", "tickets-1"))[1], 120)
+    until("its own Job", lambda: studies.get("job", "tickets-1"), meanwhile=studies.remove_pods)
     lives.run(studies, "tickets")
     lives.complete(studies, "tickets")
     uid = studies.get("fts", "tickets")["metadata"]["uid"]
@@ -333,7 +334,7 @@ def test_deleted_job_is_followed_by_the_next_attempt(
     studies.create("tickets")
     lives.run(studies, "tickets")
     studies.done("DELETE", "job", "tickets-1", {"propagationPolicy": "Background"})
-    until("the next Job", lambda: (studies.remove_pods(), studies.get("job", "tickets-2"))[1])
+    until("the next Job", lambda: studies.get("job", "tickets-2"), meanwhile=studies.remove_pods)
     lives.run(studies, "tickets", 2)
     lives.complete(studies, "tickets", 2)
     assert [job["metadata"]["name"] for job in studies.all("jobs")] == ["tickets-2"]

@@ -9,9 +9,9 @@ from finetune_operator.decide import decide, forbidden, unreadable
 from finetune_operator.observe import Observed
 from finetune_operator.settings import Settings
 from tests.api.wrong_manifests import VALID, changed
-from tests.cluster.onenode.access import skip_unless_ci
-from tests.cluster.onenode.build import ToolMissing, program
+from tests.cluster.onenode.build import program
 from tests.cluster.operator_process import Studies
+from tests.needs import ToolMissing, not_run
 from tests.operator.studies import NOW, SETTINGS, job, later, observed, pod, progress, study
 
 
@@ -20,7 +20,7 @@ def kstatus(*objects: dict[str, Any]) -> list[str]:
     try:
         command = program("kstatus")
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     lines = "".join(f"{json.dumps(one)}\n" for one in objects)
     done = subprocess.run([command], input=lines, text=True, capture_output=True, check=True)
     return done.stdout.split()
@@ -40,7 +40,7 @@ RUNNING = judged(observed(job(), pod(), document=progress()))
 DONE = judged(observed(job(succeeded=True), document=progress("Finished", reason="SearchFinished")))
 GONE = observed(job(failed="exit 42"), document=progress("Failed", reason="DataError"))
 
-STATES: dict[State, tuple[StudyStatus, str]] = {
+STATES: dict[str, tuple[StudyStatus, str]] = {
     "Pending": (judged(observed(pod(study_uid="namesake"))), "InProgress"),
     "Queued": (judged(observed(job(held=True))), "InProgress"),
     "Starting": (FRESH, "InProgress"),

@@ -17,7 +17,7 @@ from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.storage import Storage
 from tests.cluster import azurite
 from tests.cluster.object_servers import BUCKET, ObjectServer, object_server
-from tests.cluster.onenode.build import ToolMissing
+from tests.needs import ToolMissing, not_run
 from tests.trainer.storage_contract import check_absence, check_files, check_folders
 from tests.trainer.storage_studies import (
     STUDY,
@@ -52,7 +52,7 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSer
             filesystem.create_dir(BUCKET)
             yield found
     except ToolMissing as missing:
-        pytest.skip(str(missing))
+        not_run(missing)
 
 
 def test_study_in_azures_stand_in_is_as_one_on_a_disk(azure: ObjectServer, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_is_written_while_the_store_is_killed_again_and_again_is_there_and_
 
     def write(folder: int) -> list[str]:
         """Kills come at any moment, also in the middle of a file."""
-        done = []
+        done: list[str] = []
         while not over.is_set():
             done.append(f"checkpoints/{folder}/{len(done):05}")
             storage.write(done[-1], done[-1].encode() * 30_000)

@@ -92,7 +92,7 @@ def test_table_of_the_docs_has_every_word_of_kuberay() -> None:
 
 def test_version_of_ray_is_that_of_the_image() -> None:
     pins = (ROOT / "requirements.lock").read_text().splitlines()
-    assert f"ray=={ray_job.RAY_VERSION}" in pins
+    assert f"ray=={ray_job.RAY_VERSION} \\" in pins
 
 
 def made(attempt: int = 1, /, **changes: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing, installed
+from tests.cluster.onenode.build import installed
+from tests.needs import ToolMissing
 
 VERSION = "3.17.2"
 
@@ -30,9 +31,9 @@ def _install(folder: Path) -> None:
         try:
             subprocess.run([uv, *arguments], check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise ToolMissing(f"uv must be installed beside Python (no {uv})") from error
+            raise ToolMissing("uv", f"it must be installed beside Python (no {uv})") from error
         except subprocess.CalledProcessError as error:
-            raise ToolMissing(f"MLflow {VERSION} cannot be installed: {error.stderr}") from error
+            raise ToolMissing("MLflow", f"{VERSION} cannot be installed: {error.stderr}") from error
 
 
 class MlflowServer:

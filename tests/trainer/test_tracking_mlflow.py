@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -14,8 +15,7 @@ from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.mlflow_runs import MlflowRuns
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
 from finetune_trainer.tracking.tracker import StudyTracker
-from tests.cluster.onenode.access import skip_unless_ci
-from tests.cluster.onenode.build import ToolMissing
+from tests.needs import ToolMissing, not_run
 from tests.records import events_of
 from tests.trainer.mlflow_server import MlflowServer
 from tests.trainer.search_studies import Driver
@@ -24,7 +24,7 @@ from tests.trainer.tracked_studies import finished, runs_of, study
 STATUS = {"Finished": "FINISHED", "Failed": "FAILED", "Killed": "KILLED"}
 
 
-SMALL = {"budget": {"maxTrials": 3}}
+SMALL: dict[str, Any] = {"budget": {"maxTrials": 3}}
 """Two trials of one epoch, one of three."""
 
 
@@ -34,7 +34,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     try:
         server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     yield server
     server.stop()
 
@@ -73,7 +73,7 @@ def check(server: MlflowServer, experiment: str, runs: Iterable[TrackedRun]) -> 
         assert there.data.params == {name: str(value) for name, value in run.params.items()}
         for name in ("accuracy", "train_loss", "seconds") if run.points else ():
             history = client.get_metric_history(there.info.run_id, name)
-            points = [(m.step, pytest.approx(m.value)) for m in history]
+            points: list[Any] = [(m.step, pytest.approx(m.value)) for m in history]
             assert points == [(p.step, p.values[name]) for p in run.points], (label, name)
         if run.ending is not None:
             assert there.info.status == STATUS[run.ending.outcome]

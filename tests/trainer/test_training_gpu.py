@@ -18,7 +18,10 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun, features
 from tests.trainer.small_trials import small, train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch finds none"),
+]
 
 OBJECTIVE = Objective(metric="loss")
 CONFIG = Hyperparameters(epochs=2, batch_size=8, max_length=32, learning_rate=1e-3)
@@ -89,7 +92,7 @@ def test_what_saves_time_or_memory_changes_no_loss(
 
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_a_checkpoint_goes_on_with_the_same_random_numbers(
-    precision: str, data: PreparedData, pretrained: Pretrained, tmp_path: Path
+    precision: Any, data: PreparedData, pretrained: Pretrained, tmp_path: Path
 ) -> None:
     unbroken = losses(on_gpu(pretrained, data, CONFIG, precision=precision))
     first = on_gpu(pretrained, data, CONFIG, precision=precision)

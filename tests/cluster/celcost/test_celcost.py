@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cluster.onenode.access import skip_unless_ci
-from tests.cluster.onenode.build import ToolMissing, program
+from tests.cluster.onenode.build import program
+from tests.needs import ToolMissing, not_run
 
 CRD = Path(__file__).parents[3] / "crds" / "finetunestudies.yaml"
 
@@ -15,7 +15,7 @@ def celcost(crd: Path) -> subprocess.CompletedProcess[str]:
     try:
         command = program("celcost")
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     return subprocess.run([command, crd], text=True, capture_output=True, check=False)
 
 

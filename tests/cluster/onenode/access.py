@@ -3,12 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
-
-from tests.cluster.onenode.build import ToolMissing
 from tests.cluster.onenode.cluster import Cluster
+from tests.needs import ToolMissing, not_run
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,4 @@ def access() -> Access:
     try:
         return Access(cluster.up(), cluster)
     except ToolMissing as missing:
-        skip_unless_ci(missing)
-
-
-def skip_unless_ci(missing: ToolMissing) -> NoReturn:
-    """Skip with the reason; under CI, where everything must be there, raise it."""
-    if os.environ.get("CI"):
-        raise missing
-    pytest.skip(str(missing))
+        not_run(missing)

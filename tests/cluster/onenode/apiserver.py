@@ -97,8 +97,7 @@ class ApiServer:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints as the cluster's administrator; CalledProcessError, its words noted, if it fails."""
-        kubectl = str(program("kubectl"))
-        command = [kubectl, f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         try:
             done = subprocess.run(command, input=stdin, check=True, text=True, capture_output=True)
         except subprocess.CalledProcessError as error:

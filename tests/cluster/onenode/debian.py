@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing
 from tests.cluster.onenode.packages import tool
+from tests.needs import ToolMissing
 
 PACKAGES = ("ca-certificates", "libgomp1", "libstdc++6", "python3", "python3-pip", "python3-venv")
 SUITE = "bookworm"
@@ -54,7 +54,9 @@ def write_layer(target: Path, work: Path) -> None:
             command, env={**os.environ, **_proxies()}, stdout=output, stderr=output, check=False
         )
     if done.returncode:
-        raise ToolMissing(f"debootstrap failed; the end of its log:\n{log.read_text()[-2000:]}")
+        raise ToolMissing(
+            "debootstrap", f"it failed; the end of its log:\n{log.read_text()[-2000:]}"
+        )
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
     partial = target.with_suffix(".partial")
     excludes = [f"--exclude={path}" for path in (_PIP_LOCK, *_OF_THIS_MACHINE)]
@@ -82,7 +84,10 @@ def _mirror() -> str:
     command += ["Created-By: Packages", "Origin: Debian", f"Release: {SUITE}"]
     found = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.split()
     if not found:
-        raise ToolMissing(f"apt on this machine ({platform.node()}) must have a source for {SUITE}")
+        raise ToolMissing(
+            "a Debian mirror",
+            f"apt on this machine ({platform.node()}) must have a source for {SUITE}",
+        )
     return found[0]
 
 

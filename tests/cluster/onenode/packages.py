@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.cluster.onenode.build import ToolMissing, cache_folder
+from tests.cluster.onenode.build import cache_folder
 from tests.cluster.onenode.locks import exclusive
+from tests.needs import ToolMissing
 
 # What to look for → the package that brings it.
 NODE = {
@@ -34,18 +35,18 @@ def require(wanted: dict[str, str]) -> None:
     Raises ToolMissing if this machine cannot: no root, or no apt.
     """
     if os.geteuid() != 0:
-        raise ToolMissing("A node must be run by root (kubelet mounts volumes and makes devices)")
+        raise ToolMissing("root", "kubelet mounts volumes and makes devices")
     missing = sorted({package for tool, package in wanted.items() if not _there(tool)})
     if not missing:
         return
     if shutil.which("apt-get") is None:
-        raise ToolMissing(f"Debian packages must be installed, but there is no apt-get: {missing}")
+        raise ToolMissing("apt-get", f"Debian packages must be installed: {missing}")
     print(f"== installing Debian packages: {' '.join(missing)}", file=sys.stderr, flush=True)
     _apt(["update", "-qq"])
     _apt(["install", "-qq", "-y", "--no-install-recommends", *missing])
     still = sorted(tool for tool in wanted if not _there(tool))
     if still:
-        raise ToolMissing(f"still missing after installing {missing}: {still}")
+        raise ToolMissing(", ".join(still), f"still missing after installing {missing}")
 
 
 def unpacked(package: str) -> Path:
@@ -62,7 +63,7 @@ def unpacked(package: str) -> Path:
 
 def _unpack(package: str, target: Path) -> None:
     if shutil.which("apt-get") is None:
-        raise ToolMissing(f"the Debian package {package} is needed, but there is no apt-get")
+        raise ToolMissing("apt-get", f"the Debian package {package} is needed")
     print(f"== downloading the Debian package {package}", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -72,7 +73,7 @@ def _unpack(package: str, target: Path) -> None:
             _apt(["update", "-qq"])
             done = subprocess.run(download, cwd=folder, check=False)
         if done.returncode:
-            raise ToolMissing(f"apt-get cannot download the Debian package {package}")
+            raise ToolMissing(f"the Debian package {package}", "apt-get cannot download it")
         (archive,) = Path(folder).glob("*.deb")
         partial = Path(folder) / "files"
         subprocess.run(["dpkg-deb", "--extract", str(archive), str(partial)], check=True)
@@ -83,7 +84,7 @@ def tool(name: str) -> str:
     """The path of an installed program, also where only root's PATH has it."""
     found = shutil.which(name, path=_PATH)
     if found is None:
-        raise ToolMissing(f"{name} must be installed")
+        raise ToolMissing(name, "it must be installed")
     return found
 
 

@@ -8,6 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.leftovers import RUN
+
+
+def state_folder() -> Path:
+    """Where the cluster lives: `$FINETUNE_CLUSTER_DIR`, or a folder under /var/tmp."""
+    return Path(os.environ.get("FINETUNE_CLUSTER_DIR") or "/var/tmp/finetune-cluster")
+
 
 class ClusterError(RuntimeError):
     """Something of the cluster did not start, or did not do what it was asked; the text says what."""
@@ -56,7 +63,7 @@ class Service:
             pid = os.posix_spawn(
                 self.command[0],
                 list(self.command),
-                {**os.environ, **self.env},
+                self._environment(),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
                     (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
@@ -65,6 +72,13 @@ class Service:
                 setsid=True,
             )
         self._pid_file.write_text(f"{pid} {_start_time(pid)}")
+
+    def _environment(self) -> dict[str, str]:
+        """A cluster's programs belong to no run of tests: it may be kept for the next one."""
+        ours = {**os.environ, **self.env}
+        if self.folder.is_relative_to(state_folder()):
+            ours.pop(RUN, None)
+        return ours
 
     def stop(self, grace: float = 15.0) -> None:
         """End the program with SIGTERM, and with SIGKILL if it is still there after `grace` seconds."""

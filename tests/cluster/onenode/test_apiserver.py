@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.onenode.access import skip_unless_ci
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import KUBERNETES, ToolMissing
+from tests.cluster.onenode.build import KUBERNETES
+from tests.needs import ToolMissing, not_run
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     try:
         started = ApiServer(folder, controllers=("garbage-collector-controller",))
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     with started:
         yield started
 

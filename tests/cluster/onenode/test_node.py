@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.onenode import images, volumes
-from tests.cluster.onenode.access import access, skip_unless_ci
+from tests.cluster.onenode.access import access
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.onenode.build import ToolMissing
+from tests.needs import ToolMissing, not_run
 
 NAMESPACE = "onenode-test"
 PROBE = """
@@ -78,7 +78,7 @@ def test_a_restricted_pod_reaches_the_api_and_our_libraries(server: ApiServer) -
     try:
         image = images.provide(cluster.runtime(), "trainer")["trainer"]
     except ToolMissing as missing:
-        skip_unless_ci(missing)
+        not_run(missing)
     claims = volumes.provide(server, NAMESPACE)
     server.kubectl("apply", "--filename=-", stdin=json.dumps(pod(image, claims)))
     ended = "--for=jsonpath={.status.phase}=Failed"

@@ -1,0 +1,1 @@
+"""Programs that work on this checkout; nothing of them is installed."""
