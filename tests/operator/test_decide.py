@@ -28,7 +28,7 @@ from finetune_operator.decide import (
     unreadable,
 )
 from finetune_operator.decision import Decision, Deletion
-from finetune_operator.observe import ConfigView, Observed
+from finetune_operator.observe import ConfigView, JobView, Observed, PodView
 from finetune_operator.settings import Settings
 from finetune_operator.trouble import Trouble
 from tests.operator.studies import (
@@ -286,6 +286,21 @@ def test_suspended_study_loses_its_job_and_says_so_when_the_pods_are_gone() -> N
     assert decision.status.state == "Suspended"
 
 
+@pytest.mark.parametrize("end", [{"succeeded": True}, {"failed": "BackoffLimitExceeded"}])
+def test_study_whose_job_has_ended_is_suspended_only_after_a_second_look(
+    end: dict[str, Any],
+) -> None:
+    suspended, seen = study(suspend=True), observed(job(**end))
+    first = decide(suspended, seen, SETTINGS, NOW)
+    assert first.confirm  # its driver may have said that it is finished
+    assert not decide(suspended, seen, SETTINGS, NOW, confirmed=True).confirm
+    assert not decide(suspended, observed(job(), pod()), SETTINGS, NOW).confirm
+    assert not decide(suspended, observed(job(deleting=True, **end)), SETTINGS, NOW).confirm
+    finished = observed(job(**end), document=progress("Finished", reason="SearchFinished"))
+    complete = decide(suspended, finished, SETTINGS, NOW, confirmed=True)
+    assert ("Complete" in true_conditions(complete.status)) is ("succeeded" in end)
+
+
 def test_resumed_study_starts_the_next_attempt_with_what_was_found() -> None:
     running = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW).status
     decision = decide(study(running), observed(), SETTINGS, NOW)
@@ -339,6 +354,36 @@ def test_attempt_whose_pods_are_there_and_whose_job_is_not_is_looked_for() -> No
     assert decide(begun, observed(pod()), SETTINGS, NOW).confirm
     assert not decide(begun, observed(pod()), SETTINGS, NOW, confirmed=True).confirm
     assert not decide(begun, observed(job(deleting=True), pod()), SETTINGS, NOW).confirm
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pod(),
+        pod(1),
+        pod(running=False),
+        pod(deadline=later(30)),
+        pod(study_uid="older", run_id="older"),
+        job(deleting=True),
+        job(study_uid="older"),
+    ],
+    ids=["runs", "worker", "pending", "is being deleted", "namesake", "job", "job of a namesake"],
+)
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_no_attempt_begins_beside_what_is_left_of_another(
+    left: JobView | PodView, confirmed: bool
+) -> None:
+    begun = study(StudyStatus(attempts=1))
+    decision = decide(begun, observed(left), SETTINGS, NOW, confirmed=confirmed)
+    assert (decision.create, decision.apply) == ((), ())
+    assert decision.status.conditions[0].reason == "WaitingForPodsToEnd"
+    assert decision.status.attempts == 1
+
+
+def test_pods_that_have_ended_are_not_waited_for() -> None:
+    ended = observed(pod(ended=True, running=False))
+    decision = decide(study(StudyStatus(attempts=1)), ended, SETTINGS, NOW, confirmed=True)
+    assert decision.create[-1]["metadata"]["name"] == "tickets-2"
 
 
 @pytest.mark.parametrize(
@@ -463,6 +508,23 @@ def test_attempt_is_given_up_only_after_a_second_look() -> None:
     assert decide(study(), failed, SETTINGS, NOW).confirm
     assert not decide(study(), failed, SETTINGS, NOW, confirmed=True).confirm
     assert not decide(study(), observed(), SETTINGS, NOW).confirm  # the first begins at once
+    last = study(StudyStatus(attempts=5, failed_attempts=4))
+    assert decide(last, failed, SETTINGS, NOW).confirm
+    assert not decide(last, failed, SETTINGS, NOW, confirmed=True).confirm
+
+
+def test_next_attempt_begins_only_after_a_second_look() -> None:
+    gone = study(StudyStatus(attempts=1))
+    assert decide(gone, observed(), SETTINGS, NOW).confirm
+    assert not decide(gone, observed(), SETTINGS, NOW, confirmed=True).confirm
+
+
+def test_child_is_put_right_only_after_a_second_look() -> None:
+    seen = replace(observed(job(), pod(), document=progress()), kept={})
+    assert decide(study(), seen, SETTINGS, NOW).confirm
+    assert not decide(study(), seen, SETTINGS, NOW, confirmed=True).confirm
+    edited = observed(job(), pod(), document=progress(), fresh=False)
+    assert not decide(study(), edited, SETTINGS, NOW).confirm  # by its user, just now
 
 
 def test_what_the_api_server_never_takes_fails_the_study() -> None:
