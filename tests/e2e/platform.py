@@ -49,7 +49,7 @@ class Platform:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints. Raises AssertionError with its words if it fails, TimeoutExpired if it hangs."""
-        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(
             command, input=stdin, text=True, capture_output=True, check=False, timeout=_PATIENCE
         )
@@ -59,7 +59,7 @@ class Platform:
 
     def helm(self, *arguments: str) -> str:
         """What helm prints."""
-        command = [program("helm"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = [str(program("helm")), f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(command, text=True, capture_output=True, check=False)
         if done.returncode:
             raise AssertionError(f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}")

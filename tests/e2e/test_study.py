@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,12 @@ for path in glob.glob("/proc/[0-9]*/cmdline"):
 def test_study_survives_the_loss_of_drivers_and_pods(platform: Platform) -> None:
     name = "survives"
     platform.apply(study(name, refit=False))
+
+    def at_its_rung(term: int) -> bool:
+        return term_of(platform, name) == term and running_trials(platform, name) > 0
+
     for term in (1, 2):
-        platform.wait(
-            f"term {term} with a trial at its rung",
-            lambda term=term: term_of(platform, name) == term and running_trials(platform, name),
-            240,
-        )
+        platform.wait(f"term {term} with a trial at its rung", partial(at_its_rung, term), 240)
         head = pod_of(platform, name, 0)
         platform.kubectl("exec", "-n", TEAM, head, "--", "python3", "-c", _KILL_DRIVER)
     platform.wait("term 3", lambda: term_of(platform, name) == 3, 120)
