@@ -78,7 +78,7 @@ MODULES = {
         f" -X {_STAMP}.gitTreeState=clean",
     ),
     "etcd": Module(_HERE / "go" / "etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    "coredns": Module(_HERE / "go" / "coredns", {"coredns": "github.com/coredns/coredns"}),
+    "coredns": Module(_HERE / "go" / "coredns", {"coredns": "."}),
     "helm": Module(_HERE / "go" / "helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     "kuberay": Module(
         _HERE / "go" / "kuberay", {"ray-operator": "github.com/ray-project/kuberay/ray-operator"}
