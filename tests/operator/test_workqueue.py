@@ -1,6 +1,9 @@
 """The queue: one task a key, nothing lost, failures come back."""
 
 import asyncio
+from itertools import pairwise
+
+import pytest
 
 from finetune_operator import workqueue
 from finetune_operator.kube import KubeError
@@ -142,3 +145,95 @@ async def test_key_that_is_added_for_later_while_it_is_worked_on_is_not_lost() -
     await asyncio.wait_for(again.wait(), 5)
     await queue.stop()
     assert calls == 2
+
+
+class Failing:
+    """Work that fails so many times in a row, each time by that error."""
+
+    def __init__(self, *errors: KubeError | None) -> None:
+        self.errors = list(errors)
+        self.times: list[float] = []
+        self.done = asyncio.Event()
+
+    async def __call__(self, _: str) -> None:
+        self.times.append(asyncio.get_running_loop().time())
+        error = self.errors.pop(0) if self.errors else None
+        if not self.errors and error is None:
+            self.done.set()
+        if error is not None:
+            raise error
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds between one try and the next."""
+        return [after - before for before, after in pairwise(self.times)]
+
+
+async def test_each_failure_in_a_row_waits_twice_as_long_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(workqueue, "MAX_BACKOFF", 0.04)
+    work = Failing(*[KubeError(500, "no")] * 7)
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a")
+    await asyncio.wait_for(work.done.wait(), 5)
+    await queue.stop()
+    assert all(wait >= least for wait, least in zip(work.waits, (0.01, 0.02, 0.04), strict=False))
+    assert work.waits[-1] < 2**6 * 0.01
+
+
+async def test_success_makes_up_for_the_failures_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF", 0.01)
+    failure = KubeError(500, "no")
+    work = Failing(*[failure] * 5, None, failure)
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a")
+    while len(work.times) < 6:  # noqa: ASYNC110  # nothing says when
+        await asyncio.sleep(0.01)
+    queue.add("a")
+    await asyncio.wait_for(work.done.wait(), 5)
+    await queue.stop()
+    assert work.waits[-1] < 2**5 * 0.01
+
+
+async def test_key_that_is_gone_leaves_nothing_behind_for_one_of_its_name() -> None:
+    work = Failing(KubeError(429, "slow down", retry_after=60.0))
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a")
+    await asyncio.sleep(0.02)
+    queue.forget("a")
+    queue.add("a")
+    await asyncio.wait_for(work.done.wait(), 1)
+    queue.add("a", 0.02)
+    queue.forget("a")
+    await asyncio.sleep(0.05)
+    await queue.stop()
+    assert len(work.times) == 2
+
+
+async def test_queue_that_was_stopped_works_on_nothing_until_it_is_started_again() -> None:
+    work = Failing()
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a", 0.02)
+    await queue.stop()
+    queue.start(1)
+    await asyncio.sleep(0.05)
+    assert work.times == []
+    queue.add("a")
+    await asyncio.wait_for(work.done.wait(), 1)
+    await queue.stop()
+
+
+async def test_key_is_worked_on_at_the_earliest_of_its_times() -> None:
+    work = Failing()
+    queue = WorkQueue(work, lambda: None)
+    queue.start(1)
+    queue.add("a", 0.02)
+    queue.add("a", 60.0)
+    await asyncio.wait_for(work.done.wait(), 1)
+    await queue.stop()
