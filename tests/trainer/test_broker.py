@@ -238,6 +238,19 @@ async def test_told_to_end_it_calls_back_and_hands_out_nothing_more(tmp_path: Pa
     assert snapshot.outcome is None, "told to end is no end of the study"
 
 
+async def test_told_to_end_nobody_leaves_before_the_refit_is_saved(tmp_path: Path) -> None:
+    """The first slot that is told that it is over ends all of them."""
+    broker = await begun(tmp_path, study_spec(**ONE_EPOCH, budget={"maxTrials": 1}))
+    item = await train(broker, A)
+    assert isinstance(await soon(broker.next(A, reached(item))), RefitItem)
+    waiting = asyncio.create_task(broker.next(B, []))
+    assert await waits(waiting)
+    await soon(broker.drain())
+    assert await waits(waiting)
+    assert await soon(broker.next(A, [ev.RefitRequeued(0.0)])) is None
+    assert await soon(waiting) is None
+
+
 async def test_a_target_calls_back_what_runs_and_a_budget_lets_it_go_on(tmp_path: Path) -> None:
     for name, spec, is_called_back in (
         ("target", study_spec(objective={"metric": "accuracy", "target": 0.5}), True),
@@ -298,6 +311,42 @@ async def test_a_checkpoint_goes_when_nobody_will_resume_from_it(tmp_path: Path)
     assert (tmp_path / second.path).exists()
     await train(broker, A, reached(item))
     await gone(tmp_path / second.path)
+
+
+async def test_a_checkpoint_that_comes_with_the_end_of_its_trial_goes_at_once(
+    tmp_path: Path,
+) -> None:
+    broker = await begun(tmp_path, study_spec())
+    item = await train(broker, A)
+    late = saved(tmp_path, item, "late")
+    await train(broker, A, [late, ev.Reached(0.0, item.trial, True)])
+    await gone(tmp_path / late.path)
+
+
+async def test_a_step_of_a_population_has_its_parents_checkpoint_until_it_has_its_own(
+    tmp_path: Path,
+) -> None:
+    search = {"algorithm": "PBT", "seed": 7, "populationSize": 2, "perturbationInterval": 1}
+    spec = study_spec(search=search, hyperparameters={"epochs": 3}, budget={})
+    broker = await begun(tmp_path, spec)
+    item = await train(broker, A)
+    paths: list[Path] = []
+    inherited = 0
+    while True:
+        if item.checkpoint is not None:
+            inherited += 1
+            assert (tmp_path / item.checkpoint).exists()
+        own = saved(tmp_path, item, "own")
+        paths.append(tmp_path / own.path)
+        done = epoch_done(item.trial, item.to_epoch, item.trial / 10)
+        report = [done, own, ev.Reached(0.0, item.trial, item.to_epoch == 3)]
+        answer = await soon(broker.next(A, report))
+        if not isinstance(answer, TrainItem):
+            break
+        item = answer
+    assert inherited == len(paths) - 2 >= 3  # who takes over another's weights may skip a step
+    for path in paths:
+        await gone(path)
 
 
 async def test_a_paused_trial_keeps_its_checkpoint_until_it_is_out_of_reach(tmp_path: Path) -> None:

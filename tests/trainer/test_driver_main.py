@@ -517,15 +517,16 @@ def test_each_start_has_a_term_of_its_own_whoever_comes_first(pod: Pod) -> None:
     assert [e.term for e in pod.records() if isinstance(e, ev.TermStarted)] == [3]
 
 
-def test_a_term_is_above_those_of_the_records(pod: Pod) -> None:
+@pytest.mark.parametrize("last", [1, 7])
+def test_a_term_is_above_those_of_the_records(last: int, pod: Pod) -> None:
     """Somebody has deleted the ConfigMap, or the study adopts what another has left."""
     storage = Storage.open(str(pod.storage))
     claim(storage, parts_of(pod.spec))
-    RecordLog.start(storage, 7, 0.0)
+    RecordLog.start(storage, last, 0.0)
     assert driver.main() == 0
-    assert pod.server.data["term"] == "8"
-    assert pod.server.told[-1].term == 8
-    assert [e.term for e in pod.records() if isinstance(e, ev.TermStarted)] == [7, 8]
+    assert pod.server.data["term"] == str(last + 1)
+    assert pod.server.told[-1].term == last + 1
+    assert [e.term for e in pod.records() if isinstance(e, ev.TermStarted)] == [last, last + 1]
 
 
 # The study is edited.
