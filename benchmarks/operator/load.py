@@ -32,10 +32,10 @@ from typing import Any
 
 from kubernetes.aio import client, config
 from tests.api.wrong_manifests import VALID, changed
-from tests.cluster.conftest import CRD
 from tests.cluster.loopback import free_port, page
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.shared import CRD
 
 from benchmarks.machine import describe
 from finetune_api.manifest import parse_study

@@ -36,9 +36,9 @@ GRID = {
 
 def kind(algorithm: str, scheduler: str = "None", space: Any = None, **more: Any) -> Manifest:
     """The fields of a study of that searcher and scheduler; `more` goes where its name belongs."""
-    rungs = {name: more.pop(name) for name in ("resource", "minResource") if name in more}
-    scheduled = {"type": scheduler, **rungs}
-    search = {"algorithm": algorithm, "seed": 7, "scheduler": scheduled}
+    rungs: Manifest = {name: more.pop(name) for name in ("resource", "minResource") if name in more}
+    search: Manifest = {"algorithm": algorithm, "seed": 7}
+    search["scheduler"] = {"type": scheduler, **rungs}
     search |= {name: more.pop(name) for name in ("constraints", "populationSize") if name in more}
     return {"search": search, "searchSpaces": [space or CONDITIONAL], **more}
 
