@@ -440,7 +440,7 @@ def test_what_is_nobodys_fault_is_told_and_raised(where: str, pod: Pod) -> None:
 
     def broken(*_: Any) -> Any:
         if where == "slot":
-            pod.until_told(phase="Searching")
+            pod.until(lambda: pod.server.told[-1].findings.trials.running == 1)
         raise RuntimeError("a bug\nand where it is")
 
     if where == "data":
