@@ -349,6 +349,15 @@ async def test_nothing_is_written_any_more_while_the_lease_is_handed_back(poll: 
     assert held == [False]
 
 
+async def test_lease_that_has_run_out_is_not_handed_back(poll: Poll) -> None:
+    one = poll.add("one")
+    await poll.pass_by(1)
+    await one.end()
+    poll.clock.now += LEASE_SECONDS
+    await one.election.release()
+    assert poll.api.writes() == [f"POST {LEASE.removesuffix('/finetune')}"]
+
+
 async def test_lease_that_is_not_held_is_not_handed_back(poll: Poll) -> None:
     poll.put("other")
     one = poll.add("one")

@@ -299,9 +299,10 @@ async def test_status_of_a_study_that_has_changed_is_not_written(
     assert len(cluster.statuses()) == 1  # and it is not tried with less in it
 
 
-async def test_own_status_is_known_before_the_watch_tells_it(cluster: Cluster) -> None:
+async def test_what_was_written_here_is_known_before_the_watch_tells_it(cluster: Cluster) -> None:
     await cluster.begin()
     await cluster.look()
+    assert cluster.api.writes() == [str(request) for request in cluster.api.requests]
     assert [status["attempts"] for status in cluster.statuses()] == [1]  # it waits for pods now
     await cluster.look()
     assert cluster.statuses() == []
