@@ -32,7 +32,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from benchmarks.machine import describe
 from benchmarks.search.digits import EPOCHS, Curves, curves
 from finetune_api.spaces import FloatDomain
-from finetune_api.study import Budget, Scheduler, Search
+from finetune_api.study import Budget, Scheduler, SchedulerType, Search
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem
@@ -66,10 +66,10 @@ class Ours:
     """The study's decisions under one of its schedulers."""
 
     trials: int
-    scheduler: str = "ASHA"
+    scheduler: SchedulerType = "ASHA"
 
     def __post_init__(self) -> None:
-        scheduler = Scheduler(type=self.scheduler, reduction_factor=FACTOR)  # type: ignore[arg-type]
+        scheduler = Scheduler(type=self.scheduler, reduction_factor=FACTOR)
         search = Search(algorithm="Random", scheduler=scheduler)
         spaces = [{"configuration": FloatDomain(min=0.0, max=1.0)}]
         problem = Problem(search, spaces, ("accuracy",), ("Maximize",), EPOCHS)

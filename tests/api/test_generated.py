@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from finetune_api.crd import custom_resource_definition
 from finetune_api.generate import stale
@@ -29,16 +30,16 @@ def test_every_hyperparameter_can_be_fixed_and_searched() -> None:
 
 
 def test_every_list_of_the_schema_has_a_type_and_a_bound() -> None:
-    def walk(node: dict[str, object], path: str) -> None:
+    def walk(node: dict[str, Any], path: str) -> None:
         if node.get("type") == "array":
             assert "x-kubernetes-list-type" in node, path
             assert "maxItems" in node, path
         for key in ("properties",):
-            for name, child in (node.get(key) or {}).items():  # type: ignore[attr-defined]
+            for name, child in (node.get(key) or {}).items():
                 walk(child, f"{path}.{name}")
         for key in ("items", "additionalProperties"):
             if isinstance(node.get(key), dict):
-                walk(node[key], f"{path}[]")  # type: ignore[arg-type]
+                walk(node[key], f"{path}[]")
 
     walk(custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"], "")
 

@@ -55,9 +55,11 @@ def test_dashboard_asks_for_what_is_shown(shown: dict[str, set[str]]) -> None:
         _check(query, shown)
     for variable in json.loads(DASHBOARD.read_text())["templating"]["list"]:
         if variable["type"] == "query":
-            series, label = re.fullmatch(
+            asked = re.fullmatch(
                 r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variable["query"]["query"]
-            ).groups()  # type: ignore[union-attr]
+            )
+            assert asked is not None, variable["query"]
+            series, label = asked.groups()
             assert label in shown[series] | _TARGET
 
 

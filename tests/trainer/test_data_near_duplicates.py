@@ -343,7 +343,9 @@ def test_an_encoder_of_its_own_compares_the_rows(
     cleaning = {"duplicateEncoder": {"name": str(encoder)}}
     other = prepare_planted(dataset={"cleaning": cleaning}, searchSpaces=SEARCHED)
     assert not set(PLANTED) & set(other.deduplicated(CLOSE).train)
-    assert len(other.near_duplicates.cosine) != len(data.near_duplicates.cosine)  # type: ignore[union-attr]
+    assert other.near_duplicates is not None
+    assert data.near_duplicates is not None
+    assert len(other.near_duplicates.cosine) != len(data.near_duplicates.cosine)
 
 
 @pytest.mark.parametrize("broken", ["no such folder", "no weights", "too few layers"])

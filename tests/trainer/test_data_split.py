@@ -1,6 +1,8 @@
 """Splits lose no row, keep the shares of the labels, and depend on the seed alone."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -8,13 +10,15 @@ import pytest
 from finetune_trainer.data.labels import Label
 from finetune_trainer.data.split import Rows, fold_rows, sample_order, split_rows
 
+Make: TypeAlias = Callable[[int], Sequence[Label]]
+
 
 def classes(seed: int, rows: int = 500) -> list[Label]:
     shares = np.array([0.5, 0.3, 0.15, 0.05])
     return list(np.random.default_rng(seed).choice(list("abcd"), size=rows, p=shares).tolist())
 
 
-def label_sets(seed: int, rows: int = 600) -> list[Label]:
+def label_sets(seed: int, rows: int = 600) -> list[tuple[str, ...]]:
     shares = np.array([0.4, 0.2, 0.1, 0.05, 0.02])
     drawn = np.random.default_rng(seed).random((rows, 5)) < shares
     return [tuple(name for name, has in zip("abcde", row, strict=True) if has) for row in drawn]
@@ -30,8 +34,8 @@ def assert_partition(parts: list[Rows], rows: int) -> None:
 
 @pytest.mark.parametrize("stratify", [True, False])
 @pytest.mark.parametrize("make", [classes, label_sets, numbers])
-def test_every_row_is_in_one_part_of_the_right_size(make: object, stratify: bool) -> None:
-    labels: list[Label] = make(3)  # type: ignore[operator]
+def test_every_row_is_in_one_part_of_the_right_size(make: Make, stratify: bool) -> None:
+    labels = make(3)
     parts = split_rows(labels, (0.2, 0.1), 5, stratify)
     assert_partition(parts, len(labels))
     wanted = [round(0.2 * len(labels)), round(0.1 * len(labels))]
@@ -39,8 +43,8 @@ def test_every_row_is_in_one_part_of_the_right_size(make: object, stratify: bool
 
 
 @pytest.mark.parametrize("make", [classes, label_sets, numbers])
-def test_the_seed_decides(make: object) -> None:
-    labels: list[Label] = make(3)  # type: ignore[operator]
+def test_the_seed_decides(make: Make) -> None:
+    labels = make(3)
 
     def split(seed: int) -> list[list[int]]:
         return [part.tolist() for part in split_rows(labels, (0.2, 0.1), seed, True)]
@@ -71,7 +75,7 @@ def test_label_sets_are_spread_better_than_by_chance() -> None:
             labels = label_sets(seed)
             for part in split_rows(labels, (0.15, 0.15), seed, stratify):
                 for name in "abcde":
-                    has = np.array([name in set(label) for label in labels])  # type: ignore[arg-type]
+                    has = np.array([name in set(label) for label in labels])
                     total += abs(has[part].sum() - has.mean() * len(part))
         return total
 
