@@ -68,6 +68,8 @@ def test_study_that_is_gone_leaves_nothing_behind_for_one_of_its_name() -> None:
     pace.forget("a")
     clock.now += 0.1
     assert pace.wait("a") == 0
+    pace.forget("a")
+    assert pace.wait("a") > 0  # its turn was not this one's
 
 
 @pytest.mark.parametrize("studies", [20, 100, 200, 500])

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from finetune_operator.observe import JobView
-from finetune_operator.store import Store
+from finetune_operator.observe import JobView, PodView
+from finetune_operator.store import Store, Versions
 from tests.operator.studies import JOB_UID, UID
 
 KEY = ("nlp", "tickets")
@@ -53,6 +53,17 @@ def test_job_told_to_go_is_no_live_one_whatever_arrives() -> None:
     assert store.observed(KEY).jobs[0].deleting
     store.remove("nlp", JobView, body(7))
     assert store.observed(KEY) == Store().observed(KEY)
+    store.put("nlp", JobView, body(8))  # nothing of it is kept
+    assert not store.observed(KEY).jobs[0].deleting
+
+
+def test_job_that_went_before_its_deletion_was_answered_is_not_waited_for() -> None:
+    store = Store()
+    store.put("nlp", JobView, body(5))
+    store.remove("nlp", JobView, body(7))
+    store.expect_deletion(KEY, JOB_UID)
+    store.put("nlp", JobView, body(8))
+    assert not store.observed(KEY).jobs[0].deleting
 
 
 def test_object_of_no_study_is_not_kept() -> None:
@@ -79,3 +90,29 @@ def test_objects_of_a_kind_that_comes_back_are_new() -> None:
     assert store.observed(KEY).jobs == ()
     store.put("nlp", JobView, body(3))
     assert not store.observed(KEY).jobs[0].deleting
+
+
+def test_only_so_many_objects_that_are_gone_are_remembered() -> None:
+    versions = Versions()
+    for number in range(5000):
+        versions.gone(number, 7)
+    assert versions.seen(0, body(6))
+    assert not versions.seen(4999, body(6))
+
+
+def test_attempts_and_pods_are_in_order_whenever_they_came() -> None:
+    store = Store()
+    for attempt in (2, 10, 1):
+        made = body(attempt, uid=f"job-{attempt}")
+        made["metadata"]["name"] = f"tickets-{attempt}"
+        made["metadata"]["labels"]["finetune.dev/attempt"] = str(attempt)
+        store.put("nlp", JobView, made)
+    for index in (2, 0, 1):
+        made = body(20 + index, uid=f"pod-{index}")
+        made["metadata"]["name"] = f"pod-{index}"
+        place = {"batch.kubernetes.io/job-completion-index": str(index)}
+        made["metadata"]["annotations"] = place
+        store.put("nlp", PodView, made)
+    seen = store.observed(KEY)
+    assert [job.attempt for job in seen.jobs] == [1, 2, 10]
+    assert [pod.place for pod in seen.pods] == ["0", "1", "2"]

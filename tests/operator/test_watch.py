@@ -275,6 +275,7 @@ async def test_namespaces_are_followed_each_on_its_own(api: FakeApi) -> None:
     api.put(f"{other}/b", theirs)
     api.on("GET", "nlp/jobs", lambda: None, EXPIRED, lambda: api.remove(f"{JOBS}/a"))
     async with following(api, namespaces=("nlp", "other")) as seen:
+        assert seen.store.names(JobView, None) == {(("nlp", "a"), "a"), (("other", "b"), "b")}
         await seen.until(lambda: not seen.jobs())
         assert [job.name for job in seen.store.observed(("other", "b")).jobs] == ["b"]
     assert {one.path for one in api.requests} == {JOBS, other}
