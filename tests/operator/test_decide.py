@@ -615,6 +615,25 @@ def test_finished_study_stays_finished_whatever_is_seen() -> None:
         assert (decision.create, decision.apply, decision.events) == ((), (), ())
 
 
+@pytest.mark.parametrize(
+    ("left", "goes"),
+    [
+        (job(), True),
+        (job(held=True, active=0), True),
+        (job(succeeded=True), False),
+        (job(failed="BackoffLimitExceeded"), False),
+        (job(deleting=True), False),
+    ],
+    ids=["runs", "queued", "succeeded", "failed", "deleting"],
+)
+def test_no_job_of_a_finished_study_runs_on(left: JobView, goes: bool) -> None:
+    finished = decide(
+        study(), observed(job(succeeded=True), document=progress("Finished")), SETTINGS, NOW
+    ).status
+    decision = decide(study(finished), observed(left), SETTINGS, later(9))
+    assert decision.delete == ((Deletion("Job", "tickets-1", JOB_UID),) if goes else ())
+
+
 _JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (

@@ -182,6 +182,8 @@ def test_attempt_that_was_told_to_end_is_no_failure_of_a_study_that_has_trained(
     assert decision.delete == (Deletion("RayJob", "tickets-1", JOB_UID),)
     assert (decision.status.state, decision.status.failed_attempts) == ("Pending", 4)
     assert [event.reason for event in decision.events] == ["Evicted"]
+    assert not decision.confirm
+    assert decide(almost, observed(over, document=drained), KUBERAY, NOW).confirm
     counted = {
         "it has trained nothing yet": drained.model_copy(update={"findings": Findings()}),
         "another driver has started since": drained.model_copy(update={"phase": "Preparing"}),
