@@ -20,7 +20,7 @@ from finetune_api.plan import make_plan
 from finetune_api.status import StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.environment import SlotResources, WorkerResources
-from finetune_trainer.errors import StudyError
+from finetune_trainer.errors import RayUnavailable, StudyError
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 
@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ManifestError, ConstraintError, StudyError, OSError) as error:
         print(f"finetune: {parsed.study}: {error}", file=sys.stderr)
         return 2
+    except RayUnavailable as error:
+        print(f"finetune: {error}", file=sys.stderr)
+        return 1
 
 
 def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) -> int:
@@ -141,14 +144,17 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     sink = LocalSink(into)
     started = datetime.now(UTC)
     console.print(f"{study.metadata.name}: {slots} slots, results in {into}", highlight=False)
-    driver = Driver(Workplace(study, base, str(into), sink, slots, _share(slots)))
-    with StudyConsole(study, console) as screen:
-        watch = _Watch(sink, screen)
-        watch.start()
-        try:
-            progress = driver.run()
-        finally:
-            watch.stop()
+    try:
+        driver = Driver(Workplace(study, base, str(into), sink, slots, _share(slots)))
+        with StudyConsole(study, console) as screen:
+            watch = _Watch(sink, screen)
+            watch.start()
+            try:
+                progress = driver.run()
+            finally:
+                watch.stop()
+    finally:
+        sink.release()
     finished = study.model_copy(update={"status": status_of(study, progress, started)})
     (into / "study.yaml").write_text(dump_yaml(finished.to_json()))
     _report(study, progress, into, console)

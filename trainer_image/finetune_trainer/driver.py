@@ -25,6 +25,7 @@ from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import (
     DataError,
+    RayUnavailable,
     SpecError,
     StorageUnavailable,
     StudyError,
@@ -72,6 +73,8 @@ from finetune_trainer.tracking.tracker import (
 from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
+RAY_STARTS = 3
+"""How often Ray is started on a laptop before the study gives up."""
 
 T = TypeVar("T")
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
@@ -480,15 +483,31 @@ def _this_node() -> NodeAffinitySchedulingStrategy:
 
 
 def start_ray(cpus: int, gpus: int | None = None) -> None:
-    """Start Ray on this machine, whatever else runs on it; with None it looks for GPUs itself."""
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    """Start Ray on this machine, whatever else runs on it; with None it looks for GPUs itself.
+
+    Raises RayUnavailable if it does not start, however often it is tried: a busy machine may need longer than Ray waits.
+    """
+    for left in reversed(range(RAY_STARTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            return
+        except Exception as error:  # Ray raises bare Exceptions here
+            ray.shutdown()
+            if left:
+                log.warning("Ray did not start, it is tried again: %s", gist(error))
+                continue
+            logs = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "logs"
+            raise RayUnavailable(
+                f"Ray did not start, tried {RAY_STARTS} times: {gist(error)} (too little memory, a full disk or a very"
+                f" busy machine are the usual reasons; Ray's own words are in {logs})"
+            ) from error
 
 
 def start_broker(

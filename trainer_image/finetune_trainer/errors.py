@@ -57,6 +57,10 @@ class TrialFailure(Exception):
         return type(self), (self.failure_class, self.message)
 
 
+class RayUnavailable(RuntimeError):
+    """Ray did not start on this machine; the text says what was tried and where to look."""
+
+
 class StorageUnavailable(OSError):
     """Storage, or a file of the data, cannot be used now; it may be later."""
 

@@ -1,0 +1,42 @@
+"""Ray that does not start is tried again, and then explained in a sentence."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from finetune_api.manifest import dump_yaml
+from finetune_trainer import cli
+from finetune_trainer.driver import RAY_STARTS, start_ray
+from finetune_trainer.errors import RayUnavailable
+from tests.api.wrong_manifests import VALID
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for Ray in which nobody can write, root neither."""
+    monkeypatch.setenv("RAY_TMPDIR", "/proc")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_ray_is_tried_again_before_it_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.WARNING, "finetune.driver"),
+        pytest.raises(
+            RayUnavailable, match=rf"Ray did not start, tried {RAY_STARTS} times: .*/proc"
+        ),
+    ):
+        start_ray(1)
+    assert len([line for line in caplog.messages if "tried again" in line]) == RAY_STARTS - 1
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_command_line_says_so_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text(dump_yaml(VALID))
+    assert cli.main(["run", str(manifest), "--into", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "finetune: Ray did not start" in said
+    assert "Traceback" not in said
