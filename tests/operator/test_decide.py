@@ -241,6 +241,29 @@ def test_user_error_fails_the_study_with_the_drivers_words() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "seen",
+    [
+        observed(job(), pod(), document=progress("Failed", reason="DataError")),
+        observed(job(failed="exit 42"), document=progress("Failed", reason="DataError"), term=2),
+        observed(job(failed="exit 42"), document=progress("Failed", job_uid="another")),
+        observed(job(failed="exit 42"), document=progress("Searching")),
+        observed(job(failed="exit 42")),
+    ],
+    ids=["job runs", "of a driver that was replaced", "of another job", "searching", "silent"],
+)
+def test_neither_alone_fails_a_study(seen: Observed) -> None:
+    assert "Failed" not in true_conditions(decide(study(), seen, SETTINGS, NOW).status)
+
+
+def test_document_that_is_not_in_the_studys_own_config_map_is_not_believed() -> None:
+    seen = observed(job(), pod(), document=progress())
+    assert believed_progress(study(), seen) is not None
+    theirs = replace(seen.configs["tickets-progress"], study_uid="older")
+    configs = {**seen.configs, "tickets-progress": theirs}
+    assert believed_progress(study(), replace(seen, configs=configs)) is None
+
+
 def test_failed_attempt_is_deleted_and_another_follows_when_its_pods_are_gone() -> None:
     status, decision = after((observed(job(failed="BackoffLimitExceeded")), 0))
     assert decision.delete == (Deletion("Job", "tickets-1", JOB_UID),)
@@ -610,9 +633,10 @@ def test_finished_study_stays_finished_whatever_is_seen() -> None:
         observed(job(failed="x")),
         observed(job(), pod(), document=progress()),
     ):
-        decision = decide(study(finished), seen, SETTINGS, later(9))
-        assert true_conditions(decision.status) == {"Complete"}
-        assert (decision.create, decision.apply, decision.events) == ((), (), ())
+        for suspend in (False, True):
+            decision = decide(study(finished, suspend=suspend), seen, SETTINGS, later(9))
+            assert true_conditions(decision.status) == {"Complete"}
+            assert (decision.create, decision.apply, decision.events) == ((), (), ())
 
 
 @pytest.mark.parametrize(
