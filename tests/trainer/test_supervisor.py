@@ -42,7 +42,10 @@ esac
 . "$script"
 """
 
-STAYS = "trap 'exit 0' TERM; while :; do sleep 0.02; done"
+WAITS = "for _ in $(seq 500); do sleep 0.02; done; exit 9"
+"""Ten seconds, which nothing here takes: a script whose supervisor is broken ends too."""
+
+STAYS = f"trap 'exit 0' TERM; {WAITS}"
 
 
 class Hasty(threading.Event):
@@ -176,7 +179,7 @@ def test_told_to_end_it_tells_slots_and_driver_and_waits_for_the_driver(
     place: Place, head: socket.socket, tmp_path: Path
 ) -> None:
     saves = f'trap \'test -e "{tmp_path}/finetune-drain" && sleep 0.2; touch "{tmp_path}/saved"; exit 143\' TERM'
-    place.play("driver", f'{saves}; touch "{tmp_path}/there"; while :; do sleep 0.02; done')
+    place.play("driver", f'{saves}; touch "{tmp_path}/there"; {WAITS}')
     made, _ = of()
     assert os.environ[DRAIN_FILE] == str(tmp_path / "finetune-drain")
     thread = soon((tmp_path / "there").exists, sigterm)
@@ -193,7 +196,7 @@ def test_a_driver_that_is_over_when_it_is_told_to_end_has_the_last_word(
 ) -> None:
     place.play(
         "driver",
-        f'trap "exit {code}" TERM; touch "{tmp_path}/there"; while :; do sleep 0.02; done',
+        f'trap "exit {code}" TERM; touch "{tmp_path}/there"; {WAITS}',
     )
     made, _ = of()
     thread = soon((tmp_path / "there").exists, sigterm)
@@ -204,6 +207,7 @@ def test_a_driver_that_is_over_when_it_is_told_to_end_has_the_last_word(
 def test_a_signal_that_comes_before_the_driver_reaches_it(
     place: Place, head: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    place.play("driver", f"trap 'exit 143' TERM; {WAITS}")
     made, _ = of()
     start = subprocess.Popen
 
@@ -215,13 +219,15 @@ def test_a_signal_that_comes_before_the_driver_reaches_it(
     monkeypatch.setattr(subprocess, "Popen", late)
     assert made.run() == 143
     assert made.driver is not None
-    assert made.driver.poll() is not None
+    assert made.driver.poll() in (143, -signal.SIGTERM), "told, before it could listen or after"
 
 
 def test_without_its_head_ray_the_driver_is_ended_and_the_pod_fails(
     place: Place, head: socket.socket, tmp_path: Path
 ) -> None:
-    place.play("ray", f'while ! test -e "{tmp_path}/there"; do sleep 0.02; done; exit 0')
+    place.play(
+        "ray", f'for _ in $(seq 500); do test -e "{tmp_path}/there" && exit 0; sleep 0.02; done'
+    )
     place.play("driver", f'touch "{tmp_path}/there"; {STAYS}')
     made, _ = of()
     assert made.run() == 1
@@ -245,9 +251,7 @@ def test_told_to_end_before_ray_is_there(place: Place, no_head: None) -> None:
 
 
 def test_ray_ends_with_the_pod(place: Place, head: socket.socket, tmp_path: Path) -> None:
-    place.play(
-        "ray", f"trap 'touch \"{tmp_path}/ended\"; exit 0' TERM; while :; do sleep 0.02; done"
-    )
+    place.play("ray", f"trap 'touch \"{tmp_path}/ended\"; exit 0' TERM; {WAITS}")
     place.play("driver", "sleep 0.2; exit 0")
     made, _ = of()
     assert made.run() == 0
@@ -321,7 +325,7 @@ def test_a_worker_lets_its_slots_save_while_ray_and_its_head_are_there(
     told, left = tmp_path / "told", tmp_path / "left"
     place.play(
         "ray",
-        f'trap \'touch "{told}"; exit 0\' TERM; while ! test -e "{left}"; do sleep 0.02; done',
+        f'trap \'touch "{told}"; exit 0\' TERM; for _ in $(seq 500); do test -e "{left}" && exit 0; sleep 0.02; done',
     )
     made, _ = of(index=1)
     early: list[bool] = []
