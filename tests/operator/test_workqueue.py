@@ -184,15 +184,20 @@ async def test_each_failure_in_a_row_waits_twice_as_long_up_to_a_limit(
     assert work.waits[-1] < 2**6 * 0.01
 
 
-async def test_success_makes_up_for_the_failures_before(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gone", [False, True], ids=["success", "another of its name"])
+async def test_failures_of_the_past_do_not_count(
+    gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF", 0.01)
     failure = KubeError(500, "no")
-    work = Failing(*[failure] * 5, None, failure)
+    work = Failing(*[failure] * 5, *([] if gone else [None]), failure)
     queue = WorkQueue(work, lambda: None)
     queue.start(1)
     queue.add("a")
-    while len(work.times) < 6:  # noqa: ASYNC110  # nothing says when
-        await asyncio.sleep(0.01)
+    while len(work.times) < (5 if gone else 6):  # noqa: ASYNC110  # nothing says when
+        await asyncio.sleep(0.005)
+    if gone:
+        queue.forget("a")
     queue.add("a")
     await asyncio.wait_for(work.done.wait(), 5)
     await queue.stop()
@@ -215,7 +220,9 @@ async def test_key_that_is_gone_leaves_nothing_behind_for_one_of_its_name() -> N
     assert len(work.times) == 2
 
 
-async def test_queue_that_was_stopped_works_on_nothing_until_it_is_started_again() -> None:
+async def test_queue_that_was_stopped_works_on_nothing_until_it_is_started_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     work = Failing()
     queue = WorkQueue(work, lambda: None)
     queue.start(1)
@@ -223,7 +230,7 @@ async def test_queue_that_was_stopped_works_on_nothing_until_it_is_started_again
     await queue.stop()
     queue.start(1)
     await asyncio.sleep(0.05)
-    assert work.times == []
+    assert (work.times, caplog.records) == ([], [])
     queue.add("a")
     await asyncio.wait_for(work.done.wait(), 1)
     await queue.stop()
@@ -237,3 +244,16 @@ async def test_key_is_worked_on_at_the_earliest_of_its_times() -> None:
     queue.add("a", 60.0)
     await asyncio.wait_for(work.done.wait(), 1)
     await queue.stop()
+
+
+async def test_key_that_was_added_several_times_is_worked_on_once() -> None:
+    work = Failing()
+    queue = WorkQueue(work, lambda: None)
+    queue.add("a", 0.03)
+    for _ in range(3):
+        queue.add("a")
+    assert queue.depth == 1
+    queue.start(2)
+    await asyncio.sleep(0.08)
+    await queue.stop()
+    assert (len(work.times), queue.depth) == (1, 0)
