@@ -159,6 +159,23 @@ def test_a_save_that_was_cut_off_leaves_the_one_before_it(
     assert_same(place, whole[0])
 
 
+def test_of_two_saves_it_goes_on_from_the_newest(
+    make_spec: MakeSpec, data: PreparedData, whole: tuple[Place, Asked], tmp_path: Path
+) -> None:
+    """A driver was killed before it had deleted the older one."""
+    place = Place(tmp_path, make_spec(), data)
+    place.refit(Asked(3))
+    (save,) = tmp_path.glob("checkpoints/refit/*/1")
+    shutil.copytree(save, tmp_path / "older")
+    place.refit(Asked(3))
+    (tmp_path / "older").rename(save)
+    assert place.saves() == [1, 2]
+    last = Asked()
+    assert isinstance(place.refit(last), ev.RefitDone)
+    assert last.times == whole[1].times - 4
+    assert_same(place, whole[0])
+
+
 def test_a_refit_saves_once_an_epoch_ends_long_after_its_last_save(
     make_spec: MakeSpec, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
