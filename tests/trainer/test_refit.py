@@ -207,6 +207,29 @@ def test_it_trains_on_the_rows_that_were_asked_for(
     assert set(seen) == {len(data.train) + others}
 
 
+@pytest.mark.parametrize("pause", [0, 9])
+def test_hyperparameters_change_where_they_changed_in_the_search(
+    pause: int,
+    make_spec: MakeSpec,
+    data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[float, float] = {}
+    train_to = TrialRun.train_to
+
+    def watched(run: TrialRun, *given: Any) -> Any:
+        seen[run.position] = run.config.learning_rate
+        return train_to(run, *given)
+
+    monkeypatch.setattr(TrialRun, "train_to", watched)
+    place = Place(tmp_path, make_spec(), data)
+    if pause:
+        assert isinstance(place.refit(Asked(pause)), ev.RefitRequeued)
+    assert isinstance(place.refit(), ev.RefitDone)
+    assert seen == {0: 3e-3, 1: 1e-2, 2: 1e-2}
+
+
 def test_it_tells_the_metrics_of_the_test_rows_and_of_a_constant(
     whole: tuple[Place, Asked], make_spec: MakeSpec, data: PreparedData, tmp_path: Path
 ) -> None:

@@ -75,6 +75,18 @@ def test_seconds_are_spent_when_they_have_passed() -> None:
     assert reason(waited, budget, now=120.0) == "BudgetSpent"
 
 
+def test_seconds_of_all_terms_count_and_none_in_between() -> None:
+    later = [
+        epoch_done(0, 1, 0.5, 40.0),
+        ev.TermStarted(1000.0, 2),
+        epoch_done(0, 2, 0.5, 1030.0),
+        ev.TermStarted(2000.0, 3),
+    ]
+    state = state_of(*later)
+    assert reason(state, Budget(max_duration_seconds=100), now=2029.9) is None
+    assert reason(state, Budget(max_duration_seconds=100), now=2030.0) == "BudgetSpent"
+
+
 def test_gpu_hours_and_their_price_are_spent_when_they_are_reached() -> None:
     state = state_of(*(epoch_done(0, epoch, 0.5) for epoch in range(1, 5)))
     assert state.gpu_seconds == 2.0
