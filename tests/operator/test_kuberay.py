@@ -66,15 +66,14 @@ def meaning(fate: Fate) -> str:
     return said[0] if said else "with pods" if fate.has_pods else "on its way"
 
 
-@pytest.mark.parametrize(
-    ("deployment", "job", "reason"), list(product(DEPLOYMENT_STATUSES, JOB_STATUSES, REASONS))
-)
-def test_every_combination_has_one_meaning(deployment: str, job: str, reason: str) -> None:
-    fate = fate_of(status(deployment, job, reason, "m"))
-    assert meaning(fate) == expected(deployment, job, reason)
-    if fate.failed is not None:
-        assert fate.failed == (f"{reason}: m" if reason else "m")
-    assert fate_of({**status(deployment, job, reason), "later": 1}).succeeded == fate.succeeded
+def test_every_combination_has_one_meaning() -> None:
+    for deployment, job, reason in product(DEPLOYMENT_STATUSES, JOB_STATUSES, REASONS):
+        fate = fate_of(status(deployment, job, reason, "m"))
+        assert meaning(fate) == expected(deployment, job, reason), (deployment, job, reason)
+        if fate.failed is not None:
+            assert fate.failed == (f"{reason}: m" if reason else "m")
+        later = fate_of({**status(deployment, job, reason), "later": 1})
+        assert later.succeeded == fate.succeeded
 
 
 @pytest.mark.parametrize(

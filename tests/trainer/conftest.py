@@ -1,6 +1,7 @@
 """Real text, a real pretrained encoder, and studies of them, made once for all tests of the trainer."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,21 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     command = [sys.executable, str(ROOT / "examples" / "prepare.py"), "--into", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shallow(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two of the pretrained encoder's six layers: for tests in which weights do not matter."""
+    from transformers import AutoModel  # slow, and few tests need it
+
+    folder = tmp_path_factory.mktemp("shallow") / "MiniLM-2"
+    whole = examples / "models" / "all-MiniLM-L6-v2"
+    shutil.copytree(whole, folder)
+    model = AutoModel.from_pretrained(whole)
+    model.encoder.layer = model.encoder.layer[:2]
+    model.config.num_hidden_layers = 2
+    model.save_pretrained(folder)
     return folder
 
 

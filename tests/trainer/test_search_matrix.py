@@ -155,7 +155,12 @@ def refusal(searcher: str, scheduler: str, feature: str) -> str | None:
 
 @pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize(
+    "searcher",
+    [  # GP takes half of the time of all, and `test_search_proposals` has it too
+        pytest.param(name, marks=pytest.mark.slow) if name == "GP" else name for name in SEARCHERS
+    ],
+)
 def test_cell(searcher: str, scheduler: str, feature: str, tmp_path: Path) -> None:
     refused = refusal(searcher, scheduler, feature)
     if refused is None:
