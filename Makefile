@@ -57,6 +57,7 @@ test-slow: examples/data/.prepared ## What test-all has beyond test and test-nod
 
 test-extended: examples/data/.prepared ## The long ones: kills by the dozen, a lost node, every kind of search, KubeRay (root; hours)
 	@$(PYTHON) -m tests.cluster.onenode build
+	FINETUNE_FUZZ_CASES=20000 $(PYTEST) --numprocesses=2 tests/operator/test_fuzz.py
 	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=4 --dist=loadfile --tier=extended -m 'not node and not gpu' tests
 	$(PYTEST) --tier=extended -m node tests
 

@@ -24,6 +24,8 @@ from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.proxy import Break, Call, Proxy
 
+pytestmark = pytest.mark.extended
+
 LANES = 3
 """Operators that live at the same time, each with a namespace of its own."""
 

@@ -13,6 +13,8 @@ from tests.e2e.platform import TEAM, Platform
 from tests.e2e.test_study import folder, running_trials, study, term_of, wait_complete
 from tests.records import check_records, events_of
 
+pytestmark = pytest.mark.extended
+
 # A head and a worker side by side on two processors, with what the node itself needs.
 _HEAD = {"cpu": "500m", "memory": "3Gi"}
 

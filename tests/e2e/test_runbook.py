@@ -13,6 +13,8 @@ from tests.cluster.onenode.build import program
 from tests.e2e.platform import RELEASE, ROOT, SYSTEM, TEAM, Platform, condition
 from tests.e2e.test_study import running_trials, study, wait_complete
 
+pytestmark = pytest.mark.extended
+
 NAME = "runbook"
 
 

@@ -18,6 +18,8 @@ from tests.e2e.test_study import (
 )
 from tests.records import check_records, events_of
 
+pytestmark = pytest.mark.extended
+
 TRIALS = 5
 NUMBERS = {
     "learningRate": {"min": 1e-4, "max": 6e-4, "scale": "Log"},

@@ -57,6 +57,7 @@ def running_trials(platform: Platform, name: str) -> int:
     return int(platform.study(name).get("status", {}).get("trials", {}).get("paused", 0))
 
 
+@pytest.mark.quick
 def test_study_completes_and_its_model_predicts(platform: Platform) -> None:
     name = "completes"
     platform.apply(study(name))

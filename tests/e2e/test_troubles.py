@@ -175,6 +175,7 @@ def _well(platform: Platform, node: str) -> Iterator[None]:
         platform.kubectl("delete", "node", node)
 
 
+@pytest.mark.extended
 def test_node_that_is_lost_and_comes_back(platform: Platform) -> None:
     if platform.cluster is None:
         pytest.skip("nodes of a foreign cluster are not ours to stop")

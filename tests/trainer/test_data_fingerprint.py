@@ -65,3 +65,10 @@ def test_what_is_made_of_the_rows_has_its_own() -> None:
     prints = {DATA.digest(), *(each.fingerprint for each in made)}
     assert len(prints) == 5
     assert all(each.fingerprint == each.digest() for each in made)
+
+
+def test_a_final_fit_has_the_validation_rows_in_training_and_nowhere_else() -> None:
+    merged = DATA.merged()
+    assert merged.train.tolist() == [0, 1, 2, 3, 4]
+    assert merged.validation.tolist() == []
+    assert merged.test.tolist() == [5]

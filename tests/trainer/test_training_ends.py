@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,35 @@ def test_a_slot_told_to_pause_saves_and_another_goes_on_from_there(
     (reached,) = Trainer(material, data).work(rest, resumed)
     assert isinstance(reached, ev.Reached)
     assert values(resumed) == values(unbroken)
+
+
+def test_a_step_of_a_population_has_its_own_hyperparameters_also_where_its_parent_was_trained(
+    make_spec: MakeSpec, data: PreparedData, tmp_path: Path
+) -> None:
+    """The slot has the parent's run in memory still, with the parent's hyperparameters."""
+    spec = make_spec()
+    claim(Storage.open(str(tmp_path)), parts_of(spec))
+    material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
+    parent = TrainItem(trial=0, params={"learningRate": 1e-4}, to_epoch=1, checkpoint=None, seed=1)
+    same = Trainer(material, data)
+    saved, _ = same.work(parent, Line(lambda: False))
+    assert isinstance(saved, ev.Saved)
+    child = TrainItem(
+        trial=1,
+        params={"learningRate": 1e-2},
+        to_epoch=2,
+        checkpoint=saved.path,
+        seed=1,
+        inherits=True,
+    )
+    lines = [Line(lambda: False), Line(lambda: False)]
+    for slot, line in zip((same, Trainer(material, data)), lines, strict=True):
+        (reached,) = slot.work(child, line)
+        assert isinstance(reached, ev.Reached)
+    assert values(lines[0]) == values(lines[1]) != []
+    unchanged = Line(lambda: False)
+    Trainer(material, data).work(replace(child, params=parent.params), unchanged)
+    assert values(unchanged)[0][2] != values(lines[0])[0][2]
 
 
 def values(line: Line) -> list[tuple[float, dict[str, float], float]]:
