@@ -349,6 +349,33 @@ async def test_a_step_of_a_population_has_its_parents_checkpoint_until_it_has_it
         await gone(path)
 
 
+async def test_a_member_that_takes_over_from_another_lets_go_of_its_own_step_before(
+    tmp_path: Path,
+) -> None:
+    search = {"algorithm": "PBT", "seed": 7, "populationSize": 2, "perturbationInterval": 1}
+    spec = study_spec(search=search, hyperparameters={"epochs": 4}, budget={})
+    broker = await begun(tmp_path, spec)
+    item = await train(broker, A)
+    saves: dict[int, Path] = {}
+    took_over = 0
+    while True:
+        own = saved(tmp_path, item, "own")
+        saves[item.trial] = tmp_path / own.path
+        # The first member is always the worse one.
+        done = epoch_done(item.trial, item.to_epoch, item.trial % 2 + item.to_epoch / 10)
+        report = [done, own, ev.Reached(0.0, item.trial, item.to_epoch == 4)]
+        answer = await soon(broker.next(A, report))
+        if not isinstance(answer, TrainItem):
+            break
+        item = answer
+        took_over += item.checkpoint is not None and not item.checkpoint.startswith(
+            f"{CHECKPOINTS}/{item.trial - 2}/"
+        )
+    assert took_over
+    for path in saves.values():
+        await gone(path)
+
+
 async def test_a_paused_trial_keeps_its_checkpoint_until_it_is_out_of_reach(tmp_path: Path) -> None:
     broker = await begun(tmp_path, study_spec(search=ASHA, budget={"maxTrials": 3}))
     paths = []

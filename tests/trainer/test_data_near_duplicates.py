@@ -180,6 +180,7 @@ def test_blocks_make_no_difference(
     assert sorted(whole.tolist()) == sorted(blocks.tolist())
 
 
+@pytest.mark.slow
 def test_the_same_pairs_are_found_with_any_number_of_threads(
     data: PreparedData, prepare_planted: Any
 ) -> None:

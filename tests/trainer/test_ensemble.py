@@ -382,7 +382,7 @@ train on and one of validation rows."""
     "pauses",
     [
         (SEARCH + 3, SEARCH + 17, SEARCH + 32),
-        (SEARCH + 46, SEARCH + 50, SEARCH + 66),
+        pytest.param((SEARCH + 46, SEARCH + 50, SEARCH + 66), marks=pytest.mark.slow),
     ],
     ids=["before-the-comparison", "after-it"],
 )

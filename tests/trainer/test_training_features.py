@@ -29,8 +29,8 @@ Start = Callable[..., TrialRun]
 
 
 @pytest.fixture(scope="module")
-def data(make_spec: MakeSpec) -> PreparedData:
-    return small(prepare(make_spec(), Path("/")), 24, 16)
+def data(make_spec: MakeSpec, shallow: Path) -> PreparedData:
+    return small(prepare(make_spec(model={"name": str(shallow)}), Path("/")), 24, 16)
 
 
 @pytest.fixture

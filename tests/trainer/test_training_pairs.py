@@ -52,12 +52,15 @@ def covering() -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def prepared(make_spec: MakeSpec, examples: Path) -> dict[str, tuple[PreparedData, Pretrained]]:
+def prepared(
+    make_spec: MakeSpec, shallow: Path, examples: Path
+) -> dict[str, tuple[PreparedData, Pretrained]]:
     """Eight rows of each task, and its model."""
     found: dict[str, tuple[PreparedData, Pretrained]] = {}
     for task, (file, label, metric) in TASKS.items():
         spec = make_spec(
             task=task,
+            model={"name": str(shallow)},
             dataset={
                 "files": {"train": str(examples / "data" / file)},
                 "labelColumn": label,

@@ -1,6 +1,7 @@
 """Techniques of fine-tuning on a real encoder: what each changes in the weights, the batches or the metrics."""
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.layers import Layers
 from finetune_trainer.training.pooling import load_classifier
+from tests.needs import ToolMissing, not_run
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import assert_same, outcome, small, train, weights
 
@@ -139,7 +141,14 @@ def lopsided(make_spec: MakeSpec) -> PreparedData:
     return replace(changed, fingerprint=changed.digest())
 
 
-@pytest.mark.parametrize("balance", ["Weights", "Oversample", "Undersample"])
+@pytest.mark.parametrize(
+    "balance",
+    [
+        "Weights",
+        pytest.param("Oversample", marks=pytest.mark.slow),
+        pytest.param("Undersample", marks=pytest.mark.slow),
+    ],
+)
 def test_class_balance_finds_more_of_a_rare_class(
     balance: str, lopsided: PreparedData, start: Start
 ) -> None:
@@ -369,7 +378,10 @@ def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(start:
         torch.testing.assert_close(weights(computed_twice)[name], tensor, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_as_an_eager_one(start: Start) -> None:
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        not_run(ToolMissing("a C++ compiler", "torch.compile needs one"))
     """With the dropout drawn by a compiled kernel it could not be the same, so there is none."""
     small_model = {"encoder_layers": 1, "epochs": 1, "learning_rate": 0.05}
     eager = start(PLAIN, **small_model)

@@ -306,11 +306,16 @@ class Broker:
         self._wake()
 
     def _touched(self, events: Iterable[ev.Event]) -> set[int]:
-        """Trials whose checkpoints the events may make superfluous: their own, and their parents'."""
-        known = len(self._state.trials)
+        """Trials whose checkpoints the events may make superfluous: their own, their parents', and of PBT
+        the other steps of their members: a step that begins lets go of the one before."""
+        events, trials = list(events), self._state.trials
+        known = len(trials)
         own = {n for event in events if (n := getattr(event, "trial", known)) < known}
-        parents = {self._state.trials[number].parent for number in own}
-        return own | {number for number in parents if number is not None}
+        parents = {trials[number].parent for number in own}
+        members = {trials[number].member for number in own}
+        members |= {getattr(event, "member", None) for event in events}
+        steps = {trial.number for trial in trials if trial.member in members - {None}}
+        return own | steps | {number for number in parents if number is not None}
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Do it some time soon."""

@@ -113,8 +113,8 @@ class Driver:
         self._told_to_end = threading.Event()
         self._broker: Any = None
         self._last = Findings()
-        self._told: tuple[Findings, str] | None = None
-        """Findings, and what the study waits for, of the last document of the search."""
+        self._told: tuple[Phase, Findings, str] | None = None
+        """Phase, findings, and what the study waits for, of the last document of the search."""
 
     def drain(self, *_: int | FrameType | None) -> None:
         """Save what is in flight and stop; a signal handler."""
@@ -295,11 +295,11 @@ class Driver:
     def _tell(self) -> None:
         self._must_end()
         snapshot = self._snapshot()
-        if (snapshot.findings, snapshot.waiting) != self._told:
-            phase: Phase = "Refitting" if snapshot.refitting else "Searching"
+        phase: Phase = "Refitting" if snapshot.refitting else "Searching"
+        if (phase, snapshot.findings, snapshot.waiting) != self._told:
             reason = "StorageUnavailable" if snapshot.waiting else "Running"
             self._publish(phase, reason, snapshot.waiting, snapshot.findings)
-            self._told = snapshot.findings, snapshot.waiting
+            self._told = phase, snapshot.findings, snapshot.waiting
 
     def _publish(
         self, phase: Phase, reason: str, message: str, findings: Findings | None = None
