@@ -159,6 +159,7 @@ def searched(make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory) -> S
     return spec, data, folder, run_study(spec, data, folder)
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_epoch_are_restored(searched: Searched) -> None:
     """The model of `refitRows: Train` is the winner as it was then, not as it was in the end."""
     spec, data, folder, events = searched

@@ -75,6 +75,7 @@ def saved(into: Path) -> int:
     return sum(isinstance(event, ev.Saved) for event in events_of(into)) if into.is_dir() else 0
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_path: Path) -> None:
     into = tmp_path / "run"
     run = start(study, into)
@@ -191,6 +192,7 @@ def test_rows_are_those_of_the_first_slot_that_was_ready() -> None:
         assert error.value.field == "spec.dataset"
 
 
+@pytest.mark.slow  # a disk is mounted, by root
 def test_a_run_waits_for_its_disk_and_says_so(study: Path, tmp_path: Path) -> None:
     """It is unmounted while the data are prepared, and then has no room for the final model."""
     said = tmp_path / "said.txt"

@@ -78,6 +78,7 @@ def final(config: dict[str, Any], resource: Resource) -> SGDClassifier:
 ASHA = {"algorithm": "Random", "scheduler": {"type": "ASHA"}}
 
 
+@pytest.mark.slow
 def test_a_search_with_folds_has_the_table_of_scikit_learn_and_a_final_model(
     tmp_path: Path,
 ) -> None:
@@ -117,6 +118,7 @@ def title_of(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_nothing_of_a_search_stays_behind_in_ray(tmp_path: Path) -> None:
     def living() -> list[str]:
         """Processes below this one that are busy with an actor, by their titles."""
@@ -147,6 +149,7 @@ def test_promotions_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     assert {len(t.runs[0].epochs) for t in study.state.trials} >= {1, 3}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,6 +201,7 @@ def _never(*_: Any) -> float:
     raise AssertionError("nothing is left to train")
 
 
+@pytest.mark.slow
 def test_samples_train_on_more_rows_from_the_start(tmp_path: Path) -> None:
     scheduler = {"type": "SuccessiveHalving", "resource": "Samples", "minResource": 50}
     study = Study(
@@ -213,6 +217,7 @@ def test_samples_train_on_more_rows_from_the_start(tmp_path: Path) -> None:
     assert runs == [1] * 6 + [2] * 2 + [3]
 
 
+@pytest.mark.slow
 def test_points_come_first_and_other_studies_teach(tmp_path: Path) -> None:
     point: dict[str, Any] = {"alpha": 0.001, "penalty": "l2"}
     common: dict[str, Any] = {"budget": {"maxTrials": 4}, "slots": 2}
@@ -277,6 +282,7 @@ def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
         other.run(progress=False)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_came_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def again(study: Path, trial: int, into: Path | None = None) -> int:
     )
 
 
+@pytest.mark.slow
 def test_the_records_say_with_what_and_from_which_seed_each_trial_was_trained(study: Path) -> None:
     events = events_of(study.parent / "run")
     slots = {event.slot: event for event in events if isinstance(event, ev.SlotReady)}
@@ -145,6 +146,7 @@ def test_rows_that_have_changed_are_refused(
     assert "spec.dataset: must give the rows that trial 0 was trained on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_rows_that_have_changed(
     study: Path, examples: Path, tmp_path: Path
 ) -> None:

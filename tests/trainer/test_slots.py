@@ -143,6 +143,7 @@ def run(
     return events_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("releases", "seconds", "free"), [(True, 120.0, 1.0), (False, 5.0, 0.0)])
 def test_slots_give_their_places_back_while_the_winner_is_trained_again(
     tmp_path: Path, own_ray: None, releases: bool, seconds: float, free: float
@@ -153,6 +154,7 @@ def test_slots_give_their_places_back_while_the_winner_is_trained_again(
     assert done.test_metrics == {"free": free}
 
 
+@pytest.mark.slow
 def test_slots_give_their_places_back_as_the_search_drains_and_take_them_again_for_more_trials(
     tmp_path: Path, own_ray: None
 ) -> None:

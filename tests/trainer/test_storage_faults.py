@@ -74,6 +74,7 @@ READ_ONLY = "cannot be written: Read-only file system; waiting"
 GONE = "records/study.json is not there; waiting"
 
 
+@pytest.mark.slow  # a disk is mounted, by root
 @pytest.mark.parametrize(
     ("kind", "at"),
     [("full", 7), ("nearly full", 7), ("read-only", 7), ("gone", 7), ("full", 0)],
@@ -130,6 +131,7 @@ def test_an_object_store_that_fails_is_waited_for(
     check_same(store.uri, undisturbed)
 
 
+@pytest.mark.slow  # a disk is mounted, by root
 @pytest.mark.parametrize("free", [0, NEARLY], ids=["full", "nearly full"])
 def test_told_to_end_while_it_waits_it_ends_at_once_and_goes_on_later(
     free: int, disk: Disk, undisturbed: list[ev.Event]
@@ -180,6 +182,7 @@ def test_a_study_begins_when_its_storage_is_there(store: StoreProcess) -> None:
     claim(Storage.open(store.uri), parts_of(STUDY))
 
 
+@pytest.mark.slow  # a disk is mounted, by root
 @pytest.mark.parametrize("drain", [False, True], ids=["until it is mended", "until it is drained"])
 def test_a_driver_that_starts_waits_to_read_and_to_begin(disk: Disk, drain: bool) -> None:
     asyncio.run(one_term(STUDY, str(disk.place)))
@@ -236,6 +239,7 @@ def test_a_checkpoint_that_is_not_there_is_no_reason_to_wait(tmp_path: Path) -> 
         storage.read("checkpoints/1")
 
 
+@pytest.mark.slow  # a disk is mounted, by root
 def test_a_checkpoint_that_does_not_fit_says_so(disk: Disk) -> None:
     """Neither safetensors nor torch raises an error of the operating system."""
     import torch  # slow

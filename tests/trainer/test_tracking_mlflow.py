@@ -21,6 +21,8 @@ from tests.trainer.mlflow_server import MlflowServer
 from tests.trainer.search_studies import Driver
 from tests.trainer.tracked_studies import finished, runs_of, study
 
+pytestmark = pytest.mark.slow
+
 STATUS = {"Finished": "FINISHED", "Failed": "FAILED", "Killed": "KILLED"}
 
 

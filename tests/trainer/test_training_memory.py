@@ -62,6 +62,7 @@ def train(rows: Path, room: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_split_with_the_same_outcome(rows: Path) -> None:
     whole, split = train(rows, 0), train(rows, 1500)
     assert whole["split"] == 1
@@ -71,6 +72,7 @@ def test_a_batch_that_does_not_fit_is_split_with_the_same_outcome(rows: Path) ->
 
 
 # It depends on the room who notices: PyTorch or oneDNN, forward or backward.
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [20, 60, 80])
 def test_what_does_not_fit_even_row_by_row_is_out_of_memory(rows: Path, room: int) -> None:
     found = train(rows, room)
