@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.cluster.onenode.access import cluster_is_ours
 from tests.cluster.onenode.cluster import Cluster
 from tests.cluster.shared import stop_shared_server
 from tests.leftovers import RUN, end_leftovers
@@ -37,7 +38,6 @@ _NODE = "e2e"
 """The folder whose tests run on a real node, by root."""
 
 _TESTS = Path(__file__).parent
-_CLUSTER_BEFORE = pytest.StashKey[bool]()
 _LEFT = pytest.StashKey[list[str]]()
 
 
@@ -57,7 +57,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[RUN] = tempfile.mkdtemp(prefix="finetune-tests-")
     # A run that is told to end ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config.stash[_CLUSTER_BEFORE] = Cluster().running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,7 +86,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     stop_shared_server()
     config.stash[_LEFT] = end_leftovers(os.environ[RUN])
-    if not (config.stash[_CLUSTER_BEFORE] or os.environ.get(KEEP_CLUSTER)):
+    if cluster_is_ours() and not os.environ.get(KEEP_CLUSTER):
         Cluster().down()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.onenode.cluster import Cluster
+from tests.leftovers import RUN
 from tests.needs import ToolMissing, not_run
 
 
@@ -26,6 +27,17 @@ def access() -> Access:
         return Access(Path(named), None)
     cluster = Cluster()
     try:
+        if RUN in os.environ and not cluster.running:
+            _ours().touch()
         return Access(cluster.up(), cluster)
     except ToolMissing as missing:
         not_run(missing)
+
+
+def cluster_is_ours() -> bool:
+    """Whether this run of tests has started this machine's cluster, and so has to end it."""
+    return _ours().exists()
+
+
+def _ours() -> Path:
+    return Path(os.environ[RUN]) / "cluster"
