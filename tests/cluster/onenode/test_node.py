@@ -10,6 +10,8 @@ from tests.cluster.onenode.access import access
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.needs import ToolMissing, not_run
 
+pytestmark = pytest.mark.node
+
 NAMESPACE = "onenode-test"
 PROBE = """
 import os, ssl, urllib.request
