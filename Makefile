@@ -42,7 +42,7 @@ demo: examples/data/.prepared ## Run an example study on this machine, without K
 
 test: examples/data/.prepared ## Quick tests: in process, and on one real API server (built once, cached)
 	@$(PYTHON) -m tests.cluster.onenode program etcd kube-apiserver kube-controller-manager kubectl > /dev/null
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=3 --dist=loadfile --tier=quick -m 'not node and not gpu' tests
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=4 --dist=loadfile --tier=quick -m 'not node and not gpu' tests
 
 test-node: examples/data/.prepared ## One study from manifest to Complete, with real pods on a real node (root)
 	@$(PYTHON) -m tests.cluster.onenode build --node
