@@ -1,6 +1,7 @@
 """Ray that does not start is tried again, and then explained in a sentence."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,21 @@ def test_command_line_says_so_without_a_traceback(
     said = capsys.readouterr().err
     assert "finetune: Ray did not start" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("there", [True, False])
+def test_ray_writes_its_token_into_no_home_that_is_not_there(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    if there:
+        home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # put back at the end, whatever comes
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    with pytest.raises(RayUnavailable):
+        start_ray(1)
+    assert home.exists() == there
+    assert ("RAY_AUTH_TOKEN" in os.environ) != there

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -487,6 +488,9 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
 
     Raises RayUnavailable if it does not start, however often it is tried: a busy machine may need longer than Ray waits.
     """
+    if not ({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _has_home()):
+        # Ray would write its token there.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     for left in reversed(range(RAY_STARTS)):
         try:
             ray.init(
@@ -505,9 +509,14 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
                 continue
             logs = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "logs"
             raise RayUnavailable(
-                f"Ray did not start, tried {RAY_STARTS} times: {gist(error)} (too little memory, a full disk or a very"
+                f"Ray did not start, tried {RAY_STARTS} times: {error} (too little memory, a full disk or a very"
                 f" busy machine are the usual reasons; Ray's own words are in {logs})"
             ) from error
+
+
+def _has_home() -> bool:
+    """Whether something can be written into the user's home."""
+    return os.access(Path.home(), os.W_OK | os.X_OK)
 
 
 def start_broker(
