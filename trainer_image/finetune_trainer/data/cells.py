@@ -1,14 +1,18 @@
 """What a cell of a column says, whatever format it came in."""
 
 import math
+import re
 from typing import Any
 
-from finetune_trainer.data.formats import is_unicode
+from finetune_trainer.data.formats import in_composed_form, is_unicode
 from finetune_trainer.data.tokens import JOINT
 from finetune_trainer.errors import DataError
 
 TEXT_FIELD = "spec.dataset.textColumns"
 _YES = frozenset({"1", "1.0", "true", "yes"})
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+"""A whole number written as a float."""
+
 _NO = frozenset({"0", "0.0", "false", "no"})
 
 
@@ -40,27 +44,44 @@ def text_of(value: Any, part: str) -> str | None:
 
 
 def name_of(value: Any) -> str | None:
-    """The cell as a name; None if it is empty. Whole numbers look the same as integers and floats."""
+    """The cell as a name, in Unicode's composed form; None if it is empty.
+
+    A whole number has the same name as an integer, as a float and as the text of either.
+    """
     if is_missing(value):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
+    text = in_composed_form(str(value).strip())
+    whole = _WHOLE.fullmatch(text)
+    if whole:
+        text = str(int(whole[1]))  # "-0.0" is 0
     return None if text == "" or text.lower() == "nan" or not is_unicode(text) else text
+
+
+def decoded(value: Any, field: str) -> Any:
+    """The cell, bytes as the text that they are. Raises DataError, naming `field`, where they are none."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            field, f"must hold text (got {shown(value)}, bytes that are not UTF-8)"
+        ) from error
 
 
 def group_of(value: Any) -> str | None:
     """The group that a cell of `groupColumn` names; None if it is empty. Raises DataError for a list."""
+    field = "spec.dataset.groupColumn"
     if isinstance(value, list | dict):
-        raise DataError(
-            "spec.dataset.groupColumn", f"must hold one value a row (got {shown(value)})"
-        )
-    return name_of(value)
+        raise DataError(field, f"must hold one value a row (got {shown(value)})")
+    return name_of(decoded(value, field))
 
 
 def is_yes(value: Any, field: str) -> bool:
     """Whether a cell of yes and no says yes; empty is no. Raises DataError, naming `field`, for others."""
-    word = (name_of(value) or "no").lower()
+    word = (name_of(decoded(value, field)) or "no").lower()
     if word not in _YES | _NO:
         raise DataError(
             field, f"must hold 1, true or yes, 0, false, no or nothing (got {shown(value)})"

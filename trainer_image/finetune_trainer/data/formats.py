@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import sys
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -19,13 +20,41 @@ class Unreadable(Exception):
     """The file as a whole is not what its suffix says."""
 
 
-class MissingColumn(Exception):
+class WrongColumn(Exception):
+    """A column that the study names cannot be read; `name` is as the study has it."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class MissingColumn(WrongColumn):
     """A column the study names is not in the data."""
 
-    def __init__(self, name: str, available: list[str]) -> None:
-        shown = ", ".join(available[:20]) + (", …" if len(available) > 20 else "")
-        super().__init__(f"must name a column of the data (got {name}, there are: {shown})")
-        self.name = name
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        shown = ", ".join(map(_quoted, available[:20])) + (", …" if len(available) > 20 else "")
+        super().__init__(
+            name, f"must name a column of the data (got {_quoted(name)}, there are: {shown})"
+        )
+
+
+class AmbiguousColumn(WrongColumn):
+    """A column the study names is in the data more than once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            name, f"must name one column of the data (got {name}, which is there more than once)"
+        )
+
+
+def _quoted(name: str) -> str:
+    """A column's name, in quotes where it could not be told apart without."""
+    return name if name and name == name.strip() and "," not in name else repr(name)
+
+
+def in_composed_form(name: str) -> str:
+    """The name in Unicode's composed form (NFC): what looks alike is alike."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass
@@ -118,10 +147,15 @@ def _csv_rows(lines: _Lines, delimiter: str, header: list[str], wanted: Sequence
         lines.accept()
 
 
-def _position(header: list[str], name: str) -> int:
-    if name not in header:
+def _position(header: Sequence[str], name: str) -> int:
+    """Where the column is. Raises MissingColumn, AmbiguousColumn."""
+    composed = in_composed_form(name)
+    found = [at for at, column in enumerate(header) if in_composed_form(column) == composed]
+    if not found:
         raise MissingColumn(name, header)
-    return header.index(name)
+    if len(found) > 1:
+        raise AmbiguousColumn(name)
+    return found[0]
 
 
 def read_json_lines(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
@@ -141,31 +175,53 @@ def read_json_lines(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
                 continue
             keys |= dict.fromkeys(record)
             for name in wanted:
-                rows.columns[name].append(record.get(name))
+                if name in record.twice:
+                    raise AmbiguousColumn(name)
+                rows.columns[name].append(record.value(name))
     if keys:
         for name in wanted:
-            _position(list(keys), name)
+            _position(list({in_composed_form(key): None for key in keys}), name)
     return rows
 
 
-def _json_object(line: str) -> dict[str, Any] | None:
+class _Record(dict[str, Any]):
+    """A JSON object; `twice` has the keys that it has more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice: frozenset[str] = frozenset()
+        if len(self) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            self.twice = frozenset(key for key, count in counts.items() if count > 1)
+
+    def value(self, name: str) -> Any:
+        """What it has under that name, in whatever form its letters are; None if nothing."""
+        if name in self or name.isascii():
+            return self.get(name)
+        composed = in_composed_form(name)
+        return next((self[key] for key in self if in_composed_form(key) == composed), None)
+
+
+def _json_object(line: str) -> _Record | None:
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_Record)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and is_unicode(line) else None
+    return record if isinstance(record, _Record) and is_unicode(line) else None
 
 
 def read_parquet(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
     """Columns of a Parquet file."""
     try:
         file = pq.ParquetFile(stream)
-        for name in wanted:
-            _position(file.schema_arrow.names, name)
-        table = file.read(columns=list(wanted))
+        there = file.schema_arrow.names
+        names = [there[_position(there, name)] for name in wanted]
+        table = file.read(columns=names)
     except pa.ArrowInvalid as error:
         raise Unreadable(f"is not a Parquet file: {error}") from error
-    return FileRows({name: table.column(name).to_pylist() for name in wanted})
+    return FileRows(
+        {name: table.column(own).to_pylist() for name, own in zip(wanted, names, strict=True)}
+    )
 
 
 def read_tsv(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:

@@ -1,7 +1,11 @@
 """What a label cell means for each task, and which rows can be used."""
 
+import ast
+import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 
 from finetune_api.metrics import Task
 from finetune_api.study import Dataset
-from finetune_trainer.data.cells import group_of, is_missing, is_yes, name_of, shown
+from finetune_trainer.data.cells import decoded, group_of, is_missing, is_yes, name_of, shown
 from finetune_trainer.data.load import RawRows
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
@@ -19,6 +23,13 @@ Label: TypeAlias = str | tuple[str, ...] | float
 """A class (SingleLabel), any number of labels (MultiLabel) or a number (Regression)."""
 
 LABEL_FIELD = "spec.dataset.labelColumn"
+_LARGEST = float(np.finfo(np.float32).max)
+_BRACKETS = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+_QUOTED = re.compile(r"""\s*\[\s*['"]""")
+_SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
+"""As NumPy prints lists: without commas."""
+
+_MARKS = frozenset({"0", "1", "True", "False"})
 
 
 @dataclass
@@ -103,7 +114,49 @@ def _read(raw: RawRows, task: Task, dataset: Dataset) -> list[Label | None]:
     if dataset.label_columns is not None:
         return [*_marked(raw.labels, dataset.label_columns)]
     read = _reader(task, dataset.label_separator)
-    return [read(value) for value in raw.labels[0]]
+    cells = [decoded(value, LABEL_FIELD) for value in raw.labels[0]]
+    if task == "MultiLabel":
+        cells = [_as_list(value) for value in cells]
+        _refuse_marks(cells)
+    return [read(value) for value in cells]
+
+
+def _as_list(value: Any) -> Any:
+    """A list that is written as text (JSON, or as Python prints it) as that list; any other cell as it is.
+
+    Raises DataError for what begins like a list of quoted labels, and is none.
+    """
+    if not isinstance(value, str) or not _BRACKETS.fullmatch(value):
+        return value
+    found: Any = None
+    if not _SIDE_BY_SIDE.search(value):  # Python would make one label of two
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                found = read(value.strip())
+                break
+    if isinstance(found, list) and not any(isinstance(one, list | dict | tuple) for one in found):
+        return found
+    if not _QUOTED.match(value):
+        return value  # labels may have brackets
+    raise DataError(
+        LABEL_FIELD,
+        f"must hold lists of labels with task MultiLabel (got {shown(value)}: a list as text must be JSON,"
+        ' as in ["a", "b"])',
+    )
+
+
+def _refuse_marks(cells: Sequence[Any]) -> None:
+    """Raises DataError where each row has yes and no for each label, which would make labels of 0 and 1."""
+    lists = [value for value in cells if isinstance(value, list)]
+    lengths = {len(value) for value in lists}
+    if lengths == {0} or len(lengths) != 1 or lengths == {1}:
+        return
+    if all(name_of(one) in _MARKS for value in lists for one in value):
+        raise DataError(
+            LABEL_FIELD,
+            f"must hold the labels of each row (got {shown(lists[0])}, yes and no for each of"
+            f" {len(lists[0])} labels): give each label a column and name them in labelColumns",
+        )
 
 
 def _marked(columns: Sequence[list[Any]], names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -139,11 +192,17 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.inf
     if not math.isfinite(number):
         raise DataError(
             LABEL_FIELD, f"must hold finite numbers with task Regression (got {shown(value)})"
+        )
+    if abs(number) > _LARGEST:
+        raise DataError(
+            LABEL_FIELD,
+            f"must hold numbers of at most {_LARGEST:.2g} with task Regression, which float32 can hold"
+            f" (got {shown(value)})",
         )
     return number
 

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from finetune_api.study import Dataset
-from finetune_trainer.data.formats import READERS, FileRows, MissingColumn, Unreadable
+from finetune_trainer.data.formats import READERS, FileRows, Unreadable, WrongColumn
 from finetune_trainer.data.hub import first_line, hub_splits
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
@@ -89,7 +89,7 @@ def _read(location: str, base: Path, field: str, dataset: Dataset) -> FileRows:
     try:
         with open_location(location, base) as stream:
             return reader(stream, list(fields))
-    except MissingColumn as error:
+    except WrongColumn as error:
         raise DataError(fields[error.name], f"{error} in {name}") from error
     except Unreadable as error:
         raise DataError(field, f"{name} {error}") from error
@@ -138,7 +138,7 @@ def _load_hub(dataset: Dataset, account: Account) -> dict[str, RawRows]:
     fields = _column_fields(dataset)
     try:
         splits = hub_splits(dataset.hub, list(fields))
-    except MissingColumn as error:
+    except WrongColumn as error:
         raise DataError(fields[error.name], str(error)) from error
     parts = {part: _raw(field, part, columns, dataset) for part, columns in splits.items()}
     for part in PARTS[1:]:
