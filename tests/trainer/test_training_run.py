@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim import SGD
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
@@ -23,10 +25,13 @@ from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun, baseline_metrics
 from finetune_trainer.training.batches import Batcher, training_steps
 from finetune_trainer.training.head import EXTRA_ROWS, output_layer, start_at_priors
+from finetune_trainer.training.optimizers import begin_momentum
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.small_trials import assert_same, outcome, small, train, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIMIZERS = get_args(Hyperparameters.model_fields["optimizer"].annotation)
 
 OBJECTIVE = Objective(metric="f1_macro", additional_metrics=["accuracy"])
 CONFIG = Hyperparameters(epochs=2, batch_size=4, max_length=16, learning_rate=3e-4)
@@ -335,6 +340,67 @@ def test_momentum_can_begin_and_end_under_way(
     result = run.train_to(1)
     assert result is not None
     assert math.isfinite(result.train_loss)
+
+
+@pytest.mark.parametrize("changes", [{}, {"momentum": 0.3, "learning_rate": 1e-3}], ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_trains_what_opens_under_way(
+    optimizer: Any, changes: dict[str, Any], start: Callable[..., TrialRun], tmp_path: Path
+) -> None:
+    """Layers open one by one, also after a change as PBT makes it: each is trained from then on."""
+    config = CONFIG.model_copy(
+        update={"epochs": 4, "unfreeze_epochs": 1.0, "optimizer": optimizer, "warmup_ratio": 0.0}
+    )
+    run = start(config)
+    begun = {name: one.clone() for name, one in weights(run).items()}
+    for epoch in (1, 2):
+        run.train_to(epoch)
+    run.save(tmp_path)
+    changed = config.model_copy(update=changes)
+    data, pretrained = run.data, run.learner._pretrained
+    resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE, changed=changed)
+    for epoch in (3, 4):
+        assert resumed.train_to(epoch) is not None
+    for layer in ("classifier", "layer.1.", "layer.0.", "word_embeddings"):
+        moved = [
+            not torch.equal(begun[n], one) for n, one in weights(resumed).items() if layer in n
+        ]
+        assert any(moved), layer
+
+
+def test_momentum_of_a_layer_that_opens_later_begins_with_its_gradient() -> None:
+    """The fused kernel does what torch's plain one does, whichever parameters have gradients when."""
+    plain, fused = [[nn.Parameter(torch.ones(3)) for _ in range(2)] for _ in range(2)]
+    one = SGD(plain, lr=0.1, momentum=0.9, fused=False, foreach=False)
+    other = SGD(fused, lr=0.1, momentum=0.9, fused=True)
+    for opened in (1, 1, 2, 2, 2):
+        for parameters in (plain, fused):
+            for number, parameter in enumerate(parameters):
+                parameter.grad = torch.full((3,), number + 0.5) if number < opened else None
+        begin_momentum(other)
+        one.step()
+        other.step()
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(plain, fused, strict=True))
+
+
+def test_an_average_that_is_to_begin_later_is_not_that_of_before(
+    start: Callable[..., TrialRun], tmp_path: Path
+) -> None:
+    """A member of PBT may begin to average later than the one whose weights it takes over."""
+    config = CONFIG.model_copy(update={"epochs": 4, "averaging_start": 0.0})
+    parent = start(config)
+    parent.train_to(1)
+    parent.save(tmp_path)
+    later = config.model_copy(update={"averaging_start": 0.75})
+    data, pretrained = parent.data, parent.learner._pretrained
+    child = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE, changed=later)
+    child.train_to(2)
+    raw = child.learner.predict(data.validation)
+    assert np.array_equal(child.predict(data.validation), raw)
+    child.train_to(4)
+    assert not np.array_equal(
+        child.predict(data.validation), child.learner.predict(data.validation)
+    )
 
 
 def test_batches_do_not_change_within_an_epoch(start: Callable[..., TrialRun]) -> None:

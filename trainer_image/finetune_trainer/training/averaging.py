@@ -25,6 +25,12 @@ class Average:
         for name, weight in self._weights.items():
             self._mean[name].lerp_(weight, 1 / self.steps)
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self.steps = 0
+        for mean in self._mean.values():
+            mean.zero_()
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Have the mean in the model inside `with`, what it is trained from outside."""

@@ -33,7 +33,13 @@ from finetune_trainer.training.frozen import Frozen
 from finetune_trainer.training.head import output_layer, start_at_priors
 from finetune_trainer.training.layers import set_trained, trainable
 from finetune_trainer.training.losses import TrainingLoss
-from finetune_trainer.training.optimizers import adopt_state, build_optimizer, has_decay, set_rate
+from finetune_trainer.training.optimizers import (
+    adopt_state,
+    begin_momentum,
+    build_optimizer,
+    has_decay,
+    set_rate,
+)
 from finetune_trainer.training.pretrained import Pretrained, dropouts, structure
 from finetune_trainer.training.randomness import Randomness
 from finetune_trainer.training.vocabulary import OccurringWords, leave_out, may_leave_out
@@ -346,6 +352,7 @@ class Learner:
             self._add_l1_gradient()
         self._clip()
         set_rate(self._optimizer, rate)
+        begin_momentum(self._optimizer)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
@@ -366,6 +373,11 @@ class Learner:
         """Take the weights as they are now into their average."""
         assert self._average is not None
         self._average.add()
+
+    def forget_average(self) -> None:
+        """Have no average yet, as where the hyperparameters have changed and it is to begin later."""
+        if self._average is not None:
+            self._average.forget()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _AUTOCAST.get(self._compute.precision)

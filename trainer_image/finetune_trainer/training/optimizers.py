@@ -72,6 +72,20 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["share"]
 
 
+def begin_momentum(optimizer: Optimizer) -> None:
+    """Give each parameter that has a gradient for the first time the momentum of none before.
+
+    PyTorch's fused SGD takes all parameters of a group for new or none, and fails where a layer opens later.
+    """
+    if not isinstance(optimizer, SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            state = optimizer.state[parameter] if parameter.grad is not None else None
+            if state is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def adopt_state(
     optimizer: Optimizer, old: Optimizer, same: Callable[[nn.Parameter], nn.Parameter]
 ) -> None:

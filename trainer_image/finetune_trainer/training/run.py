@@ -263,6 +263,8 @@ class TrialRun:
         if not self.learner.prepare(self.data.train, should_pause):
             return False
         average_from = self.config.averaging_start * self.config.epochs * len(steps)
+        if position.epoch * len(steps) + position.step < average_from:
+            self.learner.forget_average()  # of hyperparameters that had it begin sooner
         with self.learner.training(data):
             for step in steps[position.step : last]:
                 self.learner.thaw(position.epoch + position.step / len(steps))
