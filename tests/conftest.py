@@ -5,13 +5,16 @@ import shutil
 import signal
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.cluster.onenode.access import cluster_is_ours
 from tests.cluster.onenode.cluster import Cluster
+from tests.cluster.onenode.mounts import unmount_below
 from tests.cluster.shared import stop_shared_server
 from tests.leftovers import RUN, end_leftovers
 from tests.needs import MARK
@@ -33,6 +36,13 @@ TIERS = {
 
 _FOLDERS = {"cluster": "slow", "chart": "slow", "e2e": "slow"}
 """The tier of tests that do not say theirs, by folder; `quick` elsewhere."""
+
+_LONGEST = (
+    "test_driver.py", "test_library.py", "test_reproduce.py", "test_slots.py", "test_operator.py",
+    "test_training_techniques.py", "test_training_run.py", "test_contract.py", "test_artifacts.py",
+    "test_ensemble.py", "test_training_features.py", "test_data_near_duplicates.py", "test_search_resume.py",
+)  # fmt: skip  # a line each would be longer than what it says
+"""Modules that take longest (of several minutes, those that start Ray), which begin first: the others fill the gaps."""
 
 _NODE = "e2e"
 """The folder whose tests run on a real node, by root."""
@@ -56,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # All processes that tests start carry this variable: by it they are found at the end.
     os.environ[RUN] = tempfile.mkdtemp(prefix="finetune-tests-")
     # A run that is told to end ends what it has started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,20 +84,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marked = (marker.name for marker in item.iter_markers() if marker.name in TIERS)
         if wanted and next(marked, _FOLDERS.get(folder, "quick")) != wanted:
             others.append(item)
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     if others:
         config.hook.pytest_deselected(items=others)
         gone = set(others)
         items[:] = [item for item in items if item not in gone]
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a group is told more than once
+    raise KeyboardInterrupt
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what the run has started: after the fixtures' own ends, and whatever comes."""
     config = session.config
     if _is_worker(config):
         return
-    stop_shared_server()
+    for told in (signal.SIGINT, signal.SIGTERM):  # it ends already
+        signal.signal(told, signal.SIG_IGN)
+    with ExitStack() as stack:
+        if cluster_is_ours() and not os.environ.get(KEEP_CLUSTER):
+            stack.callback(Cluster().down)
+        stack.callback(_end_rest, config)
+        stack.callback(stop_shared_server)
+
+
+def _end_rest(config: pytest.Config) -> None:
+    """End processes, and take off the disks of tests that were cut off."""
     config.stash[_LEFT] = end_leftovers(os.environ[RUN])
-    if cluster_is_ours() and not os.environ.get(KEEP_CLUSTER):
-        Cluster().down()
+    if os.geteuid() == 0:
+        unmount_below(config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]  # pytest has no other way
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

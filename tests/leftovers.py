@@ -13,15 +13,19 @@ def end_leftovers(run: str) -> list[str]:
     """End every process of that run but this one and those above it; the names of what was still there."""
     own = psutil.Process()
     spared = {own.pid, *(parent.pid for parent in own.parents())}
-    left = [process for process in psutil.process_iter() if process.pid not in spared]
-    left = [process for process in left if _run_of(process) == run]
-    names = [_name(process) for process in left]
-    for process in left:
-        _signal(process, kill=False)
-    _, alive = psutil.wait_procs(left, timeout=_GRACE)
-    for process in alive:
-        _signal(process, kill=True)
-    return sorted(name for name in names if name)
+    names: list[str] = []
+    while True:  # some start others while they end
+        all_others = [process for process in psutil.process_iter() if process.pid not in spared]
+        left = [process for process in all_others if _run_of(process) == run]
+        if not left:
+            return sorted(name for name in names if name)
+        names += [_name(process) for process in left]
+        for process in left:
+            _signal(process, kill=False)
+        _, alive = psutil.wait_procs(left, timeout=_GRACE)
+        for process in alive:
+            _signal(process, kill=True)
+        psutil.wait_procs(alive, timeout=_GRACE)
 
 
 def _run_of(process: psutil.Process) -> str:
@@ -44,5 +48,5 @@ def _signal(process: psutil.Process, kill: bool) -> None:
             process.kill()
         else:
             process.terminate()
-    except psutil.NoSuchProcess:  # it ended by itself
+    except psutil.Error:  # it ended by itself
         return

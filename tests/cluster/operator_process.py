@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -89,7 +90,8 @@ class Studies:
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self._server = server
-        self._client = Client(server, server.folder)
+        self._folder = tempfile.TemporaryDirectory()
+        self._client = Client(server, Path(self._folder.name))
         self.namespace = namespace
         server.kubectl("create", "namespace", namespace)
 
@@ -118,6 +120,7 @@ class Studies:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+        self._folder.cleanup()
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """kubectl in the namespace."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.onenode.locks import exclusive
+from tests.cluster.onenode.processes import Service
 from tests.leftovers import RUN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,11 +27,12 @@ def shared_server() -> ApiServer:
     """The run's API server with the CRD, started if it does not run. Raises ToolMissing where it cannot be built."""
     folder = _folder()
     with exclusive(folder.with_suffix(".lock")):
-        server = ApiServer(folder)
-        if not server.apiserver.running:
+        server, served = ApiServer(folder), folder / "served"
+        if not served.exists():
             server.start()
             # Before the garbage collector looks which kinds there are, which it does every 30 s.
             server.serve(CRD, STUDIES)
+            served.touch()
         with_controllers = ApiServer(folder, controllers=CONTROLLERS)
         with_controllers.start()
     return with_controllers
@@ -38,8 +40,8 @@ def shared_server() -> ApiServer:
 
 def stop_shared_server() -> None:
     """End it, where anybody has started it."""
-    if _folder().exists():
-        ApiServer(_folder(), controllers=CONTROLLERS).stop()
+    for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
+        Service(name, (), _folder()).stop()
 
 
 def _folder() -> Path:

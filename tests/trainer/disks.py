@@ -22,7 +22,11 @@ class Disk:
         self._device.mkdir()
         self.place.mkdir()
         _shell("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", self._device)
-        self.come_back()
+        try:
+            self.come_back()
+        except subprocess.CalledProcessError:
+            _shell("umount", "--lazy", self._device)
+            raise
 
     def fill(self, free: int = 0) -> None:
         """Leave so many bytes free."""

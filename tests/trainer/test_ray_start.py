@@ -28,7 +28,7 @@ def test_ray_is_tried_again_before_it_is_explained(caplog: pytest.LogCaptureFixt
         ),
     ):
         start_ray(1)
-    assert len([line for line in caplog.messages if "tried again" in line]) == RAY_STARTS - 1
+    assert len([line for line in caplog.messages if "retrying" in line]) == RAY_STARTS - 1
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -16,12 +16,17 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import Compute, Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun, features
+from tests.needs import ToolMissing, not_run
 from tests.trainer.small_trials import small, train
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch finds none"),
-]
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu() -> None:
+    if not torch.cuda.is_available():
+        not_run(ToolMissing("a GPU", "torch finds none"))
+
 
 OBJECTIVE = Objective(metric="loss")
 CONFIG = Hyperparameters(epochs=2, batch_size=8, max_length=32, learning_rate=1e-3)

@@ -380,9 +380,9 @@ def test_gradient_checkpointing_computes_layers_twice_and_changes_nothing(start:
 
 @pytest.mark.slow
 def test_a_compiled_model_trains_as_an_eager_one(start: Start) -> None:
+    """With the dropout drawn by a compiled kernel it could not be the same, so there is none."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         not_run(ToolMissing("a C++ compiler", "torch.compile needs one"))
-    """With the dropout drawn by a compiled kernel it could not be the same, so there is none."""
     small_model = {"encoder_layers": 1, "epochs": 1, "learning_rate": 0.05}
     eager = start(PLAIN, **small_model)
     compiled = start(PLAIN, compute=Compute(compile=True), **small_model)

@@ -314,7 +314,9 @@ class Broker:
         parents = {trials[number].parent for number in own}
         members = {trials[number].member for number in own}
         members |= {getattr(event, "member", None) for event in events}
-        steps = {trial.number for trial in trials if trial.member in members - {None}}
+        members.discard(None)
+        # All trials are looked at for PBT alone, which has few.
+        steps = {trial.number for trial in trials if trial.member in members} if members else set()
         return own | steps | {number for number in parents if number is not None}
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:

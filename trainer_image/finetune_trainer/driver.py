@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -139,7 +139,7 @@ class Driver:
             return self._publish("Failed", error.reason, str(error))
         except ToldToStop as error:
             return self._drained(gist(error))
-        except Fenced:
+        except (Fenced, RayUnavailable):
             raise
         except Exception as error:  # any: it is told, and raised again
             self._publish("Preparing", "AttemptFailed", f"the driver starts again: {_gist(error)}")
@@ -492,6 +492,7 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
         # Ray would write its token there.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     for left in reversed(range(RAY_STARTS)):
+        before = _children()
         try:
             ray.init(
                 address="local",
@@ -504,19 +505,33 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
             return
         except Exception as error:  # Ray raises bare Exceptions here
             ray.shutdown()
+            for process in _children() - before:  # Ray forgets them where it gives up half-way
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             if left:
-                log.warning("Ray did not start, it is tried again: %s", gist(error))
+                log.warning("Ray did not start; retrying: %s", gist(error))
                 continue
             logs = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "logs"
             raise RayUnavailable(
                 f"Ray did not start, tried {RAY_STARTS} times: {error} (too little memory, a full disk or a very"
-                f" busy machine are the usual reasons; Ray's own words are in {logs})"
+                f" busy machine are the usual reasons; see Ray's logs in {logs})"
             ) from error
 
 
 def _has_home() -> bool:
     """Whether something can be written into the user's home."""
-    return os.access(Path.home(), os.W_OK | os.X_OK)
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and a user without a name
+        return False
+    token = home / ".ray"
+    return os.access(token if token.exists() else home, os.W_OK | os.X_OK)
+
+
+def _children() -> set[int]:
+    """Ids of this process's children, where Linux tells them."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(number) for task in tasks for number in task.read_text().split()}
 
 
 def start_broker(

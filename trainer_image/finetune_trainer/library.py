@@ -158,7 +158,7 @@ class Study:
 
         While the folder cannot be written (a full disk) it waits, and says so. Raises StudyFailed if no trial
         has a value or too many failed, SpecError if the folder is another study's, BlockingIOError if another
-        process runs it, OSError if the folder cannot be used to begin with.
+        process runs it, OSError if the folder cannot be used to begin with, RayUnavailable if Ray does not start.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))

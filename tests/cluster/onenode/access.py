@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.onenode.cluster import Cluster
+from tests.cluster.onenode.packages import NODE, require
 from tests.leftovers import RUN
 from tests.needs import ToolMissing, not_run
 
@@ -27,7 +28,8 @@ def access() -> Access:
         return Access(Path(named), None)
     cluster = Cluster()
     try:
-        if RUN in os.environ and not cluster.running:
+        require(NODE)
+        if RUN in os.environ and not cluster.folder.exists():
             _ours().touch()
         return Access(cluster.up(), cluster)
     except ToolMissing as missing:

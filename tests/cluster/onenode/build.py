@@ -112,7 +112,7 @@ NODE_PROGRAMS = tuple(
 def program(name: str) -> Path:
     """The path of program `name`, built first if it is not in the cache.
 
-    Raises ToolMissing if there is no Go compiler and none to be had, CalledProcessError if the build fails.
+    Raises ToolMissing if it cannot be built, or there is no Go compiler and none to be had.
     """
     module = _MODULE_OF[name]
     path = module.target / name
@@ -191,7 +191,7 @@ def _build(module: Module, name: str) -> None:
     )
     if done.returncode:
         _say(f"building {name} failed:\n{done.stdout}{done.stderr}")
-        done.check_returncode()
+        raise ToolMissing(name, f"its build failed: {done.stderr.strip().splitlines()[-1:]}")
     partial.rename(path)
     _say(f"built {name} in {time.monotonic() - started:.0f} s")
 
