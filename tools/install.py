@@ -53,9 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(parsed.venv, parsed.torch)
         install(os.path.abspath(parsed.venv), parsed.torch)
-    except Missing as missing:
+    except (Missing, OSError) as missing:
         print(f"install: {missing}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("install: interrupted; the next `make` goes on with it", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -102,8 +105,8 @@ def install(venv: str, torch: str) -> None:
     about = "1 GB" if torch else "3 GB"
     say(f"Installing Python packages into {venv} ({kind}; {about} to download the first time)")
     python = _python(venv)
-    if not os.path.exists(python):
-        run([sys.executable, "-m", "venv", venv])
+    if not _has_pip(python):  # none yet, or one whose making was cut off
+        run([sys.executable, "-m", "venv", "--clear", venv])
     with tempfile.TemporaryDirectory() as folder:
         bootstrap = os.path.join(folder, "uv.txt")
         write(bootstrap, pinned("uv"))
@@ -174,6 +177,14 @@ def _comes_with_torch(name: str) -> bool:
 
 def _python(venv: str) -> str:
     return os.path.join(venv, "bin", "python")
+
+
+def _has_pip(python: str) -> bool:
+    """Whether there is an environment that packages can be installed into."""
+    if not os.path.exists(python):
+        return False
+    asked = [python, "-m", "pip", "--version"]
+    return subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE).returncode == 0
 
 
 def _dotted(version: tuple[int, ...]) -> str:

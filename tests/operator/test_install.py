@@ -8,6 +8,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from tools import install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,15 @@ def test_a_disk_that_is_too_full_is_told(
     assert ("TORCH=cpu" in said) == hint
 
 
+def test_an_environment_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    assert not install._has_pip(str(python))
+    python.parent.mkdir()
+    python.symlink_to("/bin/false")
+    assert not install._has_pip(str(python))
+    assert install._has_pip(sys.executable)
+
+
 def test_a_step_that_fails_says_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-c", "print('no such package'); raise SystemExit(3)"]
     for way in (install.run, install.follow):
@@ -100,8 +110,10 @@ def test_all_that_the_project_asks_for_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(one for extra in extras for one in extra)]
-    names = {re.split(r"[\[<>=~!; ]", one)[0].lower().replace("_", "-") for one in wanted}
-    assert names <= set(LOCK)
+    for requirement in map(Requirement, wanted):
+        pins = re.findall(r"(?m)^\S+==(\S+)", LOCK[requirement.name.lower().replace("_", "-")])
+        assert pins, requirement
+        assert all(requirement.specifier.contains(pin) for pin in pins), requirement
 
 
 def test_without_cuda_everything_else_stays() -> None:

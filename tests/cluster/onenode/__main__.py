@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     cluster = Cluster()
     match args.command:
         case "build":
+            if args.node and os.geteuid() != 0:  # before minutes of building for nothing
+                raise ToolMissing("root", "a node runs as root")
             build_all(NODE_PROGRAMS if args.node else PROGRAMS)
         case "program":
             for name in args.names:
