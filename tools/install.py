@@ -184,7 +184,7 @@ def _has_pip(python: str) -> bool:
     if not os.path.exists(python):
         return False
     asked = [python, "-m", "pip", "--version"]
-    return subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE).returncode == 0
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 def _dotted(version: tuple[int, ...]) -> str:
