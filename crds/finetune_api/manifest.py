@@ -194,7 +194,7 @@ def parse_study(document: Any) -> FineTuneStudy:
     try:
         return FineTuneStudy.model_validate(_without_nulls(document), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ManifestError(list(_problems(error))) from error
+        raise ManifestError(list(problems(error))) from error
 
 
 def read_study(path: Path) -> FineTuneStudy:
@@ -259,7 +259,8 @@ _MESSAGES = {
 }
 
 
-def _problems(error: ValidationError) -> Iterable[Problem]:
+def problems(error: ValidationError) -> Iterable[Problem]:
+    """What is wrong, in words of ours: fields relative to what was validated."""
     for item in error.errors():
         path = _path(item["loc"])
         context = item.get("ctx", {})

@@ -4,7 +4,7 @@ The schema keeps what the API server can check within its cost limits: a `when` 
 lists, so one rule checks all of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args, overload
 
 from pydantic import Field, create_model
@@ -243,11 +243,12 @@ def _wrong_whens(spec: Any) -> list[str]:
         f"searchSpaces[{number}].{name}"
         for number, space in enumerate(spec.search_spaces)
         for name, domain in space.domains().items()
-        if not _can_hold(domain.when or {}, space.domains())
+        if not can_hold(domain.when or {}, space.domains())
     ]
 
 
-def _can_hold(when: When, domains: dict[str, Domain]) -> bool:
+def can_hold(when: When, domains: Mapping[str, Domain]) -> bool:
+    """Whether a `when` names hyperparameters of these that have words to choose from and no `when`, and words of theirs."""
     for key, words in when.items():
         target = domains.get(key)
         if not isinstance(target, ChoiceDomain) or target.when is not None:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ from finetune_trainer.errors import RayUnavailable, StudyError
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 
+PACKAGE = "finetune-operator"
+"""The distribution that this is part of."""
+
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
     from finetune_trainer.progress import LocalSink
@@ -37,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="finetune", description="Tunes the hyperparameters of a FineTuneStudy."
     )
+    parser.add_argument("--version", action="version", version=f"finetune {version(PACKAGE)}")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the study on this machine")
     run.add_argument("study", type=Path, help="manifest of the study (YAML or JSON)")

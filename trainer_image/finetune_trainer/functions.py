@@ -93,7 +93,10 @@ class FunctionWorker:
         except ToldToStop as error:
             log.warning("trial %s goes on from its last save: %s", item.trial, error)
             return [requeued(item)]
-        except Exception as error:  # any: what the function raises is the trial's failure
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # any: what the function raises is the trial's failure
             log.exception("the function failed")
             kind, message = _failure(error)
             if isinstance(item, RefitItem):
@@ -199,7 +202,7 @@ class FunctionWorker:
         return [ev.RefitDone(time.time(), item.trial, ESTIMATOR, gpu_seconds=spent)]
 
 
-def _failure(error: Exception) -> tuple[FailureClass, str]:
+def _failure(error: Exception | SystemExit) -> tuple[FailureClass, str]:
     match error:
         case TrialFailure():
             return error.failure_class, error.message

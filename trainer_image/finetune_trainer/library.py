@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from finetune_api.combinations import Params, Space
+from finetune_api.manifest import problems
 from finetune_api.metrics import Goal
-from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain
+from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain, can_hold
 from finetune_api.study import BUDGET_RULES, SEARCH_RULES, Budget, Search
+from finetune_trainer import arguments
 from finetune_trainer.broker import Snapshot
 from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
@@ -87,11 +89,23 @@ class Study:
         """
         self._folder = Path(into).resolve()  # processes of Ray may run elsewhere
         self._functions = (train, refit)
-        self._slots = slots or os.cpu_count() or 1
-        self._gpus = gpus
+        self._slots = (os.cpu_count() or 1) if slots is None else arguments.whole("slots", slots, 1)
+        self._gpus = arguments.finite("gpus", gpus, least=0)
+        rows = None if rows is None else arguments.whole("rows", rows, 1)
         self._rows = rows
-        parsed_search = _parsed(Search, "search", {"algorithm": "Random", **(search or {})})
-        self._budget = _parsed(Budget, "budget", budget or {})
+        epochs = arguments.whole("epochs", epochs, 1)
+        folds = arguments.whole("folds", folds, 1)
+        repeats = arguments.whole("repeats", repeats, 1)
+        metric, goal = arguments.name("metric", metric), arguments.one_goal("goal", goal)
+        target = None if target is None else arguments.finite("target", target)
+        search, budget = arguments.plain(search or {}), arguments.plain(budget or {})
+        spaces, points = arguments.plain(spaces), arguments.plain(points)
+        if not isinstance(points, list):
+            raise SpecError("points", f"must be a list of configurations (got {points!r})")
+        for field, given in (("spaces", spaces), ("points", points)):
+            arguments.check_integers(field, given)
+        parsed_search = _parsed(Search, "search", {"algorithm": "Random", **search})
+        self._budget = _parsed(Budget, "budget", budget)
         several = [spaces] if isinstance(spaces, Mapping) else list(spaces)
         domains = [
             {name: _domain(f"spaces[{index}].{name}", given) for name, given in space.items()}
@@ -131,6 +145,14 @@ class Study:
         problem = self._problem
         if not spaces or not all(spaces):
             raise SpecError("spaces", "must have at least one hyperparameter each")
+        for index, space in enumerate(problem.spaces):
+            for name, domain in space.items():
+                if not can_hold(domain.when or {}, space):
+                    raise SpecError(
+                        f"spaces[{index}].{name}.when",
+                        "must name hyperparameters of the same space with words among their values and no `when`"
+                        f" of their own, and some of these words (got {domain.when})",
+                    )
         for name in ("points", "warmStart"):
             if problem.search.to_json().get(name):
                 raise SpecError(f"search.{name}", "must be given as an argument of Study")
@@ -303,15 +325,17 @@ def _parsed(kind: type[Any], field: str, given: Mapping[str, Any]) -> Any:
 
 
 def _first(field: str, error: ValidationError) -> tuple[str, str]:
-    problem = error.errors()[0]
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem["loc"])
-    return f"{field}{place}", f"{problem['msg']} (got {problem['input']!r})"
+    problem = next(iter(problems(error)))
+    separator = "." if problem.field and not problem.field.startswith("[") else ""
+    return f"{field}{separator}{problem.field}", problem.message
 
 
 def _domain(field: str, given: Any) -> Domain:
     """The domain that a plain mapping means, by the types of its values."""
     if not isinstance(given, Mapping):
         raise SpecError(field, f"must have values, or min and max (got {given!r})")
+    if "values" in given and not given["values"]:
+        raise SpecError(f"{field}.values", f"must have at least one value (got {given['values']})")
     numbers = [given.get(name) for name in ("min", "max", "step") if name in given]
     numbers += given.get("values", [])
     kind: type[Domain] = ChoiceDomain
