@@ -37,13 +37,6 @@ TIERS = {
 _FOLDERS = {"cluster": "slow", "chart": "slow", "e2e": "slow"}
 """The tier of tests that do not say theirs, by folder; `quick` elsewhere."""
 
-_LONGEST = (
-    "test_driver.py", "test_library.py", "test_reproduce.py", "test_slots.py", "test_operator.py",
-    "test_training_techniques.py", "test_training_run.py", "test_contract.py", "test_artifacts.py",
-    "test_ensemble.py", "test_training_features.py", "test_data_near_duplicates.py", "test_search_resume.py",
-)  # fmt: skip  # a line each would be longer than what it says
-"""Modules that take longest (of several minutes, those that start Ray), which begin first: the others fill the gaps."""
-
 _NODE = "e2e"
 """The folder whose tests run on a real node, by root."""
 
@@ -84,8 +77,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marked = (marker.name for marker in item.iter_markers() if marker.name in TIERS)
         if wanted and next(marked, _FOLDERS.get(folder, "quick")) != wanted:
             others.append(item)
-    places = {name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     if others:
         config.hook.pytest_deselected(items=others)
         gone = set(others)

@@ -122,6 +122,18 @@ def test_a_function_that_exits_fails_its_trial_and_not_its_process(
     assert (event.failure_class, event.message) == ("UserError", f"SystemExit: {code}")
 
 
+def test_a_process_that_ray_ends_is_no_failure_of_its_trial(tmp_path: Path) -> None:
+    def told(*_: Any) -> float:
+        error = SystemExit(1)
+        error.ray_terminate_msg = "The process receives a SIGTERM."  # type: ignore[attr-defined]  # as Ray does
+        raise error
+
+    functions = Functions(told, None, str(tmp_path), "score", 1, None, 0.0)
+    item = TrainItem(trial=0, params={"x": 1}, to_epoch=1.0, checkpoint=None, seed=0)
+    with pytest.raises(SystemExit):
+        FunctionWorker(functions).work(item, Listens())
+
+
 def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["--version"])

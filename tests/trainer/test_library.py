@@ -1,6 +1,7 @@
 """`from finetune_trainer import Study`: real networks on scikit-learn's digits, through Ray."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -183,7 +184,7 @@ def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path)
         stop = tmp_path / "stop"
         if config["penalty"] == "l1" and not stop.exists():
             stop.touch()
-            raise SystemExit  # the worker's process goes
+            os._exit(1)  # the worker's process goes
         return fit(config, resource, checkpoint)
 
     def study(budget: int) -> Study:

@@ -93,10 +93,10 @@ class FunctionWorker:
         except ToldToStop as error:
             log.warning("trial %s goes on from its last save: %s", item.trial, error)
             return [requeued(item)]
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # any: what the function raises is the trial's failure
+        except (Exception, SystemExit) as error:
+            # Any: what the function raises is the trial's failure. But so Ray ends a process, too.
+            if hasattr(error, "ray_terminate_msg"):
+                raise
             log.exception("the function failed")
             kind, message = _failure(error)
             if isinstance(item, RefitItem):
