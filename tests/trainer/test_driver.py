@@ -129,6 +129,7 @@ def check_event_files(into: Path) -> None:
         assert told == [(epoch, pytest.approx(value)) for epoch, value in sorted(values.items())]
 
 
+@pytest.mark.slow  # test_reproduce has a whole run among the quick ones
 @pytest.mark.parametrize(("name", "metric"), [("parameters", "f1_micro"), ("regression", "rmse")])
 def test_example_runs_to_its_end(name: str, metric: str, examples: Path, tmp_path: Path) -> None:
     manifest = load_yaml((ROOT / "examples" / f"{name}.yaml").read_text())
