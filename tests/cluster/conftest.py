@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.onenode.apiserver import ApiServer
-from tests.cluster.operator_process import Studies
+from tests.cluster.operator_process import OperatorProcess, Studies
 from tests.cluster.shared import CONTROLLERS, CRD, STUDIES, shared_server
 from tests.needs import ToolMissing, not_run
 
@@ -27,6 +28,15 @@ def server(
     with started:
         started.serve(CRD, STUDIES)
         yield started
+
+
+@pytest.fixture
+def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """An operator of all namespaces, where the server is the module's own."""
+    process = OperatorProcess(server, tmp_path / "operator.log")
+    process.start()
+    yield process
+    process.stop()
 
 
 @pytest.fixture

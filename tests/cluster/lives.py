@@ -15,7 +15,11 @@ _KINDS = (
     "services",
 )
 _BEST = {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}}
-_FOUND = {"trials": {"planned": 4, "completed": 4, "summary": "4/4"}, "best": _BEST}
+FOUND = {"trials": {"planned": 4, "completed": 4, "summary": "4/4"}, "best": _BEST}
+"""Findings of a search of four trials."""
+
+FINISHED: dict[str, Any] = {"message": "all 4 trials ended", "findings": FOUND}
+"""What its driver says of its end."""
 
 
 def run(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:
@@ -29,9 +33,7 @@ def run(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:
 
 def complete(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:
     """Let the driver and the pod of an attempt end well."""
-    job = f"{name}-{attempt}"
-    studies.report(name, job, "Finished", **{"reason": "SearchFinished", **report})
-    studies.end_pod(job, 0, "Succeeded", 0)
+    finish(studies, name, f"{name}-{attempt}", **report)
     until(f"{name} to complete", lambda: studies.state(name) == "Complete")
 
 
@@ -88,7 +90,7 @@ def whole(studies: Studies, name: str) -> None:
     run(studies, name, 2)
     give_up(studies, name, 2)
     run(studies, name, 3)
-    complete(studies, name, 3, findings=_FOUND)
+    complete(studies, name, 3, findings=FOUND)
 
 
 def _spec(studies: Studies, name: str) -> str:
@@ -114,8 +116,7 @@ def remains(studies: Studies, name: str) -> dict[str, Any]:
     }
 
 
-def finish(studies: Studies, name: str, job: str) -> None:
-    """Let the driver report its findings and the pod end well; what the operator makes of it is not waited for."""
-    words = {"reason": "SearchFinished", "message": "all 4 trials ended", "findings": _FOUND}
-    studies.report(name, job, "Finished", **words)
+def finish(studies: Studies, name: str, job: str, **report: Any) -> None:
+    """Let the driver say that all is done and the pod end well; what the operator makes of it is not waited for."""
+    studies.report(name, job, "Finished", **{"reason": "SearchFinished", **report})
     studies.end_pod(job, 0, "Succeeded", 0)

@@ -18,11 +18,6 @@ from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.proxy import Answer, Break, Call, Fault, Proxy, Rule, Watch, expired
 
-_FOUND = {
-    "trials": {"planned": 4, "completed": 4, "summary": "4/4"},
-    "best": {"trial": 2, "value": 0.5, "epoch": 1, "params": {"epochs": 1}},
-}
-
 
 @pytest.fixture
 def proxy(server: ApiServer, tmp_path: Path) -> Iterator[Proxy]:
@@ -177,8 +172,7 @@ def test_winner_that_is_refused_fails_no_study(
     studies.create("tickets")
     lives.run(studies, "tickets")
     proxy.rule = on("POST", "/configmaps", Answer(422, "Invalid"))
-    studies.report("tickets", "tickets-1", "Finished", reason="SearchFinished", findings=_FOUND)
-    studies.end_pod("tickets-1", 0, "Succeeded", 0)
+    lives.finish(studies, "tickets", "tickets-1", findings=lives.FOUND)
     until("it to be told", lambda: _told(studies, "injected: Invalid"))
     assert studies.state("tickets") == "Running"
     proxy.rule = lambda _: None
@@ -194,8 +188,7 @@ def test_winner_of_a_stranger_is_not_taken_for_the_studys(
     studies.done("POST", "configmap", body=stranger)
     studies.create("tickets")
     lives.run(studies, "tickets")
-    studies.report("tickets", "tickets-1", "Finished", reason="SearchFinished", findings=_FOUND)
-    studies.end_pod("tickets-1", 0, "Succeeded", 0)
+    lives.finish(studies, "tickets", "tickets-1", findings=lives.FOUND)
     advice = "ConfigMap tickets-winner is there, and not this study's: delete it"
     until("it to be told", lambda: _told(studies, advice))
     studies.done("DELETE", "configmap", "tickets-winner")

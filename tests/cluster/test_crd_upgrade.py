@@ -32,12 +32,9 @@ STATES = {
 
 
 @pytest.fixture
-def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
+def operator(operator: OperatorProcess, server: ApiServer) -> Iterator[OperatorProcess]:
     """Ours, throughout: an upgrade replaces it when the CRD is there, and it must not mind before."""
-    process = OperatorProcess(server, tmp_path / "operator.log")
-    process.start()
-    yield process
-    process.stop()
+    yield operator
     server.serve(CRD, f"finetune.dev/v1alpha1/{PLURAL}")
 
 

@@ -13,14 +13,6 @@ from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 
 
-@pytest.fixture
-def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(server, tmp_path / "operator.log")
-    process.start()
-    yield process
-    process.stop()
-
-
 @pytest.fixture(autouse=True)
 def deep_json() -> Iterator[None]:
     """This test reads what the API server serves, too."""

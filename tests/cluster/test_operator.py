@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import namespace_of
-from tests.cluster.lives import finish, run
+from tests.cluster.lives import FINISHED, finish, run
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 
@@ -36,7 +36,7 @@ def test_study_runs_to_complete_and_its_children_go_with_it(
     studies.run_pod("tickets-1", 0)
     studies.report("tickets", "tickets-1", "Searching")
     until("Running", lambda: studies.state("tickets") == "Running")
-    finish(studies, "tickets", "tickets-1")
+    finish(studies, "tickets", "tickets-1", **FINISHED)
     until("Complete", lambda: studies.condition("tickets", "Complete").get("status") == "True")
     assert studies.get("fts", "tickets")["status"]["trials"]["summary"] == "4/4"
     about = [
@@ -206,7 +206,7 @@ def test_finished_study_goes_when_its_time_is_over(
 ) -> None:
     studies.apply("tickets", ttlSecondsAfterFinished=2)
     until("the pod", lambda: studies.all("pods"))
-    finish(studies, "tickets", "tickets-1")
+    finish(studies, "tickets", "tickets-1", **FINISHED)
     until("the study to go", lambda: not studies.get("fts", "tickets"))
 
 

@@ -4,27 +4,15 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.cluster.lives import finish
+from tests.cluster.lives import FINISHED, finish
 from tests.cluster.onenode.apiserver import ApiServer
 from tests.cluster.operator_process import OperatorProcess, Studies, until
 from tests.cluster.shared import CRD
 
 KILLS = 20
-
-
-@pytest.fixture
-def operator(server: ApiServer, tmp_path: Path) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(server, tmp_path / "operator.log")
-    process.start()
-    yield process
-    process.stop()
 
 
 def test_operator_killed_at_random_moments_does_the_same_thing(
@@ -50,7 +38,7 @@ def test_operator_killed_at_random_moments_does_the_same_thing(
     for name in names:
         until(f"a pod of {name}", partial(active, name))
         operator.kill() if rng.random() < 0.3 else None
-        finish(studies, name, f"{name}-1")
+        finish(studies, name, f"{name}-1", **FINISHED)
         if operator.process is None or operator.process.poll() is not None:
             operator.start()
     for name in names:
