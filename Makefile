@@ -20,6 +20,10 @@ export HOME := $(CURDIR)/.home
 endif
 
 PYTEST := $(PYTHON) -m pytest
+# A test that hangs is named after so many seconds, many times what any of its tier takes.
+QUICK := --tier=quick --timeout=600
+SLOW := --tier=slow --timeout=1200
+EXTENDED := --tier=extended --timeout=7200
 
 .PHONY: help install demo test test-node test-slow test-all test-extended test-gpu check format generate lock cluster-up cluster-down demo-cluster clean
 
@@ -44,24 +48,24 @@ demo: examples/data/.prepared ## Run an example study on this machine, without K
 
 test: examples/data/.prepared ## Quick tests: in process, and on one real API server (built once, cached)
 	@$(PYTHON) -m tests.cluster.onenode program etcd kube-apiserver kube-controller-manager kubectl > /dev/null || test -z "$$CI"
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=3 --dist=loadfile --tier=quick -m 'not node and not gpu' tests
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=3 --dist=loadfile $(QUICK) -m 'not node and not gpu' tests
 
 test-node: examples/data/.prepared ## One study from manifest to Complete, with real pods on a real node (root)
 	@$(PYTHON) -m tests.cluster.onenode build --node || test -z "$$CI"
-	$(PYTEST) --tier=quick -m node tests/e2e tests/cluster/onenode
+	$(PYTEST) $(QUICK) -m node tests/e2e tests/cluster/onenode
 
 test-all: test test-node test-slow ## Every test but the extended ones (root)
 
 test-slow: examples/data/.prepared ## What test-all has beyond test and test-node (root)
 	@$(PYTHON) -m tests.cluster.onenode build
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=6 --dist=loadfile --tier=slow -m 'not node and not gpu' tests
-	$(PYTEST) --tier=slow -m node tests/e2e tests/cluster/onenode
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=6 --dist=loadfile $(SLOW) -m 'not node and not gpu' tests
+	$(PYTEST) $(SLOW) -m node tests/e2e tests/cluster/onenode
 
 test-extended: examples/data/.prepared ## The long ones: kills by the dozen, a lost node, every kind of search, KubeRay (root; hours)
 	@$(PYTHON) -m tests.cluster.onenode build
 	FINETUNE_FUZZ_CASES=20000 $(PYTEST) --numprocesses=2 tests/operator/test_fuzz.py
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=4 --dist=loadfile --tier=extended -m 'not node and not gpu' tests
-	$(PYTEST) --tier=extended -m node tests/e2e
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=4 --dist=loadfile $(EXTENDED) -m 'not node and not gpu' tests
+	$(PYTEST) $(EXTENDED) -m node tests/e2e
 
 test-gpu: examples/data/.prepared ## Training on a GPU
 	$(PYTEST) -m gpu tests

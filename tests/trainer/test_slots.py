@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,20 +104,6 @@ def wait(true: Callable[[], Any]) -> None:
         time.sleep(0.1)
 
 
-@contextmanager
-def at_most(seconds: int) -> Iterator[None]:
-    def end(*_: object) -> None:
-        raise TimeoutError(f"{seconds} s have passed")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.fixture
 def own_ray() -> Iterator[None]:
     start_ray(SLOTS, 0)
@@ -138,8 +123,7 @@ def run(
     problem = Problem.of(spec)
     broker = start_broker(problem, spec.budget, str(folder), 1, (), releases=releases)
     assert ray.get(broker.begin.remote())
-    with at_most(240):  # Ray Tune goes on for ever
-        run_slots(broker, worker, material(broker), SLOTS, SlotResources(1, 0))
+    run_slots(broker, worker, material(broker), SLOTS, SlotResources(1, 0))
     return events_of(folder)
 
 
