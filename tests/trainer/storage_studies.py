@@ -96,7 +96,7 @@ def worker(spec: StudySpec, location: str, fault: Fault) -> FunctionWorker:
 
 async def until_said(broker: Broker, spec: StudySpec, words: str) -> str:
     """What the study says, with these words, while it waits."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         while True:
             said = (await broker.snapshot(spec.budget, None)).waiting
             if said:
@@ -137,7 +137,7 @@ async def one_term(
     try:
         if fault.at >= 0:
             await disturb()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             await working
     except BaseException:  # nobody shall wait for the slot's thread
         line.told_to_end = True
