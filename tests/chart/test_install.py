@@ -158,7 +158,7 @@ def running(
 
 
 def eventually(operator: subprocess.Popen[bytes], log: Path, done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not done():
         assert operator.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

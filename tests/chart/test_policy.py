@@ -75,7 +75,7 @@ def pods(server: ApiServer) -> Iterator[Account]:
     made = manifest_list(children(parse_study(changed(VALID, place)), Settings()))
     server.kubectl("apply", "-f", "-", stdin=made)
     account = Account(server, "guarded-trainer")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not account.patch({"metadata": {"annotations": {"probe": str(time.monotonic())}}}):
         assert time.monotonic() < deadline, "the policy is not in force"
         time.sleep(0.2)

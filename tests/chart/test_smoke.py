@@ -33,7 +33,7 @@ class Hook:
 
     def created(self) -> None:
         """Return when the study is there."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while not self.stored():
             assert time.monotonic() < deadline, "the test creates no study"
             time.sleep(0.2)
@@ -98,7 +98,7 @@ def hook(server: ApiServer, values: dict[str, Any]) -> Iterator[Hook]:
 def test_it_ends_as_its_study_does(hook: Hook, end: str, code: int, message: str) -> None:
     test = hook.start()
     hook.finish(end)
-    said, _ = test.communicate(timeout=60)
+    said, _ = test.communicate(timeout=240)
     assert f"{end}: the end of it" in said.splitlines()
     assert said.splitlines()[-1] == message
     assert test.returncode == code
@@ -107,7 +107,7 @@ def test_it_ends_as_its_study_does(hook: Hook, end: str, code: int, message: str
 
 def test_it_gives_up_and_deletes_the_study(hook: Hook) -> None:
     test = hook.start(FINETUNE_TEST_TIMEOUT_SECONDS="3")
-    said, _ = test.communicate(timeout=60)
+    said, _ = test.communicate(timeout=240)
     assert said.splitlines()[-1] == "not passed: no end after 3 s"
     assert test.returncode == 1
     assert hook.stored() == ""
@@ -117,7 +117,7 @@ def test_it_deletes_the_study_when_its_pod_is_deleted(hook: Hook) -> None:
     test = hook.start()
     hook.created()
     test.send_signal(signal.SIGTERM)
-    test.communicate(timeout=60)
+    test.communicate(timeout=240)
     assert test.returncode != 0
     assert hook.stored() == ""
 
@@ -125,7 +125,7 @@ def test_it_deletes_the_study_when_its_pod_is_deleted(hook: Hook) -> None:
 def test_study_of_an_earlier_test_is_left_alone(hook: Hook) -> None:
     where = (f"--namespace={hook.namespace}", "-f", "-")
     hook.server.kubectl("create", *where, stdin=json.dumps(study(hook.study)))
-    said, _ = hook.start().communicate(timeout=60)
+    said, _ = hook.start().communicate(timeout=240)
     assert "already exists" in said
     assert hook.stored() != ""
     hook.server.kubectl("delete", "fts", hook.study, f"--namespace={hook.namespace}")

@@ -81,7 +81,7 @@ class OperatorProcess:
     def _end(self, how: signal.Signals) -> None:
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=240)
             self.process = None
 
 

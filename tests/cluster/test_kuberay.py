@@ -52,7 +52,7 @@ def kuberay(served: ApiServer, tmp_path: Path) -> Iterator[Service]:
             {
                 "workers": 3,
                 "minWorkers": 1,
-                "resourcesPerWorker": {"nvidia.com/gpu": 2, "cpu": 4, "memory": "16Gi"},
+                "resourcesPerWorker": {"nvidia.com/gpu": 1, "cpu": 4, "memory": "16Gi"},
                 "nodeSelector": {"gpu": "h200"},
             },
         ),

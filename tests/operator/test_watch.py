@@ -47,7 +47,7 @@ class Following:
     async def told(self) -> tuple[str, bool]:
         """Of which study something is new, and whether it is only progress."""
         await self.api.tell()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             (_, study), told = await self.news.get()
         return study, told
 
@@ -63,7 +63,7 @@ class Following:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait for something to become true."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             while not true():  # noqa: ASYNC110  # nothing says when
                 await asyncio.sleep(0.002)
 
@@ -74,7 +74,7 @@ async def following(
 ) -> AsyncIterator[Following]:
     one = Following(api, kinds or (JobView,), namespaces)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             await one.watch.start(one.ended.put_nowait)
         yield one
     finally:
@@ -231,7 +231,7 @@ async def test_api_server_that_was_set_back_ends_the_watch(api: FakeApi) -> None
 
     api.on("GET", "/jobs", lambda: None, EXPIRED, restored)
     async with following(api) as seen:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             task = await seen.ended.get()
         assert isinstance(task.exception(), SetBack)
 
@@ -242,7 +242,7 @@ async def test_api_server_that_is_away_is_asked_less_and_less_often(
     monkeypatch.setattr(watch_module, "_PAUSE_SECONDS", (0.02, 10.0))
     api.on("GET", "/jobs", lambda: None, *[AWAY] * 100)
     begun = time.monotonic()
-    async with following(api), asyncio.timeout(20):
+    async with following(api), asyncio.timeout(240):
         while len(watched(api)) < 5:  # noqa: ASYNC110  # nothing says when
             await asyncio.sleep(0.005)
     # Pauses of 20, 40, 80 and 160 ms, each at least half of that.

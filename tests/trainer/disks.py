@@ -43,7 +43,7 @@ class Disk:
 
     def make(self, mode: str) -> None:
         """Read-only ("ro") or not ("rw"); not while a file is open for writing."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 240
         while True:
             try:
                 _shell("mount", "-o", f"remount,{mode}", self._device)

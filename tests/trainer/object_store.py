@@ -289,7 +289,7 @@ class StoreProcess:
         """Run it, with whatever objects it had."""
         command = [sys.executable, "-m", "tests.trainer.object_store", str(self._folder)]
         self._process = subprocess.Popen([*command, str(self._port)], cwd=ROOT)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while not self._listens():
             assert time.monotonic() < deadline, "the store does not start"
             time.sleep(0.05)

@@ -88,7 +88,7 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
     before = saved(into)
     until(lambda: saved(into) > before, run)
     run.send_signal(signal.SIGINT)
-    assert run.wait(timeout=60) == 1
+    assert run.wait(timeout=240) == 1
     status = load_yaml((into / "study.yaml").read_text())["status"]
     assert status["state"] == "Suspended"
 
@@ -155,7 +155,7 @@ def test_fp16_without_a_gpu_is_refused_before_any_worker_starts(
     manifest["spec"]["compute"] = {"precision": "FP16"}
     study.write_text(dump_yaml(manifest))
     run = start(study, tmp_path / "run")
-    assert run.wait(timeout=120) == 1
+    assert run.wait(timeout=240) == 1
     status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
     failed = next(c for c in status["conditions"] if c["type"] == "Failed")
     assert failed["reason"] == "InvalidSpec"
@@ -173,7 +173,7 @@ def test_data_that_cannot_be_used_fail_the_run_with_the_field(
     assert subprocess.run(plan, check=False).returncode == 2
     planned = capfd.readouterr().err
     run = start(study, tmp_path / "run")
-    assert run.wait(timeout=120) == 1
+    assert run.wait(timeout=240) == 1
     status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
     failed = next(c for c in status["conditions"] if c["type"] == "Failed")
     assert (failed["status"], failed["reason"]) == ("True", "DataError")
@@ -219,7 +219,7 @@ def test_a_run_waits_for_its_disk_and_says_so(study: Path, tmp_path: Path) -> No
         until_said("storage is back")
         until_said(f"storage {into} cannot be written: No space left on device; waiting")
         disk.free()
-        assert run.wait(timeout=120) == 0, said.read_text()
+        assert run.wait(timeout=240) == 0, said.read_text()
         check_records(into, 2)
         assert (into / "model" / "model.safetensors").stat().st_size > 80_000_000
 
@@ -242,13 +242,11 @@ def test_a_driver_waits_for_a_server_until_it_is_told_to_end(study: Path, tmp_pa
     driver = Driver(Workplace(read_study(study), tmp_path, store.uri, sink, 1, resources))
 
     def end() -> None:
-        deadline = time.monotonic() + 60
         while sink.all[-1:] == [] or sink.all[-1].reason != "StorageUnavailable":
-            assert time.monotonic() < deadline
             time.sleep(0.1)
         driver.drain()
 
-    ending = threading.Thread(target=end)
+    ending = threading.Thread(target=end, daemon=True)
     ending.start()
     last = driver.run()
     ending.join()

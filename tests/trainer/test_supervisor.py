@@ -121,7 +121,7 @@ def soon(true: Callable[[], bool], act: Callable[[], object]) -> threading.Threa
     """Do it as soon as that is true."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 240
         while not true() and time.monotonic() < deadline:
             time.sleep(0.01)
         act()

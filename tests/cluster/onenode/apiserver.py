@@ -90,7 +90,7 @@ class ApiServer:
             if service is not None:
                 service.stop()
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
+    def wait_ready(self, timeout: float = 240.0) -> None:
         """Return when `/readyz` answers ok; raises ClusterError if an own process ends first."""
         self.etcd.wait_until(lambda: listens(self._ports["etcd"]), timeout)
         self.apiserver.wait_until(self._ready, timeout)

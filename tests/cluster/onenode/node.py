@@ -68,7 +68,7 @@ class Containerd:
                     found.add(path)
         return {path for path in found if path.name.startswith("cni-")}
 
-    def remove_containers(self, timeout: float = 30.0) -> None:
+    def remove_containers(self, timeout: float = 240.0) -> None:
         """End and forget every container; ClusterError if some are left after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while containers := self.ctr("containers", "list", "--quiet").split():

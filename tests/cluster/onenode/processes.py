@@ -97,7 +97,7 @@ class Service:
             os.kill(pid, signal.SIGKILL)
             self._wait_for_end(15.0)
 
-    def wait_until(self, ready: Callable[[], bool], timeout: float = 60.0) -> None:
+    def wait_until(self, ready: Callable[[], bool], timeout: float = 240.0) -> None:
         """Return when `ready()` is true; raise ClusterError with the log's end if that never happens."""
         deadline = time.monotonic() + timeout
         while not ready():

@@ -56,7 +56,7 @@ def test_other_users_are_authorized_by_rbac(server: ApiServer) -> None:
     server.kubectl("create", "clusterrole", "lister", "--verb=list", "--resource=pods")
     server.kubectl("create", "clusterrolebinding", "alice", "--clusterrole=lister", "--user=alice")
     # The authorizer sees a new binding through its watch, a moment later.
-    server.apiserver.wait_until(lambda: succeeds(server, asked), timeout=10)
+    server.apiserver.wait_until(lambda: succeeds(server, asked))
 
 
 def succeeds(server: ApiServer, arguments: list[str]) -> bool:
