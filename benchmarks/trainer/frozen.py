@@ -179,7 +179,9 @@ def by_trainer(study: FineTuneStudy, base: Path) -> Way:
         last = []
         for part, (train, validation) in zip(parts, items, strict=True):
             torch.manual_seed(number)
-            model = MeanPooled(data.model.name, len(data.label_names), config.classifier_dropout)
+            model = MeanPooled(
+                data.model.name, len(data.label_names), config.classifier_dropout or 0.1
+            )
             start_at_priors(model.head, data.task, data.labels[part.train])
             trained = hugging_face.train(model, tokenizer, train, config, number, validation)
             last.append(trained.accuracies[-1])

@@ -37,6 +37,7 @@ def hyperparameters_markdown() -> str:
     properties = Hyperparameters.model_json_schema()["properties"]
     for name, field in Hyperparameters.model_fields.items():
         schema = properties[json_name(name)]
+        schema = schema.get("anyOf", [schema])[0]  # the other is null
         if name in CATEGORICAL:
             kind, values = "word", ", ".join(get_args(field.annotation))
         elif schema["type"] == "string":
@@ -54,7 +55,8 @@ def hyperparameters_markdown() -> str:
             )
             kind, values = schema["type"], f"{low} x {high}"
         what = " ".join(DOCS[name].split())
-        lines.append(f"| `{json_name(name)}` | {kind} | {values} | {field.default} | {what} |")
+        default = "the model's" if field.default is None else field.default
+        lines.append(f"| `{json_name(name)}` | {kind} | {values} | {default} | {what} |")
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,8 @@ From this class come `spec.hyperparameters` (fixed values), `spec.searchSpaces` 
 trainer's configuration and `docs/hyperparameters.md`.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, create_model
 
@@ -58,8 +59,8 @@ class Hyperparameters(Model):
     1 gives all the same (Howard and Ruder, "Universal Language Model Fine-tuning", 2018)."""
 
     weight_decay: float = Field(0.01, ge=0, le=1)
-    """Decay of weights toward zero (decoupled for AdamW and Adafactor); biases and normalisation layers
-    have none."""
+    """Decay of weights toward zero, decoupled from the gradient with every optimizer (Adam with it is AdamW);
+    biases and normalisation layers have none."""
 
     l1_penalty: float = Field(0.0, ge=0, le=1)
     """Weight of the sum of absolute weights in the loss; biases and normalisation layers have none."""
@@ -129,18 +130,21 @@ class Hyperparameters(Model):
     """MultiLabel: probability from which on a label is predicted."""
 
     threshold_tuning: Literal["None", "PerLabel"] = "None"
-    """MultiLabel. PerLabel: after each epoch every label gets the threshold with the best F1 on the
-    validation rows in place of decisionThreshold, and the exported model carries them. Metrics of the
-    validation rows are then a little optimistic; those of the test rows are not."""
+    """MultiLabel. PerLabel: after each epoch every label gets a threshold of its own in place of
+    decisionThreshold, that with the best F1 on the validation rows, and the exported model carries them; those
+    of labels in few rows lean on the threshold that is best for all labels. The validation rows are judged by
+    thresholds tuned on others of them, and their metrics are means over five folds, in every trial of a study
+    that tunes thresholds in any."""
 
-    hidden_dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout of the encoder's hidden layers."""
+    hidden_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of the encoder's hidden layers. Default: what the pretrained model's configuration has."""
 
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout of attention probabilities."""
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of attention probabilities. Default: what the pretrained model's configuration has."""
 
-    classifier_dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout before the task's head."""
+    classifier_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout before the task's head. Default: what the pretrained model's configuration has, for its head or
+    else for its hidden layers."""
 
     pooling: Literal["Architecture", "Cls", "Mean"] = "Architecture"
     """What the head sees. Architecture: what the model's own sequence classifier takes. Cls: the last
@@ -219,10 +223,22 @@ DOCS = attribute_docs(Hyperparameters)
 """What each hyperparameter (Python name) is, in words."""
 
 
+def kind_of(name: str) -> Any:
+    """The type of the values of the hyperparameter with Python name `name`."""
+    annotation: Any = Hyperparameters.model_fields[name].annotation
+    kinds = get_args(annotation)
+    return next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else annotation
+
+
+def described(name: str) -> str:
+    """What the hyperparameter with Python name `name` is, with its default."""
+    default = Hyperparameters.model_fields[name].default
+    return DOCS[name] if default in ("", None) else f"{DOCS[name]} Default {default}."
+
+
 def _optional(name: str) -> Any:
-    field = Hyperparameters.model_fields[name]
-    note = DOCS[name] if field.default == "" else f"{DOCS[name]} Default {field.default}."
-    return Annotated[(cast(Any, field.annotation), Field(), *field.metadata)] | None, Field(
+    field, note = Hyperparameters.model_fields[name], described(name)
+    return Annotated[(kind_of(name), Field(), *field.metadata)] | None, Field(
         None, description=note
     )
 

@@ -5,12 +5,19 @@ lists, so one rule checks all of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args, overload
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args, overload
 
 from pydantic import Field, create_model
 from pydantic.config import JsonDict
 
-from finetune_api.hyperparameters import CATEGORICAL, DOCS, Hyperparameters, Scalar, json_name
+from finetune_api.hyperparameters import (
+    CATEGORICAL,
+    Hyperparameters,
+    Scalar,
+    described,
+    json_name,
+    kind_of,
+)
 from finetune_api.schema import Model, Rule
 
 MAX_VALUES = 64
@@ -198,14 +205,12 @@ def _values(item: Any, size: int) -> Any:
 def _domain(name: str) -> type[Domain]:
     field = Hyperparameters.model_fields[name]
     title = json_name(name)[0].upper() + json_name(name)[1:] + "Domain"
-    doc = f"Domain of {json_name(name)}. {DOCS[name]}"
-    if field.default != "":
-        doc += f" Default {field.default}."
+    doc = f"Domain of {json_name(name)}. {described(name)}"
     if name in CATEGORICAL:
         words = get_args(field.annotation)
         values = _values(field.annotation, len(words))
         return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(values, ...))
-    kind = cast(Any, field.annotation)
+    kind = kind_of(name)
     if kind is str:
         names = _values(Annotated[str, Field(min_length=1, max_length=253)], MAX_NAMES)
         return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(names, ...))

@@ -608,7 +608,7 @@ class ClusterSpec(Model):
     runs the cluster. Default: all of them stay."""
 
     resources_per_worker: dict[str, Quantity] = Field({}, max_length=16)
-    """Resources of each worker pod. Default: the operator's."""
+    """Resources of each worker pod. Default: the operator's. A trial uses one GPU, or a share of one."""
 
     trials_per_worker: int = Field(1, ge=1, le=16)
     """Trials that share one worker at the same time."""

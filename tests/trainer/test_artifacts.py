@@ -73,8 +73,8 @@ def library(make_spec: MakeSpec) -> PreparedData:
 def test_the_onnx_model_says_what_pytorch_says_of_rows_of_any_number_and_length(
     changes: dict[str, Any], library: PreparedData, tmp_path: Path
 ) -> None:
-    run = exported(library, tmp_path, **changes)
-    model = load_exported(tmp_path, run.config.pooling)
+    exported(library, tmp_path, **changes)
+    model = load_exported(tmp_path)
     path = tmp_path / "model.onnx"
     worst = export_onnx(model, library, 32, path)
     assert 0 < worst <= 1e-4
@@ -94,7 +94,7 @@ def test_large_numbers_are_as_exact_in_onnx_as_small_ones(
 ) -> None:
     data = few(prepare(make_spec(**TASKS["Regression"]), examples), 16, 6)
     exported(data, tmp_path)
-    model: Any = load_exported(tmp_path, "Architecture")
+    model: Any = load_exported(tmp_path)
     with torch.no_grad():
         model.classifier.weight *= 1e7  # as for prices or populations
     path = tmp_path / "model.onnx"
@@ -234,7 +234,8 @@ def test_attributions_add_up_to_what_the_text_changes(
 ) -> None:
     data = few(prepare(make_spec(**TASKS[task]), examples), 16, 6)
     run = exported(data, tmp_path)
-    attribute = Attributor(run.model, data, 32, run.thresholds)
+    model = load_exported(tmp_path)
+    attribute = Attributor(model, data, 32, run.thresholds)
     logits = run.predict(data.test)
     frame = data.frame
     for number in range(3):
@@ -246,7 +247,7 @@ def test_attributions_add_up_to_what_the_text_changes(
         for output in found.outputs:
             at = data.label_names.index(output.output)
             assert output.value == pytest.approx(float(logits[number, at]), abs=1e-5)
-            assert output.reference == pytest.approx(empty(run, kept)[at], abs=1e-5)
+            assert output.reference == pytest.approx(empty(model, data, kept)[at], abs=1e-5)
             change = output.value - output.reference
             assert sum(output.attributions) == pytest.approx(change, abs=0.02)
             assert output.delta == pytest.approx(sum(output.attributions) - change, abs=1e-6)
@@ -279,14 +280,14 @@ def test_of_a_pair_of_texts_both_are_attributed_and_what_frames_them_is_not(
     assert abs(output.delta) < 1e-3
 
 
-def empty(run: TrialRun, length: int) -> list[float]:
+def empty(model: Any, data: PreparedData, length: int) -> list[float]:
     """The logits of a row of that length with padding in place of its text."""
-    frame = run.data.frame
+    frame = data.frame
     text = [frame.pad] * (length - frame.special)
     ids = torch.tensor([[*frame.before, *text, *frame.after]])
     with torch.inference_mode():
         logits: list[float] = (
-            run.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].tolist()
+            model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].tolist()
         )
     return logits
 
@@ -412,7 +413,7 @@ def test_the_code_of_the_card_predicts(
     monkeypatch.chdir(folder / "model")
     names: dict[str, Any] = {}
     exec(code.replace("a text", "Return the mean of the columns of a DataFrame."), names)
-    model = load_exported(folder / "model", "Mean")
+    model = load_exported(folder / "model")
     with torch.inference_mode():
         expected = model(**names["inputs"]).logits[0]
     torch.testing.assert_close(names["logits"][0].detach(), expected)

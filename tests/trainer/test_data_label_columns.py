@@ -179,7 +179,8 @@ def test_each_model_has_its_own_separator_and_one_without_has_lines(
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     # A text is one word to it, and two letters on two lines are a word that it knows.
     tokenizer["normalizer"] = tokenizer["pre_tokenizer"] = tokenizer["post_processor"] = None
-    tokenizer["model"]["vocab"] |= {"s\nb": 40_000}
+    number = tokenizer["model"]["vocab"].pop("the")
+    tokenizer["model"]["vocab"]["s\nb"] = number
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -188,4 +189,4 @@ def test_each_model_has_its_own_separator_and_one_without_has_lines(
     models = [{"pretrainedModel": {"values": ["model"]}}]
     data = prepare_rows(make_spec, tmp_path, {"train": rows}, dataset=dataset, searchSpaces=models)
     assert texts_of(data, "train")[0] == "s [SEP] b"
-    assert data.read_by("model").columns[0].ids.tolist() == [40_000] * 12
+    assert data.read_by("model").columns[0].ids.tolist() == [number] * 12

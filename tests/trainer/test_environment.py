@@ -4,6 +4,7 @@ import pytest
 
 from finetune_api.study import ClusterSpec
 from finetune_trainer.environment import WorkerResources
+from finetune_trainer.errors import SpecError
 
 
 @pytest.mark.parametrize(
@@ -29,4 +30,16 @@ def test_trials_share_a_workers_devices() -> None:
     worker = WorkerResources.of(cluster)
     assert (worker.cpus, worker.memory_bytes) == (4, 16 << 30)
     slot = worker.slot(4)
+    slot.check()
     assert (slot.cpus, slot.gpus, slot.threads) == (1.0, 0.25, 1)
+
+
+@pytest.mark.parametrize(("gpus", "trials"), [(2, 1), (8, 4), (3, 2)])
+def test_no_trial_is_given_more_gpus_than_it_uses(gpus: int, trials: int) -> None:
+    resources = {"resources_per_worker": {"nvidia.com/gpu": gpus}, "trials_per_worker": trials}
+    slot = WorkerResources.of(ClusterSpec.model_validate(resources)).slot(trials)
+    with pytest.raises(
+        SpecError, match=rf"more GPUs than .*\(got {gpus / trials:g} GPUs a trial\)"
+    ) as error:
+        slot.check()
+    assert error.value.field == "spec.cluster.resourcesPerWorker"

@@ -14,22 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_api.combinations import Params
 from finetune_api.manifest import dump_yaml, load_yaml, read_study
 from finetune_trainer.cli import main
 from finetune_trainer.data import prepare
-from finetune_trainer.errors import SpecError
 from finetune_trainer.reproduce import reproduce
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.items import TrainItem
-from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.search.trainings import Trainings
 from tests.records import events_of
 from tests.trainer.conftest import ROOT, MakeSpec
 from tests.trainer.one_slot import run_study
-from tests.trainer.search_studies import study_spec
 
 TRIALS = 3
 
@@ -284,34 +278,17 @@ def test_any_kind_of_training_comes_out_the_same(
 def test_a_trial_that_diverged_does_so_again(
     make_spec: MakeSpec, examples: Path, tmp_path: Path
 ) -> None:
-    numbers = "\n".join(f"a text,{number}e22" for number in range(24))
+    numbers = "\n".join(f"a text,{number}e37" for number in range(24))
     (tmp_path / "numbers.csv").write_text(f"text,y\n{numbers}\n")
     dataset = {"files": {"train": str(tmp_path / "numbers.csv")}, "labelColumn": "y"}
     objective = {"metric": "rmse"}
-    spec = make_spec(task="Regression", dataset=dataset, objective=objective, refit=False)
+    unstable = {"optimizer": "SGD", "maxGradNorm": 1e6, "epochs": 2, "encoderLayers": 1}
+    rates = [{"learningRate": {"values": [1.0]}}]
+    given: dict[str, Any] = {"hyperparameters": unstable, "searchSpaces": rates}
+    spec = make_spec(task="Regression", dataset=dataset, objective=objective, refit=False, **given)
     run_study(spec, prepare(spec, tmp_path), tmp_path / "run")
     comparison = reproduce(spec, tmp_path, tmp_path / "run", 0)
     (run,) = comparison.runs
-    assert run.then.failure == run.now.failure == "Diverged: the training loss became inf"
+    assert run.then.failure == run.now.failure
+    assert run.then.failure.startswith("Diverged: ")
     assert comparison.same
-
-
-def test_a_trial_that_ran_out_of_memory_is_trained_with_the_halves_it_ended_with() -> None:
-    spec = study_spec(hyperparameters={"batchSize": 32, "epochs": 1}, budget={"maxTrials": 2})
-    params: Params = {"learningRate": 1e-3}
-    events: list[ev.Event] = []
-    for number in (0, 1):
-        events += [ev.Proposed(1, number, params), ev.Started(1, number, "a/1", 1, seed=number)]
-        if number == 1:
-            events.append(ev.Failed(2, number, "OutOfMemory", "out of memory"))
-            events.append(ev.Started(3, number, "a/1", 1, seed=number))
-        events.append(ev.EpochDone(4, number, 1, 0.5, {"accuracy": 0.5}, 0.7, 1, 0))
-        events.append(ev.Reached(5, number, finished=True))
-    trainings = Trainings(Problem.of(spec), events)
-    items: list[TrainItem] = []
-    for trial in (trainings.trial(number) for number in (0, 1)):
-        items += trainings.items(trial, trial.runs[0])
-    assert [(item.seed, item.params.get("batchSize")) for item in items] == [(0, None), (1, 16)]
-    assert trainings.result(trainings.trial(1), trainings.trial(1).runs[0]).failure == ""
-    with pytest.raises(SpecError, match=r"whose records have versions and seeds \(got 1\)"):
-        trainings.slots(trainings.trial(1))

@@ -139,18 +139,6 @@ def test_a_fold_that_goes_on_after_its_trial_has_failed_is_no_improvement() -> N
     assert desk.state.best_trial() is None
 
 
-def test_memory_and_bugs_are_counted_apart() -> None:
-    desk = Desk(
-        hyperparameters={"epochs": 9, "batchSize": 16},
-        budget={"maxTrials": 9, "maxFailedTrials": 9},
-    )
-    for reason in ("OutOfMemory", "Internal", "Internal"):
-        desk.fail(desk.start(), reason)
-        assert desk.statuses() == ["Pending"]
-    desk.fail(desk.start(), "Internal")
-    assert desk.statuses() == ["Failed"]
-
-
 # Populations.
 
 

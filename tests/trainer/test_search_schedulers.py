@@ -282,19 +282,6 @@ def test_a_fold_that_diverges_ends_its_trial_and_the_others_are_not_waited_for()
     assert desk.statuses() == ["Diverged", "Running"]
 
 
-def test_out_of_memory_in_one_fold_halves_the_batch_of_those_to_come() -> None:
-    desk = Desk(
-        validation={"crossValidation": {"folds": 2}},
-        hyperparameters={"epochs": 9, "batchSize": 32},
-        budget={"maxTrials": 1},
-    )
-    desk.train(desk.start(), 0.5)
-    item = desk.start()
-    desk.fail(item, "OutOfMemory")
-    again = desk.start()
-    assert (again.run, again.params["batchSize"]) == (1, 16)
-
-
 # Values.
 
 

@@ -225,38 +225,11 @@ def test_an_internal_failure_is_tried_again_twice() -> None:
 
 
 def test_what_would_fail_again_is_not_tried_again() -> None:
-    desk = Desk()
-    desk.fail(desk.start(), "UserError")
-    assert desk.statuses() == ["Failed"]
-
-
-def test_a_trial_out_of_memory_is_tried_once_more_in_halves_of_its_batch() -> None:
-    desk = Desk(hyperparameters={"epochs": 9, "batchSize": 32, "gradientAccumulation": 2})
-    item = desk.start()
-    desk.state.apply(ev.Saved(desk.now, item.trial, 1, "1"))
-    desk.fail(item, "OutOfMemory")
-    again = desk.start()
-    assert (again.trial, again.checkpoint, again.seed) == (item.trial, None, item.seed)
-    assert again.params == {**item.params, "batchSize": 16, "gradientAccumulation": 4}
-    desk.fail(again, "OutOfMemory")
-    assert desk.statuses() == ["Failed"]
-
-
-def test_the_refit_of_such_a_trial_trains_in_halves_too() -> None:
-    desk = Desk(budget={"maxTrials": 1})
-    desk.fail(desk.start(), "OutOfMemory")
-    desk.train(desk.start(), 0.5)
-    desk.end()
-    refit = desk.next()
-    assert isinstance(refit, RefitItem)
-    ((params, _),) = refit.segments
-    assert (params["batchSize"], params["gradientAccumulation"]) == (8, 2)
-
-
-def test_a_batch_of_one_has_no_halves() -> None:
-    desk = Desk(hyperparameters={"batchSize": 1})
-    desk.fail(desk.start(), "OutOfMemory")
-    assert desk.statuses() == ["Failed"]
+    """An invalid trial, and one whose single rows do not fit into memory."""
+    for reason in ("UserError", "OutOfMemory"):
+        desk = Desk()
+        desk.fail(desk.start(), reason)
+        assert desk.statuses() == ["Failed"]
 
 
 def test_the_study_fails_when_its_first_trials_fail_alike() -> None:
@@ -441,7 +414,8 @@ def test_a_study_without_any_value_has_no_successful_trial() -> None:
     desk = Desk(budget={"maxTrials": 2})
     for _ in range(2):
         desk.fail(desk.start(), "Diverged")
-    assert desk.end() == End("NoSuccessfulTrial", "none of 2 trials has a value (Diverged)")
+    said = "none of 2 trials has a value (Diverged); trial 0: Diverged: why"
+    assert desk.end() == End("NoSuccessfulTrial", said)
     assert desk.next().reason == "NoSuccessfulTrial"
 
 

@@ -1,6 +1,7 @@
 """From which probability on labels are predicted: fixed, tuned, and carried from the search to the final model."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.search import events as ev
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.thresholds import probabilities, tuned_thresholds
+from finetune_trainer.training.out_of_fold import FOLDS, metrics_out_of_fold, tuning_folds
+from finetune_trainer.training.thresholds import best_thresholds, probabilities, tuned_thresholds
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
 from tests.trainer.search_studies import replay, study_spec
@@ -35,7 +37,7 @@ def logits_of(shares: list[float]) -> Any:
 
 
 def tuned(shares: list[float], having: list[int], usual: float) -> float:
-    found = tuned_thresholds(logits_of(shares), np.array(having, dtype=np.bool_)[:, None], usual)
+    found = best_thresholds(logits_of(shares), np.array(having, dtype=np.bool_)[:, None], usual)
     return float(found[0])
 
 
@@ -54,12 +56,12 @@ SCORES = st.sampled_from([-3.0, -1.0, 0.0, 0.5, 2.0]) | st.floats(-120, 120, wid
 
 @settings(deadline=None)
 @given(data=st.data(), rows=st.integers(1, 12), usual=st.floats(0.01, 0.99))
-def test_no_threshold_has_a_better_f1_than_the_tuned_one(
+def test_no_threshold_has_a_better_f1_than_the_best_one(
     data: st.DataObject, rows: int, usual: float
 ) -> None:
     logits = data.draw(arrays.arrays(np.float32, (rows, 2), elements=SCORES))
     labels = data.draw(arrays.arrays(np.bool_, (rows, 2)))
-    found = tuned_thresholds(logits, labels, usual)
+    found = best_thresholds(logits, labels, usual)
     shares = probabilities(logits)
     for n in range(2):
         if not labels[:, n].any():
@@ -85,6 +87,70 @@ def test_of_equally_good_thresholds_the_one_nearest_to_the_decision_threshold_is
 
 def test_rows_of_the_same_probability_are_not_parted() -> None:
     assert tuned([0.8, 0.4, 0.4, 0.2], [1, 1, 0, 0], usual=0.9) == pytest.approx(0.3)
+
+
+def test_the_threshold_of_a_rare_label_leans_on_the_common_one() -> None:
+    generator = np.random.default_rng(0)
+    rows = 2000
+    labels = generator.random((rows, 3)) < [0.3, 0.3, 0.002]
+    logits = (generator.normal(size=(rows, 3)) + 2 * labels - 1).astype(np.float32)
+    own, found = best_thresholds(logits, labels, 0.5), tuned_thresholds(logits, labels, 0.5)
+    assert found[:2] == pytest.approx(own[:2], abs=0.02)
+    assert labels[:, 2].sum() < 10
+    assert abs(found[2] - found[:2].mean()) < abs(own[2] - found[:2].mean()) / 2
+    nothing = np.zeros((4, 3), dtype=np.bool_)
+    assert tuned_thresholds(logits[:4], nothing, 0.3).tolist() == pytest.approx([0.3] * 3)
+
+
+Scored = tuple[Any, Any]
+
+
+def scored(generator: np.random.Generator, rows: int, share: float, signal: float) -> Scored:
+    """Logits (rows, 20) that know nothing, or `signal`, of labels of which each is in a `share` of the rows."""
+    labels = generator.random((rows, 20)) < share
+    noise = generator.normal(size=labels.shape)
+    return (np.log(share) + 0.7 * noise + signal * labels).astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("positives", "most"), [(15, 0.01), (100, 0.005)])
+@pytest.mark.parametrize("signal", [0.0, 1.0])
+def test_what_is_told_of_tuned_thresholds_is_no_better_than_on_rows_of_tomorrow(
+    positives: int, most: float, signal: float
+) -> None:
+    generator, lead, in_sample = np.random.default_rng(0), [], []
+    for _ in range(8):
+        logits, labels = scored(generator, 1000, positives / 1000, signal)
+        fresh, known = scored(generator, 20_000, positives / 1000, signal)
+
+        def tune(logits: Any, labels: Any) -> Any:
+            return tuned_thresholds(logits, labels, 0.5)
+
+        found = tune(logits, labels)
+        folds = tuning_folds(labels, None)
+        told = metrics_out_of_fold(logits, labels, folds, ["f1_macro"], tune)["f1_macro"]
+        of = partial(compute_metrics, "MultiLabel", names=["f1_macro"], thresholds=found)
+        tomorrow = of(logits=fresh, labels=known)["f1_macro"]
+        lead.append(told - tomorrow)
+        in_sample.append(of(logits=logits, labels=labels)["f1_macro"] - tomorrow)
+    assert np.mean(lead) <= most
+    assert np.mean(in_sample) > np.mean(lead)
+
+
+def test_folds_have_each_row_once_whole_groups_and_labels_alike() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.random((200, 4)) < [0.5, 0.2, 0.1, 0.05]
+    folds = tuning_folds(labels, None)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(200))
+    for counts in np.array([labels[fold].sum(axis=0) for fold in folds]).T:
+        assert counts.max() - counts.min() <= 2
+    again = tuning_folds(labels, None)
+    assert all(np.array_equal(one, other) for one, other in zip(folds, again, strict=True))
+    groups = np.arange(200) // 7
+    of_group = [set(groups[fold]) for fold in tuning_folds(labels, groups)]
+    assert len(of_group) == FOLDS
+    assert sum(map(len, of_group)) == len(set(groups))
+    assert len(tuning_folds(labels, np.arange(200) // 100)) == 2
+    assert tuning_folds(labels[:1], None) == tuning_folds(labels, np.zeros(200, dtype=int)) == []
 
 
 def test_metrics_take_the_threshold_of_each_label_and_ranking_metrics_none() -> None:
@@ -121,9 +187,12 @@ def pretrained(data: PreparedData) -> Pretrained:
     return Pretrained.load(data.model, data.task, data.label_names)
 
 
-def trained(pretrained: Pretrained, data: PreparedData, **changes: Any) -> tuple[TrialRun, Any]:
+def trained(
+    pretrained: Pretrained, data: PreparedData, out_of_fold: bool = False, **changes: Any
+) -> tuple[TrialRun, Any]:
     """A run of one epoch, always the same but for the `changes`, and what it showed."""
-    run = TrialRun(pretrained, data, CONFIG.model_copy(update=changes), 5, OBJECTIVE)
+    config = CONFIG.model_copy(update=changes)
+    run = TrialRun(pretrained, data, config, 5, OBJECTIVE, out_of_fold=out_of_fold)
     return run, run.train_to(1)
 
 
@@ -150,10 +219,16 @@ def test_a_lower_decision_threshold_finds_more(
 def test_tuned_thresholds_have_a_better_f1_and_hold_for_the_test_rows(
     usual: EpochResult, pretrained: Pretrained, data: PreparedData
 ) -> None:
-    run, result = trained(pretrained, data, threshold_tuning="PerLabel")
-    assert result.metrics["f1_macro"] > usual.metrics["f1_macro"]
-    assert result.metrics["loss"] == usual.metrics["loss"]
+    run, result = trained(pretrained, data, out_of_fold=True, threshold_tuning="PerLabel")
+    before = trained(pretrained, data, threshold_tuning="PerLabel")[1]
+    plain = trained(pretrained, data, out_of_fold=True)[1]
+    assert before.metrics["f1_macro"] > result.metrics["f1_macro"] > plain.metrics["f1_macro"]
+    assert plain.metrics == result.metrics | {
+        name: plain.metrics[name] for name in ("f1_macro", "recall_micro")
+    }
+    assert result.metrics["loss"] == pytest.approx(usual.metrics["loss"], rel=0.05)  # folds differ
     logits, known = run.predict(data.validation), data.labels[data.validation]
+    assert before.thresholds == best_thresholds(logits, known, 0.5).tolist()
     assert result.thresholds == tuned_thresholds(logits, known, 0.5).tolist()
     assert len(set(result.thresholds)) > 1
     chosen = probabilities(run.predict(data.test)) >= np.array(result.thresholds)

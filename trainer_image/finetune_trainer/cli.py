@@ -104,6 +104,7 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
         console.print(f"data: {sizes}", highlight=False)
     seconds = parsed.seconds_per_epoch
     share = WorkerResources.of(spec.cluster).slot(spec.cluster.trials_per_worker)
+    share.check()
     plan = make_plan(spec, rows, None if seconds is None else seconds * share.gpus)
     for line in _plan_lines(study, plan):
         console.print(line, highlight=False)

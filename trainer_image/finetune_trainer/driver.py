@@ -174,6 +174,7 @@ class Driver:
         problem = Problem.of(self._spec)
         Proposer(problem).check()
         check_clients(self._spec)
+        self._place.resources.check()
         _check_precision(self._spec, self._place.resources)
         storage = self._opened()
         claim(storage, parts_of(self._spec))

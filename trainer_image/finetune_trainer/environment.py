@@ -8,8 +8,9 @@ from math import ceil
 from pathlib import Path
 
 from finetune_api.manifest import parse_study
-from finetune_api.quantities import parse_quantity
+from finetune_api.quantities import is_gpu, parse_quantity
 from finetune_api.study import ClusterSpec, FineTuneStudy
+from finetune_trainer.errors import SpecError
 
 STUDY_FILE = "FINETUNE_STUDY_FILE"
 DRAIN_FILE = "FINETUNE_DRAIN_FILE"
@@ -65,6 +66,15 @@ class SlotResources:
         """Threads for tensor operations."""
         return max(1, int(self.cpus))
 
+    def check(self) -> None:
+        """Raises SpecError for more than one GPU: a trial would use one, and be charged for all."""
+        if self.gpus > 1:
+            raise SpecError(
+                "spec.cluster.resourcesPerWorker",
+                "must not have more GPUs than trialsPerWorker, for a trial uses one at most "
+                f"(got {self.gpus:g} GPUs a trial)",
+            )
+
 
 @dataclass(frozen=True)
 class WorkerResources:
@@ -78,7 +88,7 @@ class WorkerResources:
     def of(cls, cluster: ClusterSpec) -> "WorkerResources":
         """Whole CPUs (rounded up), devices and memory of `cluster.resourcesPerWorker`."""
         resources = cluster.resources_per_worker
-        gpus = sum(int(parse_quantity(n)) for name, n in resources.items() if _is_gpu(name))
+        gpus = sum(int(parse_quantity(n)) for name, n in resources.items() if is_gpu(name))
         memory = resources.get("memory")
         return cls(
             cpus=max(1, ceil(parse_quantity(resources.get("cpu", 1)))),
@@ -89,8 +99,3 @@ class WorkerResources:
     def slot(self, trials_per_worker: int) -> SlotResources:
         """One of `trials_per_worker` equal shares."""
         return SlotResources(self.cpus / trials_per_worker, self.gpus / trials_per_worker)
-
-
-def _is_gpu(resource: str) -> bool:
-    # The rule by which KubeRay derives num-gpus.
-    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")

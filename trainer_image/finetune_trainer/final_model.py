@@ -40,7 +40,7 @@ def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
         return None
     from finetune_trainer.artifacts.onnx_export import export_onnx  # slow to import
 
-    model = load_exported(folder, run.config.pooling)
+    model = load_exported(folder)
     return export_onnx(model, run.data, run.config.max_length, folder / ONNX)
 
 
@@ -61,6 +61,7 @@ def card(
     config: Hyperparameters,
     tested: Mapping[str, float],
     onnx_difference: float | None = None,
+    has_code: bool = False,
     ensemble: EnsembleAbout | None = None,
 ) -> Card:
     """The card of the winner that was trained again with `config`, or of the ensemble that it is part of."""
@@ -77,6 +78,7 @@ def card(
         constant=baseline_metrics(bench.data, tested),
         setting=bench.setting,
         onnx_difference=onnx_difference,
+        has_code=has_code,
         ensemble=ensemble,
     )
 
@@ -96,7 +98,7 @@ def attribute(
     from finetune_trainer.artifacts.attributions import Attributor  # slow to import
 
     with bench.storage.fetched(path) as folder:
-        model = load_exported(folder, config.pooling)
+        model = load_exported(folder)
     data = bench.data.read_by(config.pretrained_model)
     attributor = Attributor(model, data, config.max_length, thresholds, bench.device)
     count = min(bench.spec.artifacts.attributed_rows, len(data.test))

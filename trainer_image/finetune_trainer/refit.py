@@ -23,6 +23,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
+from finetune_trainer.training.pooling import is_pooled
 from finetune_trainer.workbench import Workbench
 
 log = logging.getLogger("finetune.trainer")
@@ -74,7 +75,7 @@ class Refit:
 
         def write(folder: Path) -> None:
             difference = export(bench, run, folder)
-            text = card(bench, item, run.config, tested, difference).text()
+            text = card(bench, item, run.config, tested, difference, is_pooled(folder)).text()
             (folder / CARD).write_text(text, encoding="utf-8")
 
         bench.storage.store(FINAL_MODEL, write)

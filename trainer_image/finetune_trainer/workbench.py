@@ -8,7 +8,9 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import StudySpec
 from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.data.trial_values import trial_values
 from finetune_trainer.provenance import setting
+from finetune_trainer.search.identity import RULES, rules_of
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.checkpoint import Checkpoint
@@ -33,6 +35,14 @@ class Workbench:
         """With what this process trains."""
         return setting(self.device, self.spec.compute)
 
+    @cached_property
+    def _out_of_fold(self) -> bool:
+        """Whether metrics of the validation rows are means over folds, as `TrialRun` has it."""
+        if "PerLabel" not in trial_values(self.spec, "thresholdTuning"):
+            return False
+        rules = self.storage.persist("read", lambda: rules_of(self.storage))
+        return rules.get("thresholds") == RULES["thresholds"]
+
     def _pretrained(self, data: PreparedData) -> Pretrained:
         """The weights of the model that reads `data`."""
         if data.model not in self._loaded:
@@ -54,6 +64,7 @@ class Workbench:
             self.device,
             self.spec.compute,
             history,
+            self._out_of_fold,
         )
 
     def resume(
@@ -81,6 +92,7 @@ class Workbench:
                     self.spec.compute,
                     history,
                     changed,
+                    self._out_of_fold,
                 )
 
         return self.storage.persist("read", resumed)

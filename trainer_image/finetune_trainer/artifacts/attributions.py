@@ -38,7 +38,8 @@ class OutputAttribution:
     """The class, the label, or the label column of Regression."""
 
     value: float
-    """The output for the row: a logit, or the number of Regression."""
+    """The output for the row: a logit, or the number of Regression in the unit of its column; the reference and
+    the attributions are in the same unit."""
 
     reference: float
     """The output for the row without its text."""

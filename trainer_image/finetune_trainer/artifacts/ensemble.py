@@ -124,5 +124,5 @@ def load_ensemble(folder: str | Path) -> LoadedEnsemble:
         path = folder / MEMBERS / str(member.trial)
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(path)
-        models.append((load_exported(path, member.pooling), tokenizer))
+        models.append((load_exported(path), tokenizer))
     return LoadedEnsemble(about, Combination(about.task, weights, references), models)

@@ -4,31 +4,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.hyperparameters import Hyperparameters, Scalar, resolve
+from finetune_api.hyperparameters import Hyperparameters, Scalar
 from finetune_api.manifest import dump_yaml
 from finetune_api.study import StudySpec
 from finetune_trainer.artifacts.ensemble import EnsembleAbout, load_ensemble
+from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
-from finetune_trainer.training.pooling import load_classifier
+from finetune_trainer.training.pooling import CODE
 
 CARD = "README.md"
 
-_LOADING = {
-    True: (
-        ("from transformers import AutoModelForSequenceClassification, AutoTokenizer",),
-        "AutoModelForSequenceClassification.from_pretrained(folder).eval()",
-    ),
-    False: (
-        (
-            "from transformers import AutoTokenizer",
-            f"from {load_classifier.__module__} import load_classifier",
-        ),
-        "load_classifier(folder)",
-    ),
-}
-"""Whether the head is that of the architecture → imports, and how the model is loaded."""
+_IMPORT = "from transformers import AutoModelForSequenceClassification, AutoTokenizer"
+_LOAD = "AutoModelForSequenceClassification.from_pretrained(folder{trust}).eval()"
+_TRUST = ", trust_remote_code=True"
+"""For a head of ours, whose code lies beside the model."""
 
 _IMPORTS = {"MultiLabel": ("import json", "from pathlib import Path", "")}
 _ANSWERS = {
@@ -77,6 +68,9 @@ class Card:
 
     onnx_difference: float | None = None
     """Largest difference of an output of `model.onnx`, as `export_onnx` says it; None if there is none."""
+
+    has_code: bool = False
+    """Whether its head is no part of transformers, so that its code lies beside the model."""
 
     ensemble: EnsembleAbout | None = None
     """None if the winner is the final model by itself."""
@@ -189,11 +183,8 @@ class Card:
     def _hyperparameter_rows(self) -> Iterator[tuple[str, Scalar, str]]:
         fixed = self.spec.hyperparameters
         named = fixed.to_json() if fixed else {}
-        proposed = resolve(fixed, self.winner.params).to_json()
         for name, value in self.config.to_json().items():
-            if value != proposed[name]:
-                yield name, value, "the search, halved to fit into memory"
-            elif name in self.winner.params:
+            if name in self.winner.params:
                 yield name, value, "the search"
             elif name in named:
                 yield name, value, "the study"
@@ -224,9 +215,13 @@ class Card:
             yield f"This project loads it: {install}."
             yield f"```python\n{self._code_together()}\n```"
         else:
-            if self.config.pooling != "Architecture":
-                head = f"The head over pooling {self.config.pooling} is this project's"
-                yield f"{head}: {install}."
+            if self.has_code:
+                yield (
+                    f"The head over pooling {self.config.pooling} is no part of transformers: its code is the short file "
+                    f"`{CODE}` beside the model, which `trust_remote_code=True` runs. This project loads the "
+                    f"model without running it ({install}): `{load_exported.__module__}.{load_exported.__name__}"
+                    '(Path("."))`.'
+                )
             yield f"```python\n{self._code()}\n```"
         cleaning = self.spec.dataset.cleaning.to_json()
         steps = [name for name, value in cleaning.items() if value is True]
@@ -259,10 +254,10 @@ class Card:
 
     def _code(self) -> str:
         """How the model is loaded and asked."""
-        imports, load = _LOADING[self.config.pooling == "Architecture"]
+        load = _LOAD.format(trust=_TRUST if self.has_code else "")
         lines = [
             *_IMPORTS.get(self.spec.task, ()),
-            *imports,
+            _IMPORT,
             "",
             'folder = "."  # where this file is',
             "tokenizer = AutoTokenizer.from_pretrained(folder)",
@@ -275,7 +270,10 @@ class Card:
 
     def _limits(self) -> Iterator[str]:
         yield "It knows texts like those it was trained on, in their language, and no others."
-        yield f"Of a longer text it sees the first {self._limit} tokens only."
+        end = "last" if self.data.frame.left else "first"
+        yield f"Of a longer text it sees the {end} {self._limit} tokens only."
+        if self.data.padding_matters:
+            yield "Padding changes its answers: give it one text at a time, or texts of the same length."
         if self.spec.task != "Regression":
             yield "It answers with the labels above whatever the text; what is none of them it cannot say."
         yield (

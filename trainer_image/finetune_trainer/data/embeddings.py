@@ -28,7 +28,7 @@ def embed(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = source.encoder(precision).to(device), source.tokenizer()
-    frame, tokens = Frame.of(tokenizer, pair=False), tokenise(tokenizer, texts)
+    frame, tokens = Frame.of(tokenizer, [texts]), tokenise(tokenizer, texts)
     limit = max_tokens(tokenizer, model.config)
     vectors = np.empty((len(texts), int(model.config.hidden_size)), dtype=precision)
     done, reported = 0, time.monotonic()
@@ -54,7 +54,7 @@ def _batches(
         rows = order[start : start + max(1, _BATCH_TOKENS // width)]
         ids = np.full((len(rows), width), frame.pad, dtype=np.int64)
         for at, row in enumerate(rows):
-            pieces = (frame.before, tokens[row][: kept[row]], frame.after)
+            pieces = (frame.before, frame.kept(tokens[row], int(kept[row])), frame.after)
             ids[at, : kept[row] + frame.special] = np.concatenate(pieces)
         mask = np.arange(width) < (kept[rows] + frame.special)[:, None]
         yield rows, torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))

@@ -13,6 +13,11 @@ from finetune_api.study import PretrainedModel
 from finetune_trainer.data.hub import first_line, is_transient
 from finetune_trainer.data.model_store import fetched
 from finetune_trainer.errors import ModelError, StorageUnavailable
+from finetune_trainer.modeling_finetune_pooled import (
+    PooledConfig,
+    PooledForSequenceClassification,
+    PooledModel,
+)
 from finetune_trainer.search.locations import shown
 
 FIELD = "spec.model.name"
@@ -24,8 +29,15 @@ _POSITIONS_AFTER_PADDING = (
     "xmod",
     "data2vec",
     "ibert",
+    "luke",
+    "esm",
+    "markuplm",
 )
 """Model types that number a row's positions from the padding token's number on."""
+
+# Models of ours that have a head over pooled states are read by these classes, never by the code beside them.
+transformers.AutoConfig.register(PooledConfig.model_type, PooledConfig)
+transformers.AutoModel.register(PooledConfig, PooledModel)
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,15 @@ class ModelSource:
         return replace(self, revision=commit) if commit else self
 
     def config(self, **changes: Any) -> Any:
-        """The model's configuration with `changes`. Raises ModelError if it cannot be loaded."""
+        """The model's configuration with `changes`; of a model with a head of ours that of its encoder.
+
+        Raises ModelError if it cannot be loaded.
+        """
         with self._explained("configuration"), quiet_transformers():
-            return transformers.AutoConfig.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(
                 self._place, revision=self.revision, trust_remote_code=False, **changes
             )
+            return config.of_encoder(**changes) if isinstance(config, PooledConfig) else config
 
     def tokenizer(self) -> Any:
         """The model's tokenizer. Raises ModelError if it cannot be loaded, knows no words, or pads left."""
@@ -85,17 +101,31 @@ class ModelSource:
         encoder has by the model's configuration; a pooler may be new.
         """
         with self._explained("safetensors weights"), quiet_transformers():
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                self._place,
-                revision=self.revision,
-                config=config,
-                dtype="float32",
-                trust_remote_code=False,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+            model, info = self._classifier(config)
         self._check_encoder(model, new_tensors(info))
+        return model, info
+
+    def _classifier(self, config: Any) -> tuple[Any, dict[str, Any]]:
+        options = {
+            "revision": self.revision,
+            "dtype": "float32",
+            "trust_remote_code": False,
+            "use_safetensors": True,
+        }
+        found = transformers.AutoConfig.from_pretrained(
+            self._place, revision=self.revision, trust_remote_code=False
+        )
+        own: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        if not isinstance(found, PooledConfig):
+            auto = transformers.AutoModelForSequenceClassification
+            model, info = auto.from_pretrained(self._place, config=config, **options, **own)
+            return model, info
+        pooled = PooledForSequenceClassification.from_pretrained(self._place, **options)
+        kind = type(transformers.AutoModelForSequenceClassification.from_config(config))
+        weights = pooled.encoder.state_dict(prefix=f"{kind.base_model_prefix}.")
+        model, info = kind.from_pretrained(
+            None, config=config, state_dict=weights, dtype="float32", **own
+        )
         return model, info
 
     def _check_encoder(self, model: Any, new: set[str]) -> None:
@@ -125,6 +155,8 @@ class ModelSource:
                 use_safetensors=True,
                 output_loading_info=True,
             )
+            if isinstance(model, PooledModel):
+                model = model.encoder
             missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
             if missing:
                 raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")

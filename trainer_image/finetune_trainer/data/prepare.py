@@ -1,10 +1,11 @@
 """From a study's spec to the rows that every trial shares."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,17 @@ from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import LabelledRows, encode, known_rows, label_names
 from finetune_trainer.data.leak import refuse_labels_in_texts
 from finetune_trainer.data.load import PARTS
-from finetune_trainer.data.model_source import ModelSource, max_tokens
+from finetune_trainer.data.model_source import FIELD, ModelSource, max_tokens
 from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.data.parts import labelled_parts
-from finetune_trainer.data.prepared import PreparedData, Reading
+from finetune_trainer.data.prepared import FEW_ROWS, PreparedData, Reading
+from finetune_trainer.data.reads import check_reads
 from finetune_trainer.data.steps import Account
 from finetune_trainer.data.synonyms import Synonyms, read_synonyms
 from finetune_trainer.data.tokens import Frame, tokenise
 from finetune_trainer.data.trial_values import trial_values
 from finetune_trainer.errors import DataError, ModelError
+from finetune_trainer.search.locations import shown
 
 log = logging.getLogger("finetune.data")
 
@@ -57,14 +60,15 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     groups = row_groups([parts[name] for name in PARTS], dataset.cleaning.duplicates == "Drop")
     source = ModelSource.find(spec.model, base).pinned()
     data = replace(
-        _tokenised(parts, spec.task, names, source),
+        _tokenised(parts, spec.task, names, source, _longest(spec)),
         groups=groups,
         readings=_other_readings(spec, base, parts),
         variable_texts=_variable_texts(spec, base, parts),
     )
     data = _with_near_duplicates(data, spec, base, parts, account)
     warnings = [*account.warnings, *_cut_off(data, spec)]
-    warnings += _undefined_metrics(data, spec, _validation_parts(data, spec))
+    validated = _validation_parts(data, spec)
+    warnings += [*_undefined_metrics(data, spec, validated), *_rare_labels(data, spec, validated)]
     return replace(
         data,
         warnings=_limited(warnings),
@@ -74,10 +78,14 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
 
 
 def _tokenised(
-    parts: Mapping[str, LabelledRows], task: Task, names: tuple[str, ...], source: ModelSource
+    parts: Mapping[str, LabelledRows],
+    task: Task,
+    names: tuple[str, ...],
+    source: ModelSource,
+    longest: int,
 ) -> PreparedData:
     ordered = [parts[name] for name in PARTS]
-    reading = _reading(_columns(ordered), source)
+    reading = _reading(_columns(ordered), source, longest)
     ends = np.cumsum([len(rows) for rows in ordered])
     train, validation, test = np.split(np.arange(ends[-1], dtype=np.int64), ends[:-1])
     return PreparedData(
@@ -91,18 +99,36 @@ def _tokenised(
         test=test,
         frame=reading.frame,
         max_tokens=reading.max_tokens,
+        padding_matters=reading.padding_matters,
     )
 
 
-def _reading(columns: list[list[str]], source: ModelSource) -> Reading:
+def _reading(columns: list[list[str]], source: ModelSource, longest: int) -> Reading:
+    """The rows as the model reads them, of which a trial keeps `longest` tokens at most."""
     tokenizer, config = source.tokenizer(), source.config()
-    source.weights(config)  # whatever is wrong with them is better known before any worker starts
-    return Reading(
-        model=source,
-        columns=tuple(tokenise(tokenizer, texts) for texts in columns),
-        frame=Frame.of(tokenizer, pair=len(columns) == 2),
-        max_tokens=max_tokens(tokenizer, config),
-    )
+    frame = _frame(tokenizer, columns, source)
+    tokens = tuple(tokenise(tokenizer, texts) for texts in columns)
+    most = max_tokens(tokenizer, config)
+    # Whatever is wrong with the weights is better known before any worker starts.
+    model, _ = source.weights(config)
+    padding_matters = check_reads(model, source, tokens, frame, min(longest, most))
+    return Reading(source, tokens, frame, most, padding_matters)
+
+
+def _longest(spec: StudySpec) -> int:
+    """The most tokens of a row that any trial keeps."""
+    return max(int(value) for value in trial_values(spec, "maxLength"))
+
+
+def _frame(tokenizer: Any, columns: list[list[str]], source: ModelSource) -> Frame:
+    """What the tokenizer puts around texts. Raises ModelError if it reads none of them."""
+    try:
+        return Frame.of(tokenizer, columns)
+    except ValueError as error:
+        raise ModelError(
+            FIELD,
+            f"must be a model whose tokenizer reads the texts (got {shown(source.name)}: {error})",
+        ) from error
 
 
 def _other_readings(
@@ -115,7 +141,7 @@ def _other_readings(
     for name in sorted({str(name) for name in trial_values(spec, "pretrainedModel")} - {""}):
         try:
             source = ModelSource.find(PretrainedModel(name=name), base).pinned()
-            readings[name] = _reading(columns, source)
+            readings[name] = _reading(columns, source, _longest(spec))
         except ModelError as error:
             if name == fixed:
                 field = "spec.hyperparameters.pretrainedModel"
@@ -182,7 +208,7 @@ def _with_near_duplicates(
 
 
 def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
-    limit = data.limit(max(int(value) for value in trial_values(spec, "maxLength")))
+    limit = data.limit(_longest(spec))
     lengths = np.sum([column.lengths for column in data.columns], axis=0) + data.frame.special
     count = int((lengths > limit).sum())
     if not count:
@@ -226,6 +252,22 @@ def _undefined_metrics(
         for name in named
         if name in means
     ]
+
+
+def _rare_labels(
+    data: PreparedData, spec: StudySpec, parts: Sequence[NDArray[np.int64]]
+) -> Iterator[str]:
+    """What to say of labels whose thresholds are tuned on few rows."""
+    if "PerLabel" not in trial_values(spec, "thresholdTuning"):
+        return
+    counts = data.labels[np.concatenate(parts)].sum(axis=0)
+    rare = np.flatnonzero(counts < FEW_ROWS)
+    if len(rare):
+        fewest = rare[counts[rare].argmin()]
+        yield (
+            f"thresholdTuning: {len(rare)} of {len(counts)} labels are in fewer than {FEW_ROWS} validation rows, "
+            f"{data.label_names[fewest]} in {counts[fewest]}: the common threshold counts for more than their own"
+        )
 
 
 def _check_variety(

@@ -22,6 +22,9 @@ from finetune_trainer.errors import DataError, TrialFailure
 
 log = logging.getLogger("finetune.data")
 
+FEW_ROWS = 20
+"""Rows with a label below which what they say of it alone is mostly chance."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -31,6 +34,7 @@ class Reading:
     columns: tuple[Tokens, ...]
     frame: Frame
     max_tokens: int
+    padding_matters: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class PreparedData:
     frame: Frame
     max_tokens: int
     """Longest row that the model can read, special tokens included."""
+
+    padding_matters: bool = False
+    """Whether the model says something else of a row that is padded: only rows of one length go in together."""
 
     readings: Mapping[str, Reading] = field(default_factory=dict)
     """How the rows are read by other pretrained models that trials can have, by their names."""
@@ -90,6 +97,7 @@ class PreparedData:
             columns=reading.columns,
             frame=reading.frame,
             max_tokens=reading.max_tokens,
+            padding_matters=reading.padding_matters,
         )
         return replace(changed, fingerprint=changed.digest())
 
@@ -236,6 +244,8 @@ class PreparedData:
     def digest(self) -> str:
         """A digest of everything that decides which batches a trial sees."""
         digest = hashlib.sha256(repr((self.task, self.label_names, self.frame)).encode())
+        if self.frame.left:
+            digest.update(b"left")
         arrays = [self.labels, self.train, self.validation, self.test]
         for column in self.columns:
             arrays += [column.ids, column.offsets]

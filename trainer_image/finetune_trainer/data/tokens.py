@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -56,11 +56,10 @@ def tokenise(tokenizer: Any, texts: Sequence[str]) -> Tokens:
 
     In the place of each `JOINT` is the tokenizer's separator token, or a line break if it has none.
     """
-    separator = f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n"
     chunks = []
     lengths = [0]
     for start in range(0, len(texts), _CHUNK):
-        chunk = [text.replace(JOINT, separator) for text in texts[start : start + _CHUNK]]
+        chunk = [_separated(tokenizer, text) for text in texts[start : start + _CHUNK]]
         encoded = _ids(tokenizer, chunk)
         lengths += [len(ids) for ids in encoded]
         chunks.append(np.fromiter((i for ids in encoded for i in ids), dtype=np.int32))
@@ -92,10 +91,16 @@ class Frame:
 
     pad: int
 
+    left: bool = field(default=False, repr=False)
+    """Whether long texts lose their beginnings. Not shown where it is False, so that digests stay what they were."""
+
     @classmethod
-    def of(cls, tokenizer: Any, pair: bool) -> "Frame":
-        """The frame that `tokenizer` puts around texts; `pair` for two texts a row."""
-        texts = ["a", "b"] if pair else ["a"]
+    def of(cls, tokenizer: Any, columns: Sequence[Sequence[str]]) -> "Frame":
+        """The frame that `tokenizer` puts around the texts of `columns`, one or two, as it does around some of these.
+
+        Raises ValueError if it makes no token of any text of a column.
+        """
+        texts = [_shortest(tokenizer, column) for column in columns]
         first, *second = ([*ids] for ids in _ids(tokenizer, texts))
         encoded = tokenizer(*texts, return_token_type_ids=True)
         ids, segments = list(encoded["input_ids"]), list(encoded["token_type_ids"])
@@ -112,12 +117,51 @@ class Frame:
             after=tuple(after),
             types=_types(segments, start, end, start_2, end_2) if used else None,
             pad=int(tokenizer.pad_token_id or 0),
+            left=tokenizer.truncation_side == "left",
         )
+
+    def kept(self, tokens: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+        """The `count` tokens that a text keeps where it is cut."""
+        return tokens[len(tokens) - count :] if self.left else tokens[:count]
 
     @property
     def special(self) -> int:
         """How many special tokens a row has."""
         return len(self.before) + len(self.between) + len(self.after)
+
+    def padded(
+        self,
+        columns: Sequence[Tokens],
+        rows: NDArray[np.int64],
+        kept: Sequence[NDArray[np.int64]],
+        limit: int,
+        multiple: int = 1,
+    ) -> tuple[dict[str, NDArray[np.int64]], bool]:
+        """A model's arguments (rows, tokens) for `rows` of `columns`, and whether none of them is padded.
+
+        `kept` has the tokens that each text keeps, an array a column. The rows are padded to the longest, to a
+        `multiple` of tokens unless that is beyond `limit`.
+        """
+        lengths = np.sum(kept, axis=0) + self.special
+        width = min(-(-int(lengths.max()) // multiple) * multiple, limit)
+        ids = np.full((len(rows), width), self.pad, dtype=np.int64)
+        segments = np.zeros_like(ids)
+        for at, row in enumerate(rows):
+            position = 0
+            texts = [
+                self.kept(column[row], int(count[at]))
+                for column, count in zip(columns, kept, strict=True)
+            ]
+            for tokens, segment in self.pieces(texts):
+                end = position + len(tokens)
+                ids[at, position:end] = tokens
+                segments[at, position:end] = segment
+                position = end
+        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        arrays = {"input_ids": ids, "attention_mask": mask}
+        if self.types is not None:
+            arrays["token_type_ids"] = segments
+        return arrays, bool((lengths == width).all())
 
     def pieces(self, texts: Sequence[NDArray[np.int32]]) -> list[tuple[Piece, int]]:
         """What a row of one or two texts consists of, in order, and the segment number of each piece."""
@@ -125,6 +169,22 @@ class Frame:
         second: Piece = rest[0] if rest else ()
         tokens: tuple[Piece, ...] = (self.before, first, self.between, second, self.after)
         return list(zip(tokens, self.types or (0, 0, 0, 0, 0), strict=True))
+
+
+def _shortest(tokenizer: Any, texts: Sequence[str]) -> str:
+    """The shortest of `texts` that is not without tokens."""
+    separated = [_separated(tokenizer, text) for text in sorted(texts, key=len)]
+    for start in range(0, len(separated), _CHUNK):
+        chunk = separated[start : start + _CHUNK]
+        for text, ids in zip(chunk, _ids(tokenizer, chunk), strict=True):
+            if ids:
+                return text
+    raise ValueError(f"it makes no token of any of {len(texts):,} texts")
+
+
+def _separated(tokenizer: Any, text: str) -> str:
+    """`text` with the tokenizer's separator token, or a line break if it has none, in the place of each `JOINT`."""
+    return text.replace(JOINT, f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n")
 
 
 def _types(segments: list[int], start: int, end: int, start_2: int, end_2: int) -> tuple[int, ...]:

@@ -152,4 +152,8 @@ def _no_success(state: StudyState) -> str:
     if not state.trials:
         return "no trial could be proposed"
     classes = sorted({trial.failure_class or trial.status for trial in state.trials})
-    return f"none of {len(state.trials)} trials has a value ({', '.join(classes)})"
+    said = f"none of {len(state.trials)} trials has a value ({', '.join(classes)})"
+    why = next((trial for trial in state.trials if trial.message), None)
+    if why is None:
+        return said
+    return f"{said}; trial {why.number}: {why.failure_class or why.status}: {why.message}"

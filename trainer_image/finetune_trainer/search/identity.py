@@ -18,6 +18,12 @@ _PARTS = (
     "search",
 )
 
+RULES = {"thresholds": "OutOfFold"}
+"""By which rules a study that begins now is judged: each goes on by those that it began with.
+
+thresholds: tuned ones are judged by rows they were not tuned on; without it, by the same rows.
+"""
+
 
 def parts_of(spec: StudySpec) -> dict[str, Any]:
     """The parts of `spec` that make it the same study."""
@@ -37,9 +43,9 @@ def claim(storage: Storage, parts: dict[str, Any]) -> None:
     runs. Raises SpecError with the first part that differs.
     """
     try:
-        found = json.loads(storage.read(STUDY))
+        found = parts_in(storage)
     except FileNotFoundError:
-        storage.write(STUDY, json.dumps(parts, indent=1).encode())
+        storage.write(STUDY, json.dumps({**parts, "rules": RULES}, indent=1).encode())
         return
     for name, value in parts.items():
         if _lasting(name, found.get(name)) != value:
@@ -48,3 +54,19 @@ def claim(storage: Storage, parts: dict[str, Any]) -> None:
                 f"must be what it was when the records in {storage.uri()} began; "
                 "a changed study needs a folder of its own",
             )
+
+
+def parts_in(storage: Storage) -> dict[str, Any]:
+    """The parts of the study in `storage`, as `parts_of`. Raises FileNotFoundError if none has begun there."""
+    found: dict[str, Any] = json.loads(storage.read(STUDY))
+    found.pop("rules", None)
+    return found
+
+
+def rules_of(storage: Storage) -> dict[str, str]:
+    """The rules, as RULES, that the study in `storage` began with; those of a new one where none has begun."""
+    try:
+        found: dict[str, str] = json.loads(storage.read(STUDY)).get("rules", {})
+    except FileNotFoundError:
+        return RULES
+    return found

@@ -1,6 +1,5 @@
 """What a study learns from finished ones: `spec.search.warmStart`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from pydantic import ValidationError
 from finetune_api.combinations import Params
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
+from finetune_trainer.search.identity import parts_in
 from finetune_trainer.search.locations import beside
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import inheritable
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import STUDY, Storage
+from finetune_trainer.search.storage import Storage
 
 MOST = 500
 """Trials that are taken over, the best of all."""
@@ -53,7 +53,7 @@ def _opened(uri: str, base: Path, field: str) -> Storage:
 
 def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params, float]]:
     try:
-        parts = json.loads(storage.read(STUDY))
+        parts = parts_in(storage)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and may_pass(error):
             raise

@@ -22,9 +22,6 @@ from finetune_trainer.search.trials import Evaluation, Run, Trial, TrialStatus, 
 MAX_RETRIES = 2
 """Times a trial that failed for an internal reason is tried again, and the refit likewise."""
 
-MAX_ACCUMULATION = 1024
-"""The most that the contract has for gradientAccumulation."""
-
 ALIKE = 3
 """The first trials; if all of them fail for one reason, the study fails with it."""
 
@@ -183,7 +180,6 @@ class StudyState:
             self._begin_level(trial)
         run = trial.runs[number]
         run.status, run.slot = "Running", slot
-        run.halved = run.halved or (trial.halved and run.checkpoint is None)
         self.running.add((trial.number, number))
         trial.status = "Running"
 
@@ -315,12 +311,6 @@ class StudyState:
             return
         trial.failures += event.failure_class == "Internal"
         if event.failure_class == "Internal" and trial.failures <= MAX_RETRIES:
-            self._settle(trial)
-        elif event.failure_class == "OutOfMemory" and not run.halved and self._can_halve(trial):
-            # From the start: what its checkpoint has was trained, and ordered, for the larger batch.
-            trial.halved = run.halved = True
-            run.checkpoint = None
-            trial.message = f"trained in halves of its batch, as it ran {event.message}"
             self._settle(trial)
         else:
             status: TrialStatus = "Diverged" if event.failure_class == "Diverged" else "Failed"
@@ -537,7 +527,7 @@ class StudyState:
             checkpoint = self.trials[trial.parent or 0].runs[0].checkpoint
         return TrainItem(
             trial=trial.number,
-            params=self._trained_params(trial, so_far),
+            params=trial.params,
             to_epoch=to_epoch,
             checkpoint=checkpoint,
             seed=self._seed(trial.number, repeat),
@@ -549,26 +539,6 @@ class StudyState:
             inherits=inherited,
             new=trial if trial.number == len(self.trials) else None,
         )
-
-    def _trained_params(self, trial: Trial, run: Run | None) -> Params:
-        """The parameters it trains with: as proposed, or with the same batch in two halves."""
-        fresh = run is None or run.checkpoint is None
-        halved = trial.halved if fresh else run is not None and run.halved
-        return self.halved(trial) if halved else trial.params
-
-    def halved(self, trial: Trial) -> Params:
-        """The trial's parameters with the same batch in two halves."""
-        config = {**self.problem.defaults, **trial.params}
-        accumulation = min(2 * int(config["gradientAccumulation"]), MAX_ACCUMULATION)
-        halves: Params = {
-            "batchSize": int(config["batchSize"]) // 2,
-            "gradientAccumulation": accumulation,
-        }
-        return {**trial.params, **halves}
-
-    def _can_halve(self, trial: Trial) -> bool:
-        config = {**self.problem.defaults, **trial.params}
-        return "gradientAccumulation" in config and int(config.get("batchSize", 1)) > 1
 
     def refit_item(self, winner: Trial) -> RefitItem:
         """The refit of the winner, with the members of the ensemble if one is wanted."""
@@ -594,11 +564,11 @@ class StudyState:
     def _refit_of(self, winner: Trial) -> RefitItem:
         """The refit of a trial, for as many epochs as served it best."""
         assert winner.best is not None  # a winner has a value
-        segments: list[Segment] = [(self._trained_params(winner, None), winner.best.epoch)]
+        segments: list[Segment] = [(winner.params, winner.best.epoch)]
         step, values = winner, {done.epoch: done.value for done in winner.evaluations}
         while step.parent is not None:  # PBT: with the hyperparameters it had on the way
             step = self.trials[step.parent]
-            segments.insert(0, (self._trained_params(step, None), step.runs[0].trained))
+            segments.insert(0, (step.params, step.runs[0].trained))
             values |= {done.epoch: done.value for done in step.evaluations}
         seed, thresholds = self._seed(step.number, 0), winner.best.thresholds
         told = tuple(values[epoch] for epoch in takewhile(values.__contains__, count(1)))

@@ -115,7 +115,7 @@ class Trainings:
         for to_epoch in dict.fromkeys((*within, end)):
             yield TrainItem(
                 trial=trial.number,
-                params=self._state.halved(trial) if run.halved else trial.params,
+                params=trial.params,
                 to_epoch=to_epoch,
                 checkpoint=None,
                 seed=starts[0].seed,

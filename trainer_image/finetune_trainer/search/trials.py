@@ -30,9 +30,6 @@ class Run:
     losses: int = 0
     """Times it lost its worker since its last checkpoint."""
 
-    halved: bool = False
-    """Whether it trains with half the batch and twice the accumulation."""
-
     @property
     def reached(self) -> bool:
         """Whether it is where it was told to go."""
@@ -133,9 +130,6 @@ class Trial:
     """Its value: the evaluation with the best objective (the earliest of equals), or the last."""
 
     failures: int = 0
-    halved: bool = False
-    """Whether it ran out of memory once, and trains with half the batch and twice the accumulation."""
-
     failure_class: str = ""
     message: str = ""
     generation: int | None = None

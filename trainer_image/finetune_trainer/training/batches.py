@@ -1,6 +1,5 @@
 """Which rows are batched together, and the tensors of a batch."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -89,34 +88,23 @@ class Batcher:
         self._max_length = max_length
         self._device = device
         # Tensor cores want multiples of 8; on a CPU that only costs time.
-        self._multiple = 8 if device.type == "cuda" else 1
+        self._multiple = 8 if device.type == "cuda" and not data.padding_matters else 1
 
     def __call__(self, rows: Rows) -> Batch:
         """The batch of `rows`."""
-        frame = self._data.frame
-        kept = self._data.kept_tokens(rows, self._max_length)
-        lengths = np.sum(kept, axis=0) + frame.special
-        longest = math.ceil(lengths.max() / self._multiple) * self._multiple
-        width = min(longest, self._data.limit(self._max_length))
-        ids = np.full((len(rows), width), frame.pad, dtype=np.int64)
-        segments = np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            position = 0
-            texts = [
-                column[row][: count[at]]
-                for column, count in zip(self._data.columns, kept, strict=True)
-            ]
-            for tokens, segment in frame.pieces(texts):
-                end = position + len(tokens)
-                ids[at, position:end] = tokens
-                segments[at, position:end] = segment
-                position = end
-        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
-        arrays = {"input_ids": ids, "attention_mask": mask}
-        if frame.types is not None:
-            arrays["token_type_ids"] = segments
+        data, length = self._data, self._max_length
+        kept = data.kept_tokens(rows, length)
+        limit = data.limit(length)
+        arrays, filled = data.frame.padded(data.columns, rows, kept, limit, self._multiple)
         inputs = {name: self.tensor(array) for name, array in arrays.items()}
-        return Batch(inputs, self.labels(rows), bool((lengths == width).all()))
+        return Batch(inputs, self.labels(rows), filled)
+
+    def together(self, rows: Rows) -> list[Rows]:
+        """`rows` in parts that can go into the model together: all, or those of each length where padding matters."""
+        if not self._data.padding_matters:
+            return [rows]
+        lengths = self.lengths(rows)
+        return [rows[lengths == length] for length in np.unique(lengths)]
 
     def labels(self, rows: Rows) -> Tensor:
         """The labels of `rows`."""

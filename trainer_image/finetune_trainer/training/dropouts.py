@@ -25,17 +25,24 @@ _CLASSIFIER = (
 
 
 def set_dropouts(config: Any, hyperparameters: Hyperparameters) -> None:
-    """Write the three dropouts into `config`, under every name for them that its architecture has."""
+    """Write the dropouts that are given into `config`, under every name for them that its architecture has."""
     for names, value in (
         (_HIDDEN, hyperparameters.hidden_dropout),
         (_ATTENTION, hyperparameters.attention_dropout),
         (_CLASSIFIER, hyperparameters.classifier_dropout),
     ):
-        for name in names:
+        for name in names if value is not None else ():
             if hasattr(config, name):
                 setattr(config, name, value)
-    if "deberta" in config.model_type:
+    if "deberta" in config.model_type and hyperparameters.classifier_dropout is not None:
         config.cls_dropout = hyperparameters.classifier_dropout  # read, though never declared
+
+
+def head_dropout(config: Any, hyperparameters: Hyperparameters) -> float:
+    """The dropout of a head of ours over the encoder with `config`: as given, or its own."""
+    own = (getattr(config, name, None) for name in (*_CLASSIFIER, *_HIDDEN))
+    given = (hyperparameters.classifier_dropout, *own)
+    return next((float(value) for value in given if value is not None), 0.0)
 
 
 _STEPS = 1 << 16

@@ -7,24 +7,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from finetune_trainer.data.model_source import quiet_transformers
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.training.adapters import merged
 
 
-def export_model(model: nn.Module, data: PreparedData, max_length: int, folder: Path) -> None:
+def export_model(model: Any, data: PreparedData, max_length: int, folder: Path) -> None:
     """Write weights (safetensors), configuration with the label names, and tokenizer into `folder`.
 
-    The tokenizer cuts where the trial did, if it is asked to truncate. Low-rank updates are merged into the
-    weights. A model with pooling Cls or Mean is written by `PooledClassifier.save_pretrained`.
+    The tokenizer cuts where the trial did, if it is asked to truncate. A model with pooling Cls or Mean is written by `PooledClassifier.save_pretrained`.
     """
     tokenizer = data.model.tokenizer()
     tokenizer.model_max_length = data.limit(max_length)
-    exported: Any = merged(model)
     with quiet_transformers():
-        exported.save_pretrained(folder)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 

@@ -90,7 +90,11 @@ class RowFeatures:
         if self.known[rows].all():
             return True
         every = np.arange(len(self.known))
-        blocks = evaluation_batches(every, batcher.lengths(every), _ENCODING_BATCH)
+        blocks = [
+            part
+            for block in evaluation_batches(every, batcher.lengths(every), _ENCODING_BATCH)
+            for part in batcher.together(block)
+        ]
         missing = np.zeros_like(self.known)
         missing[rows] = ~self.known[rows]
         with torch.inference_mode(), autocast():
@@ -151,6 +155,10 @@ class FeatureBatcher:
         """The batch of `rows`, for which it is prepared."""
         return self._batch(rows)
 
+    def together(self, rows: Rows) -> list[Rows]:
+        """As that of `Batcher`; a vector a row is never padded."""
+        return [rows]
+
     def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
         """Compute the features of all of `rows`; False if `should_pause` said yes on the way."""
         return self._features.ensure(rows, self._batcher, self._autocast, should_pause)
@@ -162,6 +170,10 @@ class FeatureBatcher:
 
 class HiddenBatcher(FeatureBatcher):
     """Makes batches whose embeddings are the hidden states below the first layer that is trained."""
+
+    def together(self, rows: Rows) -> list[Rows]:
+        """As that of `Batcher`."""
+        return self._batcher.together(rows)
 
     def _batch(self, rows: Rows) -> Batch:
         batch = self._batcher(rows)

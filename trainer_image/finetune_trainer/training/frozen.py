@@ -16,6 +16,7 @@ from finetune_trainer.training.features import (
     pooled_features,
 )
 from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.pooling import needs_head
 from finetune_trainer.training.pretrained import Pretrained
 
 
@@ -37,8 +38,8 @@ class Frozen:
     def pooled(self) -> RowFeatures | None:
         """The vectors of all rows, where a head over them is all that is trained."""
         config, data = self.config, self.data
-        has_own_head = config.pooling != "Architecture"
-        if config.freeze != "Encoder" or not has_own_head or not self._has_fixed_texts:
+        has_head = needs_head(self.pretrained.config, config)
+        if config.freeze != "Encoder" or not has_head or not self._has_fixed_texts:
             return None
 
         def make() -> RowFeatures:

@@ -2,7 +2,8 @@
 
 A head that starts at the shares of the labels does not spend its first epochs on learning them, in which
 small data sets lose the encoder's knowledge (Lin et al., "Focal Loss for Dense Object Detection", 2017,
-section 3.3, for rare classes). With equal classes the bias is zero, as it is without this.
+section 3.3, for rare classes). With equal classes the bias is zero, as it is without this, and so it is where
+classBalance has the loss see equal classes.
 """
 
 from collections.abc import Collection
@@ -40,8 +41,16 @@ def label_priors(
     return odds
 
 
-def start_at_priors(output: nn.Linear, task: Task, labels: NDArray[Any]) -> None:
-    """Set the bias of the new layer `output` to the priors of `labels`, classes smoothed by `EXTRA_ROWS`."""
+def start_at_priors(
+    output: nn.Linear, task: Task, labels: NDArray[Any], balanced: bool = False
+) -> None:
+    """Set the bias of the new layer `output` to the priors of `labels`, classes smoothed by `EXTRA_ROWS`.
+
+    `balanced`: training weighs or draws rows so that classes, or a label and its absence, are equally frequent.
+    """
+    if balanced:
+        nn.init.zeros_(output.bias)
+        return
     priors = label_priors(task, labels, output.out_features, EXTRA_ROWS)
     if task == "SingleLabel":
         priors -= priors.mean()  # only differences count

@@ -17,6 +17,7 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import Compute
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.training.adapters import merged
 from finetune_trainer.training.averaging import Average
 from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
 from finetune_trainer.training.checkpoint import Checkpoint
@@ -37,11 +38,13 @@ from finetune_trainer.training.optimizers import (
     adopt_state,
     begin_momentum,
     build_optimizer,
+    decay,
     has_decay,
     set_rate,
 )
 from finetune_trainer.training.pretrained import Pretrained, dropouts, structure
 from finetune_trainer.training.randomness import Randomness
+from finetune_trainer.training.targets import TargetScale
 from finetune_trainer.training.vocabulary import OccurringWords, leave_out, may_leave_out
 
 _MEMORY_SHORT = re.compile(r"can't allocate memory|could not create a primitive(?! descriptor)")
@@ -58,6 +61,11 @@ log = logging.getLogger("finetune.training")
 def never() -> bool:
     """No."""
     return False
+
+
+def _name_of(layer: nn.Linear | None, model: nn.Module) -> str:
+    """What `model` calls `layer`; empty for None."""
+    return next((name for name, module in model.named_modules() if module is layer), "")
 
 
 def _built_with(config: Hyperparameters) -> tuple[object, ...]:
@@ -98,8 +106,13 @@ class Learner:
             torch.set_float32_matmul_precision("high" if compute.precision == "TF32" else "highest")
         with self._memory_watched():
             output = self._build()
-        if output is not None:
-            start_at_priors(output, data.task, data.labels[data.train])
+        self._targets = TargetScale()
+        labels = data.labels[data.train]
+        if output is not None and data.task == "Regression":
+            self._targets = TargetScale.of(labels)  # the mean is 0, as the new layer's bias
+            nn.init.zeros_(output.bias)
+        elif output is not None:
+            start_at_priors(output, data.task, labels, config.class_balance != "None")
         self._optimizer = build_optimizer(self._weights, config, self._layers)
         self._average = Average(self._weights) if config.averaging_start < 1 else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "FP16")
@@ -109,6 +122,7 @@ class Learner:
     def _build(self) -> nn.Linear | None:
         """Make the model as it is before training; the new layer that makes its outputs."""
         self._taken: dict[str, nn.Module] = {}
+        self._output_name = ""
         self._frozen_below = None
         batcher = Batcher(self._data, self.config.max_length, self._device)
         self._batch: Batcher | FeatureBatcher = batcher
@@ -137,16 +151,18 @@ class Learner:
 
     def _build_head(self, features: RowFeatures, batcher: Batcher) -> nn.Linear | None:
         head = HeadOnly(self._pretrained.fresh_head(self.config, self._seed))
+        output = output_layer(head, [f"head.{name}" for name in head.head.state_dict()])
+        self._output_name = _name_of(output, head)
         self._layers = features.layers
         self._model = head.to(self._device).eval()
         self._quicken()
         self._forward = self._model
         self._batch = FeatureBatcher(features, batcher, self._autocast)
-        return output_layer(head, [f"head.{name}" for name in head.head.state_dict()])
+        return output
 
     def _build_whole(self, frozen: Frozen, batcher: Batcher) -> nn.Linear | None:
         fresh = self._pretrained.fresh_model(self.config, self._seed)
-        self._layers = fresh.layers
+        self._layers, self._output_name = fresh.layers, _name_of(fresh.output, fresh.model)
         self._model = fresh.model.to(self._device).eval()
         if self._compute.gradient_checkpointing:
             encoder = self._model.base_model
@@ -318,16 +334,24 @@ class Learner:
         rows = sum(len(batch) for batch in batches)
         losses = []
         for chosen in batches:
-            for part in np.array_split(chosen, min(self.split, len(chosen))):
+            for part in self._parts(chosen):
                 if should_pause():
                     return None
                 batch = self._batch(part)
                 with self._autocast():
                     logits = self._forward(**self._inputs(batch)).logits
-                loss = self._loss(logits, batch.labels)
+                labels = batch.labels
+                if self._data.task == "Regression":
+                    labels = self._targets.standardised(labels)
+                loss = self._loss(logits, labels)
                 torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
                 losses.append(loss.detach() * len(part))
         return torch.stack(losses).sum()
+
+    def _parts(self, rows: Rows) -> Iterator[Rows]:
+        """`rows` as they go through the model: as many together as memory and padding allow."""
+        for part in np.array_split(rows, min(self.split, len(rows))):
+            yield from self._batch.together(part)
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The model's arguments, without a mask that says nothing: attention is quicker without one.
@@ -353,6 +377,7 @@ class Learner:
         self._clip()
         set_rate(self._optimizer, rate)
         begin_momentum(self._optimizer)
+        decay(self._optimizer)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
@@ -397,25 +422,45 @@ class Learner:
     def predict(
         self, rows: Rows, should_pause: Callable[[], bool] = never
     ) -> NDArray[np.float32] | None:
-        """The logits (rows, outputs) for `rows` of the data; None if `should_pause` said yes."""
+        """The logits (rows, outputs) for `rows` of the data; None if `should_pause` said yes.
+
+        Those of Regression are in the unit of the targets.
+        """
         return self._in_parts(lambda: self._predict(rows, should_pause), _EVALUATION_BATCH)
 
     def _predict(self, rows: Rows, should_pause: Callable[[], bool]) -> NDArray[np.float32] | None:
         lengths = self._data.lengths(rows, self.config.max_length)
         size = max(1, _EVALUATION_BATCH // self.split)
-        batches = evaluation_batches(np.arange(len(rows)), lengths, size)
-        outputs = []
+        places = evaluation_batches(np.arange(len(rows)), lengths, size)
+        outputs, batches = [], []
         with torch.inference_mode(), self._autocast():
             if not self._batch.prepare(rows, should_pause):
                 return None
-            for at in batches:
-                if should_pause():
-                    return None
-                inputs = self._inputs(self._batch(rows[at]))
-                outputs.append(self._forward(**inputs).logits.float())
+            for at in places:
+                for part in self._batch.together(rows[at]):
+                    if should_pause():
+                        return None
+                    inputs = self._inputs(self._batch(part))
+                    outputs.append(self._forward(**inputs).logits.float())
+                    batches.append(at[np.isin(rows[at], part)])
             logits = np.empty((len(rows), len(self._data.label_names)), dtype=np.float32)
             logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
-        return logits
+        return self._targets.restored(logits) if self._data.task == "Regression" else logits
+
+    @property
+    def loss_unit(self) -> float:
+        """What the losses of `step` are to be multiplied by: Regression's are those of standardised targets."""
+        return self._targets.deviation**2
+
+    @contextmanager
+    def finished(self) -> Iterator[Any]:
+        """The whole model, as whoever uses it shall have it, inside `with`: it answers in the unit of the targets."""
+        model = merged(self.whole_model)
+        if self._targets == TargetScale():
+            yield model
+            return
+        with self._targets.folded_into(model, self._output_name):
+            yield model
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Write everything that `restore` needs, and `state`."""
@@ -426,13 +471,18 @@ class Learner:
         }
         if self._average is not None:
             tensors["average"] = self._average.state()
-        state = {**state, "all_words": self._has_all_words}
+        scale = [self._targets.mean, self._targets.deviation]
+        state = {**state, "all_words": self._has_all_words, "targets": scale}
         checkpoint.write(self._weights, self._optimizer, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be as the learner of the same configuration that `save` wrote."""
+        state = checkpoint.state()
+        self._targets = TargetScale(
+            *state.get("targets", ())
+        )  # older ones learned in the unit itself
         with self._memory_watched():
-            if checkpoint.state().get("all_words", True) and not self._has_all_words:
+            if state.get("all_words", True) and not self._has_all_words:
                 self._take_all_words()
                 self._optimizer = build_optimizer(self._weights, self.config, self._layers)
             tensors = checkpoint.restore(self._weights, self._optimizer)

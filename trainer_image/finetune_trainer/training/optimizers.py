@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adafactor, AdamW, Optimizer, RMSprop
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.training.layers import Layers
+
+_DECOUPLED = ("AdamW", "Adam", "Adafactor")
+"""Optimizers that torch decays apart from the gradient; with the others it would add the decay to it."""
 
 
 def has_decay(parameter: nn.Parameter) -> bool:
@@ -21,18 +24,21 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer of `config` over `weights`, by name; what has no gradient stays as it is.
 
-    Vectors have no weight decay; matrices have. For all but AdamW and Adafactor the decay is added to the
-    gradient, as torch does it. The `share` of each group is its learning rate relative to the head's.
+    Vectors have no weight decay; matrices have. It is decoupled from the gradient with each optimizer
+    (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019), so that a value means the same in a
+    search over optimizers; Adam with it is AdamW. `decay` does it where torch does not. The `share` of each
+    group is its learning rate relative to the head's.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in weights.items():
         key = (layers.rate(name, config), has_decay(parameter))
         groups.setdefault(key, []).append(parameter)
+    kind = "weight_decay" if config.optimizer in _DECOUPLED else "decay"
     return _optimizer(
         [
             {
                 "params": parameters,
-                "weight_decay": config.weight_decay if decays else 0.0,
+                kind: config.weight_decay if decays else 0.0,
                 "share": share,
             }
             for (share, decays), parameters in groups.items()
@@ -45,10 +51,8 @@ def _optimizer(groups: list[dict[str, Any]], config: Hyperparameters) -> Optimiz
     rate, betas = config.learning_rate, (config.adam_beta1, config.adam_beta2)
     # Fused kernels go through the memory once: several times as fast, on a CPU too.
     match config.optimizer:
-        case "AdamW":
+        case "AdamW" | "Adam":
             return AdamW(groups, lr=rate, betas=betas, eps=config.adam_epsilon, fused=True)
-        case "Adam":
-            return Adam(groups, lr=rate, betas=betas, eps=config.adam_epsilon, fused=True)
         case "SGD":
             return SGD(groups, lr=rate, momentum=config.momentum, fused=True)
         case "NesterovSGD":
@@ -70,6 +74,16 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of the head, and of everything below it its share."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
+
+
+def decay(optimizer: Optimizer) -> None:
+    """Multiply all weights that have a gradient by 1 - learning rate * decay, where the step to come does not."""
+    for group in optimizer.param_groups:
+        factor = 1 - group["lr"] * group.get("decay", 0.0)
+        if factor != 1:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.detach().mul_(factor)
 
 
 def begin_momentum(optimizer: Optimizer) -> None:

@@ -1,18 +1,46 @@
 """A head of our own over the last hidden states of an encoder: pooling, then a small network."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer import modeling_finetune_pooled as handed_over
+from finetune_trainer.modeling_finetune_pooled import (
+    PooledConfig,
+    PooledForSequenceClassification,
+    PooledModel,
+    head_of,
+    pooled,
+    without_pooler,
+)
 
-_HEAD = "head.safetensors"
-_SHAPE = "head.json"
+_SOURCE = Path(handed_over.__file__)
+CODE = _SOURCE.name
+"""The file beside a model with a head of ours that has its classes."""
+
+_CLASSES = {
+    "AutoConfig": PooledConfig,
+    "AutoModel": PooledModel,
+    "AutoModelForSequenceClassification": PooledForSequenceClassification,
+}
+
+_OWN_POOLING = {
+    "modernbert": {"Cls": "cls", "Mean": "mean"},
+    "eurobert": {"Cls": "bos", "Mean": "mean"},
+}
+"""Architectures whose own classifier pools as it is told by `classifier_pooling`."""
+
+_OLD_HEAD = "head.safetensors"
+_OLD_SHAPE = "head.json"
+"""Beside the encoder in folders that older versions have written."""
 
 
 class PooledClassifier(nn.Module):
@@ -23,12 +51,9 @@ class PooledClassifier(nn.Module):
     def __init__(self, encoder: Any, pooling: str, widths: list[int], dropout: float) -> None:
         """`widths` are the widths of the head's hidden layers, and last the number of outputs."""
         super().__init__()
-        if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # it would be computed and not used
-        self.encoder = encoder
+        self.encoder = without_pooler(encoder)
         self.config = encoder.config
-        self.shape = {"pooling": pooling, "widths": widths, "dropout": dropout}
-        self._mean = pooling == "Mean"
+        self._pooling, self._widths, self._dropout = pooling, widths, dropout
         self.head = new_head(encoder.config, widths, dropout)
 
     @property
@@ -46,28 +71,31 @@ class PooledClassifier(nn.Module):
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """(rows, tokens, width) to (rows, width)."""
-        if not self._mean:
-            return hidden[:, 0]
-        if mask is None:
-            return hidden.mean(dim=1)
-        shares = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * shares).sum(dim=1) / shares.sum(dim=1)
+        return pooled(hidden, mask, self._pooling)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the encoder as transformers does, and the head beside it; `load_classifier` reads both."""
-        self.encoder.save_pretrained(folder)
-        save_file(self.head.state_dict(), folder / _HEAD)
-        (folder / _SHAPE).write_text(json.dumps(self.shape))
+        """Write the model with the code that transformers loads it by, if it is told to trust it."""
+        encoder = self.config.to_dict()
+        encoder.pop("_name_or_path", None)  # a place on this machine
+        names = ("id2label", "label2id", "problem_type")
+        config = PooledConfig(
+            encoder=encoder,
+            pooling=self._pooling,
+            widths=self._widths[:-1],
+            head_dropout=self._dropout,
+            auto_map={auto: f"{_SOURCE.stem}.{one.__name__}" for auto, one in _CLASSES.items()},
+            **{name: getattr(self.config, name) for name in names},
+        )
+        with torch.device("meta"):
+            whole = PooledForSequenceClassification(config)
+        whole.encoder, whole.head = self.encoder, self.head
+        whole.save_pretrained(folder)
+        shutil.copyfile(_SOURCE, folder / CODE)
 
 
 def new_head(encoder: Any, widths: list[int], dropout: float) -> nn.Sequential:
     """A head over vectors of the encoder with configuration `encoder`, its weights drawn anew."""
-    layers: list[nn.Module] = []
-    width = int(encoder.hidden_size)
-    for hidden in widths[:-1]:
-        layers += [nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU()]
-        width = hidden
-    head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, widths[-1]))
+    head = head_of(int(encoder.hidden_size), widths[:-1], widths[-1], dropout)
     for module in head:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=getattr(encoder, "initializer_range", 0.02))
@@ -80,17 +108,43 @@ def head_widths(encoder: Any, config: Hyperparameters, outputs: int) -> list[int
     return [config.head_width or int(encoder.hidden_size)] * config.head_layers + [outputs]
 
 
+def own_pooling(encoder: Any, config: Hyperparameters) -> str | None:
+    """What the architecture of configuration `encoder` calls the pooling of `config`; None if it needs a head of ours."""
+    if config.head_layers:
+        return None
+    return _OWN_POOLING.get(encoder.model_type, {}).get(config.pooling)
+
+
+def needs_head(encoder: Any, config: Hyperparameters) -> bool:
+    """Whether a model with the encoder of configuration `encoder` has a head of ours."""
+    return config.pooling != "Architecture" and own_pooling(encoder, config) is None
+
+
+def is_pooled(folder: Path) -> bool:
+    """Whether the model in `folder` has a head of ours."""
+    if (folder / _OLD_SHAPE).is_file():
+        return True
+    config = json.loads((folder / "config.json").read_text())
+    return bool(config.get("model_type") == PooledConfig.model_type)
+
+
 def load_classifier(folder: str | Path) -> nn.Module:
     """The final model of a study with pooling Cls or Mean, ready to predict.
 
-    It is called like a model of transformers and answers with `logits`. Raises FileNotFoundError if
-    `folder` is not such a model; one with the pooling of its architecture is loaded by
+    It is called like a model of transformers and answers with `logits`. No code in `folder` is run. Raises
+    FileNotFoundError if `folder` is not such a model; one with the pooling of its architecture is loaded by
     `AutoModelForSequenceClassification.from_pretrained`.
     """
     folder = Path(folder)
-    shape = json.loads((folder / _SHAPE).read_text())
-    encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder))
-    model = PooledClassifier(encoder, **shape)
-    encoder.load_state_dict(load_file(folder / "model.safetensors"))
-    model.head.load_state_dict(load_file(folder / _HEAD))
+    if (folder / _OLD_SHAPE).is_file():
+        shape = json.loads((folder / _OLD_SHAPE).read_text())
+        older = PooledClassifier(AutoModel.from_pretrained(folder, dtype="float32"), **shape)
+        older.head.load_state_dict(load_file(folder / _OLD_HEAD))
+        return older.eval()
+    if not is_pooled(folder):
+        raise FileNotFoundError(f"{folder} holds no model with pooling Cls or Mean")
+    config = PooledConfig.from_pretrained(folder)
+    model: nn.Module = PooledForSequenceClassification.from_pretrained(
+        folder, config=config, dtype="float32"
+    )
     return model.eval()

@@ -12,11 +12,17 @@ from finetune_api.hyperparameters import STRUCTURAL, Hyperparameters
 from finetune_api.metrics import Task
 from finetune_trainer.data.model_source import ModelSource, new_tensors, quiet_transformers
 from finetune_trainer.training.adapters import add_adapters
-from finetune_trainer.training.dropouts import set_dropouts
+from finetune_trainer.training.dropouts import head_dropout, set_dropouts
 from finetune_trainer.training.features import FeatureStore
 from finetune_trainer.training.head import output_layer
 from finetune_trainer.training.layers import Layers
-from finetune_trainer.training.pooling import PooledClassifier, head_widths, new_head
+from finetune_trainer.training.pooling import (
+    PooledClassifier,
+    head_widths,
+    needs_head,
+    new_head,
+    own_pooling,
+)
 
 _PROBLEM_TYPES: dict[Task, str] = {
     "SingleLabel": "single_label_classification",
@@ -52,7 +58,8 @@ class Pretrained:
             problem_type=_PROBLEM_TYPES[task],
         )
         model, info = source.weights(config)
-        new = new_tensors(info)
+        # The layer that makes the outputs is always new: one of the same size was trained for something else.
+        new = new_tensors(info) | _output_tensors(model, len(label_names))
         weights = {
             name: tensor.detach() for name, tensor in model.state_dict().items() if name not in new
         }
@@ -63,6 +70,9 @@ class Pretrained:
         config = copy.deepcopy(self.config)
         set_dropouts(config, hyperparameters)
         _keep_layers(config, hyperparameters.encoder_layers)
+        own = own_pooling(config, hyperparameters)
+        if own is not None:
+            config.classifier_pooling = own
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             # transformers adopts the tensors it is given: without a copy, trials would share weights.
@@ -73,11 +83,11 @@ class Pretrained:
                 dtype="float32",
             )
             new: Collection[str] = self.new
-            if hyperparameters.pooling != "Architecture":
+            if needs_head(config, hyperparameters):
                 torch.default_generator.manual_seed(seed)  # the same head whatever was drawn before
                 widths = head_widths(config, hyperparameters, len(config.id2label))
-                dropout, pooling = hyperparameters.classifier_dropout, hyperparameters.pooling
-                model = PooledClassifier(model.base_model, pooling, widths, dropout)
+                dropout = head_dropout(config, hyperparameters)
+                model = PooledClassifier(model.base_model, hyperparameters.pooling, widths, dropout)
                 new = [f"head.{name}" for name in model.head.state_dict()]
             layers = Layers.of(model, new)
             output = output_layer(model, new)
@@ -90,7 +100,7 @@ class Pretrained:
         widths = head_widths(self.config, hyperparameters, len(self.config.id2label))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return new_head(self.config, widths, hyperparameters.classifier_dropout)
+            return new_head(self.config, widths, head_dropout(self.config, hyperparameters))
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,23 @@ def dropouts(config: Hyperparameters) -> tuple[object, ...]:
         config.classifier_dropout,
         config.lora_dropout,
         config.lora_alpha,
+    )
+
+
+def _output_tensors(model: Any, outputs: int) -> set[str]:
+    """The names of the tensors of the last linear layer of the head; those of no layer if none has `outputs`."""
+    encoder = f"{model.base_model_prefix}."
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == outputs
+        and not name.startswith(encoder)
+    ]
+    return (
+        {f"{found[-1]}.{name}" for name, _ in model.get_submodule(found[-1]).named_parameters()}
+        if found
+        else set()
     )
 
 

@@ -22,9 +22,10 @@ from finetune_trainer.training.checkpoint import Checkpoint
 from finetune_trainer.training.export import export_model, write_thresholds
 from finetune_trainer.training.learner import Learner, never
 from finetune_trainer.training.metrics import compute_metrics
+from finetune_trainer.training.out_of_fold import metrics_out_of_fold, tuning_folds
 from finetune_trainer.training.pretrained import Pretrained
 from finetune_trainer.training.schedules import learning_rate
-from finetune_trainer.training.thresholds import tuned_thresholds
+from finetune_trainer.training.thresholds import best_thresholds, tuned_thresholds
 
 _SAMPLING = ("Oversample", "Undersample")
 _STEPS_BETWEEN_CHECKS = {"cuda": 16}
@@ -125,9 +126,15 @@ class TrialRun:
         device: str = "cpu",
         compute: Compute | None = None,
         history: Sequence[float] = (),
+        out_of_fold: bool = False,
     ) -> None:
         """`history` is what the objective was after each epoch of the trial that this one repeats: schedules
-        that depend on it have nothing else where there are no validation rows."""
+        that depend on it have nothing else where there are no validation rows.
+
+        `out_of_fold`: the study tunes thresholds, so that metrics of its validation rows are means over folds, of
+        trials that do not tune too. Otherwise tuned thresholds are judged by the rows they were tuned on, as in
+        studies that have begun so.
+        """
         self._all_rows = data
         self.data = data.deduplicated(config.duplicate_threshold)
         self.seed = seed
@@ -139,6 +146,12 @@ class TrialRun:
         self._stopping = _Watch()
         self._plateau = _Watch()
         self._history = history
+        self._folds: list[NDArray[np.int64]] = []
+        """Of the validation rows, by their numbers within these."""
+
+        if out_of_fold and data.task == "MultiLabel" and len(data.validation):
+            groups = None if data.groups is None else data.groups[data.validation]
+            self._folds = tuning_folds(data.labels[data.validation], groups)
         self._unread: list[Tensor] = []
         self.tuned: NDArray[np.float64] | None = None
         """Thresholds by PerLabel of the last evaluation; a run without validation rows is given those of
@@ -155,6 +168,7 @@ class TrialRun:
         compute: Compute | None = None,
         history: Sequence[float] = (),
         changed: Hyperparameters | None = None,
+        out_of_fold: bool = False,
     ) -> "TrialRun":
         """The trial that `save` wrote to `folder`, as it was, or with `changed` hyperparameters from there.
 
@@ -167,7 +181,8 @@ class TrialRun:
                 "UserError", "the data set has changed since the checkpoint was made"
             )
         config = Hyperparameters.model_validate(state["config"])
-        run = cls(pretrained, data, config, state["seed"], objective, device, compute, history)
+        seed = state["seed"]
+        run = cls(pretrained, data, config, seed, objective, device, compute, history, out_of_fold)
         run.learner.restore(checkpoint)
         run._position = _Position(**state["position"])
         run._stopping = _Watch(**state["stopping"])
@@ -296,7 +311,7 @@ class TrialRun:
         for loss in torch.stack(self._unread).tolist() if self._unread else ():
             if not math.isfinite(loss):
                 raise TrialFailure("Diverged", f"the training loss became {loss}")
-            self._position.loss_sum += loss
+            self._position.loss_sum += loss * self.learner.loss_unit
         self._unread = []
 
     def _validate(self, should_pause: Callable[[], bool]) -> dict[str, float] | None:
@@ -314,8 +329,15 @@ class TrialRun:
     def _tuned(self, logits: NDArray[np.float32]) -> NDArray[np.float64] | None:
         if self.data.task != "MultiLabel" or self.config.threshold_tuning == "None":
             return None
-        labels = self.data.labels[self.data.validation]
-        return tuned_thresholds(logits, labels, self.config.decision_threshold)
+        return self._tune(logits, self.data.labels[self.data.validation])
+
+    def _tune(self, logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The threshold of each label, (outputs,): tuned on these rows, unless the trial has one for all."""
+        usual = self.config.decision_threshold
+        if self.config.threshold_tuning == "None":
+            return np.full(labels.shape[1], usual)
+        tune = tuned_thresholds if self._folds else best_thresholds
+        return tune(logits, labels, usual)
 
     def _evaluated(self, stop: float, metrics: dict[str, float]) -> EpochResult:
         position = self._position
@@ -363,6 +385,8 @@ class TrialRun:
     def measure(self, part: str, logits: NDArray[np.float32]) -> dict[str, float]:
         """The metrics of `logits`, which are those of all rows of `validation` or `test`."""
         labels = self.data.labels[self.data.part(part)]
+        if part == "validation" and self._folds:
+            return metrics_out_of_fold(logits, labels, self._folds, self.metric_names, self._tune)
         return compute_metrics(self.data.task, logits, labels, self.metric_names, self.thresholds)
 
     def export(self, folder: Path) -> None:
@@ -370,7 +394,7 @@ class TrialRun:
 
         MultiLabel: and the probability from which on each label is predicted.
         """
-        with self.learner.averaged():
-            export_model(self.model, self.data, self.config.max_length, folder)
+        with self.learner.averaged(), self.learner.finished() as model:
+            export_model(model, self.data, self.config.max_length, folder)
         if self.thresholds is not None:
             write_thresholds(self.data.label_names, self.thresholds, folder)

@@ -1,0 +1,55 @@
+"""Metrics of validation rows by thresholds that were tuned on other rows.
+
+Thresholds that are tuned on the rows they are judged on look better than they are, most of all those of rare labels.
+So a study that tunes them deals its validation rows out to a few folds; those of each fold are judged by thresholds
+that were tuned on the others, and a metric is the mean over folds. It costs no training.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.data.split import fold_rows
+from finetune_trainer.training.metrics import compute_metrics
+
+FOLDS = 5
+"""Folds of the validation rows; fewer where there are fewer rows, or groups of them."""
+
+Tune: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float64]]
+"""Logits and labels (rows, outputs) to thresholds (outputs,)."""
+
+
+def tuning_folds(
+    labels: NDArray[np.bool_], groups: NDArray[np.int64] | None
+) -> list[NDArray[np.int64]]:
+    """The folds of rows with `labels` (rows, outputs): numbers of rows, ascending.
+
+    They depend on nothing else. Label sets have the same share in each as nearly as may be; rows of the same
+    group are in one. Empty: there are not two rows, or groups, to be told apart.
+    """
+    folds = min(FOLDS, len(labels) if groups is None else len(np.unique(groups)))
+    return fold_rows(labels, folds, seed=0, stratify=True, groups=groups) if folds > 1 else []
+
+
+def metrics_out_of_fold(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    folds: Sequence[NDArray[np.int64]],
+    names: Iterable[str],
+    tune: Tune,
+) -> dict[str, float]:
+    """The means over `folds` of the metrics `names`, the thresholds of each by `tune` from the rows of the others.
+
+    Of a metric that a fold leaves undefined it is the mean over the others; one that all do is left out.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for fold in folds:
+        others = np.setdiff1d(np.arange(len(labels)), fold)
+        thresholds = tune(logits[others], labels[others])
+        metrics = compute_metrics("MultiLabel", logits[fold], labels[fold], names, thresholds)
+        for name, value in metrics.items():
+            found[name].append(value)
+    return {name: float(np.mean(found[name])) for name in names if name in found}
