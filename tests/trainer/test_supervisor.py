@@ -42,8 +42,8 @@ esac
 . "$script"
 """
 
-WAITS = "for _ in $(seq 500); do sleep 0.02; done; exit 9"
-"""Ten seconds, which nothing here takes: a script whose supervisor is broken ends too."""
+WAITS = "for _ in $(seq 6000); do sleep 0.02; done; exit 9"
+"""Two minutes, which nothing here takes: a script whose supervisor is broken ends too."""
 
 STAYS = f"trap 'exit 0' TERM; {WAITS}"
 
@@ -74,6 +74,10 @@ class Place:
 
     def play(self, who: str, script: str) -> None:
         (self._folder / who).write_text(f"{script}\n")
+
+    def until_called(self, module: str) -> str:
+        """A script that ends well once that module was started."""
+        return f"until grep -qs -- '-m {module}' {self._folder / 'calls'}; do sleep 0.02; done; exit 0"
 
     def calls(self, module: str = "") -> list[str]:
         """The arguments of what was started, in order."""
@@ -287,7 +291,7 @@ def test_a_drain_file_of_the_container_before_counts_no_more(place: Place, tmp_p
 def test_ray_is_told_what_the_pod_has(
     resources: dict[str, str], options: str, place: Place, head: socket.socket
 ) -> None:
-    place.play("driver", "exit 0")
+    place.play("driver", place.until_called("ray"))
     made, _ = of(resources=resources)
     assert made.run() == 0
     (call,) = place.calls("ray")
