@@ -8,13 +8,15 @@ of these, so it gets kubectl's rules here.
 import math
 import re
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from finetune_api.hints import hint, metrics_of, nearest
+from finetune_api.metrics import ALL_METRICS
 from finetune_api.study import FineTuneStudy
 
 _INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)")
@@ -173,9 +175,12 @@ class Problem:
 
     field: str
     message: str
+    line: int | None = None
+    """Where in the file, from 1."""
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}" if self.field else self.message
+        where = "" if self.line is None else f" (line {self.line})"
+        return f"{self.field}: {self.message}{where}" if self.field else f"{self.message}{where}"
 
 
 class ManifestError(ValueError):
@@ -194,12 +199,56 @@ def parse_study(document: Any) -> FineTuneStudy:
     try:
         return FineTuneStudy.model_validate(_without_nulls(document), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ManifestError(list(problems(error))) from error
+        raise ManifestError(list(problems(error, document))) from error
 
 
 def read_study(path: Path) -> FineTuneStudy:
     """The study in the YAML or JSON file `path`. Raises ManifestError, or OSError if it cannot be read."""
-    return parse_study(load_yaml(path.read_text()))
+    text = _decoded(path.read_bytes())
+    document = load_yaml(text)
+    try:
+        return parse_study(document)
+    except ManifestError as error:
+        lines = _lines(text)
+        raise ManifestError(
+            [replace(problem, line=lines.get(problem.field)) for problem in error.problems]
+        ) from error
+
+
+_MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"\x1f\x8b", "compressed with gzip"))
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a manifest. Raises ManifestError if it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = next((name for mark, name in _MARKS if content.startswith(mark)), "")
+        line = content[: error.start].count(b"\n") + 1
+        why = f"it is {found}" if found else f"line {line} has other bytes"
+        raise ManifestError([Problem("", f"must be UTF-8 text ({why})")]) from error
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line, from 1, of each field of a document that can be read."""
+    lines: dict[str, int] = {}
+
+    def walk(node: Any, path: str, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            return
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                here = f"{path}.{key.value}" if path else str(key.value)
+                lines[here] = key.start_mark.line + 1
+                walk(value, here, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                here = f"{path}[{number}]"
+                lines[here] = value.start_mark.line + 1
+                walk(value, here, depth + 1)
+
+    walk(yaml.compose(text, Loader=_Loader), "", 0)
+    return lines
 
 
 def _check_size(document: Any) -> None:
@@ -259,8 +308,13 @@ _MESSAGES = {
 }
 
 
-def problems(error: ValidationError) -> Iterable[Problem]:
-    """What is wrong, in words of ours: fields relative to what was validated."""
+def problems(error: ValidationError, document: Any = None) -> Iterable[Problem]:
+    """What is wrong, in words of ours: fields relative to what was validated.
+
+    `document` is that of a whole study, for which there are hints too.
+    """
+    spec = document.get("spec") if isinstance(document, dict) else None
+    task = str(spec.get("task")) if isinstance(spec, dict) else ""
     for item in error.errors():
         path = _path(item["loc"])
         context = item.get("ctx", {})
@@ -268,11 +322,27 @@ def problems(error: ValidationError) -> Iterable[Problem]:
             for field, text in context["broken"]:
                 yield Problem(path + field if path else field.lstrip("."), text)
             continue
-        template = _MESSAGES.get(item["type"])
+        template, kind, value = _MESSAGES.get(item["type"]), item["type"], item["input"]
         message = template.format(**context) if template else item["msg"]
-        if item["type"] not in ("missing", "extra_forbidden"):
-            message += f" (got {_short(item['input'])})"
+        if kind == "literal_error":
+            message = _choice(path, context["expected"], value, task)
+        elif kind not in ("missing", "extra_forbidden"):
+            message += f" (got {_short(value)})"
+        if spec is not None:
+            message += hint(FineTuneStudy, item["loc"], kind, value)
         yield Problem(path, message)
+
+
+def _choice(path: str, expected: str, value: Any, task: str) -> str:
+    """What to write in place of `value`, which is none of the words that pydantic lists in `expected`."""
+    words = tuple(re.findall(r"'([^']*)'", expected))
+    known = metrics_of(task)
+    if set(words) == set(ALL_METRICS) and known:
+        words, expected = known, f"a metric of {task}: {', '.join(known)}"
+    else:
+        expected = f"one of {expected}"
+    meant = nearest(value, words) if isinstance(value, str) else None
+    return f"must be {expected} (got {_short(value)}{f'; did you mean {meant}?' if meant else ''})"
 
 
 def _short(value: Any) -> str:

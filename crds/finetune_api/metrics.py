@@ -45,6 +45,11 @@ def natural_goal(metric: str) -> Goal:
     return "Minimize" if metric in _MINIMIZED else "Maximize"
 
 
+def best_value(metric: str) -> float:
+    """The best value that `metric` can have."""
+    return 0.0 if metric in _MINIMIZED else 1.0
+
+
 def score(value: float, goal: Goal) -> float:
     """`value` such that larger is better."""
     return value if goal == "Maximize" else -value

@@ -68,7 +68,8 @@ class HubDataset(Model):
 
 
 class DatasetFiles(Model):
-    """CSV, JSON lines or Parquet files, by suffix; local paths or URIs that `pyarrow.fs` opens."""
+    """CSV, TSV, JSON (one object a line, or an array of objects) or Parquet files, by suffix, each perhaps with .gz
+    behind it; local paths or URIs that `pyarrow.fs` opens."""
 
     train: Location
     """Training rows."""
@@ -78,6 +79,20 @@ class DatasetFiles(Model):
 
     test: Location | None = None
     """Held-out test rows. Default: split off the training rows."""
+
+    encoding: str | None = Field(None, min_length=1, max_length=32)
+    """Encoding of texts, such as UTF-16, ISO-8859-1 or GB18030. Default: UTF-8."""
+
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """CSV and TSV: the character between fields. Default: a comma, or a tab for .tsv."""
+
+    column_names: list[Name] | None = Field(
+        None, min_length=1, max_length=256, json_schema_extra=ATOMIC
+    )
+    """CSV and TSV without a header row: the names of their columns, in order."""
+
+    max_unreadable: float | None = Field(None, ge=0, le=1)
+    """Share of the rows of a file that may be left out because they cannot be read. Default 0.01."""
 
 
 class Split(Model):
@@ -188,6 +203,27 @@ class Dataset(Model):
             field=".labelColumns",
         ),
         Rule(
+            cel="!has(self.labelColumn) || !(self.labelColumn in self.textColumns)",
+            message="labelColumn must not be one of textColumns: a text cannot be its own label",
+            holds=lambda self: self.label_column not in self.text_columns,
+            field=".labelColumn",
+        ),
+        Rule(
+            cel="!has(self.labelNames) || !has(self.labelNamesFile)",
+            message="must have at most one of labelNames and labelNamesFile",
+            holds=lambda self: self.label_names is None or self.label_names_file is None,
+            field=".labelNames",
+        ),
+        Rule(
+            cel="!has(self.labelColumns) || !(has(self.labelNames) || has(self.labelNamesFile))",
+            message="labelNames must go with labelColumn",
+            holds=lambda self: (
+                self.label_columns is None
+                or (self.label_names is None and self.label_names_file is None)
+            ),
+            field=".labelNames",
+        ),
+        Rule(
             cel="!has(self.labelColumns) || !has(self.labelSeparator)",
             message="labelSeparator must go with labelColumn",
             holds=lambda self: self.label_columns is None or self.label_separator is None,
@@ -213,6 +249,14 @@ class Dataset(Model):
 
     label_separator: str | None = Field(None, min_length=1, max_length=8)
     """MultiLabel: what separates labels where the column holds text instead of lists."""
+
+    label_names: list[Name] | None = Field(
+        None, min_length=1, max_length=1024, json_schema_extra=ATOMIC
+    )
+    """What the labels are called where the column has their numbers: the name of 0, of 1 and so on."""
+
+    label_names_file: Location | None = None
+    """The same as a text file with one name a line."""
 
     group_column: Name | None = None
     """Rows with the same value in this column stay together in one part, and in one fold; a row without a

@@ -18,7 +18,7 @@ from finetune_trainer.data.formats import (
     FileRows,
     MissingColumn,
     read_csv,
-    read_json_lines,
+    read_json,
     read_parquet,
     read_tsv,
 )
@@ -167,7 +167,7 @@ def parquet_of(header: list[str], row: list[str]) -> bytes:
 FORMATS: dict[str, tuple[Callable[..., FileRows], Callable[[list[str], list[str]], bytes]]] = {
     "csv": (read_csv, csv_of),
     "tsv": (read_tsv, tsv_of),
-    "json": (read_json_lines, json_of),
+    "json": (read_json, json_of),
     "parquet": (read_parquet, parquet_of),
 }
 

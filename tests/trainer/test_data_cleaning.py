@@ -314,5 +314,5 @@ def test_the_report_counts_rows_labels_and_steps(make_spec: MakeSpec, tmp_path: 
         "rows_in": 20,
         "changed": 0,
         "dropped": 0,
-        "why": "broken",
+        "why": "not readable",
     }

@@ -100,7 +100,7 @@ def test_rows_come_from_an_object_store_and_no_error_tells_its_password(
         assert prepare(located("data/library.csv"), tmp_path).digest() == expected.digest()
         for path, message in {
             "data/none.csv": r"must be a file that exists \(got s3://[^?@]*/data/none\.csv\)",
-            "data/empty.csv": r"must name a column of the data .* in s3://[^?@]*/data/empty\.csv$",
+            "data/empty.csv": r"must name a column of the data .* in s3://[^?@]*/data/empty\.csv",
             "data/library.txt": r"must end in .* \(got s3://[^?@]*/data/library\.txt\)",
         }.items():
             with pytest.raises(DataError, match=message):
@@ -250,10 +250,12 @@ def test_bad_rows_are_counted_and_no_other_is_lost(prepare_files: Any, tmp_path:
         {
             "train": write_csv(tmp_path / "train.csv", rows),
             "test": write_csv(tmp_path / "test.csv", test),
+            "maxUnreadable": 0.05,
         }
     )
     assert data.warnings == (
-        "spec.dataset.files.train: 1 broken rows skipped (lines 5)",
+        "spec.dataset.files.train: 1 of 30 rows (3.3%) that cannot be read: quotes or characters that CSV does not "
+        "have (unexpected end of data) (line 5) skipped",
         "spec.dataset.files.train: 2 of 29 train rows without a label dropped",
         "spec.dataset.files.train: 1 of 29 train rows without a text dropped",
         "spec.dataset.files.test: 2 of 7 test rows have labels no training row has and are dropped "
@@ -267,10 +269,66 @@ def test_bad_rows_are_counted_and_no_other_is_lost(prepare_files: Any, tmp_path:
 
 def test_a_file_of_broken_rows_says_so(prepare_files: Any, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\none;a\ntwo;b\n")
-    with pytest.raises(
-        DataError, match=r"got 0 readable rows.*; 2 broken rows skipped \(lines 2, 3\)"
-    ):
+    why = r"\(got 2 of 2 rows \(100.0%\) that cannot be read: 1 fields where the header has 2 \(lines 2, 3\)\)"
+    with pytest.raises(DataError, match=rf"readable but for a share of 0\.01 of its rows.* {why}"):
         prepare_files({"train": "train.csv"})
+    with pytest.raises(DataError, match=r"got 0 readable rows.*; 2 of 2 rows .* skipped"):
+        prepare_files({"train": "train.csv", "maxUnreadable": 1})
+
+
+def test_classes_that_go_with_unreadable_rows_are_named(prepare_files: Any, tmp_path: Path) -> None:
+    rows = [f"ein Wort {number},{'blau' if number % 2 else 'rot'}" for number in range(40)]
+    rows += [f"ein Gruß {number},gelb" for number in range(10)]
+    (tmp_path / "train.csv").write_bytes(
+        ("text,label\n" + "\n".join(rows) + "\n").encode("latin-1")
+    )
+    with pytest.raises(DataError, match=r"all rows of gelb among them.*encoding another") as error:
+        prepare_files({"train": "train.csv"})
+    assert error.value.field == "spec.dataset.files.train"
+    data = prepare_files({"train": "train.csv", "encoding": "ISO-8859-1"})
+    assert data.label_names == ("blau", "gelb", "rot")
+    with pytest.raises(DataError, match="must be an encoding of text") as error:
+        prepare_files({"train": "train.csv", "encoding": "no-such"})
+    assert error.value.field == "spec.dataset.files.encoding"
+
+
+def test_rows_of_goemotions_kind_need_no_script(make_spec: Any, tmp_path: Path) -> None:
+    """Tabs, no header, numbers of labels separated by commas, their names in a file."""
+    names = ["joy", "anger", "grief", "calm"]
+    (tmp_path / "emotions.txt").write_text("\n".join(names) + "\n")
+    rows = [f"a text of number {n}\t{n % 4},{(n + 1) % 4}\tid{n}" for n in range(40)]
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n")
+    dataset = {
+        "files": {"train": "train.tsv", "columnNames": ["text", "labels", "id"]},
+        "labelColumn": "labels",
+        "labelSeparator": ",",
+        "labelNamesFile": "emotions.txt",
+    }
+    objective = {"metric": "f1_macro"}
+    data = prepare(make_spec(task="MultiLabel", dataset=dataset, objective=objective), tmp_path)
+    assert data.label_names == tuple(sorted(names))
+    dataset["labelNames"] = names[:3]
+    del dataset["labelNamesFile"]
+    with pytest.raises(DataError, match=r"numbers from 0 to 2, those of .*\(got '3'\)") as error:
+        prepare(make_spec(task="MultiLabel", dataset=dataset, objective=objective), tmp_path)
+    assert error.value.field == "spec.dataset.labelColumn"
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        ({"metric": "accuracy", "target": 95}, "is 1 at best; a share of 1, as 0.95?"),
+        ({"metric": "loss", "target": -1}, "-1 is never reached, for loss is 0 at best"),
+        ({"metric": "accuracy", "goal": "Minimize"}, "Minimize looks for the worst accuracy"),
+    ],
+)
+def test_an_objective_that_can_hardly_be_meant_is_a_warning(
+    objective: dict[str, Any], says: str, make_spec: Any, tmp_path: Path
+) -> None:
+    rows = write_csv(tmp_path / "train.csv", good(30))
+    dataset = {"files": {"train": rows}, "labelColumn": "label"}
+    data = prepare(make_spec(dataset=dataset, objective=objective), tmp_path)
+    assert [text for text in data.warnings if says in text]
 
 
 def test_a_part_with_unknown_labels_only_is_refused(prepare_files: Any, tmp_path: Path) -> None:

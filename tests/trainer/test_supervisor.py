@@ -77,7 +77,9 @@ class Place:
 
     def until_called(self, module: str) -> str:
         """A script that ends well once that module was started."""
-        return f"until grep -qs -- '-m {module}' {self._folder / 'calls'}; do sleep 0.02; done; exit 0"
+        return (
+            f"until grep -qs -- '-m {module}' {self._folder / 'calls'}; do sleep 0.02; done; exit 0"
+        )
 
     def calls(self, module: str = "") -> list[str]:
         """The arguments of what was started, in order."""

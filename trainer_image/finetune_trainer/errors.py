@@ -15,12 +15,18 @@ its last checkpoint. Internal: anything else.
 """
 
 
+def printable(text: str) -> str:
+    """`text` with lone surrogates, which no status and no file can hold, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class StudyError(Exception):
     """The study cannot run as it is written: `field` (JSON path) `message`."""
 
     reason: Reason = "InvalidSpec"
 
     def __init__(self, field: str, message: str) -> None:
+        message = printable(message)
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
@@ -49,9 +55,9 @@ class TrialFailure(Exception):
     """One trial ended without a result."""
 
     def __init__(self, failure_class: FailureClass, message: str) -> None:
-        super().__init__(message)
+        self.message = printable(message)
+        super().__init__(self.message)
         self.failure_class: FailureClass = failure_class
-        self.message = message
 
     def __reduce__(self) -> tuple[type["TrialFailure"], tuple[FailureClass, str]]:
         return type(self), (self.failure_class, self.message)

@@ -9,7 +9,13 @@ import torch
 from finetune_api.hyperparameters import resolve
 from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.errors import SpecError, StudyError, ToldToStop, TrialFailure
+from finetune_trainer.errors import (
+    SpecError,
+    StudyError,
+    ToldToStop,
+    TrialFailure,
+    printable,
+)
 from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
@@ -98,7 +104,7 @@ class Trainer:
         """What became of `item`, at which `error` was raised."""
         if self._storage.was_away():  # without its files everything looks wrong
             return requeued(item)
-        failure_class, message = "Internal", f"{type(error).__name__}: {error}"
+        failure_class, message = "Internal", printable(f"{type(error).__name__}: {error}")
         if isinstance(error, TrialFailure):
             failure_class, message = error.failure_class, error.message
         elif isinstance(error, StudyError):

@@ -1,14 +1,20 @@
-"""CSV, JSON lines and Parquet: columns out of a file, with broken rows skipped and counted."""
+"""CSV, JSON and Parquet: columns out of a file, with rows that cannot be read skipped, counted and explained."""
 
+import codecs
 import csv
+import gzip
 import io
 import json
+import re
 import sys
 import unicodedata
+import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any
+from pathlib import PurePosixPath
+from typing import IO, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,8 +54,13 @@ class AmbiguousColumn(WrongColumn):
 
 
 def _quoted(name: str) -> str:
-    """A column's name, in quotes where it could not be told apart without."""
-    return name if name and name == name.strip() and "," not in name else repr(name)
+    """A column's name, in quotes where it could not be told apart without, and not longer than 60 characters."""
+    name = name if len(name) <= 60 else f"{name[:59]}…"
+    return (
+        name
+        if name.isprintable() and name == name.strip() != "" and "," not in name
+        else repr(name)
+    )
 
 
 def in_composed_form(name: str) -> str:
@@ -57,13 +68,62 @@ def in_composed_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+UTF8 = "UTF-8"
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_ARCHIVES = (
+    (b"\x1f\x8b", "compressed with gzip", "give it a name that ends in .gz"),
+    (b"PK\x03\x04", "a zip archive, or a spreadsheet", "unpack it, or export it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "a spreadsheet", "export it as CSV"),
+    (b"BZh", "compressed with bzip2", "unpack it"),
+    (b"\xfd7zXZ\x00", "compressed with xz", "unpack it"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "unpack it"),
+)
+"""First bytes, what they say that a file is, and what to do about it."""
+
+_DELIMITERS = (";", "\t", "|", ",", ":")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a study are written, as far as it says so."""
+
+    encoding: str = UTF8
+    """A codec of Python's."""
+
+    delimiter: str | None = None
+    """CSV and TSV: what stands between fields. Default: by the suffix."""
+
+    header: tuple[str, ...] | None = None
+    """CSV and TSV: the names of the columns of files without a header row."""
+
+    label: str | None = None
+    """The column of labels: which of them are lost with rows that cannot be read is told."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A row that could not be read."""
+
+    line: int
+    """Its first line, counted from 1."""
+
+    why: str
+    label: str | None = None
+    """What its column of labels has, where that can be read."""
+
+
 @dataclass
 class FileRows:
-    """The wanted columns of a file, and the lines whose rows could not be read."""
+    """The wanted columns of a file, and the rows that could not be read."""
 
     columns: dict[str, list[Any]]
-    broken_lines: list[int] = field(default_factory=list)
-    """Line numbers, counted from 1."""
+    unread: list[Unread] = field(default_factory=list)
 
 
 class _Lines:
@@ -95,9 +155,31 @@ class _Lines:
         self._record = []
 
 
-def _decoded(stream: IO[bytes]) -> io.TextIOWrapper:
+@contextmanager
+def _decoded(stream: IO[bytes], layout: Layout) -> Iterator[io.TextIOWrapper]:
+    """The text of `stream`. Raises Unreadable if it is no text, or in another encoding that says so."""
+    raw = io.BufferedReader(stream)  # type: ignore[type-var]  # what is opened for reading can be read
+    start = raw.peek(8)[:8]
+    for mark, what, remedy in _ARCHIVES:
+        if start.startswith(mark):
+            raise Unreadable(f"is {what}: {remedy}")
+    encoding = layout.encoding
+    if encoding == UTF8:
+        for mark, name in _MARKS:
+            if start.startswith(mark):
+                raise Unreadable(
+                    f"is {name}: set spec.dataset.files.encoding to {name}, or save it as UTF-8"
+                )
+        encoding = "utf-8-sig"
     # Bytes that are not UTF-8 survive as lone surrogates; `is_unicode` finds the rows that have some.
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="") as text:
+        try:
+            yield text
+        except UnicodeError as error:
+            raise Unreadable(
+                f"is not {layout.encoding}, as spec.dataset.files.encoding says: {error}"
+            ) from error
 
 
 def is_unicode(text: str) -> bool:
@@ -109,41 +191,87 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def read_csv(stream: IO[bytes], wanted: Sequence[str], delimiter: str = ",") -> FileRows:
-    """Columns of a CSV file with a header row (RFC 4180).
+def read_csv(
+    stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout(), usual: str = ","
+) -> FileRows:
+    """Columns of a CSV file (RFC 4180) with a header row, unless `layout` has the names of its columns.
 
-    A row with another number of fields than the header, with a stray quote or with bytes that are not
-    UTF-8 is broken. A quote that never closes costs its own line, not the lines that it would swallow.
+    A row with another number of fields than the header, with a stray quote or with bytes that are no text cannot
+    be read. A quote that never closes costs its own line, not the lines that it would swallow. A first line
+    `sep=;`, as spreadsheets write it, is no header.
     """
-    with _decoded(stream) as text:
-        lines = _Lines(text)
-        try:
-            header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
-        except csv.Error as error:
-            raise Unreadable(f"has a broken header row: {error}") from error
-        lines.accept()
-        return _csv_rows(lines, delimiter, header, wanted)
+    with _decoded(stream, layout) as text:
+        lines, delimiter = _Lines(text), layout.delimiter or usual
+        if layout.header is not None:
+            return _csv_rows(lines, delimiter, layout.header, wanted, layout)
+        header = _header(lines, delimiter)
+        named = _SEPARATOR.fullmatch((",".join(header)).strip())
+        if named and lines.first_line == 2:
+            delimiter = layout.delimiter or named[1]
+            header = _header(lines, delimiter)
+        _refuse_other_delimiter(header, delimiter, wanted)
+        return _csv_rows(lines, delimiter, header, wanted, layout)
 
 
-def _csv_rows(lines: _Lines, delimiter: str, header: list[str], wanted: Sequence[str]) -> FileRows:
+_SEPARATOR = re.compile(r"sep=(.)")
+
+
+def _header(lines: _Lines, delimiter: str) -> list[str]:
+    try:
+        header = next(csv.reader(lines, delimiter=delimiter, strict=True), None)
+    except csv.Error as error:
+        raise Unreadable(f"has a broken header row: {error}") from error
+    if header is None:
+        raise Unreadable("is empty")
+    lines.accept()
+    return header
+
+
+def _refuse_other_delimiter(header: Sequence[str], delimiter: str, wanted: Sequence[str]) -> None:
+    """Raises Unreadable if the header has the wanted columns with another delimiter only."""
+    names = {in_composed_form(name) for name in wanted}
+    if names & {in_composed_form(name) for name in header}:
+        return
+    line = delimiter.join(header)
+    for other in _DELIMITERS:
+        if other != delimiter and names <= {
+            in_composed_form(each.strip('"')) for each in line.split(other)
+        }:
+            raise Unreadable(
+                f"has {other!r} between its columns: set spec.dataset.files.delimiter to {other!r}"
+            )
+
+
+def _csv_rows(
+    lines: _Lines, delimiter: str, header: Sequence[str], wanted: Sequence[str], layout: Layout
+) -> FileRows:
     positions = [_position(header, name) for name in wanted]
+    label = wanted.index(layout.label) if layout.label in wanted else None
     rows = FileRows({name: [] for name in wanted})
     records = csv.reader(lines, delimiter=delimiter, strict=True)
+
+    def skip(why: str, record: Sequence[str] = ()) -> None:
+        cell = None if label is None or not record else record[positions[label]]
+        known = cell if cell is not None and is_unicode(cell) else None
+        rows.unread.append(Unread(lines.first_line, why, known))
+
     while True:
         try:
             record = next(records)
         except StopIteration:
             return rows
-        except csv.Error:
-            rows.broken_lines.append(lines.first_line)
+        except csv.Error as error:
+            skip(f"quotes or characters that CSV does not have ({error})")
             lines.skip_first()
             records = csv.reader(lines, delimiter=delimiter, strict=True)
             continue
-        if len(record) == len(header) and all(is_unicode(record[at]) for at in positions):
+        if record and len(record) != len(header):
+            skip(f"{len(record)} fields where the header has {len(header)}")
+        elif record and not all(is_unicode(record[at]) for at in positions):
+            skip("bytes that are not UTF-8", record)
+        elif record:
             for name, at in zip(wanted, positions, strict=True):
                 rows.columns[name].append(record[at])
-        elif record:
-            rows.broken_lines.append(lines.first_line)
         lines.accept()
 
 
@@ -158,20 +286,17 @@ def _position(header: Sequence[str], name: str) -> int:
     return found[0]
 
 
-def read_json_lines(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
-    """Columns of a file with one JSON object a line; a key that a row lacks is None.
+def read_json(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
+    """Columns of a file with one JSON object a line, or with one array of objects; a key that a row lacks is None.
 
-    A line that is not a JSON object in UTF-8 is broken.
+    A line, or an element, that is not a JSON object cannot be read.
     """
-    rows = FileRows({name: [] for name in wanted})
     keys: dict[str, None] = {}
-    with _decoded(stream) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            record = _json_object(line)
+    rows = FileRows({name: [] for name in wanted})
+    with _decoded(stream, layout) as text:
+        for line, record, why in _records(text.read()):
             if record is None:
-                rows.broken_lines.append(number)
+                rows.unread.append(Unread(line, why))
                 continue
             keys |= dict.fromkeys(record)
             for name in wanted:
@@ -182,6 +307,58 @@ def read_json_lines(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
         for name in wanted:
             _position(list({in_composed_form(key): None for key in keys}), name)
     return rows
+
+
+def _records(content: str) -> Iterator[tuple[int, "_Record | None", str]]:
+    """The number of each row from 1 (in an array: of the element), its object, and why it has none.
+
+    Raises Unreadable for an array that does not end, and for one object in place of many.
+    """
+    opening = content.lstrip()[:1]
+    if opening == "[":
+        try:
+            elements = json.loads(content, object_pairs_hook=_Record)
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(f"begins as a JSON array, and is none: {error}") from error
+        for number, element in enumerate(elements, start=1):
+            yield number, *_row_of(element)
+        return
+    if opening == "{":
+        _refuse_one_object(content)
+    for number, line in enumerate(io.StringIO(content), start=1):
+        if line.strip():
+            yield number, *_json_object(line)
+
+
+def _refuse_one_object(content: str) -> None:
+    """Raises Unreadable if the rows are in a list inside of one object."""
+    try:
+        whole = json.loads(content)
+    except (ValueError, RecursionError):  # as of more than one line
+        return
+    named = [
+        key
+        for key, value in whole.items()
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    ]
+    if named or "\n" in content.strip():
+        where = f", with a list under {named[0]!r}" if named else ""
+        raise Unreadable(
+            f"is one JSON object{where}: it must be one object a line, or an array of objects"
+        )
+
+
+def _json_object(line: str) -> "tuple[_Record | None, str]":
+    try:
+        record = json.loads(line, object_pairs_hook=_Record)
+    except (ValueError, RecursionError):
+        return None, "bytes that are not UTF-8" if not is_unicode(line) else "no JSON"
+    return _row_of(record) if is_unicode(line) else (None, "bytes that are not UTF-8")
+
+
+def _row_of(value: Any) -> "tuple[_Record | None, str]":
+    """An element as a row, and why it is none."""
+    return (value, "") if isinstance(value, _Record) else (None, "no JSON object")
 
 
 class _Record(dict[str, Any]):
@@ -202,39 +379,56 @@ class _Record(dict[str, Any]):
         return next((self[key] for key in self if in_composed_form(key) == composed), None)
 
 
-def _json_object(line: str) -> _Record | None:
-    try:
-        record = json.loads(line, object_pairs_hook=_Record)
-    except ValueError:
-        return None
-    return record if isinstance(record, _Record) and is_unicode(line) else None
-
-
-def read_parquet(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
-    """Columns of a Parquet file."""
+def read_parquet(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
+    """Columns of a Parquet file, which says by itself how it is written."""
     try:
         file = pq.ParquetFile(stream)
         there = file.schema_arrow.names
         names = [there[_position(there, name)] for name in wanted]
         table = file.read(columns=names)
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise Unreadable(f"is not a Parquet file: {error}") from error
     return FileRows(
         {name: table.column(own).to_pylist() for name, own in zip(wanted, names, strict=True)}
     )
 
 
-def read_tsv(stream: IO[bytes], wanted: Sequence[str]) -> FileRows:
+def read_tsv(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
     """As `read_csv`, with tabs between fields."""
-    return read_csv(stream, wanted, delimiter="\t")
+    return read_csv(stream, wanted, layout, usual="\t")
 
 
-READERS = {
+Reader: TypeAlias = Callable[[IO[bytes], Sequence[str], Layout], FileRows]
+READERS: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".json": read_json_lines,
+    ".jsonl": read_json,
+    ".ndjson": read_json,
+    ".json": read_json,
     ".parquet": read_parquet,
 }
-"""The reader for each suffix."""
+"""The reader for each suffix; each may be followed by `.gz`."""
+
+
+def reader_for(name: str) -> Reader | None:
+    """The reader for the file `name`, by its suffix; None if there is none.
+
+    A reader raises Unreadable if the file is not what its suffix says, WrongColumn for a column that cannot be read.
+    """
+    path = PurePosixPath(name.lower())
+    if path.suffix != ".gz":
+        return READERS.get(path.suffix)
+    inner = READERS.get(PurePosixPath(path.stem).suffix)
+    return None if inner is None else _unpacking(inner)
+
+
+def _unpacking(reader: Reader) -> Reader:
+    def read(stream: IO[bytes], wanted: Sequence[str], layout: Layout) -> FileRows:
+        try:
+            with gzip.open(stream) as unpacked:
+                content = unpacked.read()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise Unreadable(f"is not compressed with gzip, or not to its end: {error}") from error
+        return reader(io.BytesIO(content), wanted, layout)
+
+    return read

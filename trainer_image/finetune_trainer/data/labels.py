@@ -80,12 +80,21 @@ class LabelledRows:
         return self.keep(row for row in range(len(self)) if row not in dropped)
 
 
-def usable_rows(raw: RawRows, task: Task, dataset: Dataset, account: Account) -> LabelledRows:
+def usable_rows(
+    raw: RawRows,
+    task: Task,
+    dataset: Dataset,
+    account: Account,
+    names: Sequence[str] | None = None,
+) -> LabelledRows:
     """The rows of `raw`, whose texts are cleaned, that have a text and a label.
 
-    Raises DataError for a label that the task cannot have, and if no row is left.
+    `names` are those of labels that the rows have the numbers of. Raises DataError for a label that the task
+    cannot have, and if no row is left.
     """
     labels = _read(raw, task, dataset)
+    if names is not None:
+        labels = [_named(label, names) for label in labels]
     no_label = {row for row, label in enumerate(labels) if label is None}
     no_text = {row for column in raw.texts for row, text in enumerate(column) if text is None}
     no_text -= no_label
@@ -119,6 +128,24 @@ def _read(raw: RawRows, task: Task, dataset: Dataset) -> list[Label | None]:
         cells = [_as_list(value) for value in cells]
         _refuse_marks(cells)
     return [read(value) for value in cells]
+
+
+def _named(label: Label | None, names: Sequence[str]) -> Label | None:
+    """`label` with names in place of numbers. Raises DataError for what is the number of none."""
+    if label is None:
+        return None
+    if isinstance(label, tuple):
+        return tuple(sorted({_name_at(each, names) for each in label}))
+    return _name_at(str(label), names)
+
+
+def _name_at(number: str, names: Sequence[str]) -> str:
+    if not number.isdecimal() or int(number) >= len(names):
+        raise DataError(
+            LABEL_FIELD,
+            f"must hold numbers from 0 to {len(names) - 1}, those of spec.dataset.labelNames (got {shown(number)})",
+        )
+    return names[int(number)]
 
 
 def _as_list(value: Any) -> Any:

@@ -1,20 +1,37 @@
 """Where the rows come from: files on disk or in an object store, or the hub."""
 
+import codecs
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from finetune_api.study import Dataset
-from finetune_trainer.data.formats import READERS, FileRows, Unreadable, WrongColumn
+from finetune_api.metrics import Task
+from finetune_api.study import Dataset, DatasetFiles
+from finetune_trainer.data.formats import (
+    READERS,
+    UTF8,
+    FileRows,
+    Layout,
+    MissingColumn,
+    Unread,
+    Unreadable,
+    WrongColumn,
+    in_composed_form,
+    reader_for,
+)
 from finetune_trainer.data.hub import first_line, hub_splits
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
 from finetune_trainer.search.locations import open_filesystem, shown
 
 PARTS = ("train", "validation", "test")
+
+DEFAULT_UNREADABLE = 0.01
+"""Share of the rows of a file that may be unreadable where the study does not say."""
 
 
 @dataclass(frozen=True)
@@ -60,37 +77,132 @@ def _column_fields(dataset: Dataset) -> dict[str, str]:
 
 
 def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
+    files = dataset.files
+    assert files is not None  # the caller checks
+    layout = _layout(files, dataset)
     parts = {}
     for part in PARTS:
-        location = getattr(dataset.files, part)
+        location = getattr(files, part)
         if location is None:
             continue
         field = f"spec.dataset.files.{part}"
-        rows = _read(location, base, field, dataset)
-        if rows.broken_lines:
-            account.warn(field, _broken(rows.broken_lines))
+        rows = _read(location, base, field, dataset, layout)
+        if rows.unread:
+            _tell_unread(rows, field, files, layout, account)
         parts[part] = _raw(field, part, rows.columns, dataset)
-        count, broken = len(parts[part]), len(rows.broken_lines)
-        account.add(part, "read", count + broken, "broken", dropped=broken)
+        count, broken = len(parts[part]), len(rows.unread)
+        account.add(part, "read", count + broken, "not readable", dropped=broken)
     return parts
 
 
-def _broken(lines: list[int]) -> str:
+def _layout(files: DatasetFiles, dataset: Dataset) -> Layout:
+    """How the files are written. Raises DataError for an encoding that there is not."""
+    field = "spec.dataset.files"
+    encoding = files.encoding or UTF8
+    try:
+        is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+        "".encode(encoding)  # some codecs of Python's are of bytes
+    except LookupError as error:
+        raise DataError(
+            f"{field}.encoding",
+            f"must be an encoding of text such as UTF-8, UTF-16, ISO-8859-1 or GB18030 (got {encoding})",
+        ) from error
+    names = None if files.column_names is None else tuple(files.column_names)
+    return Layout(UTF8 if is_utf8 else encoding, files.delimiter, names, dataset.label_column)
+
+
+def named_labels(dataset: Dataset, task: Task, base: Path) -> list[str] | None:
+    """The names of labels that the rows have the numbers of; None if they have the names.
+
+    Raises DataError if there are none, or the same twice, or if the task has numbers for labels.
+    """
+    field, names = "spec.dataset.labelNames", dataset.label_names
+    if dataset.label_names_file is not None:
+        field = f"{field}File"
+        try:
+            with open_location(dataset.label_names_file, base) as stream:
+                lines = stream.read().decode("utf-8-sig").splitlines()
+        except (FileNotFoundError, IsADirectoryError, UnicodeError) as error:
+            where = _where(dataset.label_names_file, base)
+            raise DataError(
+                field,
+                f"must be a text file in UTF-8 with one name a line (got {where}: {first_line(error)})",
+            ) from error
+        except OSError as error:
+            raise_if_away(error, dataset.label_names_file, base)
+            raise
+        names = [line.strip() for line in lines if line.strip()]
+    if names is None:
+        return None
+    if task == "Regression":
+        raise DataError(field, "must not be given with task Regression")
+    named = [in_composed_form(name.strip()) for name in names]
+    twice = [name for name, count in Counter(named).items() if count > 1]
+    if twice or not named:
+        raise DataError(field, f"must name each label once (got {', '.join(twice) or 'none'})")
+    return named
+
+
+def _tell_unread(
+    rows: FileRows, field: str, files: DatasetFiles, layout: Layout, account: Account
+) -> None:
+    """Warn of rows that cannot be read. Raises DataError if they are more than the study allows."""
+    text = f"{_unread(rows)}{_lost(rows, layout)}"
+    share = len(rows.unread) / (len(rows.unread) + len(next(iter(rows.columns.values()))))
+    allowed = DEFAULT_UNREADABLE if files.max_unreadable is None else files.max_unreadable
+    if share > allowed:
+        raise DataError(
+            field,
+            f"must be readable but for a share of {allowed:g} of its rows, or spec.dataset.files.maxUnreadable must be "
+            f"larger (got {text}){_remedy(rows.unread)}",
+        )
+    account.warn(field, f"{text} skipped")
+
+
+def _unread(rows: FileRows) -> str:
+    """How many rows cannot be read, where they are, and why."""
+    count, total = len(rows.unread), len(rows.unread) + len(next(iter(rows.columns.values())))
+    lines: dict[str, list[int]] = defaultdict(list)
+    for row in rows.unread:
+        lines[row.why].append(row.line)
+    reasons = sorted(lines, key=lambda why: -len(lines[why]))[:3]
+    told = "; ".join(f"{why} ({_places(lines[why])})" for why in reasons)
+    return f"{count} of {total} rows ({count / total:.1%}) that cannot be read: {told}"
+
+
+def _places(lines: Sequence[int]) -> str:
     first = ", ".join(str(line) for line in lines[:5]) + (", …" if len(lines) > 5 else "")
-    return f"{len(lines)} broken rows skipped (lines {first})"
+    return f"lines {first}" if len(lines) > 1 else f"line {first}"
 
 
-def _read(location: str, base: Path, field: str, dataset: Dataset) -> FileRows:
+def _lost(rows: FileRows, layout: Layout) -> str:
+    """The classes that none of the readable rows has."""
+    read = set(map(str, rows.columns.get(layout.label or "", [])))
+    lost = Counter(row.label for row in rows.unread if row.label and row.label not in read)
+    named = ", ".join(name for name, _ in lost.most_common(3))
+    return f"; all rows of {named} among them" if lost else ""
+
+
+def _remedy(unread: Sequence[Unread]) -> str:
+    if any("UTF-8" in row.why for row in unread):
+        return "; is spec.dataset.files.encoding another, such as ISO-8859-1 or windows-1252?"
+    return ""
+
+
+def _read(location: str, base: Path, field: str, dataset: Dataset, layout: Layout) -> FileRows:
     name = shown(location)
-    reader = READERS.get(PurePosixPath(name).suffix.lower())
+    reader = reader_for(name)
     if reader is None:
-        raise DataError(field, f"must end in {', '.join(READERS)} (got {name})")
+        suffixes = f"{', '.join(READERS)}, or in one of these and .gz"
+        raise DataError(field, f"must end in {suffixes} (got {name})")
     fields = _column_fields(dataset)
     try:
         with open_location(location, base) as stream:
-            return reader(stream, list(fields))
+            return reader(stream, list(fields), layout)
     except WrongColumn as error:
-        raise DataError(fields[error.name], f"{error} in {name}") from error
+        raise DataError(
+            fields[error.name], f"{error} in {name}{_header_hint(error, name, layout)}"
+        ) from error
     except Unreadable as error:
         raise DataError(field, f"{name} {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -102,6 +214,15 @@ def _read(location: str, base: Path, field: str, dataset: Dataset) -> FileRows:
         raise DataError(
             field, f"must be readable (got {_where(location, base)}: {first_line(error)})"
         ) from error
+
+
+def _header_hint(error: WrongColumn, name: str, layout: Layout) -> str:
+    has_header = layout.header is None and name.lower().removesuffix(".gz").endswith(
+        (".csv", ".tsv")
+    )
+    if not isinstance(error, MissingColumn) or not has_header:
+        return ""
+    return "; if its first line is a row, name the columns in spec.dataset.files.columnNames"
 
 
 def raise_if_away(error: Exception, location: str, base: Path) -> None:

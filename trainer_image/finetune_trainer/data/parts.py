@@ -10,7 +10,7 @@ from finetune_trainer.data.cleaning import cleaned, joined, within_lengths
 from finetune_trainer.data.duplicates import without_conflicts, without_duplicates
 from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import LabelledRows, usable_rows
-from finetune_trainer.data.load import PARTS, load
+from finetune_trainer.data.load import PARTS, load, named_labels
 from finetune_trainer.data.split import split_rows
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
@@ -26,12 +26,12 @@ def labelled_parts(spec: StudySpec, base: Path, account: Account) -> dict[str, L
     Raises DataError naming the field that is wrong.
     """
     dataset, cleaning = spec.dataset, spec.dataset.cleaning
-    parts = {}
+    parts, names = {}, named_labels(dataset, spec.task, base)
     for name, raw in load(dataset, base, account).items():
         texts = cleaned(raw, cleaning, account)
         if dataset.join_text_columns:
             texts = joined(texts, account)
-        rows = usable_rows(texts, spec.task, dataset, account)
+        rows = usable_rows(texts, spec.task, dataset, account, names)
         parts[name] = within_lengths(rows, cleaning, account)
     if dataset.group_column is not None:
         _tell_of_groups(parts, account)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.metrics import Task
+from finetune_api.metrics import Task, best_value, natural_goal, score
 from finetune_api.study import PretrainedModel, StudySpec
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
 from finetune_trainer.data.groups import row_groups
@@ -68,6 +68,7 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     data = _with_near_duplicates(data, spec, base, parts, account)
     warnings = [*account.warnings, *_cut_off(data, spec)]
     validated = _validation_parts(data, spec)
+    warnings += _odd_objective(spec)
     warnings += [*_undefined_metrics(data, spec, validated), *_rare_labels(data, spec, validated)]
     return replace(
         data,
@@ -252,6 +253,24 @@ def _undefined_metrics(
         for name in named
         if name in means
     ]
+
+
+def _odd_objective(spec: StudySpec) -> Iterator[str]:
+    """What to say of an objective that can hardly be meant."""
+    objective = spec.objective
+    natural = natural_goal(objective.metric)
+    if objective.direction != natural:
+        yield f"spec.objective.goal: {objective.direction} looks for the worst {objective.metric}"
+    best, target = best_value(objective.metric), objective.target
+    if target is None or objective.direction != natural:
+        return
+    if score(target, natural) > score(best, natural):
+        share = (
+            f"; a share of 1, as {target / 100:g}?"
+            if natural == "Maximize" and 1 < target <= 100
+            else ""
+        )
+        yield f"spec.objective.target: {target:g} is never reached, for {objective.metric} is {best:g} at best{share}"
 
 
 def _rare_labels(

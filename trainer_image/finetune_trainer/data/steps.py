@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from finetune_trainer.errors import printable
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,4 +42,4 @@ class Account:
 
     def warn(self, field: str, text: str) -> None:
         """Say `text` of what `field` (of the spec) names."""
-        self.warnings.append(f"{field}: {text}")
+        self.warnings.append(printable(f"{field}: {text}"))

@@ -1,0 +1,177 @@
+"""What somebody who wrote a manifest may have meant: names of other tools, misspelt names, YAML's surprises."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from finetune_api.metrics import METRICS
+from finetune_api.schema import Model
+
+_FIELDS_ELSEWHERE: Mapping[str, str] = {
+    # transformers' TrainingArguments
+    "num_train_epochs": "spec.hyperparameters.epochs",
+    "per_device_train_batch_size": "spec.hyperparameters.batchSize",
+    "per_device_eval_batch_size": "nothing: rows are evaluated as memory allows",
+    "train_batch_size": "spec.hyperparameters.batchSize",
+    "gradient_accumulation_steps": "spec.hyperparameters.gradientAccumulation",
+    "lr_scheduler_type": "spec.hyperparameters.lrSchedule",
+    "lr": "spec.hyperparameters.learningRate",
+    "warmup_steps": "spec.hyperparameters.warmupRatio, a share of all steps",
+    "optim": "spec.hyperparameters.optimizer",
+    "max_seq_length": "spec.hyperparameters.maxLength",
+    "label_smoothing_factor": "spec.hyperparameters.labelSmoothing",
+    "fp16": "spec.compute.precision: FP16",
+    "bf16": "spec.compute.precision: BF16",
+    "tf32": "spec.compute.precision: TF32",
+    "torch_compile": "spec.compute.compile",
+    "metric_for_best_model": "spec.objective.metric",
+    "greater_is_better": "spec.objective.goal",
+    "model_name_or_path": "spec.model.name",
+    "train_file": "spec.dataset.files.train",
+    "validation_file": "spec.dataset.files.validation",
+    "test_file": "spec.dataset.files.test",
+    "early_stopping_patience": "spec.hyperparameters.earlyStoppingPatience",
+    # Optuna, Ray Tune, Weights & Biases, Katib
+    "n_trials": "spec.budget.maxTrials",
+    "num_samples": "spec.budget.maxTrials",
+    "maxTrialCount": "spec.budget.maxTrials",
+    "parallelTrialCount": "spec.budget.maxParallelTrials",
+    "maxFailedTrialCount": "spec.budget.maxFailedTrials",
+    "max_concurrent_trials": "spec.budget.maxParallelTrials",
+    "n_jobs": "spec.budget.maxParallelTrials",
+    "timeout": "spec.budget.maxDurationSeconds",
+    "time_budget_s": "spec.budget.maxDurationSeconds",
+    "direction": "spec.objective.goal",
+    "objectiveMetricName": "spec.objective.metric",
+    "sampler": "spec.search.algorithm",
+    "search_alg": "spec.search.algorithm",
+    "pruner": "spec.search.scheduler",
+    "early_terminate": "spec.search.scheduler",
+    "feasibleSpace": "min, max, step and values of the hyperparameter itself",
+    "parameters": "spec.searchSpaces",
+    "param_space": "spec.searchSpaces",
+    "searchSpace": "spec.searchSpaces, a list",
+    "distribution": "scale",
+    "log": "scale: Log",
+    "low": "min",
+    "high": "max",
+    "choices": "values",
+    "gpus": "spec.cluster.resourcesPerWorker: {nvidia.com/gpu: 1}",
+}
+
+_EXAMPLES: Sequence[tuple[str, str]] = (
+    (r"spec\.model", "{name: bert-base-uncased}"),
+    (r"spec\.dataset", "{files: {train: rows.csv}, textColumns: [text], labelColumn: label}"),
+    (r"spec\.dataset\.files", "{train: rows.csv}"),
+    (r"spec\.dataset\.hub", "{path: ag_news}"),
+    (r"spec\.objective", "{metric: f1_macro}"),
+    (r"spec\.budget", "{maxTrials: 20}"),
+    (r"spec\.search", "{algorithm: TPE, scheduler: {type: ASHA}}"),
+    (r"spec\.search\.scheduler", "{type: ASHA}"),
+    (r"spec\.hyperparameters", "{epochs: 3}"),
+    (r"spec\.cluster", "{workers: 2}"),
+    (r"spec\.searchSpaces\[\d+\]", "{learningRate: {min: 1e-5, max: 1e-3, scale: Log}}"),
+    (r"spec\.searchSpaces\[\d+\]\.\w+", "{values: [8, 16]} or {min: 1e-5, max: 1e-3}"),
+    (r"spec\.storage", "{uri: s3://bucket/studies}"),
+)
+
+
+def hint(root: type[Model], location: Sequence[int | str], kind: str, value: Any) -> str:
+    """What to do about an error of pydantic's `kind` at `location` below `root`, as `; …`; empty if nobody knows."""
+    path = _dotted(location)
+    if kind == "extra_forbidden":
+        return _of_unknown(root, location)
+    if kind == "string_type" and isinstance(value, bool):
+        return "; YAML reads y, n, yes, no, on and off as true or false: write it in quotes"
+    if kind == "string_type" and isinstance(value, int | float):
+        return "; write it in quotes"
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        return "; write it as a number, without quotes" if _is_number(value) else ""
+    if kind == "list_type" and isinstance(value, str | dict):
+        return (
+            f"; write it as a list: [{value}]"
+            if isinstance(value, str)
+            else "; write it as a list: - …"
+        )
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        example = next((text for pattern, text in _EXAMPLES if re.fullmatch(pattern, path)), "")
+        return f", such as {example}" if example else ""
+    return ""
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """The metrics of a task; none if there is no such task."""
+    return tuple(METRICS.get(task, ()))  # type: ignore[call-overload]  # any text may be asked for
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """Which of `known` was probably meant; None if none is near."""
+    plain = {_plain(each): each for each in known}
+    found = get_close_matches(_plain(name), list(plain), n=1, cutoff=0.7)
+    return plain[found[0]] if found else None
+
+
+def _of_unknown(root: type[Model], location: Sequence[int | str]) -> str:
+    name, known = str(location[-1]), _known(root, location[:-1])
+    meant = nearest(name, known)
+    if meant is not None and _plain(meant) == _plain(name):
+        return f"; did you mean {meant}?"
+    there = _FIELDS_ELSEWHERE.get(name) or next(iter(_places(root, name)), None)
+    if there is not None:
+        return f"; here that is {there}"
+    if meant is not None:
+        return f"; did you mean {meant}?"
+    return f"; there are {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+def _known(root: type[Model], location: Sequence[int | str]) -> list[str]:
+    """The names of the fields of the object at `location`; none if it has no fixed ones."""
+    model: type[Model] | None = root
+    for part in location:
+        if isinstance(part, int) or model is None:
+            continue
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = _model_in(fields[part].annotation) if part in fields else None
+    return [] if model is None else [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _places(root: type[Model], name: str, path: str = "", depth: int = 4) -> Iterator[str]:
+    """Where below `root` there is a field of that name."""
+    for own, field in root.model_fields.items():
+        known = field.alias or own
+        here = f"{path}.{known}" if path else known
+        if here == "status":
+            continue
+        if path and _plain(known) == _plain(name):
+            yield here
+        inner = _model_in(field.annotation)
+        if inner is not None and depth:
+            listed = "[]" if "list[" in str(field.annotation) else ""
+            yield from _places(inner, name, here + listed, depth - 1)
+
+
+def _model_in(annotation: Any) -> type[Model] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    found = (_model_in(inner) for inner in get_args(annotation))
+    return next((model for model in found if model is not None), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
