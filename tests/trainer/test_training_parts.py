@@ -22,7 +22,7 @@ from finetune_trainer.training.batches import (
 from finetune_trainer.training.layers import Layers
 from finetune_trainer.training.losses import TrainingLoss, balancing_weights
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.optimizers import build_optimizer
+from finetune_trainer.training.optimizers import adopt_state, begin_momentum, build_optimizer
 from finetune_trainer.training.schedules import learning_rate
 
 SCHEDULES: dict[str, Any] = {
@@ -112,6 +112,31 @@ def test_optimizer_has_every_hyperparameter_and_no_decay_of_vectors() -> None:
         assert found == [0.3, 0.0]
         assert {key: matrices[key] for key in expected} == expected
         assert matrices["lr"] == 0.02
+
+
+@pytest.mark.parametrize("name", ["SGD", "NesterovSGD", "RMSprop"])
+def test_momentum_that_was_switched_off_begins_anew(name: str) -> None:
+    """PBT may take it away and give it back: what it had before is long past by then."""
+    weights = {"weight": torch.nn.Parameter(torch.ones(2, 2))}
+
+    def optimizer(momentum: float, before: Any = None) -> Any:
+        changes = {"optimizer": name, "momentum": momentum, "learning_rate": 0.1}
+        config = Hyperparameters(weight_decay=0).model_copy(update=changes)
+        made = build_optimizer(weights, config, Layers("encoder.", "", 0))
+        if before is not None:
+            adopt_state(made, before, lambda weight: weight)
+        for _ in range(3):
+            weights["weight"].grad = torch.ones(2, 2)
+            begin_momentum(made)
+            made.step()
+        return made
+
+    def buffer(made: Any) -> float:
+        return float(made.state[weights["weight"]]["momentum_buffer"].mean())
+
+    first = optimizer(0.9)
+    kept, anew = optimizer(0.9, first), optimizer(0.9, optimizer(0.0, first))
+    assert buffer(kept) > buffer(anew) > 0
 
 
 @settings(deadline=None)

@@ -103,12 +103,20 @@ def begin_momentum(optimizer: Optimizer) -> None:
 def adopt_state(
     optimizer: Optimizer, old: Optimizer, same: Callable[[nn.Parameter], nn.Parameter]
 ) -> None:
-    """Take over the moments of `old`, of the same class; `same` finds the old parameter of a new one."""
+    """Take over the moments of `old`, of the same class; `same` finds the old parameter of a new one.
+
+    Momentum ends where there is none any more: it would be stale when it comes back.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             moments = old.state.get(same(parameter))
             if moments is not None:
-                optimizer.state[parameter] = dict(moments)
+                ends = not group.get("momentum", 1)
+                optimizer.state[parameter] = {
+                    name: value
+                    for name, value in moments.items()
+                    if not (ends and name == "momentum_buffer")
+                }
                 if isinstance(
                     optimizer, RMSprop
                 ):  # makes its buffers only if it begins with momentum
