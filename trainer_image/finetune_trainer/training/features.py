@@ -21,11 +21,15 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
 from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.memory import available
 from finetune_trainer.training.pooling import PooledClassifier
 
 ROOM = 4 << 30
-"""Bytes that features of a pretrained model, and the copies of it that compute them, may take in a process;
-what needs more is computed anew in every pass."""
+"""The most bytes that features of a pretrained model, and the copies of it that compute them, may take in a
+process; what needs more is computed anew in every pass."""
+
+_SHARE = 4
+"""Features take one of so many parts of the memory that is still there: other slots and the training need some."""
 
 _ENCODING_BATCH = 64
 _CUT_OPEN = (
@@ -132,10 +136,11 @@ class FeatureStore:
 
     def get(self, key: Hashable, size: int, make: Callable[[], RowFeatures]) -> RowFeatures | None:
         """The features of `key`, made if they are new; None if their `size` in bytes is more than there is room for."""
-        if size > ROOM:
-            return None
         if key not in self.entries:
-            while self.entries and size + self._size() > ROOM:
+            room = min(ROOM, self._size() + available() // _SHARE)
+            if size > room:
+                return None
+            while self.entries and size + self._size() > room:
                 self.entries.popitem(last=False)
             self.entries[key] = make()
         self.entries.move_to_end(key)
