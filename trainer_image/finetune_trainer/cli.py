@@ -18,7 +18,7 @@ from finetune_api.conditions import status_of
 from finetune_api.constraints import ConstraintError
 from finetune_api.manifest import ManifestError, dump_yaml, read_study
 from finetune_api.plan import make_plan
-from finetune_api.status import StudyPlan, StudyProgress
+from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
@@ -85,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RayUnavailable as error:
         print(f"finetune: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("finetune: stopped; what was saved before is kept", file=sys.stderr)
+        return 130
 
 
 def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) -> int:
@@ -108,6 +111,10 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
     plan = make_plan(spec, rows, None if seconds is None else seconds * share.gpus)
     for line in _plan_lines(study, plan):
         console.print(line, highlight=False)
+    if seconds is not None and not share.gpus and plan.worst_case_epochs is not None:
+        hours, slots = plan.worst_case_epochs * seconds / 3600, spec.cluster.slots
+        at_once = f", {slots} trials at a time" if slots > 1 else ""
+        console.print(f"worst-case hours: {hours / slots:.3g}{at_once}", highlight=False)
     for warning in warnings:
         console.print(f"warning: {warning}", highlight=False)
     return 0
@@ -142,6 +149,10 @@ def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
 
 
 def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, console: Console) -> int:
+    finished = _finished(study, into)
+    if finished is not None:
+        console.print(f"{study.metadata.name} has ended; results in {into}", highlight=False)
+        return _tell_finished(finished, into, console)
     from finetune_trainer.console import StudyConsole  # Ray and torch are slow to import
     from finetune_trainer.driver import Driver, Workplace
     from finetune_trainer.progress import LocalSink
@@ -151,8 +162,12 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     started = datetime.now(UTC)
     console.print(f"{study.metadata.name}: {slots} slots, results in {into}", highlight=False)
     try:
-        driver = Driver(Workplace(study, base, str(into), sink, slots, _share(slots)))
-        with StudyConsole(study, console) as screen:
+        screen = StudyConsole(study, console)
+        place = Workplace(
+            study, base, str(into), sink, slots, _share(slots), interrupted=screen.interrupted
+        )
+        driver = Driver(place)
+        with screen:
             watch = _Watch(sink, screen)
             watch.start()
             try:
@@ -161,10 +176,32 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
                 watch.stop()
     finally:
         sink.release()
-    finished = study.model_copy(update={"status": status_of(study, progress, started)})
-    (into / "study.yaml").write_text(dump_yaml(finished.to_json()))
-    _report(study, progress, into, console)
+    ended = study.model_copy(update={"status": status_of(study, progress, started)})
+    (into / "study.yaml").write_text(dump_yaml(ended.to_json()))
+    how = f"{progress.phase} ({progress.reason}: {progress.message})"
+    _report(study, how, progress.findings, into, console)
     return 0 if progress.phase == "Finished" else 1
+
+
+def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
+    """The same study with its result, if it has come to its end in that folder already."""
+    try:
+        found = read_study(into / "study.yaml")
+    except (FileNotFoundError, ManifestError):  # none, or of another version
+        return None
+    status = found.status
+    ended = status is not None and status.is_true("Complete")
+    return found if ended and found.spec == study.spec else None
+
+
+def _tell_finished(study: FineTuneStudy, into: Path, console: Console) -> int:
+    """Print the result of a study that has ended."""
+    status = study.status
+    complete = None if status is None else status.condition("Complete")
+    assert status is not None
+    assert complete is not None
+    _report(study, f"Finished ({complete.reason}: {complete.message})", status, into, console)
+    return 0
 
 
 def _train_again(study: FineTuneStudy, base: Path, into: Path, trial: int, console: Console) -> int:
@@ -182,7 +219,7 @@ def _share(slots: int) -> SlotResources:
     import torch
 
     gpus = torch.cuda.device_count() if shutil.which("nvidia-smi") else 0
-    return SlotResources(max(1, (os.cpu_count() or 1) // slots), gpus / slots)
+    return SlotResources(max(1, (os.cpu_count() or 1) // slots), min(1.0, gpus / slots))
 
 
 class _Watch:
@@ -218,11 +255,12 @@ class _Watch:
             self._screen.say("storage is back, the study goes on")
 
 
-def _report(study: FineTuneStudy, progress: StudyProgress, into: Path, console: Console) -> None:
+def _report(study: FineTuneStudy, how: str, found: Findings, into: Path, console: Console) -> None:
+    """Print what came out; `how` says how the study ended."""
     from finetune_trainer.console import format_value, metrics_table, trials_table
 
-    found = progress.findings
-    console.print(trials_table(study, found.top_trials, "Best trials"))
+    width = console.width if console.is_terminal else 160
+    console.print(trials_table(study, found.top_trials, "Best trials", width))
     if found.best:
         params = ", ".join(
             f"{name}={format_value(value)}" for name, value in found.best.params.items()
@@ -240,8 +278,8 @@ def _report(study: FineTuneStudy, progress: StudyProgress, into: Path, console: 
         console.print(f"warning: {warning}", highlight=False)
     counts = found.trials
     console.print(
-        f"{progress.phase} ({progress.reason}: {progress.message}): {counts.completed} completed,"
-        f" {counts.stopped} stopped, {counts.diverged} diverged, {counts.failed} failed",
+        f"{how}: {counts.completed} completed, {counts.stopped} stopped, {counts.paused} paused,"
+        f" {counts.diverged} diverged, {counts.failed} failed",
         highlight=False,
     )
     console.print(f"trials:  {into / 'results' / 'trials.csv'}", highlight=False)

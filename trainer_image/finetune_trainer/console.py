@@ -23,7 +23,9 @@ class StudyConsole:
         self._study = study
         self._console = console or Console()
         self._live = (
-            Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
+            Live(console=self._console, refresh_per_second=4, transient=True)
+            if self._console.is_terminal
+            else None
         )
         self._said: str = ""
 
@@ -40,10 +42,18 @@ class StudyConsole:
         """Print one line above the table."""
         (self._live.console if self._live else self._console).print(message, highlight=False)
 
+    def interrupted(self) -> None:
+        """Answer the first Ctrl-C."""
+        self.say(
+            "stopping: what the trials have learned is being saved; run the same command again to go on. "
+            "Ctrl-C again stops without saving"
+        )
+
     def show(self, phase: str, findings: Findings) -> None:
         """Show where the study stands."""
         if self._live:
-            self._live.update(_screen(self._study, phase, findings))
+            width = self._console.width
+            self._live.update(_screen(self._study, phase, findings, width))
             return
         line = _line(self._study, phase, findings)
         if line != self._said:
@@ -64,24 +74,57 @@ def _line(study: FineTuneStudy, phase: str, findings: Findings) -> str:
     return text
 
 
-def _screen(study: FineTuneStudy, phase: str, findings: Findings) -> RenderableType:
+def _screen(study: FineTuneStudy, phase: str, findings: Findings, width: int) -> RenderableType:
     counts = findings.trials
     planned = counts.planned or study.spec.budget.max_trials
-    bar = ProgressBar(total=planned, completed=_ended(counts), width=60)
+    bar = ProgressBar(total=planned, completed=_ended(counts), width=min(60, width))
     line = Text(_line(study, phase, findings))
-    return Group(line, bar, trials_table(study, findings.top_trials, "Best trials so far"))
+    return Group(line, bar, trials_table(study, findings.top_trials, "Best trials so far", width))
 
 
-def trials_table(study: FineTuneStudy, trials: list[TrialResult], title: str) -> Table:
-    """Trials with their parameters, the best first."""
+def trials_table(
+    study: FineTuneStudy, trials: list[TrialResult], title: str, width: int = 160
+) -> Table:
+    """Trials with their parameters, the best first, in `width` columns of a terminal.
+
+    Parameters that have no room are named below: first those that are the same in all trials.
+    """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    table = Table(title=title, title_justify="left")
-    for heading in ("trial", study.spec.objective.metric, "epochs", *names):
-        table.add_column(heading, justify="right")
-    for trial in trials:
-        values = (format_value(trial.params.get(name, "")) for name in names)
-        table.add_row(str(trial.trial), f"{trial.value:.4f}", str(trial.epoch), *values)
+    columns = {
+        "trial": [str(trial.trial) for trial in trials],
+        study.spec.objective.metric: [f"{trial.value:.4f}" for trial in trials],
+        "best epoch": [f"{trial.epoch:g}" for trial in trials],
+    }
+    parameters = {
+        name: [format_value(trial.params.get(name, "")) for trial in trials] for name in names
+    }
+    shown = _that_fit(columns, parameters, width)
+    left_out = [name for name in names if name not in shown]
+    caption = f"not shown: {', '.join(left_out)}" if left_out else None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    found = {**columns, **{name: parameters[name] for name in names if name in shown}}
+    for heading in found:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in zip(*found.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _that_fit(
+    columns: Mapping[str, list[str]], parameters: Mapping[str, list[str]], width: int
+) -> set[str]:
+    """The parameters that have room beside `columns`: those that vary first."""
+
+    def taken(heading: str, cells: list[str]) -> int:
+        return max(map(len, (heading, *cells))) + 3
+
+    left = width - 1 - sum(taken(*column) for column in columns.items())
+    shown = set()
+    for name, cells in sorted(parameters.items(), key=lambda each: len(set(each[1])) < 2):
+        if taken(name, cells) <= left:
+            left -= taken(name, cells)
+            shown.add(name)
+    return shown
 
 
 def metrics_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:

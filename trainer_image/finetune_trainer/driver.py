@@ -102,6 +102,9 @@ class Workplace:
     latest: Callable[[], StudySpec] | None = None
     """Reads the study as it stands now; None if its budget and target cannot change."""
 
+    interrupted: Callable[[], None] = lambda: None
+    """Called at the first Ctrl-C, before anything is saved."""
+
 
 class Driver:
     """One start of the driver: one term of the study."""
@@ -122,6 +125,13 @@ class Driver:
         self._told_to_end.set()
         if self._broker is not None:
             self._broker.drain.remote()
+
+    def _interrupt(self, *_: int | FrameType | None) -> None:
+        """Save what is in flight and stop; the second time stop at once. A signal handler."""
+        if self._told_to_end.is_set():
+            raise KeyboardInterrupt
+        self._place.interrupted()
+        self.drain()
 
     def _must_end(self) -> bool:
         """Whether it was told to end: by a signal, or, as KubeRay tells a pod, by a file."""
@@ -164,7 +174,7 @@ class Driver:
             ray.init(address=self._place.ray_address, log_to_driver=True, logging_level="WARNING")
         # Ray has replaced the handlers that were there.
         signal.signal(signal.SIGTERM, self.drain)
-        signal.signal(signal.SIGINT, self.drain)
+        signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:

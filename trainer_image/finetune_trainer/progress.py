@@ -2,6 +2,9 @@
 
 import fcntl
 import json
+import os
+import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Protocol
@@ -93,10 +96,21 @@ class LocalSink:
 
     def _locked(self) -> IO[str]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "term"
+        path, holder = self._folder / "term", self._folder / "holder"
         path.touch()
         lock = path.open("r+")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            who = holder.read_text().strip() if holder.is_file() else "another process"
+            raise BlockingIOError(
+                error.errno,
+                f"is used by {who}; end it, or choose another folder",
+                str(self._folder),
+            ) from error
+        with suppress(OSError):  # a full disk is waited for later
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         return lock
 
     def release(self) -> None:

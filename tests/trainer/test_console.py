@@ -1,0 +1,160 @@
+"""What a person sees of a study on a terminal."""
+
+import io
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from finetune_api.conditions import status_of
+from finetune_api.manifest import dump_yaml, parse_study
+from finetune_api.status import Findings, StudyProgress, TrialCounts, TrialResult
+from finetune_api.study import FineTuneStudy
+from finetune_trainer.cli import main
+from finetune_trainer.console import trials_table
+from finetune_trainer.progress import LocalSink
+from tests.api.wrong_manifests import VALID, changed
+
+PARAMS = {
+    "learningRate": 0.000123, "optimizer": "AdamW", "batchSize": 32, "weightDecay": 0.01,
+    "warmupRatio": 0.06, "lrSchedule": "CosineWithRestarts", "hiddenDropout": 0.1, "pooling": "Mean",
+}  # fmt: skip
+
+
+def study(**changes: Any) -> FineTuneStudy:
+    return parse_study(changed(VALID, changes))
+
+
+def trials(count: int) -> list[TrialResult]:
+    """Trials that differ in the learning rate and the pooling."""
+    found = []
+    for number in range(count):
+        varied = {"learningRate": 1e-4 * (number + 1), "pooling": ("Mean", "Cls")[number % 2]}
+        values = {
+            "trial": number,
+            "value": 0.9 - number / 100,
+            "epoch": 3,
+            "params": {**PARAMS, **varied},
+        }
+        found.append(TrialResult.model_validate(values))
+    return found
+
+
+def shown(width: int, found: list[TrialResult]) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=False)
+    console.print(trials_table(study(), found, "Best trials", width))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_table_never_cuts_the_objective_and_names_what_has_no_room(width: int) -> None:
+    text = shown(width, trials(5))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    metric = study().spec.objective.metric
+    assert metric in lines[2]
+    assert all(f"{trial.value:.4f}" in text for trial in trials(5))
+    left_out = (
+        text.rpartition("not shown: ")[2].replace("\n", " ").split(", ")
+        if "not shown" in text
+        else []
+    )
+    there = [name for name in PARAMS if name in lines[2]]
+    assert sorted([*there, *(name.strip() for name in left_out)]) == sorted(PARAMS)
+    assert {"learningRate", "pooling"} <= set(there), "what varies comes first"
+    assert (width < 160) == bool(left_out)
+
+
+def test_without_trials_there_is_an_empty_table() -> None:
+    assert "best epoch" in shown(80, [])
+
+
+def finished(folder: Path, **changes: Any) -> FineTuneStudy:
+    """A study whose result is in `folder / "run"`, its manifest beside that."""
+    made = study(**changes)
+    (folder / "study.yaml").write_text(dump_yaml(made.to_json()))
+    best = trials(2)
+    counts = TrialCounts(planned=2, completed=1, paused=1)
+    progress = StudyProgress(
+        study_uid="local", job_uid="local", term=1, phase="Finished", reason="SearchFinished",
+        message="all 2 trials ended", time=datetime.now(UTC),
+        findings=Findings(trials=counts, best=best[0], top_trials=best),
+    )  # fmt: skip
+    status = status_of(made, progress, datetime.now(UTC))
+    (folder / "run").mkdir()
+    done = made.model_copy(update={"status": status})
+    (folder / "run" / "study.yaml").write_text(dump_yaml(done.to_json()))
+    return made
+
+
+def test_a_finished_study_is_told_again_without_starting_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "finetune_trainer.driver", None)  # importing it would raise
+    finished(tmp_path)
+    run = ["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")]
+    assert main(run) == 0
+    told = capsys.readouterr().out
+    assert "best parameters (trial 0): learningRate=0.0001" in told
+    assert "Finished (SearchFinished: all 2 trials ended): 1 completed" in told
+    assert "1 paused" in told
+
+
+def test_telling_it_again_needs_neither_ray_nor_torch(tmp_path: Path) -> None:
+    finished(tmp_path)
+    program = (
+        "import sys; from finetune_trainer.cli import main; code = main(sys.argv[1:]);"
+        "assert not {'ray', 'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
+    )
+    run = ["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")]
+    command = [sys.executable, "-c", program, *run]
+    told = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "best parameters" in told.stdout
+
+
+def test_a_study_that_was_changed_since_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path)
+    more = study(**{"spec.budget.maxTrials": 77})
+    (tmp_path / "study.yaml").write_text(dump_yaml(more.to_json()))
+    monkeypatch.setitem(sys.modules, "finetune_trainer.driver", None)
+    with pytest.raises(ImportError):
+        main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")])
+
+
+def test_the_second_process_on_a_folder_is_told_who_has_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from finetune_trainer.progress import LocalSink;"
+        "sink = LocalSink(Path(sys.argv[1])); print(sink.claim_term(), flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "1\n"
+        with pytest.raises(BlockingIOError, match=rf"is used by process {other.pid} on ") as error:
+            LocalSink(tmp_path).claim_term()
+        assert error.value.filename == str(tmp_path)
+        other.kill()
+    sink = LocalSink(tmp_path)
+    assert sink.claim_term() == 2
+    sink.release()
+
+
+@pytest.mark.parametrize(
+    ("workers", "says"), [(1, "worst-case hours: "), (4, "4 trials at a time")]
+)
+def test_a_plan_without_a_gpu_has_hours(
+    workers: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_yaml(study(**{"spec.cluster": {"workers": workers}}).to_json()))
+    assert main(["plan", str(path), "--manifest-only", "--seconds-per-epoch", "60"]) == 0
+    assert says in capsys.readouterr().out
