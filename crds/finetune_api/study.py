@@ -423,8 +423,8 @@ class Scheduler(Model):
 
     resource: Resource = "Epochs"
     """What a rung gives more of. Epochs: a trial goes on from its checkpoint. Samples: training rows; a
-    trial begins anew on more of them. Folds: of the cross-validation. Seconds: of training, so that a
-    dear configuration gets no more than a cheap one."""
+    trial begins anew on more of them. Folds: of the cross-validation. Seconds: of training, so that an
+    expensive configuration gets no more than a cheap one."""
 
     min_resource: float = Field(1, gt=0, le=1000000000)
     """Resource of the first rung; fractions of an epoch are allowed."""
@@ -531,7 +531,7 @@ class Compute(Model):
 
     compile: bool = False
     """Compile the model by `torch.compile`: minutes for the first trial of a worker, faster steps after. The
-    trainer's image must have a C++ compiler, which the one of this project has not."""
+    trainer's image needs a C++ compiler; the image of this project has none."""
 
     gradient_checkpointing: bool = False
     """Compute the layers' activations a second time in the backward pass instead of keeping them: about a

@@ -140,7 +140,7 @@ class Driver:
         return self._told_to_end.is_set()
 
     def run(self) -> StudyProgress:
-        """Run the study as far as it goes; the last word on it. Raises what is nobody's fault."""
+        """Run the study as far as it goes, and return the last progress document. Unexpected errors are reported, then raised."""
         try:
             self._publish("Preparing", *_PREPARING)
             with self._ray():

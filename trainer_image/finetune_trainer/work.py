@@ -44,7 +44,7 @@ class ItemWorker(Protocol):
 
 
 class Listener(Protocol):
-    """Whom a slot tells about an item in the middle of it."""
+    """Receives what a slot reports while it works on an item."""
 
     slot: str
 
