@@ -134,6 +134,22 @@ def test_a_process_that_ray_ends_is_no_failure_of_its_trial(tmp_path: Path) -> N
         FunctionWorker(functions).work(item, Listens())
 
 
+@pytest.mark.parametrize("nothing", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_metric_that_is_no_number_is_a_missing_one(nothing: Any, tmp_path: Path) -> None:
+    item = TrainItem(trial=0, params={"x": 1}, to_epoch=1.0, checkpoint=None, seed=0)
+
+    def told(**metrics: Any) -> list[ev.Event]:
+        functions = Functions(lambda *_: metrics, None, str(tmp_path), "score", 1, None, 0.0)
+        return FunctionWorker(functions).work(item, Listens())
+
+    done, _ = told(score=0.5, other=nothing, third=1)
+    assert isinstance(done, ev.EpochDone)
+    assert done.metrics == {"score": 0.5, "third": 1.0}
+    (failed,) = told(score=nothing)
+    assert isinstance(failed, ev.Failed)
+    assert failed.failure_class == "Diverged"
+
+
 def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["--version"])

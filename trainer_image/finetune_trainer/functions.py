@@ -176,6 +176,8 @@ class FunctionWorker:
                 f"train must return {self._study.metric} (got {', '.join(metrics) or 'nothing'})",
             )
         value = metrics[self._study.metric]
+        # Of the others one that is no number is missing, as where a library leaves it undefined.
+        metrics = {name: each for name, each in metrics.items() if math.isfinite(each)}
         if not math.isfinite(value):
             raise TrialFailure(
                 "Diverged", f"{self._study.metric} is {value} after {epoch:g} epochs"
