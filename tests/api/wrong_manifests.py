@@ -408,6 +408,39 @@ WRONG = (
         "must leave rows for training",
     ),
     Wrong(
+        "a text as its own label",
+        {"spec.dataset.textColumns": ["text", "label"], "spec.dataset.labelColumn": "label"},
+        "spec.dataset.labelColumn",
+        "labelColumn must not be one of textColumns",
+    ),
+    Wrong(
+        "names of labels twice",
+        {"spec.dataset.labelNames": ["a", "b"], "spec.dataset.labelNamesFile": "names.txt"},
+        "spec.dataset.labelNames",
+        "must have at most one of labelNames and labelNamesFile",
+    ),
+    Wrong(
+        "names of labels that have columns",
+        {
+            "spec.task": "MultiLabel",
+            "spec.dataset.labelColumn": GONE,
+            "spec.dataset.labelColumns": ["a", "b"],
+            "spec.dataset.labelNames": ["a", "b"],
+        },
+        "spec.dataset.labelNames",
+        "labelNames must go with labelColumn",
+    ),
+    Wrong(
+        "a delimiter of two characters",
+        {"spec.dataset.files": {"train": "a.csv", "delimiter": "::"}, "spec.dataset.hub": GONE},
+        "spec.dataset.files.delimiter",
+    ),
+    Wrong(
+        "a share above one",
+        {"spec.dataset.files": {"train": "a.csv", "maxUnreadable": 2}, "spec.dataset.hub": GONE},
+        "spec.dataset.files.maxUnreadable",
+    ),
+    Wrong(
         "a separator without several labels",
         {"spec.dataset.labelSeparator": ";"},
         "spec.dataset.labelSeparator",

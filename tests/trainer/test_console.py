@@ -15,9 +15,12 @@ from finetune_api.manifest import dump_yaml, parse_study
 from finetune_api.status import Findings, StudyProgress, TrialCounts, TrialResult
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.cli import main
-from finetune_trainer.console import trials_table
+from finetune_trainer.console import _screen, duration, trials_table
 from finetune_trainer.progress import LocalSink
+from finetune_trainer.search.items import AtWork
 from tests.api.wrong_manifests import VALID, changed
+from tests.trainer.search_studies import epoch_done
+from tests.trainer.test_search_state import Desk
 
 PARAMS = {
     "learningRate": 0.000123, "optimizer": "AdamW", "batchSize": 32, "weightDecay": 0.01,
@@ -158,3 +161,35 @@ def test_a_plan_without_a_gpu_has_hours(
     path.write_text(dump_yaml(study(**{"spec.cluster": {"workers": workers}}).to_json()))
     assert main(["plan", str(path), "--manifest-only", "--seconds-per-epoch", "60"]) == 0
     assert says in capsys.readouterr().out
+
+
+def test_the_screen_has_what_trains_and_how_long_it_will_take() -> None:
+    counts = TrialCounts(planned=8, completed=2, running=2, summary="2/8")
+    found = Findings(trials=counts, best=trials(1)[0], top_trials=trials(2))
+    busy = (AtWork(3, 0, 1, 3), AtWork(12, 1, 0.5, 9))
+    for width in (80, 160):
+        out = io.StringIO()
+        screen = _screen(study(), "Searching", found, busy, 754.0, width)
+        Console(file=out, width=width).print(screen)
+        assert max(map(len, out.getvalue().splitlines())) <= width
+        text = " ".join(out.getvalue().split())
+        assert "2/8 trials, 2 running, 0 paused, best" in text
+        assert "about 13 min left" in text
+        assert "in training: trial 3: 1 of 3 epochs, trial 12: 0.5 of 9 epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (59, "59 s"), (61, "1 min"), (12_000, "3 h 20 min")]
+)
+def test_durations_are_in_the_unit_that_matters(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_what_slots_are_busy_with_follows_from_the_records() -> None:
+    desk = Desk(search={"algorithm": "Random", "scheduler": {"type": "ASHA"}})
+    first, second = desk.start(), desk.start()
+    desk.state.apply(epoch_done(first.trial, 1, 0.5))
+    found = {one.trial: (one.epochs, one.to_epoch) for one in desk.state.at_work()}
+    assert found == {first.trial: (1, first.to_epoch), second.trial: (0, second.to_epoch)}
+    desk.train(first, 0.5)
+    assert [one.trial for one in desk.state.at_work()] == [second.trial]

@@ -22,7 +22,15 @@ from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import most_at_work, next_item, search_ending, starting
-from finetune_trainer.search.items import Decision, End, RefitItem, Release, TrainItem, Wait
+from finetune_trainer.search.items import (
+    AtWork,
+    Decision,
+    End,
+    RefitItem,
+    Release,
+    TrainItem,
+    Wait,
+)
 from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
@@ -56,6 +64,9 @@ class Snapshot:
     torn: list[str]
     waiting: str = ""
     """Why the study, or part of it, waits for storage; empty if nothing does."""
+
+    at_work: tuple[AtWork, ...] = ()
+    """What slots are busy with."""
 
 
 class Broker:
@@ -420,7 +431,7 @@ class Broker:
         found = findings(self._state, budget, self._storage, self._waits.now(), warnings)
         refitting = self._state.refit_slot is not None or self._state.refit is not None
         outcome = None if self._abandoned else self._outcome
-        return Snapshot(found, refitting, outcome, self._torn, waiting)
+        return Snapshot(found, refitting, outcome, self._torn, waiting, self._state.at_work())
 
     async def write_results(self) -> None:
         """Write the tables of trials; when the study is over, remove what only a resume would need.

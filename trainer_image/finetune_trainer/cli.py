@@ -164,7 +164,14 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     try:
         screen = StudyConsole(study, console)
         place = Workplace(
-            study, base, str(into), sink, slots, _share(slots), interrupted=screen.interrupted
+            study,
+            base,
+            str(into),
+            sink,
+            slots,
+            _share(slots),
+            watch=screen.watch,
+            interrupted=screen.interrupted,
         )
         driver = Driver(place)
         with screen:
@@ -239,9 +246,11 @@ class _Watch:
 
     def _loop(self) -> None:
         shown: StudyProgress | None = None
+        at_work: object = None
         while not self._stop.wait(0.25):
             latest = self._sink.latest
-            if latest is not None and latest is not shown:
+            if latest is not None and (latest is not shown or self._screen.at_work is not at_work):
+                at_work = self._screen.at_work
                 self._screen.show(latest.phase, latest.findings)
                 self._tell_wait(shown, latest)
                 shown = latest

@@ -1,6 +1,7 @@
 """What a person sees while a study runs on a laptop: a live table, or plain lines where nobody watches."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from finetune_api.status import Findings, TrialCounts, TrialResult
 from finetune_api.study import FineTuneStudy
+from finetune_trainer.search.items import AtWork
 
 if TYPE_CHECKING:  # it imports torch
     from finetune_trainer.reproduce import Comparison, RunComparison
@@ -28,6 +30,11 @@ class StudyConsole:
             else None
         )
         self._said: str = ""
+        self._began: tuple[float, int] | None = None
+        """When the first trials were counted, and how many had ended by then."""
+
+        self.at_work: Sequence[AtWork] = ()
+        """What slots are busy with."""
 
     def __enter__(self) -> "StudyConsole":
         if self._live:
@@ -42,6 +49,11 @@ class StudyConsole:
         """Print one line above the table."""
         (self._live.console if self._live else self._console).print(message, highlight=False)
 
+    def watch(self, at_work: Sequence[AtWork]) -> None:
+        """Take in what slots are busy with."""
+        if tuple(at_work) != tuple(self.at_work):
+            self.at_work = at_work
+
     def interrupted(self) -> None:
         """Answer the first Ctrl-C."""
         self.say(
@@ -52,13 +64,24 @@ class StudyConsole:
     def show(self, phase: str, findings: Findings) -> None:
         """Show where the study stands."""
         if self._live:
-            width = self._console.width
-            self._live.update(_screen(self._study, phase, findings, width))
+            width, left = self._console.width, self._seconds_left(findings.trials)
+            screen = _screen(self._study, phase, findings, self.at_work, left, width)
+            self._live.update(screen)
             return
         line = _line(self._study, phase, findings)
         if line != self._said:
             self._said = line
             self._console.print(line, highlight=False)
+
+    def _seconds_left(self, counts: TrialCounts) -> float | None:
+        """How long the trials that are planned will take if they take as long as those so far; None if unknown."""
+        now, ended = time.monotonic(), _ended(counts)
+        if self._began is None:
+            self._began = now, ended
+        since, before = self._began
+        if not counts.planned or ended <= before:
+            return None
+        return (now - since) / (ended - before) * (counts.planned - ended)
 
 
 def _ended(counts: TrialCounts) -> int:
@@ -74,12 +97,44 @@ def _line(study: FineTuneStudy, phase: str, findings: Findings) -> str:
     return text
 
 
-def _screen(study: FineTuneStudy, phase: str, findings: Findings, width: int) -> RenderableType:
+def _screen(
+    study: FineTuneStudy,
+    phase: str,
+    findings: Findings,
+    at_work: Sequence[AtWork],
+    seconds_left: float | None,
+    width: int,
+) -> RenderableType:
     counts = findings.trials
     planned = counts.planned or study.spec.budget.max_trials
     bar = ProgressBar(total=planned, completed=_ended(counts), width=min(60, width))
-    line = Text(_line(study, phase, findings))
-    return Group(line, bar, trials_table(study, findings.top_trials, "Best trials so far", width))
+    line = _line(study, phase, findings)
+    if seconds_left:
+        line += f", about {duration(seconds_left)} left"
+    rows: list[RenderableType] = [Text(line), bar]
+    if at_work:
+        rows.append(Text(f"in training: {at_work_line(study, at_work)}"))
+    rows.append(trials_table(study, findings.top_trials, "Best trials so far", width))
+    return Group(*rows)
+
+
+def at_work_line(study: FineTuneStudy, at_work: Sequence[AtWork]) -> str:
+    """Each training with the epochs it has and those at which it is compared: `trial 7 (fold 2): 1 of 3 epochs`."""
+    folds = study.spec.validation.folds
+
+    def told(one: AtWork) -> str:
+        fold = f" (fold {one.run % folds})" if folds > 1 else ""
+        return f"trial {one.trial}{fold}: {one.epochs:g} of {one.to_epoch:g} epochs"
+
+    return ", ".join(map(told, at_work))
+
+
+def duration(seconds: float) -> str:
+    """In words, to the unit that matters: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def trials_table(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
+from finetune_trainer.search.items import AtWork
 from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
@@ -101,6 +102,9 @@ class Workplace:
 
     latest: Callable[[], StudySpec] | None = None
     """Reads the study as it stands now; None if its budget and target cannot change."""
+
+    watch: Callable[[Sequence[AtWork]], None] = lambda _: None
+    """Called about twice a second with what slots are busy with."""
 
     interrupted: Callable[[], None] = lambda: None
     """Called at the first Ctrl-C, before anything is saved."""
@@ -307,6 +311,7 @@ class Driver:
     def _tell(self) -> None:
         self._must_end()
         snapshot = self._snapshot()
+        self._place.watch(snapshot.at_work)
         phase: Phase = "Refitting" if snapshot.refitting else "Searching"
         if (phase, snapshot.findings, snapshot.waiting) != self._told:
             reason = "StorageUnavailable" if snapshot.waiting else "Running"

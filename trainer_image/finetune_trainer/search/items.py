@@ -88,3 +88,18 @@ class End:
 
 
 Decision: TypeAlias = TrainItem | RefitItem | Wait | End
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A training that a slot is busy with."""
+
+    trial: int
+    run: int
+    """Which of the trial's trainings, by fold and repeat."""
+
+    epochs: float
+    """Epochs trained and evaluated."""
+
+    to_epoch: float
+    """Epochs after which the trial is compared with others, or ends."""

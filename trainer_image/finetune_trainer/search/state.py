@@ -12,7 +12,7 @@ from finetune_api.combinations import Params, grid_size
 from finetune_api.study import Budget
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.items import RefitItem, Segment, TrainItem
+from finetune_trainer.search.items import AtWork, RefitItem, Segment, TrainItem
 from finetune_trainer.search.ladders import Schedule
 from finetune_trainer.search.population import Population
 from finetune_trainer.search.problem import Problem
@@ -507,6 +507,15 @@ class StudyState:
     def last_epoch(self, trial: Trial) -> int:
         """Epochs of a whole training of the trial."""
         return int(trial.params.get("epochs", self.problem.max_epochs))
+
+    def at_work(self) -> tuple[AtWork, ...]:
+        """The trainings that slots are busy with, by trial."""
+        found = []
+        for number, run in sorted(self.running):
+            trial = self.trials[number]
+            to_epoch = self.item(trial, run).to_epoch
+            found.append(AtWork(number, run, trial.runs[run].trained, to_epoch))
+        return tuple(found)
 
     def item(self, trial: Trial, run: int | None = None) -> TrainItem:
         """The next piece of work for a trial: to its rung, or from there to the next, or to its end."""
