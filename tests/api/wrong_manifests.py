@@ -432,12 +432,12 @@ WRONG = (
     ),
     Wrong(
         "a delimiter of two characters",
-        {"spec.dataset.files": {"train": "a.csv", "delimiter": "::"}, "spec.dataset.hub": GONE},
+        {"spec.dataset.files": {"train": "a.csv", "delimiter": "::"}},
         "spec.dataset.files.delimiter",
     ),
     Wrong(
         "a share above one",
-        {"spec.dataset.files": {"train": "a.csv", "maxUnreadable": 2}, "spec.dataset.hub": GONE},
+        {"spec.dataset.files": {"train": "a.csv", "maxUnreadable": 2}},
         "spec.dataset.files.maxUnreadable",
     ),
     Wrong(
