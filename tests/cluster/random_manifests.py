@@ -106,6 +106,8 @@ def _data(rng: random.Random) -> dict[str, Any]:
         "synonyms": "data/synonyms.tsv",
         "allowLabelInText": True,
         "labelColumns": ["y1", "y2"],
+        "labelNames": ["no", "yes"],
+        "labelNamesFile": "names.txt",
         "textColumns": ["a", "b", "c"],
         "joinTextColumns": rng.random() < 0.7,
     }
