@@ -16,10 +16,10 @@ Scalar: TypeAlias = float | int | str | bool
 
 
 class Hyperparameters(Model):
-    """One complete configuration of the trainer; what a study neither fixes nor searches has its default."""
+    """One complete configuration of the trainer; values that a study neither fixes nor searches have their default."""
 
     pretrained_model: str = Field("", max_length=253)
-    """Hub id, or folder, of the pretrained encoder, to search among several; empty is that of `spec.model`."""
+    """Hub id or folder of the pretrained encoder, for a search among several; if empty, that of `spec.model`."""
 
     epochs: int = Field(3, ge=1, le=1000)
     """Passes over the training rows. The learning-rate schedule spans all of them."""
@@ -31,10 +31,10 @@ class Hyperparameters(Model):
     """Forward passes whose gradients are summed before one optimizer step."""
 
     max_length: int = Field(128, ge=8, le=8192)
-    """Tokens after which a text is cut off, special tokens included."""
+    """Maximum tokens of a text, special tokens included; the rest is cut off."""
 
     duplicate_threshold: float = Field(1.0, ge=0.5, le=1)
-    """Training rows are left out whose texts are at least this similar (cosine of the sentence embeddings of
+    """Leave out training rows whose texts are at least this similar (cosine of the sentence embeddings of
     `dataset.cleaning.duplicateEncoder`) to an earlier training row or to any validation or test row. 1 keeps all."""
 
     augmentation: Literal["None", "Synonyms", "Insertion", "Deletion", "Swap", "All"] = "None"
@@ -46,7 +46,7 @@ class Hyperparameters(Model):
     """Share of a text's words that `augmentation` changes; at least one."""
 
     augmentation_copies: int = Field(1, ge=1, le=16)
-    """Varied copies of each training row, beside the row itself."""
+    """Varied copies of each training row, in addition to the row itself."""
 
     optimizer: Literal["AdamW", "Adam", "SGD", "NesterovSGD", "RMSprop", "Adafactor"] = "AdamW"
     """The optimizer. NesterovSGD is SGD that looks ahead along its momentum."""
@@ -56,29 +56,29 @@ class Hyperparameters(Model):
 
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of each layer as a share of that of the layer above; the head has the full rate, and
-    1 gives all the same (Howard and Ruder, "Universal Language Model Fine-tuning", 2018)."""
+    1 gives all layers the same (Howard and Ruder, "Universal Language Model Fine-tuning", 2018)."""
 
     weight_decay: float = Field(0.01, ge=0, le=1)
     """Decay of weights toward zero, decoupled from the gradient with every optimizer (Adam with it is AdamW);
-    biases and normalisation layers have none."""
+    biases and normalisation layers are exempt."""
 
     l1_penalty: float = Field(0.0, ge=0, le=1)
-    """Weight of the sum of absolute weights in the loss; biases and normalisation layers have none."""
+    """Factor of the sum of absolute weights in the loss; biases and normalisation layers are exempt."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD, NesterovSGD and RMSprop; the others ignore it."""
 
     adam_beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay rate of the mean of gradients of AdamW and Adam."""
+    """AdamW and Adam: decay rate of the mean of gradients."""
 
     adam_beta2: float = Field(0.999, ge=0, lt=1)
-    """Decay rate of the mean of squared gradients of AdamW and Adam."""
+    """AdamW and Adam: decay rate of the mean of squared gradients."""
 
     adam_epsilon: float = Field(1e-8, gt=0, le=1)
     """Term that keeps AdamW, Adam and RMSprop from dividing by zero."""
 
     rmsprop_alpha: float = Field(0.99, ge=0, lt=1)
-    """Decay rate of RMSprop's mean of squared gradients."""
+    """RMSprop: decay rate of the mean of squared gradients."""
 
     lr_schedule: Literal[
         "Linear",
@@ -92,12 +92,12 @@ class Hyperparameters(Model):
         "Constant",
     ] = "Linear"
     """How the learning rate falls after the warm-up. To zero: Linear, Cosine (half a cosine),
-    CosineWithRestarts (lrCycles of them), Polynomial (of lrPower). By lrGamma: Step (every lrPatience
-    epochs), Exponential (once an epoch, smoothly), ReduceOnPlateau (after lrPatience epochs without
-    improvement of the objective). InverseSqrt falls with the root of the step; Constant does not fall."""
+    CosineWithRestarts (lrCycles of them), Polynomial (with exponent lrPower). By the factor lrGamma: Step (every
+    lrPatience epochs), Exponential (once an epoch, smoothly), ReduceOnPlateau (after lrPatience epochs without
+    improvement of the objective). InverseSqrt falls with the inverse square root of the step; Constant does not fall."""
 
     lr_cycles: int = Field(2, ge=1, le=100)
-    """Half cosines of CosineWithRestarts."""
+    """Number of half cosines of CosineWithRestarts."""
 
     lr_power: float = Field(2.0, gt=0, le=16)
     """Exponent of Polynomial."""
@@ -106,74 +106,74 @@ class Hyperparameters(Model):
     """Factor of Step, Exponential and ReduceOnPlateau."""
 
     lr_patience: int = Field(1, ge=1, le=1000)
-    """Epochs between two reductions of Step, and without improvement before one of ReduceOnPlateau."""
+    """Step: epochs between two reductions. ReduceOnPlateau: epochs without improvement before a reduction."""
 
     warmup_ratio: float = Field(0.06, ge=0, le=1)
     """Share of all optimizer steps in which the learning rate rises linearly from zero to its peak."""
 
     max_grad_norm: float = Field(1.0, gt=0, le=1000000)
-    """Norm to which larger gradients are clipped."""
+    """Norm to which gradients with a larger norm are clipped."""
 
     averaging_start: float = Field(1.0, ge=0, le=1)
-    """Share of all optimizer steps after which the weights of every step are averaged, and the average is
-    what is evaluated and kept (stochastic weight averaging; Izmailov et al., 2018). 1 never averages."""
+    """Share of all optimizer steps after which the weights of every step are averaged; the average is
+    then evaluated and kept (stochastic weight averaging; Izmailov et al., 2018). 1 never averages."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes, or in MultiLabel over yes and no."""
 
     class_balance: Literal["None", "Weights", "Oversample", "Undersample"] = "None"
-    """What is done about rare classes. Weights: their rows count more in the loss, as scikit-learn's
-    `balanced`; in MultiLabel a label's rows count as much as those without it. Oversample repeats rows of
-    rare classes, Undersample leaves out rows of frequent ones, drawn afresh each epoch; not for MultiLabel."""
+    """How rare classes are balanced. Weights: their rows count more in the loss, like scikit-learn's
+    `balanced`; in MultiLabel the rows with a label count as much as those without it. Oversample repeats rows of
+    rare classes, Undersample leaves out rows of frequent ones, drawn anew each epoch; neither is for MultiLabel."""
 
     decision_threshold: float = Field(0.5, gt=0, lt=1)
-    """MultiLabel: probability from which on a label is predicted."""
+    """MultiLabel: lowest probability at which a label is predicted."""
 
     threshold_tuning: Literal["None", "PerLabel"] = "None"
-    """MultiLabel. PerLabel: after each epoch every label gets a threshold of its own in place of
-    decisionThreshold, that with the best F1 on the validation rows, and the exported model carries them; those
-    of labels in few rows lean on the threshold that is best for all labels. The validation rows are judged by
-    thresholds tuned on others of them, and their metrics are means over five folds, in every trial of a study
-    that tunes thresholds in any."""
+    """MultiLabel. PerLabel: after each epoch every label gets its own threshold in place of
+    decisionThreshold: the one with the best F1 on the validation rows. The exported model has these thresholds.
+    For labels in few rows they are drawn towards the threshold that is best for all labels. Validation rows are
+    judged by thresholds tuned on other validation rows, and their metrics are means over five folds; this applies
+    to every trial of a study that tunes thresholds in any of them."""
 
     hidden_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout of the encoder's hidden layers. Default: what the pretrained model's configuration has."""
+    """Dropout of the encoder's hidden layers. Default: the value in the pretrained model's configuration."""
 
     attention_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout of attention probabilities. Default: what the pretrained model's configuration has."""
+    """Dropout of attention probabilities. Default: the value in the pretrained model's configuration."""
 
     classifier_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout before the task's head. Default: what the pretrained model's configuration has, for its head or
-    else for its hidden layers."""
+    """Dropout before the task's head. Default: the value in the pretrained model's configuration for its
+    head, or else for its hidden layers."""
 
     pooling: Literal["Architecture", "Cls", "Mean"] = "Architecture"
-    """What the head sees. Architecture: what the model's own sequence classifier takes. Cls: the last
-    hidden state of the first token. Mean: the mean of those of all tokens. Cls and Mean have a head of
-    headLayers."""
+    """The input of the head. Architecture: what the model's own sequence classifier takes. Cls: the last
+    hidden state of the first token. Mean: the mean of those of all tokens. The head over Cls and Mean
+    has headLayers hidden layers."""
 
     head_layers: int = Field(0, ge=0, le=4)
-    """Hidden layers (with GELU and classifierDropout) of the head over Cls or Mean, before the linear one."""
+    """Hidden layers (with GELU and classifierDropout) of the head over Cls or Mean, before its linear layer."""
 
     head_width: int = Field(0, ge=0, le=8192)
-    """Width of the head's hidden layers; 0 is that of the encoder."""
+    """Width of the head's hidden layers; 0 uses the width of the encoder."""
 
     encoder_layers: int = Field(0, ge=0, le=256)
     """Layers of the encoder to keep, from the bottom; 0, or more than it has, keeps all."""
 
     freeze: Literal["None", "Embeddings", "Layers", "Encoder"] = "None"
     """What stays as pretrained: nothing, the embeddings, the embeddings and the lowest frozenLayers
-    layers, or everything but the head. What is frozen has no dropout either."""
+    layers, or everything but the head. Frozen layers have no dropout either."""
 
     frozen_layers: int = Field(1, ge=1, le=256)
-    """Layers that `freeze: Layers` freezes."""
+    """Number of layers that `freeze: Layers` freezes."""
 
     unfreeze_epochs: float = Field(0.0, ge=0, le=1000)
-    """Epochs after which the next layer below begins to train: first the head alone, then one layer more
-    each time (Howard and Ruder, 2018). 0 trains all from the beginning."""
+    """Epochs after which the next layer below begins to train: first the head alone, then one more layer
+    each time (Howard and Ruder, 2018). 0 trains all layers from the beginning."""
 
     lora_rank: int = Field(0, ge=0, le=1024)
-    """Rank of low-rank updates that are trained in place of the encoder's linear layers (LoRA; Hu et al.,
-    2021); 0 trains the layers themselves. The exported model has them merged in."""
+    """Rank of the low-rank updates that are trained in place of the encoder's linear layers (LoRA; Hu et al.,
+    2021); 0 trains the layers themselves. They are merged into the exported model."""
 
     lora_alpha: int = Field(16, ge=1, le=4096)
     """Scale of the low-rank updates, divided by their rank."""

@@ -58,7 +58,7 @@ class Steps(Sequence[Scalar]):
         return index is not None and 0 <= index < self._count and self[index] == value
 
     def index(self, value: Scalar, start: int = 0, stop: int | None = None) -> int:
-        """Where `value` stands, without a walk. Raises ValueError if it is not there."""
+        """The position of `value`, computed without a scan. Raises ValueError if it is not there."""
         index = self._nearest(value) if value in self else None
         if index is None or not start <= index < (self._count if stop is None else stop):
             raise ValueError(f"{value!r} is not in {self._low}, {self._low + self._step}, …")
@@ -87,7 +87,7 @@ class Domain(Model):
 
     when: When | None = Field(None, min_length=1, max_length=8)
     """Search this hyperparameter only in trials where each named hyperparameter has one of the listed
-    values; elsewhere it has its fixed value or default."""
+    values; in other trials it has its fixed value or default."""
 
     def finite_values(self) -> Sequence[Scalar] | None:
         """Every value of the domain in ascending or written order; None if it is continuous."""
@@ -253,7 +253,7 @@ def _wrong_whens(spec: Any) -> list[str]:
 
 
 def can_hold(when: When, domains: Mapping[str, Domain]) -> bool:
-    """Whether a `when` names hyperparameters of these that have words to choose from and no `when`, and words of theirs."""
+    """Whether a `when` names only choice domains among these that have no `when` themselves, and only values of theirs."""
     for key, words in when.items():
         target = domains.get(key)
         if not isinstance(target, ChoiceDomain) or target.when is not None:
@@ -271,7 +271,7 @@ WHEN_RULE = Rule(
     field=".searchSpaces",
     detail=lambda self: f"got others in {', '.join(_wrong_whens(self))}",
 )
-"""A rule of the spec: there it can be checked at creation only, which a rule of a space cannot."""
+"""A rule of the spec, where it can be checked at creation only; a rule of a space cannot."""
 
 
 class SearchSpaceBase(Model):

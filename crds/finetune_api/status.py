@@ -24,7 +24,7 @@ State: TypeAlias = Literal[
     "Complete",
     "Failed",
 ]
-"""One word for people, derived from the conditions and the engine; programs read the conditions."""
+"""One word for people, derived from the conditions and the engine; programs should read the conditions."""
 
 ConditionType: TypeAlias = Literal["Complete", "Failed", "Suspended", "Reconciling", "Stalled"]
 
@@ -63,17 +63,17 @@ SearchFinished: every planned trial ended. TargetReached: a trial reached `objec
 BudgetSpent: `maxDurationSeconds`, `maxGpuHours` or `maxPrice` passed. NoImprovement: as many trials in a row as
 `maxTrialsWithoutImprovement` were no better. Queued: the queue of `cluster.queueName` has not let the pods run yet, or
 has taken their place back. CreatingPods: the Job exists, pods do not run yet.
-PodsPending: pods cannot start; the message says why. Unschedulable: no node has room for a pod, or may have it.
-ImagePullFailed: an image cannot be pulled. OutOfMemory, Evicted, NodeLost: a pod ended by that; another is on its
-way, and the study goes on from its records. WaitingForPodsToEnd: pods of an earlier attempt
+PodsPending: pods cannot start; the message says why. Unschedulable: no node has room for a pod, or none may run it.
+ImagePullFailed: an image cannot be pulled. OutOfMemory, Evicted, NodeLost: a pod ended for that reason; another is on
+its way, and the study resumes from its records. WaitingForPodsToEnd: pods of an earlier attempt
 still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
 cannot run the spec, or this operator is older than the CRD and cannot read it. NoStorage: neither the
 study nor the operator names storage. StorageUnavailable: the study waits for storage that is full, read-only
-or gone; the message says which and why, and it goes on by itself. InvalidPodTemplate: the API server refused
-the study's objects. Forbidden: the API server does not take them now (a quota, a missing right); tried again.
+or gone; the message says which and why, and it resumes by itself. InvalidPodTemplate: the API server refused
+the study's objects. Forbidden: the API server does not accept them now (a quota, a missing right); they are tried again.
 DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
-RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result,
+RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result;
 another follows. RetriesExhausted: too many attempts in a row ended without a result.
 """
 
@@ -83,7 +83,7 @@ _Time: TypeAlias = Annotated[datetime, Field(strict=False)]
 
 
 class Condition(Model):
-    """One condition, as Kubernetes' API conventions have it."""
+    """One condition, following Kubernetes' API conventions."""
 
     type: ConditionType
     status: Literal["True", "False", "Unknown"]
@@ -101,10 +101,10 @@ class TrialCounts(Model):
 
     running: int = Field(0, ge=0)
     paused: int = Field(0, ge=0)
-    """At a rung, to go on if promoted."""
+    """Waiting at a rung; they go on if promoted."""
 
     completed: int = Field(0, ge=0)
-    """Trained to their last epoch (or stopped early by their own patience)."""
+    """Trained to their last epoch, or ended by early stopping."""
 
     stopped: int = Field(0, ge=0)
     """Ended at a rung because others were better."""
@@ -114,7 +114,7 @@ class TrialCounts(Model):
 
     failed: int = Field(0, ge=0)
     summary: str = Field("", max_length=32)
-    """Ended trials of planned ones, for the TRIALS column."""
+    """Ended trials out of those planned, for the TRIALS column."""
 
 
 class SplitResult(Model):
@@ -142,7 +142,7 @@ class TrialResult(Model):
     """Standard error of `value`."""
 
     splits: list[SplitResult] = Field([], max_length=MAX_SPLITS, json_schema_extra=ATOMIC)
-    """Each fold and repeat; only of the best trial."""
+    """Each fold and repeat; only for the best trial."""
 
 
 class PlannedRung(Model):
@@ -153,7 +153,7 @@ class PlannedRung(Model):
 
     trials: int = Field(ge=0)
     epochs: float | None = Field(None, ge=0)
-    """Epochs that they train for it, from the rung before or, over Samples, anew; over folds and repeats."""
+    """Epochs that they train to reach it, from the rung before or, over Samples, from the start; over folds and repeats."""
 
 
 class StudyPlan(Model):
@@ -163,16 +163,16 @@ class StudyPlan(Model):
     """Unset where only time limits the search."""
 
     trainings: int | None = Field(None, ge=0)
-    """Trials by folds and repeats."""
+    """Trials times folds and repeats."""
 
     rungs: list[PlannedRung] = Field([], max_length=32, json_schema_extra=ATOMIC)
-    """Trials at each rung if each promotes its share and no more; unset if that cannot be said."""
+    """Trials at each rung if each promotes its share and no more; unset if that cannot be known."""
 
     expected_epochs: float | None = None
-    """Epochs of these rungs."""
+    """Epochs of all these rungs."""
 
     worst_case_epochs: float | None = None
-    """Epochs if each trial is better than all before it: promotions without waiting can prove premature."""
+    """Epochs if each trial is better than all before it: promotions made without waiting can be premature."""
 
     worst_case_gpu_hours: float | None = None
     worst_case_price: float | None = None
@@ -185,26 +185,26 @@ class Spending(Model):
     """Epochs trained."""
 
     seconds: int = Field(0, ge=0)
-    """Searching, over all attempts, in whole minutes; what `budget.maxDurationSeconds` limits."""
+    """Seconds of searching, over all attempts, in whole minutes; limited by `budget.maxDurationSeconds`."""
 
     epochs_saved: float | None = None
-    """Epochs that the trials that have ended would have trained beyond these if all had gone to their end."""
+    """Epochs that the ended trials would have trained beyond these if all had run to their end."""
 
     price: float | None = None
-    """GPU hours so far at `budget.pricePerGpuHour`."""
+    """Price of the GPU hours so far, at `budget.pricePerGpuHour`."""
 
     price_saved: float | None = None
     """`epochsSaved` at the mean price of an epoch so far."""
 
     trials_left: int | None = None
     failed_trials_left: int | None = None
-    """That may fail before the study does."""
+    """Trials that may still fail before the study does."""
 
     trials_without_improvement_left: int | None = None
-    """Of `budget.maxTrialsWithoutImprovement`, before the search ends."""
+    """What is left of `budget.maxTrialsWithoutImprovement` before the search ends."""
 
     seconds_left: int | None = None
-    """Of `budget.maxDurationSeconds`, in whole minutes."""
+    """What is left of `budget.maxDurationSeconds`, in whole minutes."""
 
     gpu_hours_left: float | None = None
     price_left: float | None = None
@@ -239,7 +239,7 @@ class FinalModel(Model):
     """The same metrics of a constant prediction (majority class or mean), for comparison."""
 
     ensemble: EnsembleResult | None = None
-    """Unset if `spec.ensemble` is, or if only one trial has a value."""
+    """Unset if `spec.ensemble` is unset, or if only one trial has a value."""
 
 
 class Findings(Model):
@@ -249,8 +249,8 @@ class Findings(Model):
     best: TrialResult | None = None
     top_trials: list[TrialResult] = Field([], max_length=MAX_TOP_TRIALS, json_schema_extra=ATOMIC)
     pareto_front: list[TrialResult] = Field([], max_length=MAX_TOP_TRIALS, json_schema_extra=ATOMIC)
-    """With secondary objectives: trials that no other is at least as good as in all of them, by the
-    first objective; the table has all."""
+    """With secondary objectives: trials that no other trial matches or beats in all of them, in order of the
+    first objective; the table of trials has all."""
 
     final: FinalModel | None = None
     results_uri: str | None = Field(None, max_length=2048)
@@ -261,14 +261,14 @@ class Findings(Model):
     warnings: list[Annotated[str, Field(max_length=256)]] = Field(
         [], max_length=10, json_schema_extra=ATOMIC
     )
-    """Rows dropped and other things a user should know about the data, and what trackers do not have."""
+    """Rows dropped and other things a user should know about the data, and what trackers are missing."""
 
 
 class StudyStatus(Findings):
     """What the operator, or `finetune run`, says about a study."""
 
     observed_generation: int = -1
-    """Generation of the spec this status speaks of; -1 until somebody has looked at the study."""
+    """Generation of the spec that this status describes; -1 until the study has been seen."""
 
     state: State | None = None
     conditions: list[Condition] = Field(
@@ -300,7 +300,7 @@ class StudyStatus(Findings):
 
     @property
     def finished(self) -> bool:
-        """Whether the study has ended, well or badly."""
+        """Whether the study has ended, in success or failure."""
         return self.is_true("Complete") or self.is_true("Failed")
 
 
@@ -308,7 +308,7 @@ class StudyProgress(Model):
     """What the driver tells the operator, at most 16 KiB, in the study's progress ConfigMap.
 
     `job_uid` and `term` fence it: a document of another Job, or of an earlier start of the driver,
-    is not believed.
+    is ignored.
     """
 
     study_uid: str = Field(max_length=64)

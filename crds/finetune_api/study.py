@@ -68,8 +68,8 @@ class HubDataset(Model):
 
 
 class DatasetFiles(Model):
-    """CSV, TSV, JSON (one object a line, or an array of objects) or Parquet files, by suffix, each perhaps with .gz
-    behind it; local paths or URIs that `pyarrow.fs` opens."""
+    """CSV, TSV, JSON (one object per line, or an array of objects) or Parquet files, recognised by suffix and optionally
+    compressed (.gz); local paths or URIs that `pyarrow.fs` opens."""
 
     train: Location
     """Training rows."""
@@ -96,7 +96,7 @@ class DatasetFiles(Model):
 
 
 class Split(Model):
-    """How rows are set aside where the source brings no split of its own."""
+    """How rows are set aside where the source has no split of its own."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -113,15 +113,15 @@ class Split(Model):
     """Share of rows for the held-out test set."""
 
     stratify: bool = True
-    """Keep the share of each class equal in every part. Ignored for Regression."""
+    """Keep the share of each class equal in every split. Ignored for Regression."""
 
     seed: int = Field(0, ge=0, le=4294967295)
     """Seed of the split."""
 
 
 class Cleaning(Model):
-    """What is done to the texts before anything else, in this order, and which rows are left out. Each step
-    is counted in `results/data.json`."""
+    """How texts are cleaned, in this order and before anything else, and which rows are left out.
+    `results/data.json` counts what each step did."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -137,16 +137,16 @@ class Cleaning(Model):
     )
 
     strip_html: bool = False
-    """Replace tags by what they say; scripts and styles say nothing."""
+    """Replace HTML by the text that it shows; scripts and styles show none."""
 
     normalize_unicode: bool = False
-    """Unicode normalisation form NFKC: one way to write each character."""
+    """Apply Unicode normalisation form NFKC, so that each character is written in one way."""
 
     normalize_whitespace: bool = False
-    """One space for each run of white space, none at the ends."""
+    """Replace each run of white space by one space, and remove it at both ends."""
 
     lowercase: bool = False
-    """Lower-case the texts. Uncased models do that by themselves."""
+    """Convert texts to lower case. Uncased models do this by themselves."""
 
     min_characters: int | None = Field(None, ge=1, le=1000000)
     """Leave out rows with a shorter text."""
@@ -155,12 +155,12 @@ class Cleaning(Model):
     """Leave out rows with a longer text."""
 
     duplicates: Literal["Keep", "Drop"] = "Keep"
-    """Drop rows with the same texts and label as an earlier row of their part; also training rows with the
-    same texts as a validation or test row, and validation rows with those of a test row, which would leak."""
+    """Drop rows with the same texts and label as an earlier row of their split. Also drop training rows with the
+    same texts as a validation or test row, and validation rows with the same texts as a test row: they would leak."""
 
     conflicts: Literal["Keep", "Report", "Drop"] = "Report"
     """Training rows (with cross-validation also validation rows) with the same texts but different labels:
-    say nothing, warn, or leave all of them out."""
+    keep them silently, keep them and warn, or leave all of them out."""
 
     duplicate_encoder: PretrainedModel | None = None
     """The sentence encoder (mean of the last hidden states) that `duplicateThreshold` compares by.
@@ -234,10 +234,10 @@ class Dataset(Model):
     hub: HubDataset | None = None
     files: DatasetFiles | None = None
     text_columns: list[Name] = Field(min_length=1, max_length=8, json_schema_extra=ATOMIC)
-    """The column of texts, or two columns of sentence pairs, or with joinTextColumns several columns."""
+    """The column of texts, two columns of sentence pairs, or, with joinTextColumns, several columns."""
 
     join_text_columns: bool = False
-    """Join the columns of a row to one text, with the model's separator between them."""
+    """Join the columns of a row into one text, with the model's separator between them."""
 
     label_column: Name | None = None
     """The column of labels: a class, a list of labels (MultiLabel) or a number (Regression)."""
@@ -245,7 +245,7 @@ class Dataset(Model):
     label_columns: list[Name] | None = Field(
         None, min_length=2, max_length=64, json_schema_extra=ATOMIC
     )
-    """MultiLabel: a column for each label, which holds yes or no (1, true, yes; 0, false, no, empty)."""
+    """MultiLabel: one column per label, each holding yes or no (1, true, yes; 0, false, no, empty)."""
 
     label_separator: str | None = Field(None, min_length=1, max_length=8)
     """MultiLabel: what separates labels where the column holds text instead of lists."""
@@ -256,19 +256,19 @@ class Dataset(Model):
     """What the labels are called where the column has their numbers: the name of 0, of 1 and so on."""
 
     label_names_file: Location | None = None
-    """The same as a text file with one name a line."""
+    """The same, as a text file with one name per line."""
 
     group_column: Name | None = None
-    """Rows with the same value in this column stay together in one part, and in one fold; a row without a
-    value is alone."""
+    """Rows with the same value in this column stay together in one split and in one fold; a row without a
+    value is a group of its own."""
 
     cleaning: Cleaning = Cleaning()
 
     synonyms: Location | None = None
-    """A file for `augmentation`, each line a word, a tab, and synonyms separated by commas. Default: WordNet."""
+    """A file for `augmentation`. Each line is a word, a tab, and synonyms separated by commas. Default: WordNet."""
 
     allow_label_in_text: bool = False
-    """Take texts in which most rows contain their own label word for word: a leak, unless it is the task."""
+    """Accept data in which most rows contain their own label word for word. That is a leak, unless it is the task."""
 
     split: Split = Split()
 
@@ -296,14 +296,14 @@ class Objective(Model):
     """Default: the direction in which the metric improves."""
 
     best_of: Literal["Max", "Last"] = "Max"
-    """Which of a trial's epochs is its value: the one with the best objective, or the last."""
+    """Which of a trial's epochs gives its value: the one with the best objective, or the last."""
 
     target: float | None = None
     """The search ends as soon as a trial reaches this value. It may be edited while the study runs."""
 
     secondary: list[SecondaryObjective] = Field([], max_length=3, json_schema_extra=ATOMIC)
-    """Further objectives. The status has the Pareto front; of its trials the one with the best
-    `metric` is the best, and is refitted."""
+    """Further objectives. The status has the Pareto front; the trial on it with the best
+    `metric` is the winner and is refitted."""
 
     additional_metrics: list[Metric] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Further metrics to record."""
@@ -333,7 +333,7 @@ class CrossValidation(Model):
     """Each trial trains once for each fold; its value is the mean over the folds."""
 
     folds: int = Field(ge=2, le=20)
-    """Parts of the pooled training and validation rows; each is the validation part once."""
+    """Number of folds of the pooled training and validation rows; each fold is validated on once."""
 
     stratify: bool = True
     """Keep the share of each class equal in every fold. Ignored for Regression."""
@@ -343,13 +343,13 @@ class CrossValidation(Model):
 
 
 class Validation(Model):
-    """How often a trial is trained to know its value."""
+    """How many trainings make up the value of a trial."""
 
     cross_validation: CrossValidation | None = None
     """Default: one training on the training rows, measured on the validation rows."""
 
     repeats: int = Field(1, ge=1, le=16)
-    """Trainings of each trial (of each fold) with different seeds; the value is their mean."""
+    """Trainings of each trial, or of each of its folds, with different seeds; the value is their mean."""
 
     @property
     def folds(self) -> int:
@@ -412,19 +412,19 @@ class Scheduler(Model):
 
     type: SchedulerType = "None"
     """None trains every trial to its end. ASHA promotes the best 1/reductionFactor of each rung as soon as
-    they are (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
+    they qualify (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
     SuccessiveHalving first waits until all trials have reached the rung (Jamieson and Talwalkar, AISTATS
     2016): no promotion is premature, but slots may wait for the slowest trial. Hyperband runs successive
     halving in brackets, from many trials that start low to few that start high (Li et al., JMLR 2018);
     with algorithm TPE or GP that is BOHB (Falkner et al., ICML 2018). MedianStop lets a trial go on while
-    it is at least the median of all that came as far (Golovin et al., "Google Vizier", KDD 2017), compared
-    every minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
+    it is at least as good as the median of all trials that came as far (Golovin et al., "Google Vizier", KDD 2017);
+    it compares every minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
     differs (Bohdal et al., ICLR 2023)."""
 
     resource: Resource = "Epochs"
-    """What a rung gives more of. Epochs: a trial goes on from its checkpoint. Samples: training rows; a
-    trial begins anew on more of them. Folds: of the cross-validation. Seconds: of training, so that an
-    expensive configuration gets no more than a cheap one."""
+    """What a trial gets more of at each rung. Epochs: a trial goes on from its checkpoint. Samples: training rows; a
+    trial starts again on more of them. Folds: of the cross-validation. Seconds: of training, so that an
+    expensive configuration gets no more time than a cheap one."""
 
     min_resource: float = Field(1, gt=0, le=1000000000)
     """Resource of the first rung; fractions of an epoch are allowed."""
@@ -451,21 +451,22 @@ class Search(Model):
     """Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
     space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
     Parzen estimators, after 10 trials at random); GP maximises the expected improvement under a Gaussian
-    process (for tens of trials and a single space; what has a `when` it draws at random); Evolution
+    process (for tens of trials and a single space; hyperparameters with a `when` are drawn at random); Evolution
     crosses and mutates the best of each generation (NSGA-II, Deb et al., 2002); CMAES adapts the
-    covariance of a normal distribution (Hansen and Ostermeier, 2001; one space of numbers); PBT trains a population whose worst members take over weights and hyperparameters of the best
-    every perturbationInterval epochs (Jaderberg et al., 2017)."""
+    covariance of a normal distribution (Hansen and Ostermeier, 2001; one space of numbers); PBT trains
+    a population whose worst members take over the weights and hyperparameters of the best every perturbationInterval
+    epochs (Jaderberg et al., 2017)."""
 
     seed: int = Field(0, ge=0, le=4294967295)
     """Seed of proposals and of the trials' training."""
 
     points: list[FixedHyperparameters] = Field([], max_length=16, json_schema_extra=ATOMIC)
-    """Trials to try first, for example what has served before. What a point leaves open is drawn at random."""
+    """Trials to try first, for example values that worked well before. What a point does not set is drawn at random."""
 
     constraints: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
         [], max_length=16, json_schema_extra=ATOMIC
     )
-    """CEL expressions over hyperparameters that every trial must fulfil, for example
+    """CEL expressions over hyperparameters that every trial must satisfy, for example
     `batchSize * gradientAccumulation <= 128`. A hyperparameter that is not searched has its fixed value or default."""
 
     warm_start: list[WarmStart] = Field([], max_length=8, json_schema_extra=ATOMIC)
@@ -484,7 +485,7 @@ class Search(Model):
 class Budget(Model):
     """Limits of the search; may be edited while it runs.
 
-    At a limit the search drains: trials that run go on to their next rung, nothing new starts.
+    At a limit the search drains: running trials go on to their next rung, and nothing new starts.
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -500,7 +501,7 @@ class Budget(Model):
     """Trials to propose. Default: all combinations of a Grid."""
 
     max_parallel_trials: int | None = Field(None, ge=1, le=1024)
-    """Trials that train at the same time. Default: one a worker slot."""
+    """Trials that train at the same time. Default: one per slot."""
 
     max_failed_trials: int = Field(3, ge=0, le=10000)
     """The study fails when more trials than this have failed. A diverged trial is a result, not a failure."""
@@ -512,7 +513,7 @@ class Budget(Model):
     """GPU hours of training, over all trials and attempts, after which no new work starts."""
 
     price_per_gpu_hour: float | None = Field(None, gt=0, le=1000000)
-    """Price of a GPU hour, in any currency; the status then has what was spent."""
+    """Price of a GPU hour, in any currency; the status then shows what was spent."""
 
     max_price: float | None = Field(None, gt=0, le=1000000000)
     """Price of training, over all trials and attempts, after which no new work starts."""
@@ -523,15 +524,15 @@ class Budget(Model):
 
 
 class Compute(Model):
-    """How trials compute: their speed and memory, not what is learnt."""
+    """How trials use the hardware: affects speed and memory, not what is learnt."""
 
     precision: Literal["FP32", "TF32", "BF16", "FP16"] = "FP32"
     """FP32 throughout; or matrix products in TF32 (on a CPU the same as FP32), in BF16, or in FP16 with loss
-    scaling (not on a CPU). Weights and optimizer state are FP32 always."""
+    scaling (not on a CPU). Weights and optimizer state are always FP32."""
 
     compile: bool = False
-    """Compile the model by `torch.compile`: minutes for the first trial of a worker, faster steps after. The
-    trainer's image needs a C++ compiler; the image of this project has none."""
+    """Compile the model with `torch.compile`: this takes minutes for the first trial of a worker; later steps are
+    faster. The trainer's image needs a C++ compiler; this project's image has none."""
 
     gradient_checkpointing: bool = False
     """Compute the layers' activations a second time in the backward pass instead of keeping them: about a
@@ -543,27 +544,27 @@ EnsembleMethod: TypeAlias = Literal["Mean", "Weighted", "RankMean"]
 
 class Ensemble(Model):
     """Several of the best trials that predict together. They become the final model only if they are better
-    on the validation rows than the best of them alone, all trained on the training rows; else the winner is
-    refitted by itself."""
+    on the validation rows than the best of them alone, all trained on the training rows; otherwise only the
+    winner is refitted."""
 
     size: int = Field(ge=2, le=10)
     """How many of the best trials; fewer if no more have a value."""
 
     method: EnsembleMethod = "Mean"
-    """Mean of the members' probabilities, or of the numbers of Regression. Weighted: by how much the
-    objective of each member was better than that of the worst trial of the search. RankMean: mean of the
+    """Mean of the members' probabilities, or of the numbers of Regression. Weighted: by how much
+    better the objective of each member was than that of the worst trial of the search. RankMean: mean of the
     ranks of each label's probability among those of the validation rows; not for Regression."""
 
 
 class Artifacts(Model):
-    """What is made of the refitted winner (or ensemble) besides the model, its card and its table of results."""
+    """What is produced from the refitted winner (or ensemble) besides the model, its card and its table of results."""
 
     onnx: bool = False
     """Also export the model as ONNX, checked against the PyTorch outputs."""
 
     attributed_rows: int = Field(0, ge=0, le=1000)
-    """Test rows to attribute to their tokens (integrated gradients), spread evenly over all of them, in
-    `results/attributions.jsonl`; of an ensemble by the winner's model."""
+    """Test rows whose predictions are attributed to their tokens (integrated gradients), spread evenly over all test
+    rows; written to `results/attributions.jsonl`. With an ensemble the winner's model is used."""
 
 
 class WandbTracking(Model):
@@ -580,16 +581,16 @@ class MlflowTracking(Model):
     """For example `http://mlflow.ml:5000`."""
 
     experiment: Name
-    """Name of the experiment; made if it does not exist."""
+    """Name of the experiment; created if it does not exist."""
 
 
 class Tracking(Model):
-    """Where trials are also shown, written from the records: a run each, whose id stays the same after a restart."""
+    """Trackers that show the trials too, one run each, written from the records. Run ids stay the same after a restart."""
 
     wandb: WandbTracking | None = None
     mlflow: MlflowTracking | None = None
     tensorboard: bool = False
-    """Event files in `tensorboard/` of the study's storage."""
+    """Write event files to `tensorboard/` in the study's storage."""
 
     secret_name: Name | None = None
     """Secret whose keys become environment variables of the study's pods (WANDB_API_KEY, MLFLOW_TRACKING_TOKEN …)."""
@@ -648,7 +649,7 @@ class ClusterSpec(Model):
     """Pods that train."""
 
     min_workers: int | None = Field(None, ge=0, le=64)
-    """Pods that stay when there is nothing for them to do; others come and go with the work. Only where KubeRay
+    """Pods that stay when there is no work for them; the others come and go with the work. Only where KubeRay
     runs the cluster. Default: all of them stay."""
 
     resources_per_worker: dict[str, Quantity] = Field({}, max_length=16)
@@ -659,18 +660,18 @@ class ClusterSpec(Model):
 
     queue_name: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     """Queue that decides when the pods may run: a LocalQueue of Kueue in the study's namespace, or a queue of
-    Volcano, as the operator is set up. Default: none, they run as soon as there is room."""
+    Volcano, depending on how the operator is set up. Default: none; pods run as soon as there is room."""
 
     priority_class_name: Name | None = None
-    """PriorityClass of the pods, which Kueue and Volcano go by as well."""
+    """PriorityClass of the pods; Kueue and Volcano use it as well."""
 
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field({}, max_length=32)
     tolerations: list[Toleration] = Field([], max_length=32, json_schema_extra=ATOMIC)
     pod_template: dict[str, Any] | None = Field(
         None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
     )
-    """A PodTemplateSpec laid over the operator's; its container is named `trainer`. Whoever may create
-    a study with a podTemplate may create pods."""
+    """A PodTemplateSpec merged over the operator's; its container is named `trainer`. Anyone who may create
+    a study with a podTemplate can create pods."""
 
     @property
     def slots(self) -> int:
@@ -707,7 +708,7 @@ class Storage(Model):
     )
 
     persistent_volume_claim: ClaimStorage | None = None
-    """ReadWriteMany when the study has more than one worker node."""
+    """Must be ReadWriteMany if the study's pods run on more than one node."""
 
     uri: str | None = Field(
         None, min_length=1, max_length=1024, pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+"
@@ -1049,7 +1050,7 @@ class StudySpec(Model):
     )
 
     task: Task
-    """SingleLabel: one class a row. MultiLabel: any number of labels a row. Regression: a number a row."""
+    """SingleLabel: one class per row. MultiLabel: any number of labels per row. Regression: a number per row."""
 
     model: PretrainedModel
     dataset: Dataset
@@ -1058,7 +1059,7 @@ class StudySpec(Model):
     search_spaces: list[SearchSpace] = Field(
         min_length=1, max_length=MAX_SPACES, json_schema_extra=ATOMIC
     )
-    """One space, or alternatives: Grid walks one after the other, the others choose one for each trial."""
+    """One space, or alternatives: Grid goes through them one after another, other algorithms choose one for each trial."""
 
     validation: Validation = Validation()
     compute: Compute = Compute()
@@ -1068,8 +1069,8 @@ class StudySpec(Model):
     """Train the winner again, and test it once on the held-out test rows."""
 
     refit_rows: Literal["TrainAndValidation", "Train"] = "TrainAndValidation"
-    """Rows that the winner is trained on again. With Train it gets the weights that it had when it was at its
-    best on the validation rows, if it had all train rows then."""
+    """Rows on which the winner is trained again. With Train it gets the weights from its best point on the
+    validation rows, if it was trained on all train rows then."""
 
     ensemble: Ensemble | None = None
     """Default: the winner alone."""
@@ -1082,15 +1083,15 @@ class StudySpec(Model):
     """Default: the operator's default storage."""
 
     on_existing: Literal["Fresh", "Adopt"] = "Fresh"
-    """What becomes of records that an earlier study of this name left in the storage. Fresh: nothing, each study
-    has a folder of its own. Adopt: the folder is the name's, so a study that was deleted and created again goes
-    on from its records; one that asks for something else fails."""
+    """What happens to records that an earlier study of this name left in the storage. Fresh: nothing; each study
+    has a folder of its own. Adopt: the folder belongs to the name, so a study that was deleted and created again
+    resumes from its records; one that asks for something else fails."""
 
     suspend: bool = False
-    """Stop the study's pods and keep its records; set back to false to go on."""
+    """Stop the study's pods and keep its records; set it back to false to resume."""
 
     ttl_seconds_after_finished: int | None = Field(None, ge=0, le=31536000)
-    """Delete the study this long after it finished. Unset keeps it; GitOps would create it again."""
+    """Delete the study this many seconds after it finished. Default: keep it. GitOps would create a deleted study again."""
 
     @property
     def max_epochs(self) -> int:
@@ -1156,8 +1157,8 @@ _NEW_MESSAGE = (
     "has(self.status.message) && has(oldSelf.status.message)"
     " && self.status.message != oldSelf.status.message"
 )
-"""Holds for most writes of the status and for no other: whoever writes it cannot change the spec, and the
-reverse. To compare all of a spec takes the API server about as long as the rest of such a write."""
+"""True for most writes of the status and for no other: a write of the status cannot change the spec, nor the
+reverse. Comparing a whole spec takes the API server about as long as the rest of such a write."""
 
 _UNCHANGED = Rule(
     cel=f"{_NEW_MESSAGE} || {' && '.join(_SAME.values())}",
