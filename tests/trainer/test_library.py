@@ -164,9 +164,8 @@ def test_a_full_disk_is_waited_for_and_said(
             return fit(config, resource, checkpoint)
 
         def mend() -> None:
-            while (
-                "waiting" not in caplog.text
-            ):  # who gave up would leave the study waiting for ever
+            # Whoever gave up would leave the study waiting for ever.
+            while "No space left on device; waiting" not in caplog.text:
                 time.sleep(0.1)
             disk.free()
 
@@ -177,7 +176,8 @@ def test_a_full_disk_is_waited_for_and_said(
         mending.join()
         said = [record.message for record in caplog.records if "storage" in record.message]
         full = f"storage {disk.place} cannot be written: No space left on device; waiting"
-        assert said == [full, "storage is back, the search goes on"]
+        assert full in said  # on a busy machine the disk may not answer at first
+        assert said[-1] == "storage is back, the search goes on"
 
 
 def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path) -> None:
