@@ -39,11 +39,14 @@ def test_study_runs_to_complete_and_its_children_go_with_it(
     finish(studies, "tickets", "tickets-1", **FINISHED)
     until("Complete", lambda: studies.condition("tickets", "Complete").get("status") == "True")
     assert studies.get("fts", "tickets")["status"]["trials"]["summary"] == "4/4"
-    about = [
-        line for line in operator.said() if line.get("study") == f"{studies.namespace}/tickets"
-    ]
-    states = [(line["state"], line["attempt"]) for line in about if "state" in line]
-    assert states[-2:] == [("Running", 1), ("Complete", 1)]
+
+    def states() -> list[tuple[str, int]]:
+        key = f"{studies.namespace}/tickets"
+        about = [line for line in operator.said() if line.get("study") == key]
+        return [(line["state"], line["attempt"]) for line in about if "state" in line]
+
+    # It is logged after it was written.
+    until("the log", lambda: states()[-2:] == [("Running", 1), ("Complete", 1)])
     winner = studies.get("configmap", "tickets-winner")
     assert winner["immutable"]
     assert (winner["data"]["trial"], winner["data"]["image"]) == ("2", "x")
