@@ -1,8 +1,6 @@
 """The whole driver on this machine, with real Ray, model and data: killed, interrupted, gone on with."""
 
 import csv
-import json
-import math
 import os
 import shutil
 import signal
@@ -127,25 +125,6 @@ def check_event_files(into: Path) -> None:
         reader.Reload()
         told = [(event.step, event.value) for event in reader.Scalars("accuracy")]
         assert told == [(epoch, pytest.approx(value)) for epoch, value in sorted(values.items())]
-
-
-@pytest.mark.slow  # test_reproduce has a whole run among the quick ones
-@pytest.mark.parametrize(("name", "metric"), [("parameters", "f1_micro"), ("regression", "rmse")])
-def test_example_runs_to_its_end(name: str, metric: str, examples: Path, tmp_path: Path) -> None:
-    manifest = load_yaml((ROOT / "examples" / f"{name}.yaml").read_text())
-    manifest["spec"]["hyperparameters"]["epochs"] = 1
-    path = examples / f"{name}.yaml"
-    path.write_text(dump_yaml(manifest))
-    run = start(path, tmp_path / "run")
-    assert run.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
-    status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
-    trials = status["trials"]
-    assert trials["completed"] == trials["planned"] > 1
-    test, constant = status["final"]["testMetrics"][metric], status["final"]["baseline"][metric]
-    assert math.isfinite(test)
-    assert constant > 0
-    data = json.loads((tmp_path / "run" / "results" / "data.json").read_text())
-    assert data["steps"][0]["rows_in"] == sum(part["rows"] for part in data["parts"].values())
 
 
 def test_fp16_without_a_gpu_is_refused_before_any_worker_starts(
