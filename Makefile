@@ -22,7 +22,7 @@ endif
 PYTEST := $(PYTHON) -m pytest
 # A test that hangs is named after so many seconds, many times what any of its tier takes.
 QUICK := --tier=quick --timeout=600
-SLOW := --tier=slow --timeout=1200
+SLOW := --tier=slow --timeout=1800
 EXTENDED := --tier=extended --timeout=7200
 
 .PHONY: help install demo test test-node test-slow test-all test-extended test-gpu check format generate lock cluster-up cluster-down demo-cluster clean

@@ -223,7 +223,7 @@ def _now() -> str:
 def until(
     what: str,
     true: Callable[[], Any],
-    seconds: float = 120,
+    seconds: float = 240,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Any:
     """The first true answer, `meanwhile` done before each question. Raises AssertionError after `seconds`."""

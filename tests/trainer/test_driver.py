@@ -57,7 +57,7 @@ def start(study: Path, into: Path, said: Path | None = None) -> "subprocess.Pope
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def until(true: Callable[[], bool], run: "subprocess.Popen[bytes]", seconds: float = 240) -> None:
+def until(true: Callable[[], bool], run: "subprocess.Popen[bytes]", seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert run.poll() is None, "the run ended before"
@@ -94,7 +94,7 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
         into / "term"
     ).unlink()  # as where a study adopts what another left: nothing has counted the terms
     run = start(study, into)
-    assert run.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    assert run.wait(timeout=900) == 0, (tmp_path / "log.txt").read_text()
     check_records(into, TRIALS)
     status = load_yaml((into / "study.yaml").read_text())["status"]
     assert status["state"] == "Complete"

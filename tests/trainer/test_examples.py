@@ -19,7 +19,7 @@ def test_example_runs_to_its_end(name: str, metric: str, examples: Path, tmp_pat
     path = examples / f"{name}.yaml"
     path.write_text(dump_yaml(manifest))
     run = start(path, tmp_path / "run")
-    assert run.wait(timeout=300) == 0, (tmp_path / "log.txt").read_text()
+    assert run.wait(timeout=900) == 0, (tmp_path / "log.txt").read_text()
     status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
     trials = status["trials"]
     assert trials["completed"] == trials["planned"] > 1

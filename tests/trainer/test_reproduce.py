@@ -60,7 +60,7 @@ def study(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(dump_yaml(manifest))
     arguments = [str(path), "--into", str(folder / "run"), "--slots", "1"]
     command = [sys.executable, "-m", "finetune_trainer.cli", "run", *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=900)
     return path
 
 
@@ -152,7 +152,7 @@ def test_a_run_does_not_go_on_with_rows_that_have_changed(
 
     def again(rows: int) -> tuple[int, dict[str, Any]]:
         write_rows(examples, tmp_path / "rows.csv", rows)
-        run = subprocess.run(command, check=False, capture_output=True, timeout=300)
+        run = subprocess.run(command, check=False, capture_output=True, timeout=900)
         status = load_yaml((tmp_path / "run" / "study.yaml").read_text())["status"]
         return run.returncode, {each["type"]: each for each in status["conditions"]}
 
