@@ -107,6 +107,8 @@ def test_a_finished_study_is_told_again_without_starting_anything(
     assert "best parameters (trial 0): learningRate=0.0001" in told
     assert "Finished (SearchFinished: all 2 trials ended): 1 completed" in told
     assert "1 paused" in told
+    assert "…" not in told, "a file is wider than a terminal"
+    assert study().spec.objective.metric in told
 
 
 def test_telling_it_again_needs_neither_ray_nor_torch(tmp_path: Path) -> None:

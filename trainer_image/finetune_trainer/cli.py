@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="how long an epoch takes in a slot, for GPU hours and price at worst",
     )
     parsed = parser.parse_args(arguments)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    shown = sys.stdout.isatty()
+    # A file has no width: what is read there later is not cut to that of a terminal.
+    wide = None if shown or "COLUMNS" in os.environ else 160
+    console = Console(soft_wrap=not shown, width=wide)
     try:
         study = read_study(parsed.study)
         if parsed.command == "plan":
@@ -268,8 +271,7 @@ def _report(study: FineTuneStudy, how: str, found: Findings, into: Path, console
     """Print what came out; `how` says how the study ended."""
     from finetune_trainer.console import format_value, metrics_table, trials_table
 
-    width = console.width if console.is_terminal else 160
-    console.print(trials_table(study, found.top_trials, "Best trials", width))
+    console.print(trials_table(study, found.top_trials, "Best trials", console.width))
     if found.best:
         params = ", ".join(
             f"{name}={format_value(value)}" for name, value in found.best.params.items()
