@@ -79,7 +79,7 @@ _EXAMPLES: Sequence[tuple[str, str]] = (
 
 def hint(root: type[Model], location: Sequence[int | str], kind: str, value: Any) -> str:
     """What to do about an error of pydantic's `kind` at `location` below `root`, as `; …`; empty if nobody knows."""
-    path = _dotted(location)
+    path = dotted(location)
     if kind == "extra_forbidden":
         return _of_unknown(root, location)
     if kind == "string_type" and isinstance(value, bool):
@@ -170,7 +170,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _dotted(location: Sequence[int | str]) -> str:
+def dotted(location: Sequence[int | str]) -> str:
+    """A location as an error names it: `spec.searchSpaces[0].epochs`."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)

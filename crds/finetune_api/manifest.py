@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from finetune_api.hints import hint, metrics_of, nearest
+from finetune_api.hints import dotted, hint, metrics_of, nearest
 from finetune_api.metrics import ALL_METRICS
 from finetune_api.study import FineTuneStudy
 
@@ -276,13 +276,6 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _path(parts: Iterable[int | str]) -> str:
-    path = ""
-    for part in parts:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return path
-
-
 _MESSAGES = {
     "missing": "must be given",
     "extra_forbidden": "must be a known field",
@@ -316,7 +309,7 @@ def problems(error: ValidationError, document: Any = None) -> Iterable[Problem]:
     spec = document.get("spec") if isinstance(document, dict) else None
     task = str(spec.get("task")) if isinstance(spec, dict) else ""
     for item in error.errors():
-        path = _path(item["loc"])
+        path = dotted(item["loc"])
         context = item.get("ctx", {})
         if item["type"] == "rule":
             for field, text in context["broken"]:
@@ -325,7 +318,7 @@ def problems(error: ValidationError, document: Any = None) -> Iterable[Problem]:
         template, kind, value = _MESSAGES.get(item["type"]), item["type"], item["input"]
         message = template.format(**context) if template else item["msg"]
         if kind == "literal_error":
-            message = _choice(path, context["expected"], value, task)
+            message = _choice(context["expected"], value, task)
         elif kind not in ("missing", "extra_forbidden"):
             message += f" (got {_short(value)})"
         if spec is not None:
@@ -333,7 +326,7 @@ def problems(error: ValidationError, document: Any = None) -> Iterable[Problem]:
         yield Problem(path, message)
 
 
-def _choice(path: str, expected: str, value: Any, task: str) -> str:
+def _choice(expected: str, value: Any, task: str) -> str:
     """What to write in place of `value`, which is none of the words that pydantic lists in `expected`."""
     words = tuple(re.findall(r"'([^']*)'", expected))
     known = metrics_of(task)

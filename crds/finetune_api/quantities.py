@@ -17,11 +17,6 @@ def is_quantity(value: int | str) -> bool:
     return len(value) <= 32 and _QUANTITY.fullmatch(value) is not None
 
 
-def is_gpu(resource: str) -> bool:
-    """Whether the resource of that name is a GPU or a part of one, by the rule of KubeRay."""
-    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")
-
-
 def parse_quantity(value: int | str) -> Decimal:
     """The number a quantity stands for, in its base unit. Raises ValueError if it is none."""
     match = _QUANTITY.fullmatch(str(value))

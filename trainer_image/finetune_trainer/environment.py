@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 
 from finetune_api.manifest import parse_study
-from finetune_api.quantities import is_gpu, parse_quantity
+from finetune_api.quantities import parse_quantity
 from finetune_api.study import ClusterSpec, FineTuneStudy
 from finetune_trainer.errors import SpecError
 
@@ -88,7 +88,7 @@ class WorkerResources:
     def of(cls, cluster: ClusterSpec) -> "WorkerResources":
         """Whole CPUs (rounded up), devices and memory of `cluster.resourcesPerWorker`."""
         resources = cluster.resources_per_worker
-        gpus = sum(int(parse_quantity(n)) for name, n in resources.items() if is_gpu(name))
+        gpus = sum(int(parse_quantity(n)) for name, n in resources.items() if _is_gpu(name))
         memory = resources.get("memory")
         return cls(
             cpus=max(1, ceil(parse_quantity(resources.get("cpu", 1)))),
@@ -99,3 +99,8 @@ class WorkerResources:
     def slot(self, trials_per_worker: int) -> SlotResources:
         """One of `trials_per_worker` equal shares."""
         return SlotResources(self.cpus / trials_per_worker, self.gpus / trials_per_worker)
+
+
+def _is_gpu(resource: str) -> bool:
+    # The rule by which KubeRay derives num-gpus.
+    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")

@@ -35,7 +35,7 @@ class EnsembleMember(Model):
     """Its objective alone, trained on the training rows, on the validation rows."""
 
     pooling: str
-    """As the hyperparameter: it decides how the model is loaded."""
+    """As the hyperparameter."""
 
 
 class EnsembleAbout(Model):

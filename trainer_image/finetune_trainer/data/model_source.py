@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import constants
 
@@ -121,7 +122,8 @@ class ModelSource:
             model, info = auto.from_pretrained(self._place, config=config, **options, **own)
             return model, info
         pooled = PooledForSequenceClassification.from_pretrained(self._place, **options)
-        kind = type(transformers.AutoModelForSequenceClassification.from_config(config))
+        with torch.device("meta"):  # its class is wanted, no weights
+            kind = type(transformers.AutoModelForSequenceClassification.from_config(config))
         weights = pooled.encoder.state_dict(prefix=f"{kind.base_model_prefix}.")
         model, info = kind.from_pretrained(
             None, config=config, state_dict=weights, dtype="float32", **own

@@ -20,8 +20,8 @@ def check_reads(
 ) -> bool:
     """Have `model` read the longest and the shortest row together, each cut to `limit` tokens.
 
-    Whether it says something else of the shorter one than without its padding. Raises ModelError if it cannot: tokens or segments that it has no embedding for, more tokens than positions,
-    no token to pad the shorter row with.
+    Whether it says something else of the shorter one than without its padding. Raises ModelError if it cannot:
+    tokens or segments that it has no embedding for, more tokens than positions, no token to pad with.
     """
     lengths = np.sum([column.lengths for column in columns], axis=0)
     longest, shortest = int(lengths.argmax()), int(lengths.argmin())
@@ -32,17 +32,19 @@ def check_reads(
         kept = cut([column.lengths[rows] for column in columns], limit - frame.special)
         inputs, _ = frame.padded(columns, rows, kept, limit)
         _check_embeddings(model, source, columns, inputs)
+        caught: list[Any] = []
+        handle = model.base_model.register_forward_hook(lambda *said: caught.append(said[-1][0]))
         with torch.inference_mode(), quiet_transformers():
             try:
-                given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-                model.eval()(**given)
-                found = model.base_model(**given)[0]
+                model.eval()(**{name: torch.from_numpy(array) for name, array in inputs.items()})
             except Exception as error:  # whatever the architecture raises
                 width = inputs["input_ids"].shape[1]
                 raise _refused(
                     source, f"on {len(rows)} rows of up to {width} tokens it raises {_told(error)}"
                 ) from error
-        return found[-1, : inputs["attention_mask"][-1].sum()].float().numpy()
+            finally:
+                handle.remove()
+        return caught[0][-1, : inputs["attention_mask"][-1].sum()].float().numpy()
 
     padded, alone = states(longest, shortest), states(shortest)
     allowed = _ROUNDING * np.maximum(1, np.abs(alone))

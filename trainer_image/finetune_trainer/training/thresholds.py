@@ -49,7 +49,7 @@ def tuned_thresholds(
     FEW_ROWS. `usual` is taken of equally good ones, and where no row has any label.
     """
     shares = probabilities(logits)
-    own, common = best_thresholds(logits, labels, usual), _common(shares, labels, usual)
+    own, common = _each_best(shares, labels, usual), _common(shares, labels, usual)
     having = labels.sum(axis=0)
     weights = having / (having + FEW_ROWS)
     return np.asarray(expit(weights * _logit(own) + (1 - weights) * _logit(np.array(common))))
@@ -81,7 +81,12 @@ def best_thresholds(
     It is one of those half-way between two neighbouring probabilities, or `usual`. Of equally good ones it
     is that nearest to `usual`, and `usual` where no row has the label.
     """
-    shares = probabilities(logits)
+    return _each_best(probabilities(logits), labels, usual)
+
+
+def _each_best(
+    shares: NDArray[np.float64], labels: NDArray[np.bool_], usual: float
+) -> NDArray[np.float64]:
     return np.array([_best(shares[:, n], labels[:, n], usual) for n in range(labels.shape[1])])
 
 
