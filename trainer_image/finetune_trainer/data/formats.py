@@ -125,6 +125,11 @@ class FileRows:
     columns: dict[str, list[Any]]
     unread: list[Unread] = field(default_factory=list)
 
+    @property
+    def total(self) -> int:
+        """Rows of the file, those that could not be read too."""
+        return len(self.unread) + len(next(iter(self.columns.values())))
+
 
 class _Lines:
     """The lines of a text file, which can be read again from the second line of the current record."""
@@ -426,9 +431,8 @@ def _unpacking(reader: Reader) -> Reader:
     def read(stream: IO[bytes], wanted: Sequence[str], layout: Layout) -> FileRows:
         try:
             with gzip.open(stream) as unpacked:
-                content = unpacked.read()
+                return reader(unpacked, wanted, layout)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise Unreadable(f"is not compressed with gzip, or not to its end: {error}") from error
-        return reader(io.BytesIO(content), wanted, layout)
 
     return read

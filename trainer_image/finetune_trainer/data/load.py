@@ -90,8 +90,7 @@ def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, Raw
         if rows.unread:
             _tell_unread(rows, field, files, layout, account)
         parts[part] = _raw(field, part, rows.columns, dataset)
-        count, broken = len(parts[part]), len(rows.unread)
-        account.add(part, "read", count + broken, "not readable", dropped=broken)
+        account.add(part, "read", rows.total, "not readable", dropped=len(rows.unread))
     return parts
 
 
@@ -148,9 +147,8 @@ def _tell_unread(
 ) -> None:
     """Warn of rows that cannot be read. Raises DataError if they are more than the study allows."""
     text = f"{_unread(rows)}{_lost(rows, layout)}"
-    share = len(rows.unread) / (len(rows.unread) + len(next(iter(rows.columns.values()))))
     allowed = DEFAULT_UNREADABLE if files.max_unreadable is None else files.max_unreadable
-    if share > allowed:
+    if len(rows.unread) / rows.total > allowed:
         raise DataError(
             field,
             f"must be readable but for a share of {allowed:g} of its rows, or spec.dataset.files.maxUnreadable must be "
@@ -161,7 +159,7 @@ def _tell_unread(
 
 def _unread(rows: FileRows) -> str:
     """How many rows cannot be read, where they are, and why."""
-    count, total = len(rows.unread), len(rows.unread) + len(next(iter(rows.columns.values())))
+    count, total = len(rows.unread), rows.total
     lines: dict[str, list[int]] = defaultdict(list)
     for row in rows.unread:
         lines[row.why].append(row.line)
