@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -431,7 +431,7 @@ def _unpacking(reader: Reader) -> Reader:
     def read(stream: IO[bytes], wanted: Sequence[str], layout: Layout) -> FileRows:
         try:
             with gzip.open(stream) as unpacked:
-                return reader(unpacked, wanted, layout)
+                return reader(cast("IO[bytes]", unpacked), wanted, layout)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise Unreadable(f"is not compressed with gzip, or not to its end: {error}") from error
 
