@@ -34,9 +34,12 @@ def make_plan(
     plan = StudyPlan(trials=trials, trainings=trials * each)
     if spec.search.algorithm == "PBT":
         rungs, epochs = _steps(spec, trials)
-        plan = plan.model_copy(update={"rungs": rungs[:32], "expected_epochs": epochs})
+        whole = rungs[-1].trials if rungs and rungs[-1].resource == spec.max_epochs else 0
+        planned = {"rungs": rungs[:32], "expected_epochs": epochs, "whole_trials": whole}
+        plan = plan.model_copy(update=planned)
         return _worst(plan, spec, epochs, gpu_seconds_per_epoch)
     if any("epochs" in space.domains() for space in spec.spaces):  # never with several rungs
+        plan = plan.model_copy(update={"whole_trials": trials})
         return _worst(plan, spec, trials * each * _longest(spec), gpu_seconds_per_epoch)
     expected, worst = _reaching(spec, trials)
     resources = resources_of(spec)
@@ -46,19 +49,24 @@ def make_plan(
         top = next(level for level, resource in enumerate(resources) if resource >= rows)
         resources = (*resources[:top], rows)
     elif spec.search.scheduler.resource == "Seconds" and spec.search.scheduler.type != "None":
-        # How far seconds go is not known, only that no trial needs more than all its epochs.
+        # How many epochs the seconds allow is unknown, only that no trial needs more than all its epochs.
         return _worst(plan, spec, trials * each * spec.max_epochs, gpu_seconds_per_epoch)
     costs = _costs(spec, resources)
     shown = [
         PlannedRung(resource=resource, trials=count, epochs=round(cost * count, 3))
         for resource, cost, count in zip(resources, costs, expected, strict=False)
     ]
-    plan = plan.model_copy(update={"rungs": shown[:32], "expected_epochs": _sum(costs, expected)})
+    planned = {
+        "rungs": shown[:32],
+        "expected_epochs": _sum(costs, expected),
+        "whole_trials": shown[-1].trials,
+    }
+    plan = plan.model_copy(update=planned)
     return _worst(plan, spec, _sum(costs, worst), gpu_seconds_per_epoch)
 
 
 def _steps(spec: StudySpec, trials: int) -> tuple[list[PlannedRung], float]:
-    """Steps of a population, each a trial that goes on from one of the step before, and their epochs."""
+    """The steps of a population, in each of which a trial continues one of the step before, and their epochs."""
     search, most = spec.search, spec.max_epochs
     rungs, epochs, before = [], 0, 0
     while trials > 0 and before < most:
@@ -68,6 +76,34 @@ def _steps(spec: StudySpec, trials: int) -> tuple[list[PlannedRung], float]:
         epochs += count * (end - before)
         trials, before = trials - count, end
     return rungs, epochs
+
+
+def why_none_whole(plan: StudyPlan, spec: StudySpec) -> str:
+    """Why no trial will be trained to its end; empty if one may be.
+
+    A limit of GPU hours or price is known to be too low only if the plan has hours.
+    """
+    if plan.whole_trials == 0:
+        return (
+            f"no trial will be trained to its end: the population needs "
+            f"{-(-spec.max_epochs // spec.search.perturbation_interval)} steps of each member, "
+            f"spec.budget.maxTrials leaves {plan.trials} steps in all"
+        )
+    if not plan.worst_case_epochs or plan.worst_case_gpu_hours is None:
+        return ""
+    whole = spec.validation.trainings * spec.max_epochs / plan.worst_case_epochs
+    limits = (
+        ("maxGpuHours", "GPU hours", plan.worst_case_gpu_hours, spec.budget.max_gpu_hours),
+        ("maxPrice", "", plan.worst_case_price, spec.budget.max_price),
+    )
+    for field, unit, worst, limit in limits:
+        if worst is not None and limit is not None and worst * whole > limit:
+            needs = f"{worst * whole:.3g} {unit}".rstrip()
+            return (
+                f"no trial will be trained to its end: one alone needs {needs}, "
+                f"spec.budget.{field} is {limit:g}"
+            )
+    return ""
 
 
 def _trials(spec: StudySpec) -> int | None:
@@ -86,11 +122,12 @@ def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:
     waits = scheduler.type in ("SuccessiveHalving", "Hyperband")
 
     def share(results: int) -> int:
-        return promotions(scheduler, results)
+        return max(min(results, 1), promotions(scheduler, results))
 
     def premature(results: int) -> int:
-        """If each trial is better than all before it; no order of results needs more.
+        """If each trial is better than all before it; no other order of results needs more.
 
+        ASHA and PASHA count half of the results that are on their way, one for each of the other slots.
         ASHA and PASHA count half of the results that are on their way, of which other slots have one each.
         """
         if scheduler.type == "MedianStop":
@@ -104,14 +141,14 @@ def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:
             ),
             results + 1,
         )
-        return results - first + 1
+        return max(min(results, 1), results - first + 1)
 
     ladders = Counter(islice(placements(scheduler, levels), trials))
     expected, worst = [0] * levels, [0] * levels
     for placement, count in ladders.items():
         _climb(expected, placement.first, count, share)
         _climb(worst, placement.first, count, share if waits else premature)
-        if scheduler.resource != "Samples":  # else a trial begins anew at each rung
+        if scheduler.resource != "Samples":  # with Samples a trial begins anew at each rung
             for passed in range(placement.first):
                 expected[passed] += count
                 worst[passed] += count
@@ -151,7 +188,7 @@ def _worst(
 
 
 def priced(plan: StudyPlan, spec: StudySpec, gpu_seconds_per_epoch: float) -> StudyPlan:
-    """The plan with GPU hours and price at so many GPU seconds an epoch, given or measured."""
+    """The plan with GPU hours and price, at so many GPU seconds per epoch, given or measured."""
     if plan.worst_case_epochs is None:
         return plan
     hours = plan.worst_case_epochs * gpu_seconds_per_epoch / 3600
@@ -162,7 +199,7 @@ def priced(plan: StudyPlan, spec: StudySpec, gpu_seconds_per_epoch: float) -> St
 
 
 def _longest(spec: StudySpec) -> int:
-    """The most epochs a trial can have."""
+    """The most epochs that a trial can have."""
     domains = [space.domains().get("epochs") for space in spec.spaces]
     values = [values_of(domain) if domain else (spec.max_epochs,) for domain in domains]
     return max(int(max(found)) for found in values if found)

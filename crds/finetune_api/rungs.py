@@ -3,8 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from finetune_api.study import Scheduler, StudySpec
+
+RungRule: TypeAlias = Literal["Share", "SomeWhole"]
+"""By which rule trials are promoted. Share: exactly a share of the results at a rung. SomeWhole: a diverged trial is
+a result too, once nothing more can come to a rung it promotes at least one trial, and there is no rung just below a
+whole training. A study keeps the rule that it began with; those begun before rules were recorded have Share."""
 
 _OPEN_END = 1e9
 """More training rows, and more seconds, than any trial has."""
@@ -24,11 +30,16 @@ class Placement:
     """Trials that the ladder takes; None if any number."""
 
 
-def rung_resources(scheduler: Scheduler, epochs: int, folds: int = 1) -> tuple[float, ...]:
+def rung_resources(
+    scheduler: Scheduler, epochs: int, folds: int = 1, rule: RungRule = "SomeWhole"
+) -> tuple[float, ...]:
     """The resource at each rung, the last being a whole training.
 
     `epochs` and `folds` are those of a whole training. Over Samples and Seconds the rungs go on beyond
     what any trial has: a trial that has trained on all rows, or for all epochs, has ended.
+
+    By rule SomeWhole, a whole training that is less than √reductionFactor times the rung below takes that rung's
+    place (10 epochs: 1, 3, 10), unless that is the lowest: such a rung saves little, and costs a comparison.
     """
     if scheduler.type == "None":
         return (epochs,)
@@ -43,6 +54,13 @@ def rung_resources(scheduler: Scheduler, epochs: int, folds: int = 1) -> tuple[f
             resource = min(most, max(resource + 1, resource * scheduler.reduction_factor))
         else:
             resource *= scheduler.reduction_factor
+    near = scheduler.type != "MedianStop" and len(resources) > 1
+    if (
+        rule == "SomeWhole"
+        and near
+        and most / resources[-1] < math.sqrt(scheduler.reduction_factor)
+    ):
+        resources.pop()
     return (*resources, _plain(most))
 
 
@@ -57,7 +75,7 @@ def _plain(resource: float) -> float:
 
 
 def promotions(scheduler: Scheduler, results: int) -> int:
-    """How many of `results` trials at a rung may go on."""
+    """How many of `results` trials at a rung may go on while more results may come."""
     if scheduler.type == "MedianStop":
         return (results + 1) // 2
     return results // scheduler.reduction_factor
@@ -75,7 +93,7 @@ def placements(scheduler: Scheduler, levels: int) -> Iterator[Placement]:
                 ladder += 1
     counts = [0] * len(sizes)
     total = sum(sizes)
-    while True:  # each trial goes where most are missing for the share of each bracket
+    while True:  # it goes to the bracket that lacks most of its share
         done = sum(counts) + 1
         bracket = max(range(len(sizes)), key=lambda b: sizes[b] * done / total - counts[b])
         counts[bracket] += 1
@@ -83,7 +101,7 @@ def placements(scheduler: Scheduler, levels: int) -> Iterator[Placement]:
 
 
 def _bracket_sizes(scheduler: Scheduler, levels: int) -> list[int]:
-    """Trials in each bracket of one round of Hyperband: as many epochs in each."""
+    """Trials in each bracket of one round of Hyperband: all brackets get the same number of epochs."""
     if scheduler.type == "Hyperband":
         count = min(scheduler.brackets or levels, levels)
     else:

@@ -72,7 +72,7 @@ study nor the operator names storage. StorageUnavailable: the study waits for st
 or gone; the message says which and why, and it resumes by itself. InvalidPodTemplate: the API server refused
 the study's objects. Forbidden: the API server does not accept them now (a quota, a missing right); they are tried again.
 DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
-TooManyFailedTrials: over `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
+TooManyFailedTrials: more than `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
 RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result;
 another follows. RetriesExhausted: too many attempts in a row ended without a result.
 """
@@ -167,6 +167,9 @@ class StudyPlan(Model):
 
     rungs: list[PlannedRung] = Field([], max_length=32, json_schema_extra=ATOMIC)
     """Trials at each rung if each promotes its share and no more; unset if that cannot be known."""
+
+    whole_trials: int | None = Field(None, ge=0)
+    """Trials that are then trained to the end, the last rung; unset if that cannot be known."""
 
     expected_epochs: float | None = None
     """Epochs of all these rungs."""
@@ -305,7 +308,7 @@ class StudyStatus(Findings):
 
 
 class StudyProgress(Model):
-    """What the driver tells the operator, at most 16 KiB, in the study's progress ConfigMap.
+    """What the driver reports to the operator, at most 16 KiB, in the study's progress ConfigMap.
 
     `job_uid` and `term` fence it: a document of another Job, or of an earlier start of the driver,
     is ignored.

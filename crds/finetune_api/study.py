@@ -362,6 +362,9 @@ class Validation(Model):
         return self.folds * self.repeats
 
 
+Algorithm: TypeAlias = Literal[
+    "Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES", "PBT"
+]
 Resource: TypeAlias = Literal["Epochs", "Samples", "Folds", "Seconds"]
 SchedulerType: TypeAlias = Literal[
     "None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA"
@@ -380,7 +383,7 @@ class Scheduler(Model):
         ),
         Rule(
             cel="self.type != 'Hyperband' || has(self.brackets) || self.resource == 'Epochs' || self.resource == 'Folds'",
-            message="brackets must be given with Hyperband over Samples or Seconds, whose most is not known before",
+            message="brackets must be given with Hyperband over Samples or Seconds, whose maximum is not known in advance",
             holds=lambda self: (
                 self.type != "Hyperband"
                 or self.brackets is not None
@@ -418,7 +421,7 @@ class Scheduler(Model):
     halving in brackets, from many trials that start low to few that start high (Li et al., JMLR 2018);
     with algorithm TPE or GP that is BOHB (Falkner et al., ICML 2018). MedianStop lets a trial go on while
     it is at least as good as the median of all trials that came as far (Golovin et al., "Google Vizier", KDD 2017);
-    it compares every minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
+    it compares at every multiple of minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
     differs (Bohdal et al., ICLR 2023)."""
 
     resource: Resource = "Epochs"
@@ -447,7 +450,7 @@ class WarmStart(Model):
 class Search(Model):
     """How trials are proposed and scheduled."""
 
-    algorithm: Literal["Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES", "PBT"]
+    algorithm: Algorithm
     """Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
     space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
     Parzen estimators, after 10 trials at random); GP maximises the expected improvement under a Gaussian
@@ -765,7 +768,7 @@ _ONLY_SINGLE = ("Oversample", "Undersample")
 
 
 def _named(spec: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each hyperparameter (JSON name) that a study fixes, searches or has in a point, with its listed values."""
+    """Each hyperparameter (JSON name) that a study fixes, searches or sets in a point, with its listed values."""
     for fixed in (spec.hyperparameters, *spec.search.points):
         if fixed is not None:
             yield from ((name, (value,)) for name, value in fixed.to_json().items())
@@ -775,7 +778,7 @@ def _named(spec: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def _everywhere(hyperparameter: str, fixed: str, searched: str) -> str:
-    """CEL: `fixed` of a value v wherever it is one, and `searched` of a space s, for all that name it."""
+    """CEL: `fixed` for a value v and `searched` for a space s, wherever the hyperparameter has one."""
     own = f"self.hyperparameters.{hyperparameter}"
     return (
         f"(!has(self.hyperparameters) || !has({own}) || [{own}].all(v, {fixed}))"
@@ -887,7 +890,7 @@ _TASK_RULES = (
     ),
     Rule(
         cel="!has(self.ensemble) || self.ensemble.method != 'RankMean' || self.task != 'Regression'",
-        message="with task Regression method must be Mean or Weighted: numbers are more than their ranks",
+        message="with task Regression method must be Mean or Weighted: ranks do not give numbers",
         holds=lambda self: (
             self.ensemble is None or self.ensemble.method != "RankMean" or self.task != "Regression"
         ),
@@ -897,7 +900,7 @@ _TASK_RULES = (
         cel="self.search.algorithm != 'PBT' || self.searchSpaces.all(s, "
         + " && ".join(f"!has(s.{json_name(name)})" for name in STRUCTURAL)
         + ")",
-        message="algorithm PBT must not search what a model consists of: "
+        message="algorithm PBT must not search hyperparameters that decide the structure of the model: "
         + ", ".join(map(json_name, STRUCTURAL)),
         holds=lambda self: (
             self.search.algorithm != "PBT"
@@ -1013,7 +1016,7 @@ SEARCH_RULES = (
         field=".objective.secondary",
     ),
 )
-"""What holds for a search whatever is trained."""
+"""Rules for a search, whatever is trained."""
 
 BUDGET_RULES = (
     Rule(
@@ -1038,7 +1041,7 @@ BUDGET_RULES = (
         field=".budget",
     ),
 )
-"""What holds for a search and its budget, which may be edited."""
+"""Rules for a search and its budget, which may be edited."""
 
 
 class StudySpec(Model):
@@ -1157,8 +1160,8 @@ _NEW_MESSAGE = (
     "has(self.status.message) && has(oldSelf.status.message)"
     " && self.status.message != oldSelf.status.message"
 )
-"""True for most writes of the status and for no other: a write of the status cannot change the spec, nor the
-reverse. Comparing a whole spec takes the API server about as long as the rest of such a write."""
+"""True for most writes of the status, and for no others: a write of the status cannot change the spec, nor vice
+versa. Comparing a whole spec takes the API server about as long as the rest of such a write."""
 
 _UNCHANGED = Rule(
     cel=f"{_NEW_MESSAGE} || {' && '.join(_SAME.values())}",

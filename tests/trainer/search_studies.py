@@ -10,6 +10,7 @@ from finetune_api.hyperparameters import Scalar
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
@@ -90,7 +91,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.log, history = RecordLog.start(self.storage, self.term, self.clock())
-        self.state = replay(self.spec, history.events)
+        self.state = StudyState.replayed(problem_of(self.spec, self.storage), history.events)
         self.torn = history.torn
         if self.spec.search.warm_start and self.state.inherited is None:
             inherited = inherit(self.spec, self.storage.local("").parent)

@@ -286,7 +286,7 @@ async def test_a_slot_that_is_not_needed_any_more_gives_its_place_back_where_wor
 ) -> None:
     spec = study_spec(**ONE_EPOCH, budget={"maxTrials": 2}, refit=False)
     broker = await begun(tmp_path, spec, releases=releases)
-    assert await broker.useful_slots() == (2 if releases else math.inf)
+    assert await broker.useful_slots(9) == (2 if releases else math.inf)
     item = await train(broker, A)
     await train(broker, B)
     more = asyncio.create_task(broker.next("worker3/cccc", []))

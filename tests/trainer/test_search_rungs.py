@@ -10,9 +10,17 @@ from finetune_trainer.search.rungs import Rung
 
 def test_rungs_grow_by_the_factor_and_end_at_the_last_epoch() -> None:
     asha = Scheduler(type="ASHA", min_resource=2, reduction_factor=3)
-    assert rung_resources(asha, 30) == (2, 6, 18, 30)
+    assert rung_resources(asha, 40) == (2, 6, 18, 40)
     assert rung_resources(asha, 2) == (2,)
     assert rung_resources(Scheduler(type="None"), 30) == (30,)
+
+
+def test_no_rung_lies_just_below_a_whole_training() -> None:
+    asha = Scheduler(type="ASHA")
+    assert rung_resources(asha, 10) == (1, 3, 10)
+    assert rung_resources(asha, 10, rule="Share") == (1, 3, 9, 10)
+    assert rung_resources(asha, 16) == (1, 3, 9, 16)  # 16 / 9 is more than √3
+    assert rung_resources(Scheduler(type="ASHA", min_resource=8), 9) == (8, 9), "as was asked for"
 
 
 def test_the_first_is_promoted_when_the_factor_is_reached() -> None:

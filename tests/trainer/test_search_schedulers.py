@@ -1,5 +1,6 @@
 """Schedulers and resources: who goes on, on what, and what a trial's value is then."""
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -7,17 +8,29 @@ from typing import Any
 
 import pytest
 
+from finetune_api.plan import make_plan
 from finetune_api.rungs import placements, rung_resources
 from finetune_api.status import MAX_SPLITS
 from finetune_api.study import Budget, Scheduler
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item
+from finetune_trainer.search.identity import parts_of
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.ladders import agree, noise
 from finetune_trainer.search.results import findings, splits, table
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.search.storage import STUDY, Storage
 from tests.trainer.search_studies import ROWS, Driver, accuracy, study_spec
 from tests.trainer.test_search_state import Desk
+
+LADDERS: dict[str, dict[str, Any]] = {
+    "ASHA": {},
+    "SuccessiveHalving": {},
+    "Hyperband": {},
+    "PASHA": {},
+    "MedianStop": {"minResource": 3},
+}
+BEFORE_RULES = Path(__file__).with_name("rungs_before_rules.json")
+"""What studies did before the rules of a study were recorded: their items, as [trial, epoch]."""
 
 
 def scheduler(kind: str, **more: Any) -> dict[str, Any]:
@@ -40,12 +53,12 @@ def trained(driver: Driver) -> list[TrainItem]:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"type": "ASHA", "min_resource": 0.25}, (0.25, 0.75, 2.25, 6.75, 9)),
-        ({"type": "ASHA", "resource": "Folds"}, (1, 3, 5)),
-        ({"type": "Hyperband", "resource": "Folds", "reduction_factor": 2}, (1, 2, 4, 5)),
+        ({"type": "ASHA", "min_resource": 0.25}, (0.25, 0.75, 2.25, 9)),
+        ({"type": "ASHA", "resource": "Folds"}, (1, 5)),
+        ({"type": "Hyperband", "resource": "Folds", "reduction_factor": 2}, (1, 2, 5)),
         ({"type": "MedianStop", "min_resource": 2}, (2, 4, 6, 8, 9)),
         ({"type": "MedianStop", "resource": "Folds"}, (1, 2, 3, 4, 5)),
-        ({"type": "PASHA", "reduction_factor": 2}, (1, 2, 4, 8, 9)),
+        ({"type": "PASHA", "reduction_factor": 2}, (1, 2, 4, 9)),
     ],
 )
 def test_rungs_of_each_kind(given: dict[str, Any], expected: tuple[float, ...]) -> None:
@@ -122,7 +135,7 @@ def test_median_stop_lets_a_trial_go_on_while_it_is_at_least_the_median() -> Non
 
 
 def test_pasha_adds_a_rung_only_when_the_ranking_changes() -> None:
-    def searched(flips: bool) -> float:
+    def searched(flips: bool) -> list[float]:
         desk = Desk(
             search=scheduler("PASHA", reductionFactor=2),
             objective={"metric": "accuracy", "bestOf": "Last"},
@@ -133,10 +146,11 @@ def test_pasha_adds_a_rung_only_when_the_ranking_changes() -> None:
             quality = 1 - item.trial / 10
             odd = flips and item.to_epoch > 1
             desk.train(item, 1 - quality if odd else quality)
-        return max(trial.trained for trial in desk.state.trials)
+        return sorted(trial.trained for trial in desk.state.trials)
 
-    assert searched(flips=False) == 2
-    assert searched(flips=True) > 2
+    *others, whole = searched(flips=False)
+    assert (max(others), whole) == (2, 9), "only the best goes on, once no other can come"
+    assert searched(flips=True)[-2] > 2
 
 
 def test_rankings_agree_up_to_noise() -> None:
@@ -146,6 +160,45 @@ def test_rankings_agree_up_to_noise() -> None:
     curves = {0: [0.1, 0.3, 0.2, 0.4], 1: [0.2, 0.2, 0.3, 0.35], 2: [0.9] * 4}
     assert noise(curves.__getitem__, [0, 1, 2]) == pytest.approx(0.05)
     assert noise(curves.__getitem__, [0, 2]) == 0.0
+
+
+SMALL = [
+    (kind, trials, epochs) for kind in LADDERS for trials, epochs in ((20, 27), (3, 9), (1, 27))
+]
+
+
+@pytest.mark.parametrize(("kind", "trials", "epochs"), SMALL)
+def test_small_studies_train_something_whole(
+    kind: str, trials: int, epochs: int, tmp_path: Path
+) -> None:
+    spec = {
+        "search": scheduler(kind, **LADDERS[kind]),
+        "budget": {"maxTrials": trials},
+        "hyperparameters": {"epochs": epochs},
+    }
+    driver = run(tmp_path, **spec)
+    whole = [trial for trial in driver.state.trials if trial.trained == epochs]
+    assert len(whole) >= 1
+    if kind != "PASHA":  # whose highest rung depends on the results
+        planned = make_plan(driver.spec).whole_trials
+        assert planned is not None
+        assert 1 <= planned <= len(whole)
+
+
+@pytest.mark.parametrize("begun", json.loads(BEFORE_RULES.read_text()), ids=json.dumps)
+def test_a_study_begun_before_rules_goes_on_by_its_own(
+    begun: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = study_spec(
+        search={"algorithm": "Random", "seed": 7, "scheduler": begun["scheduler"]},
+        budget={"maxTrials": begun["trials"]},
+        hyperparameters={"epochs": begun["epochs"]},
+    )
+    storage = Storage.open(str(tmp_path))
+    storage.write(STUDY, json.dumps(parts_of(spec)).encode())
+    driver = Driver(spec, storage, 1)
+    driver.run()
+    assert [[item.trial, item.to_epoch] for item in trained(driver)] == begun["items"]
 
 
 # Resources.
@@ -191,11 +244,11 @@ def test_folds_the_first_is_the_lowest_rung(tmp_path: Path) -> None:
     driver = run(
         tmp_path,
         search=scheduler("ASHA", resource="Folds"),
-        validation={"crossValidation": {"folds": 5}},
+        validation={"crossValidation": {"folds": 7}},
         hyperparameters={"epochs": 2},
     )
     runs = Counter(len(trial.runs) for trial in driver.state.trials)
-    assert set(runs) <= {1, 3, 5}
+    assert set(runs) <= {1, 3, 7}
     assert runs[1] > runs[3] > 0
     whole = next(trial for trial in driver.state.trials if len(trial.runs) >= 3)
     values = [run.epochs[-1].value for run in whole.planned_runs]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
@@ -78,22 +80,27 @@ def test_a_promotion_goes_before_a_new_trial_and_the_highest_first() -> None:
     assert desk.start().trial == 3
 
 
-def test_successive_halving_promotes_when_all_trials_have_come() -> None:
+@pytest.mark.parametrize(("failure", "expected"), [("UserError", 2), ("Diverged", 3)])
+def test_successive_halving_promotes_when_all_trials_have_come(failure: str, expected: int) -> None:
+    # A diverged trial is one of the results of which a third go on, one that failed is not.
     search = {"algorithm": "Random", "scheduler": {"type": "SuccessiveHalving"}}
     desk = Desk(search=search, budget={"maxTrials": 9})
     last = [desk.start() for _ in range(9)][8]
     for trial in range(7):
         desk.train(TrainItem(trial, {}, 1, None, 0), trial / 10)
     assert desk.next() == Wait()
-    desk.fail(TrainItem(7, {}, 1, None, 0), "Diverged")
+    desk.fail(TrainItem(7, {}, 1, None, 0), failure)
     assert desk.next() == Wait()
     desk.train(last, 0.05)
-    promoted = [desk.start() for _ in range(2)]  # 8 results // 3
-    assert [(item.trial, item.to_epoch) for item in promoted] == [(6, 3), (5, 3)]
+    promoted = [desk.start() for _ in range(expected)]
+    assert [(item.trial, item.to_epoch) for item in promoted] == [(6, 3), (5, 3), (4, 3)][:expected]
     assert desk.next() == Wait()
     for item in promoted:
         desk.train(item, 0.9)
-    assert desk.end().reason == "SearchFinished"  # 2 results // 3
+    last = desk.start()  # one whole training, of the two as of the three
+    assert (last.trial, last.to_epoch) == (min(item.trial for item in promoted), 9)
+    desk.train(last, 0.9)
+    assert desk.end().reason == "SearchFinished"
 
 
 def test_successive_halving_takes_in_trials_that_an_edited_budget_adds() -> None:
@@ -328,11 +335,12 @@ def test_the_end_waits_for_what_can_still_be_promoted() -> None:
     for item, value in zip(items, (0.1, 0.2, 0.3), strict=True):
         assert desk.next() == Wait()
         desk.train(item, value)
-    promoted = desk.start()
-    assert promoted.trial == 2
-    desk.train(promoted, 0.4)
+    for epoch in (3, 9):
+        promoted = desk.start()
+        assert (promoted.trial, promoted.to_epoch) == (2, epoch)
+        desk.train(promoted, 0.4)
     assert desk.end().reason == "SearchFinished"
-    assert desk.statuses() == ["Stopped", "Stopped", "Stopped"]
+    assert desk.statuses() == ["Stopped", "Stopped", "Completed"]
 
 
 def test_seconds_are_counted_over_all_terms_without_the_time_between() -> None:
@@ -490,8 +498,10 @@ def test_a_refit_that_kills_its_worker_every_time_is_given_up() -> None:
 
 def test_checkpoints_are_needed_while_their_trial_can_go_on() -> None:
     desk = Desk(search=ASHA, budget={"maxTrials": 6})
-    for value in (0.3, 0.5, 0.4):
-        desk.train(desk.start(), value)
+    budget = desk.spec.budget
+    items = [desk.start(budget) for _ in range(3)]
+    for item, value in zip(items, (0.3, 0.5, 0.4), strict=True):
+        desk.train(item, value)
     assert desk.state.out_of_reach(desk.spec.budget) == [0]
     desk.state.apply(ev.Stopped(desk.now, 0))
     assert desk.statuses() == ["Stopped", "Paused", "Paused"]
@@ -504,4 +514,13 @@ def test_nothing_is_out_of_reach_of_a_search_that_only_time_limits() -> None:
     desk = Desk(search=ASHA, budget={"maxDurationSeconds": 1000})
     for value in (0.3, 0.5, 0.4):
         desk.train(desk.start(), value)
+    assert desk.state.out_of_reach(desk.spec.budget) == []
+
+
+def test_trials_that_a_lowered_budget_would_rule_out_go_on_when_it_is_raised_again() -> None:
+    desk = Desk(search=ASHA, budget={"maxTrials": 9})
+    items = [desk.start(desk.spec.budget) for _ in range(4)]
+    for item, value in zip(items, (0.3, 0.5, 0.4, 0.2), strict=True):
+        desk.train(item, value)
+    assert desk.state.out_of_reach(Budget(max_trials=4)) == [3], "three of nine may go on, not one"
     assert desk.state.out_of_reach(desk.spec.budget) == []

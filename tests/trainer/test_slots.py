@@ -74,6 +74,16 @@ class Editor(Quick):
         return counts
 
 
+class Follower(Quick):
+    """Trains two of three trials side by side while a third slot waits for a place, and the last one until none does."""
+
+    def train(self, item: TrainItem) -> None:
+        if item.trial == 0:
+            wait(lambda: groups_without_a_place() and not free_places())
+        if item.trial == 2:
+            wait(lambda: not groups_without_a_place())
+
+
 class Killer(Quick):
     """While it trains the last trial of the first rung it kills the other slot, which waits, and lets it come again."""
 
@@ -94,6 +104,11 @@ class Killer(Quick):
 
 def free_places() -> float:
     return float(ray.available_resources().get("CPU", 0.0))
+
+
+def groups_without_a_place() -> int:
+    states = [group["state"] for group in ray.util.placement_group_table().values()]
+    return states.count("PENDING")
 
 
 def wait(true: Callable[[], Any]) -> None:
@@ -117,13 +132,14 @@ def run(
     worker: type[Quick],
     material: Callable[[Any], Any],
     releases: bool = False,
+    slots: int = SLOTS,
 ) -> list[ev.Event]:
     """Run the study with two slots; its records."""
     claim(Storage.open(str(folder)), parts_of(spec))
     problem = Problem.of(spec)
     broker = start_broker(problem, spec.budget, str(folder), 1, (), releases=releases)
     assert ray.get(broker.begin.remote())
-    run_slots(broker, worker, material(broker), SLOTS, SlotResources(1, 0))
+    run_slots(broker, worker, material(broker), slots, SlotResources(1, 0))
     return events_of(folder)
 
 
@@ -149,6 +165,18 @@ def test_slots_give_their_places_back_as_the_search_drains_and_take_them_again_f
     assert len({event.slot for event in started}) == 3, (
         "one that went does not come back, another does"
     )
+
+
+@pytest.mark.slow
+def test_a_slot_that_waits_for_a_place_is_withdrawn_once_the_study_needs_it_no_more(
+    tmp_path: Path, own_ray: None
+) -> None:
+    # On a cluster that scales, a node would be started for it.
+    spec = study_spec(hyperparameters={"epochs": 1}, budget={"maxTrials": 3}, refit=False)
+    events = run(tmp_path, spec, Follower, lambda _: None, releases=True, slots=3)
+    started = [event for event in events if isinstance(event, ev.Started)]
+    assert [event.trial for event in started] == [0, 1, 2]
+    assert len({event.slot for event in started}) == 2
 
 
 def test_a_slot_that_died_while_it_waited_is_given_nothing(tmp_path: Path, own_ray: None) -> None:

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.event_files import FOLDER, EventFiles
@@ -82,7 +83,10 @@ def test_an_open_tensorboard_sees_each_epoch_as_it_comes(
     events: list[ev.Event], tmp_path: Path
 ) -> None:
     winner = max(runs_of(study(), events).values(), key=lambda run: len(run.points)).label
-    journal, tracker = Journal(study()), EventFiles(Storage.open(str(tmp_path)))
+    journal, tracker = (
+        Journal(study(), Problem.of(study().spec)),
+        EventFiles(Storage.open(str(tmp_path))),
+    )
     reader: EventAccumulator | None = None
     seen = 0
     for event in events:
@@ -92,7 +96,7 @@ def test_an_open_tensorboard_sees_each_epoch_as_it_comes(
                 reader = reader or EventAccumulator(str(tmp_path / FOLDER / winner))
                 assert len(scalars(reader, "accuracy")) == len(run.points)
                 seen = len(run.points)
-    assert seen == 3
+    assert seen == 9
 
 
 def test_event_files_in_an_object_store(events: list[ev.Event], tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_records_that_make_no_sense_end_the_tracking_and_are_told(
     tracker.finish(30)
     ((field, message),) = told
     assert field == "tensorboard"
-    assert message.startswith("cannot go on, the study does: IndexError")
+    assert message.startswith("stopped; the study goes on: IndexError")
 
 
 def test_a_diverged_trial_is_a_failed_session(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from wandb.proto.wandb_internal_pb2 import HistoryItem, Record
 
 from finetune_api.study import WandbTracking
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
@@ -127,7 +128,7 @@ def _events(*, failed: bool) -> list[ev.Event]:
 
 
 def test_a_run_that_waits_is_closed_and_opened_again_with_its_id(folder: Path) -> None:
-    journal = Journal(study())
+    journal = Journal(study(), Problem.of(study().spec))
     tracker = WandbRuns(TRACKING, Storage.open(str(folder / "records")))
     run: TrackedRun | None = None
     for event in _events(failed=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.search import events as ev
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.runs import TrackedRun
@@ -36,5 +37,5 @@ def finished(of: FineTuneStudy, folder: Path, term: int = 1) -> list[ev.Event]:
 
 def runs_of(of: FineTuneStudy, *pieces: Iterable[ev.Event]) -> dict[str, TrackedRun]:
     """Label → the run as it is after all pieces of the records."""
-    journal = Journal(of)
+    journal = Journal(of, Problem.of(of.spec))
     return {run.label: run for piece in pieces for run in journal.take(piece)}

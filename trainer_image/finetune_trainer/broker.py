@@ -1,8 +1,8 @@
 """The broker: owns the records and decides what each free slot does next.
 
-It runs as an actor without CPUs on Ray's head. Whoever decides has the turn until that is in storage, so every
-decision sees all earlier ones, and what it hands out is in storage before the slot has it. Writes run on a
-thread: while one waits for storage, whoever only asks or tells is heard.
+It runs as an actor without CPUs on Ray's head. A decision holds the turn until it is in storage, so every
+decision sees all earlier ones, and a slot gets only what is already recorded. Writes run on a thread: while
+one waits for storage, the broker still answers questions and takes reports.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ CHECKPOINTS = "checkpoints"
 REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
 
 SLOW_SECONDS = 15.0
-"""After so long a request to storage has no answer: a network disk hangs instead of refusing."""
+"""A request to storage that takes longer has no answer: a network disk hangs instead of refusing."""
 
 TERM_SECONDS = 10.0
-"""How long at most a driver goes on without having looked whether a later one has begun."""
+"""How often, at least, a driver checks whether a later one has begun."""
 
 log = logging.getLogger("finetune.broker")
 
@@ -58,7 +58,7 @@ class Snapshot:
 
     findings: Findings
     refitting: bool
-    """Whether the winner is trained again, or has been."""
+    """Whether the winner is being trained again, or has been."""
 
     outcome: End | None
     torn: list[str]
@@ -66,7 +66,7 @@ class Snapshot:
     """Why the study, or part of it, waits for storage; empty if nothing does."""
 
     at_work: tuple[AtWork, ...] = ()
-    """What slots are busy with."""
+    """What slots are working on."""
 
 
 class Broker:
@@ -86,7 +86,7 @@ class Broker:
     ) -> None:
         """Nothing is read or written before `begin`; the folder at `storage` must be claimed.
 
-        `releases` says whether a slot that will not be needed any more gives its place back.
+        `releases` says whether a slot that is no longer needed gives up its place.
         """
         self._location, self._term = storage, term
         self._state = StudyState(problem)
@@ -95,17 +95,17 @@ class Broker:
         self._warnings = warnings
         self._releases = releases
         self._asking: set[str] = set()
-        """Slots that want to know what to do next."""
+        """Slots that are asking what to do next."""
 
         self._troubles: dict[str, str] = {}
-        """Field of the spec → what is wrong there now, without harm to the search."""
+        """Field of the spec → what is wrong there now that does not harm the search."""
 
         self._waits = Waits()
         self._asked_storage: float | None = None
-        """When the request was made that storage has not answered yet, by the monotonic clock."""
+        """When the request that storage has not answered yet was made, by the monotonic clock."""
 
         self._abandoned = ""
-        """What was waited for when it was told to end: from then on nothing is recorded."""
+        """What the broker was waiting for when it was told to end; from then on nothing is recorded."""
 
         self._looked_at_terms = -math.inf
         self._budget = budget
@@ -157,7 +157,7 @@ class Broker:
             log.warning("could not delete %s: %s", path, error)
 
     async def _on_storage(self, act: Callable[..., None], *arguments: Any) -> None:
-        """Call `act`, which uses storage, on the thread for that."""
+        """Run `act`, which uses storage, on the writer thread."""
         self._asked_storage = time.monotonic()
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, act, *arguments)
@@ -166,7 +166,7 @@ class Broker:
             self._hear(RECORDS, "")
 
     async def inherits(self) -> bool:
-        """Whether what warm starts bring is in the records."""
+        """Whether the trials of earlier studies, for a warm start, are in the records."""
         return self._state.inherited is not None
 
     async def inherit(self, trials: list[tuple[Params, float]]) -> None:
@@ -180,7 +180,7 @@ class Broker:
     ) -> TrainItem | RefitItem | Release | None:
         """Take the slot's report and give it its next item; None when everything is over.
 
-        Waits while there is nothing to do but something in flight may change that.
+        Waits while there is nothing to do yet but something in flight may change that.
         """
         self._hear(slot, "")
         self._asking.add(slot)
@@ -189,13 +189,13 @@ class Broker:
                 async with self._turn:
                     await self._take(slot, report)
                     if slot not in self._asking:  # lost while it waited
-                        return Release()  # nobody hears it, nor would do what it is told
+                        return Release()  # nobody would read or follow another answer
                     decision = await self._decide(slot)
                 report = []
                 if not isinstance(decision, Wait):
                     return decision
                 await self._wait()
-        except ToldToStop:  # what the slot does now could not be recorded
+        except ToldToStop:  # what the slot would do now could not be recorded
             return None
         finally:
             self._asking.discard(slot)
@@ -204,7 +204,7 @@ class Broker:
         await self._write(event for event in report if self._owns(slot, event))
 
     async def _decide(self, slot: str) -> TrainItem | RefitItem | Release | Wait | None:
-        """What a slot does now; it is in the records. None when everything is over."""
+        """Decide what a slot does now, and record it; None when everything is over."""
         while True:
             if self._draining:
                 decision: Decision = End("Drained")
@@ -221,7 +221,7 @@ class Broker:
                     await self._write([ev.RefitStarted(time.time(), decision.trial, slot)])
                     return decision
                 case End() if self._state.ended is None and not self._draining:
-                    continue  # it has just come about: first into the records with it
+                    continue  # the search has only just ended: record that first
                 case End() if not self._in_flight():
                     if not self._draining:
                         self._outcome = decision
@@ -232,17 +232,18 @@ class Broker:
             return Wait()
 
     async def _is_superfluous(self) -> bool:
-        """Whether one slot less than there are now would do."""
+        """Whether there is one slot more than the study can use."""
         stopped = self._state.out_of_reach(self._budget)
         await self._write([ev.Stopped(time.time(), number) for number in stopped])
         at_work = len(self._state.running) + (self._state.refit_slot is not None)
-        return at_work + len(self._asking) > most_at_work(self._state, self._budget)
+        there = at_work + len(self._asking)
+        return there > most_at_work(self._state, self._budget, there)
 
-    async def useful_slots(self) -> float:
-        """How many slots the study can use from here on, at most."""
+    async def useful_slots(self, enough: int) -> float:
+        """How many slots the study can use from here on, at most; of more than `enough`, at least that many."""
         if not self._releases:
             return math.inf
-        return most_at_work(self._state, self._budget)
+        return most_at_work(self._state, self._budget, enough)
 
     async def _start(self, slot: str, item: TrainItem) -> None:
         await self._write(starting(self._state, self._budget, item, slot, time.time()))
@@ -253,16 +254,16 @@ class Broker:
     def _owns(self, slot: str, event: ev.Event) -> bool:
         if isinstance(event, ev.SlotReady):
             return True
-        # A slot that was given up for lost may still report; its trial is somebody else's by now.
+        # A slot that was declared lost may still report; its trial belongs to another slot by now.
         if isinstance(event, ev.RefitDone | ev.RefitRequeued | ev.EnsembleJudged):
             return self._state.refit_slot == slot
         run = self._state.trials[getattr(event, "trial", -1)].runs[getattr(event, "run", 0)]
         return run.status == "Running" and run.slot == slot
 
     async def _write(self, events: Iterable[ev.Event]) -> None:
-        """Make the events durable, then part of the state; only for who has the turn.
+        """Store the events, then apply them to the state; only for the holder of the turn.
 
-        Waits for storage. Raises ToldToStop if that, or an earlier wait, was cut off.
+        Waits for storage. Raises ToldToStop if that wait, or an earlier one, was cut short.
         """
         written = list(events)
         if self._abandoned:
@@ -277,7 +278,7 @@ class Broker:
         except ToldToStop as error:
             self._abandon(error)
             raise
-        except OSError:  # none that passes; only a new term can tell what has landed
+        except OSError:  # a lasting error; only a new term can tell what was written
             log.exception("the records cannot be written")
             os._exit(1)
         if stood_still >= 1:
@@ -292,7 +293,7 @@ class Broker:
         saved = {event.path for event in written if isinstance(event, ev.Saved)}
         for path in (before | saved) - after:  # nobody will resume from them
             self._do(asyncio.to_thread(self._delete, path))
-        self._hear(RECORDS, "")  # others are at work now
+        self._hear(RECORDS, "")  # the set of slots at work has changed
         self._wake()
 
     def _append(self, events: list[ev.Event]) -> None:
@@ -303,7 +304,7 @@ class Broker:
     def _look_at_terms(self) -> None:
         """End this process if a later driver has begun.
 
-        Its records count, not ours. But the checkpoints are those of both: it may need what we would delete.
+        The later one's records count, not ours. But both share the checkpoints: it may need what we would delete.
         """
         self._looked_at_terms = time.monotonic()
         latest = last_term(self._storage)
@@ -317,8 +318,8 @@ class Broker:
         self._wake()
 
     def _touched(self, events: Iterable[ev.Event]) -> set[int]:
-        """Trials whose checkpoints the events may make superfluous: their own, their parents', and of PBT
-        the other steps of their members: a step that begins lets go of the one before."""
+        """Trials whose checkpoints the events may make superfluous: their own, their parents' and, with PBT,
+        the other steps of the same members: a step that begins releases the one before."""
         events, trials = list(events), self._state.trials
         known = len(trials)
         own = {n for event in events if (n := getattr(event, "trial", known)) < known}
@@ -326,18 +327,18 @@ class Broker:
         members = {trials[number].member for number in own}
         members |= {getattr(event, "member", None) for event in events}
         members.discard(None)
-        # All trials are looked at for PBT alone, which has few.
+        # Only PBT looks at all trials, and it has few.
         steps = {trial.number for trial in trials if trial.member in members} if members else set()
         return own | steps | {number for number in parents if number is not None}
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
-        """Do it some time soon."""
+        """Run `chore` soon, in the background."""
         task = asyncio.get_running_loop().create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
     async def _end_if_due(self) -> None:
-        """End the search if a budget is spent or nothing is left, and call back what is in flight."""
+        """End the search if a budget is spent or nothing is left, and recall what is in flight."""
         if self._state.ended is None:
             ending = search_ending(self._state, self._budget, self._waits.now())
             if ending is not None:
@@ -345,7 +346,7 @@ class Broker:
                 self._recalled = ending.reason not in DRAINING
 
     async def _end_between(self) -> None:
-        """The same, as a chore."""
+        """`_end_if_due`, as a chore."""
         with suppress(ToldToStop):
             async with self._turn:
                 await self._end_if_due()
@@ -358,19 +359,19 @@ class Broker:
         self._changed.set()
 
     async def epoch(self, slot: str, report: list[ev.Event]) -> None:
-        """Take what a slot has to say in the middle of an item."""
+        """Take what a slot reports in the middle of an item."""
         with suppress(ToldToStop):
             async with self._turn:
                 await self._take(slot, report)
                 await self._end_if_due()
 
     async def recalled(self) -> None:
-        """Return when slots shall save what they do and ask again."""
+        """Return when slots should save their work and ask again."""
         while not (self._draining or self._recalled):
             await self._wait()
 
     async def lost(self, worker: str) -> None:
-        """The process of a worker slot is gone: what it did goes back into the queue."""
+        """The process of a worker slot is gone: its work goes back into the queue."""
         self._waits.forget(worker)
         self._asking = {slot for slot in self._asking if not slot.startswith(f"{worker}/")}
         with suppress(ToldToStop):
@@ -405,7 +406,7 @@ class Broker:
         self._waits.hear(who, message, at_work)
 
     async def warn(self, field: str, message: str) -> None:
-        """Something is wrong at `field` of the spec, without harm to the search; an empty message takes it back."""
+        """Show what is wrong at `field` of the spec without harm to the search; an empty message withdraws it."""
         self._troubles.pop(field, None)
         if message:
             self._troubles[field] = message
@@ -416,13 +417,13 @@ class Broker:
         self._wake()
 
     async def snapshot(self, budget: Budget, target: float | None) -> Snapshot:
-        """Where the study stands, under budget and target as they are now. Never waits for storage."""
+        """Where the study stands, with budget and target as they are now. Never waits for storage."""
         self._budget = budget
         self._state.problem = replace(self._state.problem, target=target)
         waiting = await self.waiting()
         if not self._begun:
             return Snapshot(Findings(), False, None, [], waiting)
-        # Whoever has the turn asks again whether the search is over.
+        # The holder of the turn checks by itself whether the search is over.
         if not self._turn.locked() and search_ending(self._state, budget, self._waits.now()):
             self._do(self._end_between())
         self._wake()
@@ -436,7 +437,7 @@ class Broker:
     async def write_results(self) -> None:
         """Write the tables of trials; when the study is over, remove what only a resume would need.
 
-        Waits for storage. If it is told to end meanwhile, a later driver writes them.
+        Waits for storage. If told to end meanwhile, it leaves them to a later driver.
         """
         try:
             async with self._turn:

@@ -17,7 +17,7 @@ from rich.table import Table
 from finetune_api.conditions import status_of
 from finetune_api.constraints import ConstraintError
 from finetune_api.manifest import ManifestError, dump_yaml, read_study
-from finetune_api.plan import make_plan
+from finetune_api.plan import make_plan, why_none_whole
 from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.environment import SlotResources, WorkerResources
@@ -26,7 +26,7 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 
 PACKAGE = "finetune-operator"
-"""The distribution that this is part of."""
+"""The distribution that this module belongs to."""
 
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # Ray and torch are slow to import
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if it succeeded, 1 if the study failed, 2 if the manifest is wrong.
 
-    With `--trial`, 1 says that the trial did not come out as it was.
+    With `--trial`, 1 means that the trial did not come out the same.
     """
     parser = argparse.ArgumentParser(
         prog="finetune", description="Tunes the hyperparameters of a FineTuneStudy."
@@ -52,26 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how.add_argument(
         "--slots",
         type=int,
-        help="trials at the same time (default: as the manifest, at most the cores)",
+        help="trials to run at once (default: as in the manifest, at most one per core)",
     )
     how.add_argument(
         "--trial",
         type=int,
-        help="train that trial of the records again, alone, and compare (1 if it is not the same)",
+        help="train this recorded trial again, alone, and compare (exit code 1 if it differs)",
     )
     plan = commands.add_parser("plan", help="check the study and say what it will cost")
     plan.add_argument("study", type=Path, help="manifest of the study (YAML or JSON)")
     plan.add_argument(
-        "--manifest-only", action="store_true", help="do not look at the data and the model"
+        "--manifest-only", action="store_true", help="do not check the data and the model"
     )
     plan.add_argument(
         "--seconds-per-epoch",
         type=float,
-        help="how long an epoch takes in a slot, for GPU hours and price at worst",
+        help="duration of an epoch in a slot, to give worst-case GPU hours and price",
     )
     parsed = parser.parse_args(arguments)
     shown = sys.stdout.isatty()
-    # A file has no width: what is read there later is not cut to that of a terminal.
+    # A file has no width: its tables need not be cut to that of a terminal.
     wide = None if shown or "COLUMNS" in os.environ else 160
     console = Console(soft_wrap=not shown, width=wide)
     try:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"finetune: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("finetune: stopped; what was saved before is kept", file=sys.stderr)
+        print("finetune: stopped; everything saved so far is kept", file=sys.stderr)
         return 130
 
 
@@ -118,7 +118,8 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
         hours, slots = plan.worst_case_epochs * seconds / 3600, spec.cluster.slots
         at_once = f", {slots} trials at a time" if slots > 1 else ""
         console.print(f"worst-case hours: {hours / slots:.3g}{at_once}", highlight=False)
-    for warning in warnings:
+    none_whole = why_none_whole(plan, spec)
+    for warning in (*warnings, *([none_whole] if none_whole else [])):
         console.print(f"warning: {warning}", highlight=False)
     return 0
 
@@ -138,10 +139,12 @@ def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
     if plan.rungs:
         scheduler = spec.search.scheduler
         unit = "Epochs" if scheduler.type == "None" else scheduler.resource
-        table = Table(unit.lower(), "trials that get there", "epochs they train for it")
+        table = Table(unit.lower(), "trials that reach it", "epochs to reach it")
         for rung in plan.rungs:
             table.add_row(f"{rung.resource:g}", str(rung.trials), f"{rung.epochs:g}")
         yield table
+    if plan.whole_trials is not None and plan.whole_trials != plan.trials:
+        yield f"trained to the end: {plan.whole_trials} of {plan.trials} trials"
     figures = {
         "epochs if each rung promotes its share": plan.expected_epochs,
         "worst-case epochs": plan.worst_case_epochs,
@@ -194,7 +197,7 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
 
 
 def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
-    """The same study with its result, if it has come to its end in that folder already."""
+    """The same study with its result, if it has already ended in that folder."""
     try:
         found = read_study(into / "study.yaml")
     except (FileNotFoundError, ManifestError):  # none, or of another version
@@ -233,7 +236,7 @@ def _share(slots: int) -> SlotResources:
 
 
 class _Watch:
-    """Shows what the sink has, four times a second."""
+    """Shows the latest progress of the sink, four times a second."""
 
     def __init__(self, sink: "LocalSink", screen: "StudyConsole") -> None:
         self._sink, self._screen = sink, screen
@@ -268,7 +271,7 @@ class _Watch:
 
 
 def _report(study: FineTuneStudy, how: str, found: Findings, into: Path, console: Console) -> None:
-    """Print what came out; `how` says how the study ended."""
+    """Print the result; `how` says how the study ended."""
     from finetune_trainer.console import format_value, metrics_table, trials_table
 
     console.print(trials_table(study, found.top_trials, "Best trials", console.width))

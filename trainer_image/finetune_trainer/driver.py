@@ -35,7 +35,7 @@ from finetune_trainer.errors import (
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import FAILURES
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.search.identity import claim, parts_of, problem_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
 from finetune_trainer.search.locations import shown
@@ -60,6 +60,7 @@ os.environ.update(
 
 import ray  # after its settings
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -76,20 +77,20 @@ from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
 RAY_STARTS = 3
-"""How often Ray is started on a laptop before the study gives up."""
+"""How many times Ray is started on a laptop before the study gives up."""
 
 T = TypeVar("T")
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
 
 _PREPARING = ("CreatingPods", "preparing the data")
-"""Reason and message before the search."""
+"""Reason and message until the search begins."""
 
 log = logging.getLogger("finetune.driver")
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a study runs: its files, its storage, who is told, and what Ray has."""
+    """Where a study runs: its files, its storage, where it reports, and what Ray has."""
 
     study: FineTuneStudy
     base: Path
@@ -104,7 +105,7 @@ class Workplace:
     """Reads the study as it stands now; None if its budget and target cannot change."""
 
     watch: Callable[[Sequence[AtWork]], None] = lambda _: None
-    """Called about twice a second with what slots are busy with."""
+    """Called about twice a second with what slots are working on."""
 
     interrupted: Callable[[], None] = lambda: None
     """Called at the first Ctrl-C, before anything is saved."""
@@ -122,7 +123,7 @@ class Driver:
         self._broker: Any = None
         self._last = Findings()
         self._told: tuple[Phase, Findings, str] | None = None
-        """Phase, findings, and what the study waits for, of the last document of the search."""
+        """Phase, findings and wait message of the last progress document of the search."""
 
     def drain(self, *_: int | FrameType | None) -> None:
         """Save what is in flight and stop; a signal handler."""
@@ -131,14 +132,14 @@ class Driver:
             self._broker.drain.remote()
 
     def _interrupt(self, *_: int | FrameType | None) -> None:
-        """Save what is in flight and stop; the second time stop at once. A signal handler."""
+        """Save what is in flight and stop; the second time, stop at once. A signal handler."""
         if self._told_to_end.is_set():
             raise KeyboardInterrupt
         self._place.interrupted()
         self.drain()
 
     def _must_end(self) -> bool:
-        """Whether it was told to end: by a signal, or, as KubeRay tells a pod, by a file."""
+        """Whether it was told to end: by a signal or, under KubeRay, by a file."""
         if Path(os.environ.get(DRAIN_FILE, os.devnull + "/none")).exists():
             self.drain()
         return self._told_to_end.is_set()
@@ -155,7 +156,7 @@ class Driver:
             return self._drained(gist(error))
         except (Fenced, RayUnavailable):
             raise
-        except Exception as error:  # any: it is told, and raised again
+        except Exception as error:  # any: it is reported, and raised again
             self._publish("Preparing", "AttemptFailed", f"the driver starts again: {_gist(error)}")
             raise
         if snapshot.outcome is None:
@@ -165,7 +166,7 @@ class Driver:
         return self._publish(phase, outcome.reason, outcome.message, snapshot.findings)
 
     def _drained(self, waiting: str, findings: Findings | None = None) -> StudyProgress:
-        message = f"told to end while {waiting}" if waiting else "saved and stopped as told"
+        message = f"told to end while {waiting}" if waiting else "saved and stopped as requested"
         return self._publish("Drained", "SuspendRequested", message, findings)
 
     @contextmanager
@@ -185,13 +186,13 @@ class Driver:
             ray.shutdown()
 
     def _search(self) -> Snapshot:
-        problem = Problem.of(self._spec)
-        Proposer(problem).check()
+        Proposer(Problem.of(self._spec)).check()
         check_clients(self._spec)
         self._place.resources.check()
         _check_precision(self._spec, self._place.resources)
         storage = self._opened()
         claim(storage, parts_of(self._spec))
+        problem = problem_of(self._spec, storage)
         self._outlive(storage)
         told, data = self._prepared(storage)
         self._broker = start_broker(
@@ -231,27 +232,29 @@ class Driver:
         return snapshot
 
     def _outlive(self, storage: Storage) -> None:
-        """Claim a term above those of the records, where what hands terms out is younger than they are.
+        """Claim a term above those in the records, where this study's terms are behind them.
 
-        So it is when a study adopts them, or somebody has deleted its progress ConfigMap.
+        They are when a study adopts other records, or when its progress ConfigMap was deleted.
         """
         last = last_term(storage)
         if self._term <= last:
             self._term = self._place.sink.claim_term(above=last)
 
     def _opened(self) -> Storage:
-        """The study's storage, as soon as it can be reached."""
+        """The study's storage, once it can be reached."""
         patience = Patience(self._waits, self._must_end)
         try:
             return Storage.open(self._place.storage, patience)
         except ValueError as error:
             why = shown(gist(error))
-            raise SpecError("spec.storage.uri", f"must be a location of pyarrow ({why})") from error
+            raise SpecError(
+                "spec.storage.uri", f"must be a location that pyarrow can open ({why})"
+            ) from error
 
     def _prepared(self, storage: Storage) -> tuple[tuple[str, ...], Any]:
         """Warnings, and a reference to the data in this node's object store. Raises StudyError.
 
-        No slot computes yet, so it may use the threads of all that there are to be on this node.
+        No slot computes yet, so it may use the threads of all slots that this node will have.
         """
         place, own = self._place, self._spec.cluster.trials_per_worker
         slots = place.slots if place.ray_address is None else own
@@ -268,7 +271,7 @@ class Driver:
         return preparation.warnings, data
 
     def _trusted(self, storage: Storage, what: str, read: Callable[[], T]) -> T:
-        """What `read` returns. Raises its StudyError if storage is there: without its files everything looks wrong."""
+        """What `read` returns. Its StudyError counts only if storage is there: without its files everything looks wrong."""
 
         def checked() -> T:
             try:
@@ -281,17 +284,17 @@ class Driver:
         return patience.persist(f"{what} cannot be read", checked)
 
     def _waits(self, message: str) -> None:
-        """Tell why the study cannot begin yet, or with an empty message that it goes on."""
+        """Report why the study cannot begin yet; an empty message says that it goes on."""
         reason, said = ("StorageUnavailable", message) if message else _PREPARING
         try:
             self._publish("Preparing", reason, said)
         except Fenced:
             raise
-        except Exception:  # any: it may be the same network that is gone
+        except Exception:  # any: the same network may be gone
             log.exception("progress could not be published: %s", said)
 
     def _await(self, call: Any) -> Any:
-        """What a call to the broker returns; tells meanwhile what that waits for."""
+        """The result of a call to the broker; meanwhile reports what that waits for."""
         told = ""
         while not ray.wait([call], timeout=PUBLISH_SECONDS)[0]:
             self._must_end()
@@ -336,15 +339,14 @@ class Driver:
 
 
 def check_same_data(events: Iterable[ev.Event], fingerprint: str) -> None:
-    """Raises DataError if the slots of a study whose records are `events` began with other rows than those with
-    `fingerprint`: results on the ones and on the others cannot be compared."""
+    """Raises DataError if the study with the records `events` began with rows other than those with
+    `fingerprint`: results on different rows cannot be compared."""
     first = next((event.data for event in events if isinstance(event, ev.SlotReady)), fingerprint)
     if first != fingerprint:
         raise DataError(
             "spec.dataset",
-            f"must give the rows that the study began with (their fingerprint was {first}, it is "
-            f"{fingerprint}): bring the data back as they were, or begin a study of another name, with a "
-            "folder of its own",
+            f"must give the rows that the study began with (their fingerprint was {first}, now it is "
+            f"{fingerprint}): restore the data, or start a study with another name and a folder of its own",
         )
 
 
@@ -357,9 +359,9 @@ def _check_precision(spec: StudySpec, resources: SlotResources) -> None:
 
 
 def _gist(error: Exception) -> str:
-    """What happened, in one line; Ray wraps what a task or actor raised in a traceback.
+    """The error in one line; Ray wraps what a task or actor raised in a traceback.
 
-    An error begins with what it is; of an actor's death only the end says why.
+    The first line says what the error is; for an actor's death, only the last says why.
     """
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines() or [""]
@@ -368,7 +370,7 @@ def _gist(error: Exception) -> str:
 
 
 class _Repeat:
-    """Calls `act` every few seconds on a thread; what it raises ends the process' drive, not silently."""
+    """Calls `act` every few seconds on a thread; an error that nothing can retry ends the process, visibly."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self._act = act
@@ -393,7 +395,7 @@ class _Repeat:
                 # decided in this term, and the main thread is inside Ray Tune.
                 log.exception("this driver ends")
                 os._exit(1)
-            except Exception:  # any: the search must outlive a moment without the API server
+            except Exception:  # any: the search must survive a short outage of the API server
                 failures += 1
                 log.exception("progress could not be published (%s in a row)", failures)
 
@@ -416,34 +418,55 @@ class _Places(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._broker = broker
         self._slots = slots
         self._there: set[str] = set()
+        self._useful: float = slots
         self._asked = -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self._there) >= self._slots or not self._has_use():
+        if len(self._there) >= min(self._slots, self.useful()):
             return None
         self._there.add(trial_id)
         return {}
 
-    def _has_use(self) -> bool:
-        if time.monotonic() - self._asked < PUBLISH_SECONDS:  # Ray Tune asks ten times a second
-            return False
-        useful: float = ray.get(self._broker.useful_slots.remote())
-        if len(self._there) < useful:
-            return True
-        self._asked = time.monotonic()
-        return False
+    def useful(self) -> float:
+        """How many slots the study can use, at most; asked every few seconds, as Ray Tune asks ten times a second."""
+        if time.monotonic() - self._asked >= PUBLISH_SECONDS:
+            self._useful = ray.get(self._broker.useful_slots.remote(self._slots))
+            self._asked = time.monotonic()
+        return self._useful
+
+    @property
+    def superfluous(self) -> float:
+        """How many slots more than that there are, with those that wait for a place."""
+        return len(self._there) - self.useful()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         self._there.discard(trial_id)
+        self._asked = -math.inf
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: what matters is in the study's records."""
+        """Does nothing: what matters is in the study's records."""
+
+
+class _Withdrawing(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
+    """Takes back slots that still wait for a place when the study needs them no more: nodes may be started for them."""
+
+    def __init__(self, places: _Places) -> None:
+        super().__init__()
+        self._places = places
+
+    def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
+        waiting = [trial for trial in tune_controller.get_trials() if trial.status == "PENDING"]
+        for trial in reversed(waiting):
+            if self._places.superfluous < 1:
+                break
+            tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller, **options)
 
 
 class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
-    """Ends all slots, also those that never found a place, when one is told that everything is over."""
+    """Ends all slots, also those that never found a place, once one learns that everything is over."""
 
     def __init__(self) -> None:
         self._over = False
@@ -458,11 +481,11 @@ class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the driver needs to know of the prepared data."""
+    """What the driver needs to know about the prepared data."""
 
     warnings: tuple[str, ...]
     report: bytes
-    """The account of what was done to the rows (JSON)."""
+    """The report on what was done to the rows (JSON)."""
 
     fingerprint: str
 
@@ -470,13 +493,13 @@ class Preparation:
 def _prepare(
     spec: StudySpec, base: Path, threads: int
 ) -> tuple[Preparation | StudyError | StorageUnavailable, Any]:
-    """How it went and the prepared data, or why there are none; a Ray task."""
-    import torch  # it and the libraries of the data stay out of the driver
+    """A summary and the prepared data, or the error that prevented them; a Ray task."""
+    import torch  # the driver itself imports neither it nor the data libraries
 
     from finetune_trainer.data import prepare
     from finetune_trainer.data.report import report
 
-    torch.set_num_threads(threads)  # Ray allows a task that reserves no CPU only one
+    torch.set_num_threads(threads)  # Ray gives a task that reserves no CPU a single thread
     try:
         data = prepare(spec, base)
     except (StudyError, StorageUnavailable) as error:
@@ -486,7 +509,7 @@ def _prepare(
 
 
 def _prepare_here(spec: StudySpec, base: Path, threads: int) -> tuple[Preparation, Any]:
-    """The same on this node. Raises StudyError, StorageUnavailable for files that cannot be reached now."""
+    """The same on this node. Raises StudyError, or StorageUnavailable for files that cannot be reached now."""
     task = ray.remote(_prepare).options(num_cpus=0, num_returns=2, scheduling_strategy=_this_node())
     told, data = task.remote(spec, base, threads)
     result: Preparation | StudyError | StorageUnavailable = ray.get(told)
@@ -500,12 +523,12 @@ def _this_node() -> NodeAffinitySchedulingStrategy:
 
 
 def start_ray(cpus: int, gpus: int | None = None) -> None:
-    """Start Ray on this machine, whatever else runs on it; with None it looks for GPUs itself.
+    """Start a new Ray on this machine, whatever else runs on it; with `gpus` None, Ray detects the GPUs.
 
-    Raises RayUnavailable if it does not start, however often it is tried: a busy machine may need longer than Ray waits.
+    Raises RayUnavailable if it does not start after several tries: a busy machine may need longer than Ray waits.
     """
     if not ({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _has_home()):
-        # Ray would write its token there.
+        # Ray would write its token into the home.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     for left in reversed(range(RAY_STARTS)):
         before = _children()
@@ -521,7 +544,7 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
             return
         except Exception as error:  # Ray raises bare Exceptions here
             ray.shutdown()
-            for process in _children() - before:  # Ray forgets them where it gives up half-way
+            for process in _children() - before:  # Ray leaves them behind when it gives up half-way
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if left:
@@ -529,13 +552,13 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
                 continue
             logs = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "logs"
             raise RayUnavailable(
-                f"Ray did not start, tried {RAY_STARTS} times: {error} (too little memory, a full disk or a very"
-                f" busy machine are the usual reasons; see Ray's logs in {logs})"
+                f"Ray did not start after {RAY_STARTS} tries: {error} (usual causes: too little memory, a full disk or"
+                f" a very busy machine; see Ray's logs in {logs})"
             ) from error
 
 
 def _has_home() -> bool:
-    """Whether something can be written into the user's home."""
+    """Whether the user's home is writable."""
     try:
         home = Path.home()
     except RuntimeError:  # no HOME, and a user without a name
@@ -545,7 +568,7 @@ def _has_home() -> bool:
 
 
 def _children() -> set[int]:
-    """Ids of this process's children, where Linux tells them."""
+    """Ids of this process's children, where Linux lists them."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {int(number) for task in tasks for number in task.read_text().split()}
 
@@ -579,10 +602,13 @@ def run_slots(
         tune.with_parameters(Slot, broker=broker, make_worker=make_worker, material=material),
         tune.PlacementGroupFactory([{key: value for key, value in share.items() if value}]),
     )
+    places = _Places(broker, slots)
     with tempfile.TemporaryDirectory() as scratch:
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(search_alg=_Places(broker, slots), num_samples=-1),
+            tune_config=tune.TuneConfig(
+                search_alg=places, scheduler=_Withdrawing(places), num_samples=-1
+            ),
             run_config=tune.RunConfig(
                 name="slots",
                 storage_path=scratch,
@@ -597,15 +623,17 @@ def run_slots(
 
 
 def _mounted(pod: PodEnvironment, study: FineTuneStudy) -> Callable[[], StudySpec]:
-    """Reads the mounted manifest, which follows edits of the study."""
+    """Returns a reader of the mounted manifest, which follows edits of the study."""
     latest = study.spec
 
     def read() -> StudySpec:
         nonlocal latest
         try:
             latest = pod.study().spec
-        except (OSError, ValueError, ManifestError) as error:  # in the middle of an update
-            log.warning("the mounted study could not be read, its last state holds: %s", error)
+        except (OSError, ValueError, ManifestError) as error:  # while it is being updated
+            log.warning(
+                "the mounted study cannot be read; its last state stays in force: %s", error
+            )
         return latest
 
     return read

@@ -1,4 +1,4 @@
-"""The final model in its folder, with its card, and what it makes of the test rows."""
+"""Writes the final model with its card, and evaluates it on the test rows."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,8 +12,8 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.artifacts.ensemble import EnsembleAbout
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.artifacts.model_card import Card
+from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.items import RefitItem
-from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import RESULTS
 from finetune_trainer.search.state import StudyState
@@ -31,9 +31,9 @@ ATTRIBUTIONS = f"{RESULTS}/attributions.jsonl"
 
 
 def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
-    """Write the model of `run`, and as ONNX if that is wanted, into `folder`.
+    """Write the model of `run`, also as ONNX if the study wants that, into `folder`.
 
-    Returns the largest difference of an output of the latter, as `export_onnx` says it.
+    Returns the largest difference between the outputs of the two, as `export_onnx` does; None without ONNX.
     """
     run.export(folder)
     if not bench.spec.artifacts.onnx:
@@ -45,7 +45,7 @@ def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
 
 
 def evaluate_test(bench: Workbench, answers: Answers) -> dict[str, float]:
-    """The metrics of what is said of the test rows; the report on them goes into storage."""
+    """The metrics of `answers` on the test rows; the report on them goes into storage."""
     data, logits, thresholds = bench.data, answers.logits, answers.thresholds
     labels, names = data.labels[data.test], metric_names(bench.spec.objective)
     tested = compute_metrics(data.task, logits, labels, names, thresholds)
@@ -64,9 +64,9 @@ def card(
     has_code: bool = False,
     ensemble: EnsembleAbout | None = None,
 ) -> Card:
-    """The card of the winner that was trained again with `config`, or of the ensemble that it is part of."""
+    """The card of the winner trained again with `config`, or of the ensemble that it is part of."""
     history = read_history(bench.storage)
-    state = StudyState.replayed(Problem.of(bench.spec), history.events)
+    state = StudyState.replayed(problem_of(bench.spec, bench.storage), history.events)
     return Card(
         spec=bench.spec,
         data=bench.data.read_by(config.pretrained_model),
@@ -90,10 +90,10 @@ def attribute(
     thresholds: NDArray[np.float64] | None,
     should_pause: Callable[[], bool],
 ) -> bool:
-    """Write what speaks for the predictions that the model at `path` makes of test rows, which are spread
-    evenly over all: rows that come after each other are often alike.
+    """Write attributions for the predictions of the model at `path` on test rows, spread evenly over all of
+    them: neighbouring rows are often alike.
 
-    False: it was told to pause on the way.
+    False if it was told to pause on the way.
     """
     from finetune_trainer.artifacts.attributions import Attributor  # slow to import
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,7 +29,7 @@ from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
 from finetune_trainer.search.decisions import FAILURES, next_item
-from finetune_trainer.search.identity import claim
+from finetune_trainer.search.identity import claim, rung_rule_of
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
 from finetune_trainer.search.problem import Problem
@@ -52,8 +53,8 @@ class StudyFailed(Exception):
 class Study:
     """A search over `train(config, resource, checkpoint)`, kept in a folder.
 
-    Run again with the same folder it goes on where it was; a finished one is only read. After `run` there
-    are `best_params_`, `best_score_`, `cv_results_` and, with `refit`, `best_estimator_`.
+    Run again with the same folder, it resumes; a finished study is only read. After `run` it has
+    `best_params_`, `best_score_`, `cv_results_` and, with `refit`, `best_estimator_`.
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class Study:
     ) -> None:
         """Check everything; nothing runs yet. Raises SpecError with the field that is wrong.
 
-        `spaces`: name → domain, or several of them: `{"values": [...]}`, or `{"min":, "max":}` with
-        `step` or `scale: "Log"`, any with `when`. `search` and `budget` are those of a manifest
-        (`{"algorithm": "TPE", "scheduler": {"type": "ASHA"}}`, `{"maxTrials": 40}`). `points` are tried
-        first; of the finished studies `warm_start` the searcher learns. `epochs` are those of a whole
-        training, `rows` all its training rows (for resource Samples). `slots` trainings run side by side
-        (default: one a core), each with `gpus`.
+        `spaces` maps names to domains; it may be a list of such mappings. A domain is `{"values": [...]}`, or
+        `{"min":, "max":}` with `step` or `scale: "Log"`; any may have `when`. `search` and `budget` are as in a
+        manifest (`{"algorithm": "TPE", "scheduler": {"type": "ASHA"}}`, `{"maxTrials": 40}`). `points` are tried
+        first; the searcher learns from the finished studies `warm_start`. `epochs` is the length of a whole
+        training, `rows` the number of its training rows (for resource Samples). `slots` trainings run side by
+        side (default: one per core), each with `gpus`.
         """
-        self._folder = Path(into).resolve()  # processes of Ray may run elsewhere
+        self._folder = Path(into).resolve()  # Ray's processes may have another working directory
         self._functions = (train, refit)
         self._slots = (os.cpu_count() or 1) if slots is None else arguments.whole("slots", slots, 1)
         self._gpus = arguments.finite("gpus", gpus, least=0)
@@ -129,7 +130,7 @@ class Study:
             theirs, ours = (*other._problem.metrics, *other._problem.goals), (metric, goal)
             if theirs != ours:
                 raise SpecError(
-                    f"warm_start[{index}]", f"must be of metric and goal {ours} (got {theirs})"
+                    f"warm_start[{index}]", f"must have metric and goal {ours} (got {theirs})"
                 )
         self._parts = {
             "search": parsed_search.to_json(),
@@ -150,8 +151,8 @@ class Study:
                 if not can_hold(domain.when or {}, space):
                     raise SpecError(
                         f"spaces[{index}].{name}.when",
-                        "must name hyperparameters of the same space with words among their values and no `when`"
-                        f" of their own, and some of these words (got {domain.when})",
+                        "must name hyperparameters of the same space that have text values and no `when`"
+                        f" of their own, and some of these values (got {domain.when})",
                     )
         for name in ("points", "warmStart"):
             if problem.search.to_json().get(name):
@@ -176,15 +177,16 @@ class Study:
         Proposer(problem).check()
 
     def run(self, progress: bool = True) -> "Study":
-        """Search until the budget is spent or all is tried, then refit; this study.
+        """Search until the budget is spent or everything is tried, then refit; returns this study.
 
-        While the folder cannot be written (a full disk) it waits, and says so. Raises StudyFailed if no trial
+        While the folder cannot be written (a full disk), it waits and says so. Raises StudyFailed if no trial
         has a value or too many failed, SpecError if the folder is another study's, BlockingIOError if another
-        process runs it, OSError if the folder cannot be used to begin with, RayUnavailable if Ray does not start.
+        process uses it, OSError if the folder cannot be used at all, RayUnavailable if Ray does not start.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
         claim(storage, self._parts)
+        self._problem = replace(self._problem, rung_rule=rung_rule_of(storage))
         state = self._replayed(storage)
         if state.ended is None or not isinstance(next_item(state, self._budget, 0.0), End):
             sink = LocalSink(self._folder)
@@ -221,7 +223,7 @@ class Study:
         finally:
             ray.kill(
                 broker
-            )  # Ray keeps what a trainable was given, so it would live as long as Ray does
+            )  # Ray keeps a trainable's arguments, which would otherwise live as long as Ray does
 
     def _search_with(self, broker: Any, progress: bool) -> None:
         train, refit = self._functions
@@ -253,9 +255,9 @@ class Study:
 
     @property
     def state(self) -> StudyState:
-        """All that the records tell. Raises RuntimeError before `run`."""
+        """Everything in the records. Raises RuntimeError before `run`."""
         if self._state is None:
-            raise RuntimeError("run() must come first")
+            raise RuntimeError("call run() first")
         return self._state
 
     def _winner(self) -> Trial:
@@ -272,21 +274,21 @@ class Study:
     def best_score_(self) -> float:
         """Its value: the mean over its folds and repeats."""
         best = self._winner().best
-        assert best is not None  # it is the winner by it
+        assert best is not None  # a winner has a value
         return best.value
 
     @property
     def best_estimator_(self) -> Any:
         """What `refit` returned. Raises RuntimeError without a refit."""
         if self.state.refit is None:
-            raise RuntimeError("the study must have a refit function")
+            raise RuntimeError("the study has no refit function")
         return pickle.loads((self._folder / ESTIMATOR).read_bytes())
 
     @property
     def cv_results_(self) -> pd.DataFrame:
-        """A row a trial, with the columns of scikit-learn's searches, and how far the trial got.
+        """One row per trial, with the columns of scikit-learn's searches, and how far the trial got.
 
-        `split<n>_test_score`, their mean, standard deviation (of the population) and rank, which equals share.
+        `split<n>_test_score`, with their mean, standard deviation (of the population) and rank; equal trials share one.
         A trial without a value has NaN and the last rank.
         """
         places = self.state.places()
@@ -331,7 +333,7 @@ def _first(field: str, error: ValidationError) -> tuple[str, str]:
 
 
 def _domain(field: str, given: Any) -> Domain:
-    """The domain that a plain mapping means, by the types of its values."""
+    """The domain that a plain mapping describes, by the types of its values."""
     if not isinstance(given, Mapping):
         raise SpecError(field, f"must have values, or min and max (got {given!r})")
     if "values" in given and not given["values"]:
@@ -349,7 +351,7 @@ def _domain(field: str, given: Any) -> Domain:
 
 
 class _Watch:
-    """Shows how far the search is, and what it waits for; interrupts it if the broker is gone."""
+    """Shows how far the search has got, and what it waits for; interrupts it if the broker is gone."""
 
     def __init__(self, broker: Any, budget: Budget, target: float | None, shown: bool) -> None:
         self._broker, self._limits = broker, (budget, target)

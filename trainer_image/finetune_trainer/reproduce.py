@@ -1,4 +1,4 @@
-"""Trains one trial of a study once more, alone and as it was, and compares it with its records."""
+"""Trains one trial of a study again, alone and as it was, and compares it with its records."""
 
 import logging
 import tempfile
@@ -14,8 +14,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError, SpecError
 from finetune_trainer.provenance import differences
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.identity import claim, parts_of, problem_of
 from finetune_trainer.search.records import FOLDER, read_history
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trainings import Result, Trainings
@@ -28,10 +27,10 @@ log = logging.getLogger("finetune.reproduce")
 
 @dataclass(frozen=True)
 class RunComparison:
-    """One run of a trial, as recorded and as it came out again."""
+    """One training of a trial, as recorded and as it came out now."""
 
     name: str
-    """Which fold, repetition and sample it is; empty if there is only one run."""
+    """Its fold, repetition and sample; empty if the trial has only one training."""
 
     then: Result
     now: Result
@@ -43,7 +42,7 @@ class RunComparison:
 
     @property
     def first_difference(self) -> str:
-        """The first thing that is not the same to the last bit, in words; empty if there is none."""
+        """The first difference to the last bit, in words; empty if there is none."""
         for epoch in self.epochs:
             then, now = self.then.at(epoch), self.now.at(epoch)
             for name in dict.fromkeys((*then, *now)):
@@ -56,12 +55,12 @@ class RunComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A trial, as recorded and as it came out again."""
+    """A trial, as recorded and as it came out now."""
 
     trial: int
     runs: list[RunComparison]
     setting: dict[str, tuple[str, str]]
-    """What was trained with that is not as it was: name → (then, now)."""
+    """What differs in what it was trained with: name → (then, now)."""
 
     @property
     def same(self) -> bool:
@@ -72,15 +71,15 @@ class Comparison:
 def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Comparison:
     """Train trial `number` of the study whose records are in `folder` again, with its seeds and threads.
 
-    Relative paths of `spec` are below `base`; nothing is written to `folder`. Raises SpecError if there is no
-    such trial, if it has not trained, or if the records are of another study; DataError if the rows are not
-    what they were.
+    Relative paths of `spec` start from `base`; nothing is written to `folder`. Raises SpecError if there is no
+    such trial, if it has not trained, or if the records are of another study; DataError if the rows have
+    changed.
     """
     if not (folder / FOLDER).is_dir():
         raise SpecError("--into", f"must be a folder with the records of the study (got {folder})")
     storage = Storage.open(str(folder))
     claim(storage, parts_of(spec))
-    trainings = Trainings(Problem.of(spec), read_history(storage).events)
+    trainings = Trainings(problem_of(spec, storage), read_history(storage).events)
     trial = trainings.trial(number)
     slots = trainings.slots(trial)
     then = _joined([slot.setting for slot in slots])
@@ -89,9 +88,9 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
         raise DataError(
             "spec.dataset",
             f"must give the rows that trial {number} was trained on (their fingerprint was "
-            f"{slots[0].data}, it is {data.fingerprint})",
+            f"{slots[0].data}, now it is {data.fingerprint})",
         )
-    gpus = float("gpu" in then and torch.cuda.is_available())  # what differs is told
+    gpus = float("gpu" in then and torch.cuda.is_available())  # differences are reported
     resources = SlotResources(int(slots[0].setting["threads"]), gpus)
     listener = _Listener()
     with tempfile.TemporaryDirectory() as scratch:
@@ -105,7 +104,7 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
 
 
 class _Listener:
-    """Hears what a slot says, and never calls it back."""
+    """Receives what a slot reports, and never recalls it."""
 
     slot = "again"
 
@@ -123,7 +122,7 @@ class _Listener:
             log.warning(message)
 
     def say(self, *events: ev.Event) -> None:
-        """Keep what was said."""
+        """Keep what was reported."""
         for event in events:
             if isinstance(event, ev.SlotReady):
                 self.setting = event.setting
@@ -134,7 +133,7 @@ class _Listener:
 def _train(
     trainer: Trainer, listener: _Listener, trainings: Trainings, trial: Trial, run: Run
 ) -> Result:
-    """Train a run of `trial` from the pretrained weights by the code of a slot; how it went."""
+    """Train a run of `trial` from the pretrained weights with the code of a slot; returns how it went."""
     checkpoint: str | None = None
     for step in trainings.lineage(trial):
         inherits = checkpoint is not None
@@ -154,7 +153,7 @@ def _last_saved(events: Sequence[ev.Event]) -> str | None:
 
 
 def _joined(settings: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Several settings as one, with all values where they are not alike."""
+    """Several settings as one; where they differ, with all values."""
     names = dict.fromkeys(name for setting in settings for name in setting)
     values = {name: [setting.get(name, "unknown") for setting in settings] for name in names}
     return {name: " and ".join(dict.fromkeys(found)) for name, found in values.items()}

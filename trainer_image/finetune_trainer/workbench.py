@@ -1,4 +1,4 @@
-"""What a slot has at hand from item to item, and the runs that it begins and resumes with that."""
+"""What a slot keeps from item to item, and the runs that it begins and resumes with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,12 +32,12 @@ class Workbench:
 
     @cached_property
     def setting(self) -> dict[str, str]:
-        """With what this process trains."""
+        """What this process trains with."""
         return setting(self.device, self.spec.compute)
 
     @cached_property
     def _out_of_fold(self) -> bool:
-        """Whether metrics of the validation rows are means over folds, as `TrialRun` has it."""
+        """Whether metrics of the validation rows are means over folds; see `TrialRun`."""
         if "PerLabel" not in trial_values(self.spec, "thresholdTuning"):
             return False
         rules = self.storage.persist("read", lambda: rules_of(self.storage))

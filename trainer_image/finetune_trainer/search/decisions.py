@@ -68,15 +68,21 @@ def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
     return None if more else _finished(state)
 
 
-def most_at_work(state: StudyState, budget: Budget) -> float:
-    """How many slots can be at work at once from here on, at most, as long as nobody edits the budget."""
+def most_at_work(state: StudyState, budget: Budget, enough: float = math.inf) -> float:
+    """How many slots can be at work at once from here on, at most, as long as nobody edits the budget.
+
+    From `enough` on it is not counted any further: with thousands of paused trials that would take long.
+    """
     new = state.still_new(budget)
     given_up = sum(state.trials[trial].is_final for trial, _ in state.running)
+    at_once = min(budget.max_parallel_trials or math.inf, state.most_at_once) * state.runs_left()
+    limit = min(at_once, enough)
     most = math.inf if new is None else new * state.runs_left()
-    most += sum(state.runs_left(trial) for trial in state.trials)
-    at_once = min(budget.max_parallel_trials or math.inf, state.most_at_once)
-    most = min(most, at_once * state.runs_left())
-    return max(1, most) + given_up  # one trains the winner again
+    for trial in state.open_trials():
+        if most >= limit:
+            break
+        most += state.runs_left(trial)
+    return max(1, min(most, at_once)) + given_up  # one trains the winner again
 
 
 def price(state: StudyState, budget: Budget) -> float | None:

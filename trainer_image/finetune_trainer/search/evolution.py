@@ -14,7 +14,7 @@ from finetune_api.combinations import Params, conditions_last, is_active
 from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain
 from finetune_trainer.search.domains import coordinate, draw, draw_params, member, place, space_of
-from finetune_trainer.search.generations import complete_generations, merit
+from finetune_trainer.search.generations import generations, merit, with_results
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Proposal, Trial
 
@@ -34,7 +34,7 @@ class Evolution:
     def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Proposal:
         rng = random.Random(f"{self._problem.search.seed}/child/{number}/{attempt}")
         generation, parents = 0, list[Trial]()
-        for members in complete_generations(trials, self._size):
+        for members in generations(with_results(trials), self._size):
             parents = self._selected([*parents, *members])
             generation += 1
         forebears = [trial.params for trial in parents] or self._heirlooms()

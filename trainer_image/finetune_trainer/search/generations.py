@@ -1,25 +1,29 @@
 """Generations of trials, as Evolution and CMAES see them."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Trial
 
+T = TypeVar("T")
 
-def complete_generations(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
-    """The first `size` trials with a result of each generation, one generation after the other.
 
-    A generation is complete, and the next can begin, when so many of its trials have reached a rung or
-    ended. What was proposed meanwhile belongs to it too but is not waited for.
+def generations(ordered: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Whole generations of `size`, in the order in which results came.
+
+    A generation is closed by its last result and stays as it is. A trial that comes later, however long ago it
+    was proposed, belongs to the next: nothing that was trained is left out.
     """
-    by_generation: dict[int, list[Trial]] = {}
-    for trial in trials:
-        if trial.rung_values or trial.is_final:
-            by_generation.setdefault(trial.generation or 0, []).append(trial)
-    generation = 0
-    while len(by_generation.get(generation, ())) >= size:
-        yield by_generation[generation][:size]
-        generation += 1
+    whole = len(ordered) - len(ordered) % size
+    for begin in range(0, whole, size):
+        yield ordered[begin : begin + size]
+
+
+def with_results(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials that have reached a rung or ended, in that order."""
+    found = [trial for trial in trials if trial.rung_values or trial.is_final]
+    return sorted(found, key=lambda trial: trial.first_arrival)
 
 
 def merit(problem: Problem, trial: Trial) -> tuple[int, float, int]:

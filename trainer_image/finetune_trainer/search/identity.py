@@ -1,10 +1,12 @@
 """What makes a study the one whose records are in a folder."""
 
 import json
-from typing import Any
+from typing import Any, cast, get_args
 
+from finetune_api.rungs import RungRule
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.storage import STUDY, Storage
 
 _PARTS = (
@@ -18,10 +20,11 @@ _PARTS = (
     "search",
 )
 
-RULES = {"thresholds": "OutOfFold"}
+RULES = {"thresholds": "OutOfFold", "rungs": "SomeWhole"}
 """By which rules a study that begins now is judged: each goes on by those that it began with.
 
 thresholds: tuned ones are judged by rows they were not tuned on; without it, by the same rows.
+rungs: `finetune_api.rungs.RungRule`; without it, Share.
 """
 
 
@@ -70,3 +73,19 @@ def rules_of(storage: Storage) -> dict[str, str]:
     except FileNotFoundError:
         return RULES
     return found
+
+
+def problem_of(spec: StudySpec, storage: Storage) -> Problem:
+    """The search of a study by the rules that it began with in `storage`, those of a new one if it has not begun.
+
+    Raises ValueError for a rule that a later version made.
+    """
+    return Problem.of(spec, rung_rule_of(storage))
+
+
+def rung_rule_of(storage: Storage) -> RungRule:
+    """The rule for promotions that the study in `storage` began with. Raises as `problem_of`."""
+    found = rules_of(storage).get("rungs", "Share")
+    if found in get_args(RungRule):
+        return cast(RungRule, found)
+    raise ValueError(f"{STUDY} has a rule for rungs that this version does not know: {found!r}")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from finetune_api.combinations import Params
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
-from finetune_trainer.search.identity import parts_in
+from finetune_trainer.search.identity import parts_in, problem_of
 from finetune_trainer.search.locations import beside
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import inheritable
@@ -63,7 +63,7 @@ def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params,
     _check_same(spec, parts, field)
     try:
         other = StudySpec.model_validate({**parts, "budget": {"maxTrials": 1}})
-        state = StudyState.replayed(Problem.of(other), read_history(storage).events)
+        state = StudyState.replayed(problem_of(other, storage), read_history(storage).events)
     except (ValidationError, ValueError) as error:
         raise SpecError(
             field, f"must have records that this version can read ({error})"[:500]

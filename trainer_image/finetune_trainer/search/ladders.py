@@ -8,6 +8,9 @@
 | MedianStop | one; rungs at equal distances | what is at least the median | at once |
 | PASHA | one that grows | its best 1/η, below the highest rung | at once |
 
+Once no trial can come to a rung any more, it promotes at least its best one, so that something is trained whole
+(`finetune_api.rungs.RungRule`).
+
 None has a single rung, from which nothing goes on. ASHA and PASHA promote a little ahead of the results
 that are on their way (`rungs.Rung`).
 """
@@ -34,6 +37,9 @@ class Ladder:
         self.members = 0
         self.paused: set[int] = set()
         """Trials that wait at a rung."""
+
+        self._least = int(problem.rung_rule == "SomeWhole")
+        """How many trials a rung promotes at least, if any came."""
 
         ahead = scheduler.type in ("ASHA", "PASHA")
         self._rungs = [
@@ -69,6 +75,24 @@ class Ladder:
                 return level, trial
         return None
 
+    def last_promotion(self, top: int) -> tuple[int, int] | None:
+        """(level, trial) that goes on though it is too few for a share: of a ladder that nobody joins any more.
+
+        From level `top` on (PASHA) a rung promotes no share, only its best.
+        """
+        if not self._least:
+            return None
+        coming = self.members
+        for level, rung in enumerate(self._rungs, self.first):
+            if not rung.has_all(coming):
+                return None
+            going_on = rung.going_on if level < top else rung.promoted
+            if not going_on:
+                best = rung.best
+                return None if best is None else (level, best)
+            coming = going_on
+        return None
+
     def _complete(self) -> int:
         """Rungs, from the first on, that every trial on its way there has reached, or will not reach."""
         coming, complete = self.members, 0
@@ -88,7 +112,7 @@ class Ladder:
         coming = 0
         for rung in self._rungs:
             coming += entering + rung.coming  # who may come to a rung may come to the one above
-            found += rung.out_of_reach(len(rung.scores) + coming)
+            found += rung.out_of_reach(rung.results + coming, self._least)
             entering = rung.undecided
         return found
 
@@ -131,13 +155,19 @@ class Schedule:
         found = [
             promotion
             for ladder in self._ladders.values()
-            if ladder.paused and self._decides(ladder, more)
-            if (promotion := ladder.promotable(self._waits, self.top, preferred)) is not None
+            if ladder.paused
+            if (promotion := self._promotion(ladder, more, preferred)) is not None
         ]
         return max(found, key=lambda promotion: promotion[0])[1] if found else None
 
-    def _decides(self, ladder: Ladder, more: bool) -> bool:
-        return not (self._waits and more and ladder.members != ladder.size)
+    def _promotion(
+        self, ladder: Ladder, more: bool, preferred: Callable[[int], bool]
+    ) -> tuple[int, int] | None:
+        full = not more or ladder.members == ladder.size
+        if self._waits and not full:
+            return None
+        promotion = ladder.promotable(self._waits, self.top, preferred)
+        return ladder.last_promotion(self.top) if promotion is None and full else promotion
 
     def out_of_reach(self, more: int) -> list[int]:
         """Paused trials, each named once, that will not be promoted whatever `more` trials bring."""

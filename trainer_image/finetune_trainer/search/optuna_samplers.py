@@ -1,16 +1,19 @@
-"""Models of which parameters do well, by Optuna: TPE and GP, told by the records.
+"""Models of which hyperparameters do well, by Optuna: TPE and GP, told by the records.
 
 TPE, tree-structured Parzen estimators: Bergstra et al., "Algorithms for Hyper-Parameter Optimization",
 NeurIPS 2011, in its multivariate form (Falkner et al., "BOHB", ICML 2018). GP, a Gaussian process with
 logEI: Ament et al., "Unexpected Improvements to Expected Improvement", NeurIPS 2023.
 
-Optuna's study is built anew for each proposal and seeded by the trial's number, so a proposal is a
-function of the records. Trials that run are told as such, so that parallel trials spread out.
+With rungs they learn by BOHB's rule (`lessons`). A sampler is made anew for each proposal and seeded by the
+trial's number, so a proposal is a function of the records. Trials that run are told as such, so that parallel
+trials spread out.
 """
 
 import math
+import random
 import warnings
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import optuna
@@ -26,30 +29,29 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from finetune_api.combinations import Params, conditions_last, is_active
 from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain, IntegerDomain, NumericDomain, Steps
-from finetune_trainer.search.domains import rounded
+from finetune_trainer.search.domains import draw_params, rounded
+from finetune_trainer.search.lessons import STARTUP, Lesson, draws_at_random, lesson
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Proposal, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _SPACE = "space"
-_STARTUP = 10
-"""Results that a model needs; before that trials are drawn at random."""
 
-_UNFINISHED = {
-    "Pending": TrialState.RUNNING,
-    "Running": TrialState.RUNNING,
-    "Failed": TrialState.FAIL,
-}
+_GOOD_SHARE = 0.15
+"""Of the results at a rung, those that TPE takes for good: as in BOHB."""
+
+
+def _GOOD(results: int, dimensions: int) -> int:
+    return min(max(math.ceil(_GOOD_SHARE * results), dimensions + 1), results - 1)
+
 
 _Point: TypeAlias = dict[str, Scalar]
 """Optuna's parameters: which space, and a coordinate for each of its active domains."""
 
-_View: TypeAlias = Callable[[Trial], FrozenTrial]
-
 
 class OptunaSampler:
-    """Proposes what Optuna makes of the trials so far; the first ten are drawn at random."""
+    """Proposes what Optuna makes of the trials so far; until they are enough, trials are drawn at random."""
 
     def __init__(self, problem: Problem, inherited: Sequence[tuple[Params, float]]) -> None:
         self._problem = problem
@@ -59,31 +61,73 @@ class OptunaSampler:
             [(name, _Axis(f"{index}/{name}", domain)) for name, domain in conditions_last(space)]
             for index, space in enumerate(problem.spaces)
         ]
+        self._made: dict[int, tuple[tuple[Any, ...], FrozenTrial]] = {}
+        """Trial → what it was told as the last time: with thousands of trials, making them costs more than the model."""
 
     def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Proposal:
-        seed = self._problem.seed(f"{number}/{attempt}")
+        inherited = self._inherited_scores()
+        least = max(0, STARTUP - len(inherited)) if len(self._problem.resources) == 1 else None
+        learned = lesson(self._problem, trials, least)
+        if draws_at_random(self._problem, number) or (learned is None and not inherited):
+            rng = random.Random(f"{self._problem.search.seed}/random/{number}/{attempt}")
+            return Proposal(draw_params(rng.choice(self._problem.spaces), rng))
+        results = {trial.number: score for trial, score in learned.results} if learned else {}
+        if inherited and learned and learned.level < len(self._problem.resources) - 1:
+            # Values of whole trainings and those of a rung can be compared by their places alone.
+            inherited = [
+                (params, place)
+                for (params, _), place in zip(
+                    inherited, _places([score for _, score in inherited]), strict=True
+                )
+            ]
+            results = dict(zip(results, _places(list(results.values())), strict=True))
+        heritage = [self._frozen(params, TrialState.COMPLETE, (s,)) for params, s in inherited]
+        told = [*heritage, *self._told(trials, results)]  # what was inherited came before
+        for place, trial in enumerate(told, start=1):
+            trial.number = place
         study = optuna.create_study(
-            sampler=self._sampler(seed), directions=["maximize"] * len(self._problem.goals)
+            storage=_Told(told),
+            sampler=self._sampler(self._problem.seed(f"{number}/{attempt}"), learned),
+            directions=["maximize"] * len(self._problem.goals),
         )
-        parzen = self._algorithm == "TPE" and len(self._problem.goals) == 1
-        tell = self._parzen_view if parzen else self._view_at_a_rung(trials)
-        # What was inherited comes before all that was tried.
-        study.add_trials([*self._heritage(), *(tell(trial) for trial in trials)])
         return Proposal(self._suggest(study.ask()))
 
-    def _sampler(self, seed: int) -> BaseSampler:
+    def _sampler(self, seed: int, learned: Lesson | None) -> BaseSampler:
         if self._algorithm == "GP":
-            return GPSampler(seed=seed, n_startup_trials=_STARTUP, warn_independent_sampling=False)
+            return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+        options: dict[str, Any] = {}
+        if learned is not None and len(self._problem.resources) > 1:
+            good = _GOOD(len(learned.results) + len(self._inherited), learned.dimensions)
+            options["gamma"] = lambda _: good
         with warnings.catch_warnings():
-            # Conditions need `group`, which Optuna 5 (pinned) calls experimental.
+            # Conditions need `group`, and BOHB's rule `gamma`, which Optuna below 6 (pinned) has, with warnings.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)
             return TPESampler(
                 seed=seed,
-                n_startup_trials=_STARTUP,
+                n_startup_trials=1,
                 multivariate=True,
                 group=True,
                 constant_liar=True,
+                **options,
             )
+
+    def _told(self, trials: Sequence[Trial], results: Mapping[int, float]) -> Iterator[FrozenTrial]:
+        """What the model is told of the trials, in the order of their numbers; `results` are scores by trial.
+
+        Complete by their value at the rung that it learns from, running, or worse than any (diverged). Where
+        several objectives count, Optuna has no place for these: they are left out, as are those that failed
+        for another reason and those that have not come to this rung.
+        """
+        for trial in trials:
+            score = results.get(trial.number)
+            if score is not None:
+                scores = (score, *self._others(trial))
+                yield self._known(trial, TrialState.COMPLETE, scores)
+            elif trial.status in ("Pending", "Running"):
+                yield self._known(trial, TrialState.RUNNING)
+            elif trial.status == "Diverged" and len(self._problem.goals) == 1:
+                yield self._known(trial, TrialState.PRUNED)
 
     def _suggest(self, trial: optuna.Trial) -> Params:
         choice = 0
@@ -95,53 +139,14 @@ class OptunaSampler:
                 params[name] = axis.suggest(trial)
         return params
 
-    def _heritage(self) -> list[FrozenTrial]:
+    def _inherited_scores(self) -> list[tuple[Params, float]]:
         if len(self._problem.goals) > 1:  # of other studies only the first objective is known
             return []
         return [
-            self._known(params, TrialState.COMPLETE, value=self._problem.score(value))
+            (params, self._problem.score(value))
             for params, value in self._inherited
             if math.isfinite(value)
         ]
-
-    def _parzen_view(self, trial: Trial) -> FrozenTrial:
-        """Complete, pruned at a rung (the further the better), running, or of no use."""
-        if trial.status == "Completed" and trial.best is not None:
-            value = self._problem.score(trial.best.value)
-            if math.isfinite(value):
-                return self._known(trial.params, TrialState.COMPLETE, value=value)
-        if trial.best is not None and trial.status not in ("Diverged", "Failed"):
-            far = trial.best.epoch if self._problem.rung_by == "Epochs" else trial.evaluated_level
-            reached = {round(1000 * far): self._problem.score(trial.best.value)}
-            return self._known(trial.params, TrialState.PRUNED, intermediate_values=reached)
-        return self._known(trial.params, _UNFINISHED.get(trial.status, TrialState.PRUNED))
-
-    def _view_at_a_rung(self, trials: Sequence[Trial]) -> _View:
-        """All trials by their value at one rung: the highest that enough of them have reached."""
-        levels = range(len(self._problem.resources))
-        level = next(
-            (
-                level
-                for level in reversed(levels)
-                if sum(_value_at(trial, level) is not None for trial in trials) >= _STARTUP
-            ),
-            min((min(trial.rung_values) for trial in trials if trial.rung_values), default=0),
-        )
-
-        def view(trial: Trial) -> FrozenTrial:
-            value = _value_at(trial, level)
-            if value is None or not math.isfinite(value):
-                state = _UNFINISHED.get(trial.status, TrialState.PRUNED)
-                if len(self._problem.goals) > 1 and state == TrialState.PRUNED:
-                    state = TrialState.FAIL  # Optuna prunes by one objective only
-                return self._known(trial.params, state)
-            return self._known(
-                trial.params,
-                TrialState.COMPLETE,
-                values=[self._problem.score(value), *self._others(trial)],
-            )
-
-        return view
 
     def _others(self, trial: Trial) -> list[float]:
         """Scores of the secondary objectives; undefined ones are worse than any."""
@@ -149,9 +154,20 @@ class OptunaSampler:
         scores = self._problem.scores(trial.best.value, trial.best.metrics)[1:]
         return [score if math.isfinite(score) else -1e308 for score in scores]
 
-    def _known(self, params: Params, state: TrialState, **result: Any) -> FrozenTrial:
+    def _known(
+        self, trial: Trial, state: TrialState, scores: tuple[float, ...] | None = None
+    ) -> FrozenTrial:
+        key = (state, scores)
+        known = self._made.get(trial.number)
+        if known is None or known[0] != key:
+            known = self._made[trial.number] = key, self._frozen(trial.params, state, scores)
+        return known[1]
+
+    def _frozen(
+        self, params: Params, state: TrialState, scores: tuple[float, ...] | None = None
+    ) -> FrozenTrial:
         point, distributions = self._point(params)
-        return create_trial(state=state, params=point, distributions=distributions, **result)
+        return create_trial(state=state, params=point, distributions=distributions, values=scores)
 
     def _point(self, params: Params) -> tuple[_Point, dict[str, BaseDistribution]]:
         """What `_suggest` would have been told to give these parameters, in the first space that can."""
@@ -173,13 +189,28 @@ class OptunaSampler:
         return {}, {}  # of an earlier version's making: it teaches nothing
 
 
-def _value_at(trial: Trial, level: int) -> float | None:
-    """The trial's value at that rung, or at its end if it ended by itself before; None without one."""
-    if trial.status in ("Diverged", "Failed") or not trial.rung_values:
-        return None
-    if trial.status == "Completed":
-        level = min(level, max(trial.rung_values))
-    return trial.rung_values.get(level)
+def _places(scores: list[float]) -> list[float]:
+    """Each score's place among them, from 0 for the worst to 1."""
+    ordered = sorted(scores)
+    return [bisect_left(ordered, score) / max(1, len(scores) - 1) for score in scores]
+
+
+class _Told(optuna.storages.InMemoryStorage):
+    """A storage whose study has the trials that it is given, beside those that are asked for."""
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._given = trials
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """The given trials, then the others; as in the base class."""
+        given = [trial for trial in self._given if states is None or trial.state in states]
+        return [*given, *super().get_all_trials(study_id, deepcopy, states)]
 
 
 class _Axis:

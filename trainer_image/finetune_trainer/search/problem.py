@@ -11,7 +11,7 @@ from finetune_api.combinations import Params, Space
 from finetune_api.constraints import ConstraintError, Constraints
 from finetune_api.hyperparameters import Scalar, resolve
 from finetune_api.metrics import Goal, score
-from finetune_api.rungs import rung_resources
+from finetune_api.rungs import RungRule, rung_resources
 from finetune_api.study import Resource, Search, StudySpec
 from finetune_trainer.errors import SpecError
 
@@ -45,9 +45,12 @@ class Problem:
     defaults: dict[str, Scalar] = field(default_factory=dict)
     """The values of hyperparameters that a trial does not set."""
 
+    rung_rule: RungRule = "SomeWhole"
+    """The rule by which trials are promoted: that of a study's beginning."""
+
     @classmethod
-    def of(cls, spec: StudySpec) -> "Problem":
-        """The search of a study."""
+    def of(cls, spec: StudySpec, rung_rule: RungRule = "SomeWhole") -> "Problem":
+        """The search of a study; `rung_rule` is `search.identity.rung_rule` of one that has begun."""
         objective = spec.objective
         return cls(
             search=spec.search,
@@ -63,12 +66,13 @@ class Problem:
             refit=spec.refit,
             ensemble=spec.ensemble.size if spec.ensemble else 0,
             defaults=resolve(spec.hyperparameters, {}).to_json(),
+            rung_rule=rung_rule,
         )
 
     @cached_property
     def resources(self) -> tuple[float, ...]:
         """The resource at each rung; the last is a whole training."""
-        return rung_resources(self.search.scheduler, self.max_epochs, self.folds)
+        return rung_resources(self.search.scheduler, self.max_epochs, self.folds, self.rung_rule)
 
     @cached_property
     def constraints(self) -> Constraints:

@@ -31,6 +31,9 @@ class Rung:
         self.lost = 0
         """Trials that will never reach this rung: they failed or diverged on the way."""
 
+        self._judged = 0
+        """Those of them that count as results, worse than any other."""
+
         self._top: list[_Entry] = []
         """The best, as many as may go on; the worst of them at the front."""
 
@@ -55,7 +58,9 @@ class Rung:
         self._gone: set[int] = set()
         """Trials that cannot be promoted (again)."""
 
-        self._promoted_trials = 0
+        self.promoted = 0
+        """Trials that have gone on from here."""
+
         self._stopped: set[int] = set()
         """Trials that gave their place in the top up."""
 
@@ -64,10 +69,12 @@ class Rung:
         self.coming += 1
         self._fill()  # here, not when it is looked at: what was looked at must not matter
 
-    def lose(self) -> None:
-        """A trial that was expected will not come."""
+    def lose(self, judged: bool) -> None:
+        """A trial that was expected will not come; if it was `judged`, that is a result, worse than any other."""
         self.coming -= 1
         self.lost += 1
+        self._judged += judged
+        self._fill()
 
     def report(self, trial: int, score: float) -> None:
         """Add the result of `trial`; a larger score is better, and of equals the earlier trial."""
@@ -106,8 +113,13 @@ class Rung:
     @property
     def promotions(self) -> int:
         """How many trials the results so far let go on."""
-        count = len(self.scores)
-        return min(count, self._promoted(count + self.coming // 2 if self._ahead else count))
+        ahead = self.coming // 2 if self._ahead else 0
+        return min(len(self.scores), self._promoted(self.results + ahead))
+
+    @property
+    def results(self) -> int:
+        """How many trials have a result here."""
+        return len(self.scores) + self._judged
 
     @property
     def seen(self) -> int:
@@ -122,12 +134,21 @@ class Rung:
     @property
     def going_on(self) -> int:
         """How many trials were promoted from here, or can be now."""
-        return self._promoted_trials + len(self._waiting)
+        return self.promoted + len(self._waiting)
+
+    @property
+    def best(self) -> int | None:
+        """The best trial here, stopped ones aside; None if there is none, or it cannot be promoted (again)."""
+        found = max(
+            ((score, -n) for n, score in self.scores.items() if n not in self._stopped),
+            default=None,
+        )
+        return None if found is None or -found[1] in self._gone else -found[1]
 
     def promote(self, trial: int) -> None:
         """`trial` goes on from here."""
         self.finish(trial)
-        self._promoted_trials += 1
+        self.promoted += 1
 
     def finish(self, trial: int) -> None:
         """`trial` has nothing more to train; if it is among the best it keeps its place."""
@@ -158,10 +179,14 @@ class Rung:
                 return max(chosen, key=lambda trial: (self.scores[trial], -trial))
         return self._candidates[0][1]
 
-    def out_of_reach(self, results: int) -> list[int]:
-        """Trials that will not come to the top even if the rung gets `results` results in all; each named once."""
+    def out_of_reach(self, results: int, least: int = 0) -> list[int]:
+        """Trials that will not be promoted even if the rung gets `results` results in all; each named once.
+
+        `least` is how many it promotes in any case once there are no more.
+        """
         found = []
-        most = max(self._promoted(results), len(self._top))  # the top, filled ahead, never shrinks
+        # The top, filled ahead, never shrinks.
+        most = max(self._promoted(results), len(self._top), least)
         while len(self._in_reach) - self._stale > most:
             trial = -heapq.heappop(self._in_reach)[1]
             if trial in self._stopped:

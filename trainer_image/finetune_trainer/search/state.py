@@ -86,6 +86,15 @@ class StudyState:
         self.trials_since_best = 0
         """Trials in a row that reached their first rung, or ended, without a new best value."""
 
+        self._open: dict[int, Trial] = {}
+        """Trials that had not ended when they were last looked at."""
+
+        self._arrivals = 0
+        """Rungs reached, and failures, of all trials."""
+
+        self._most_planned = 0.0
+        """The most trials that any budget so far allowed: what a lower one rules out, an edit may bring back."""
+
         self._elapsed = 0.0
         self._term_began: float | None = None
         self._last_time = 0.0
@@ -169,6 +178,7 @@ class StudyState:
             member=event.member,
         )
         self.trials.append(trial)
+        self._open[trial.number] = trial
         if self._population is not None:
             self._population.record(trial)
 
@@ -264,6 +274,7 @@ class StudyState:
         if trial.level == ladder.first:
             self.trials_since_best += trial.number != self._improver
         trial.status = "Completed"
+        self._arrive(trial)
         if trial.best is not None:
             trial.rung_values[trial.level] = trial.best.value
         if rung is None:
@@ -282,6 +293,10 @@ class StudyState:
             trial.status = "Stopped"
         rung.report(trial.number, self.score(trial.best))
         self._schedule.reached(trial.level, self._curve)
+
+    def _arrive(self, trial: Trial) -> None:
+        trial.arrived[trial.level] = self._arrivals
+        self._arrivals += 1
 
     def _settle(self, trial: Trial) -> None:
         """The status of a trial on its way to a rung follows from its runs."""
@@ -318,13 +333,15 @@ class StudyState:
 
     def _close(self, trial: Trial, status: TrialStatus, failure_class: str, message: str) -> None:
         trial.status, trial.failure_class, trial.message = status, failure_class, message
+        self._arrive(trial)
         self.failed += status == "Failed"
         if status == "Failed" and not self._any_reached:
             self._first_failures.append((trial.number, _gist(f"{failure_class}: {message}")))
         ladder = self._schedule[trial.ladder]
         rung = ladder.rung(trial.level)
         if rung is not None:
-            rung.lose()
+            counts = self.problem.rung_rule == "SomeWhole"
+            rung.lose(judged=counts and status == "Diverged")
         self.trials_since_best += trial.level == ladder.first
         if trial.number == self._improver:  # its value does not count any more
             best = self.best_trial()
@@ -435,6 +452,14 @@ class StudyState:
         planned = self.planned(budget)
         return None if planned is None else max(0, planned - len(self.trials))
 
+    def open_trials(self) -> Iterator[Trial]:
+        """Trials that have not ended."""
+        for trial in list(self._open.values()):
+            if trial.is_final:
+                del self._open[trial.number]
+            else:
+                yield trial
+
     def runs_left(self, trial: Trial | None = None) -> int:
         """How many runs of a trial, None for a new one, may be trained at once from here on, at most."""
         if trial is None:
@@ -454,10 +479,14 @@ class StudyState:
 
     def out_of_reach(self, budget: Budget) -> list[int]:
         """Paused trials, each named once, that will not be promoted whatever the trials to come bring."""
-        more = self.still_new(budget)
-        if more is None or self.ended is not None:
+        if self.ended is not None:
             return []
-        return self._schedule.out_of_reach(more)
+        planned = self.planned(budget)
+        self._most_planned = max(self._most_planned, math.inf if planned is None else planned)
+        if self._most_planned == math.inf:
+            return []
+        more = 0 if self._proposer.exhausted else self._most_planned - len(self.trials)
+        return self._schedule.out_of_reach(max(0, int(more)))
 
     def checkpoints_of(self, number: int) -> list[str]:
         """The trial's checkpoints that may be needed again."""

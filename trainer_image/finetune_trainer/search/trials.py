@@ -126,6 +126,9 @@ class Trial:
     rung_values: dict[int, float] = field(default_factory=dict)
     """Its value at each rung it has reached, by level."""
 
+    arrived: dict[int, int] = field(default_factory=dict)
+    """Level it has reached, or failed on the way to → how many such arrivals the study had before."""
+
     best: Evaluation | None = None
     """Its value: the evaluation with the best objective (the earliest of equals), or the last."""
 
@@ -150,6 +153,17 @@ class Trial:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return self.status in ("Completed", "Stopped", "Diverged", "Failed")
+
+    @property
+    def first_arrival(self) -> int:
+        """Its place among the trials in the order of their first results, or of their failures before any."""
+        return min(self.arrived.values(), default=self.number)
+
+    def arrival(self, level: int) -> int:
+        """Its place among the arrivals of the study at `level`, or where it ended before."""
+        return next(
+            (self.arrived[at] for at in range(level, -1, -1) if at in self.arrived), self.number
+        )
 
     def has_finished(self, run: int) -> bool:
         """Whether that run has nothing more to train."""

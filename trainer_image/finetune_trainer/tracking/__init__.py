@@ -1,1 +1,1 @@
-"""Trials shown in Weights & Biases, MLflow and TensorBoard, written from the records. See `docs/tracking.md`."""
+"""Shows trials in Weights & Biases, MLflow and TensorBoard, from the records. See `docs/tracking.md`."""

@@ -1,8 +1,8 @@
-"""Event files for TensorBoard, by its own writer and messages, in the study's storage.
+"""Writes event files for TensorBoard, with its own writer and messages, to the study's storage.
 
-Object stores cannot append, and TensorBoard does not see that a file was replaced. So each piece of news is
-a file of its own, written whole and never again, whose name says what it has: a run is a sequence of entries
-(0 its parameters, then its evaluations, then its end), a file has those from one number to another.
+Object stores cannot append, and TensorBoard does not notice that a file was replaced. So every update goes into
+a new file, written once, whose name says what it has. A run is a sequence of entries (0 its parameters, then
+its evaluations, then its end); a file has those from one number to another.
 """
 
 import io
@@ -25,27 +25,27 @@ from finetune_trainer.tracking.runs import Ending, TrackedRun, TrackingError
 FOLDER = "tensorboard"
 _NAME = "events.out.tfevents."
 _VERSION = "brain.Event:2"
-"""What the first message of every event file says."""
+"""The content of the first message of every event file."""
 
 
 class EventFiles:
-    """A folder a run, `tensorboard/<label>/`: what `tensorboard --logdir` reads."""
+    """One folder per run, `tensorboard/<label>/`: what `tensorboard --logdir` reads."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._written: dict[str, int] | None = None
-        """Label → entries in its files; None until the storage was asked."""
+        """Label → entries in its files; None until the storage has been asked."""
 
     def write(self, run: TrackedRun) -> None:
-        """Write one more file with the entries that are in none. Raises TrackingError."""
+        """Write the entries that are in no file yet to a new one. Raises TrackingError."""
         try:
             self._write(run)
         except OSError as error:
-            self._written = None  # nobody knows whether the file is there
+            self._written = None  # it is unknown whether the file is there
             raise TrackingError(f"{self._storage.uri(FOLDER)}: {error}") from error
 
     def close(self) -> None:
-        """Nothing to do: every file is whole."""
+        """Nothing to do: every file is complete."""
 
     def _write(self, run: TrackedRun) -> None:
         if self._written is None:
@@ -91,7 +91,7 @@ def _scalars(values: dict[str, float]) -> Summary:
 def _start(run: TrackedRun) -> Summary:
     info = SessionStartInfo(group_name=run.key, start_time_secs=run.started)
     for name, value in run.params.items():
-        if isinstance(value, bool):  # before numbers, which True and False are too
+        if isinstance(value, bool):  # before numbers: True and False are numbers too
             info.hparams[name].bool_value = value
         elif isinstance(value, str):
             info.hparams[name].string_value = value

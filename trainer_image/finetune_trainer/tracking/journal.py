@@ -1,4 +1,4 @@
-"""From the events of a study to the runs that trackers show."""
+"""Turns the events of a study into the runs that trackers show."""
 
 import math
 import uuid
@@ -16,7 +16,7 @@ from finetune_trainer.search.trials import Evaluation, Trial, TrialStatus
 from finetune_trainer.tracking.runs import Ending, Outcome, Point, TrackedRun
 
 STUDY = "study"
-"""Label of the run that stands for the study, with what its best trial has come to."""
+"""Label of the run for the study itself, with the result of its best trial."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "finetune.dev")
 _OUTCOMES: dict[TrialStatus, Outcome] = {
@@ -29,23 +29,23 @@ _OUTCOMES: dict[TrialStatus, Outcome] = {
 
 @dataclass
 class _Course:
-    """What has been seen of one trial."""
+    """What the events so far say about one trial."""
 
     started: float
     term: int
     points: dict[tuple[int, float], Point] = field(default_factory=dict)
-    """(rung, if rungs begin anew; epoch) → the first that was heard of it."""
+    """(rung, if trainings begin anew at each; epoch) → the first evaluation reported there."""
 
     active: bool = False
     ending: Ending | None = None
 
 
 class Journal:
-    """Feeds on events; tells which runs have news. The same events make the same runs, however they come."""
+    """Takes events and says which runs have changed. The same events give the same runs, in whatever batches they come."""
 
-    def __init__(self, study: FineTuneStudy) -> None:
+    def __init__(self, study: FineTuneStudy, problem: Problem) -> None:
         self._study = study
-        self._problem = Problem.of(study.spec)
+        self._problem = problem
         self._state = StudyState(self._problem)
         self._begins_anew = self._problem.rung_by in ("Samples", "Folds")
         self._courses: list[_Course] = []
@@ -55,7 +55,7 @@ class Journal:
         """The study's own run, once everything is over."""
 
     def take(self, events: Iterable[ev.Event]) -> list[TrackedRun]:
-        """Take in `events`; the runs that have changed by them, the study's own last."""
+        """Take in `events`; returns the runs that they change, the study's own last."""
         changed: set[int] = set()
         concluded = self._conclusion
         for event in events:
@@ -77,13 +77,13 @@ class Journal:
             self._courses.append(_Course(event.time, self._term))
 
     def _touched(self, event: ev.Event) -> Iterable[int]:
-        if isinstance(event, ev.TermStarted | ev.SearchEnded):  # ends some, interrupts others
+        if isinstance(event, ev.TermStarted | ev.SearchEnded):  # these end or interrupt trials
             return range(len(self._courses))
         number = getattr(event, "trial", None)
         return () if number is None or number >= len(self._courses) else (number,)
 
     def _see(self, number: int, event: ev.Event) -> bool:
-        """Whether the event has brought news of the trial."""
+        """Whether the event brings news about the trial."""
         trial, course = self._state.trials[number], self._courses[number]
         if course.ending is not None:
             return False
@@ -117,8 +117,8 @@ class Journal:
 
     def _run(self, label: str, started: float, term: int) -> TrackedRun:
         metadata = self._study.metadata
-        # On a laptop a study has no uid, and on a cluster its folder may have been emptied: the moment
-        # at which the records begin tells them apart.
+        # On a laptop a study has no uid, and on a cluster its folder may have been emptied: the time at
+        # which the records begin tells them apart.
         records = f"{metadata.namespace}/{metadata.name}/{metadata.uid}/{self._began!r}"
         facts = {
             "study": metadata.name,
@@ -132,8 +132,8 @@ class Journal:
         return TrackedRun(key, label, f"{metadata.name}/{label}", started, known, {})
 
     def _conclude(self, now: float) -> TrackedRun | None:
-        """The study's run, if everything is over and there is a best trial."""
-        outcome = next_item(self._state, Budget(), now)  # no budget matters after the search
+        """The study's own run, if everything is over and there is a best trial."""
+        outcome = next_item(self._state, Budget(), now)  # after the search no budget matters
         winner = self._state.best_trial()
         if not isinstance(outcome, End) or winner is None or winner.best is None:
             return None
@@ -153,7 +153,7 @@ class Journal:
 
 
 def _values(trial: Trial, evaluation: Evaluation) -> dict[str, float]:
-    """The metrics of an evaluation, with the mean training loss and the seconds of the runs behind it."""
+    """The metrics of an evaluation, with the mean training loss and the seconds of its trainings."""
     results = [done for run in trial.planned_runs if (done := run.at(evaluation.epoch))]
     values = {
         **evaluation.metrics,

@@ -1,12 +1,12 @@
-"""Runs on an MLflow server, by its own client."""
+"""Writes runs to an MLflow server, with its own client."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Read by the client at each request, and when it is imported. It may not hang for minutes on a server that
-# is down, as whoever uses it tries again; a Secret may say otherwise.
+# The client reads these when it is imported, and at each request. It must not hang for minutes when the server
+# is down, because the reporter tries again anyway; a Secret may override them.
 os.environ.update(
     {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -24,12 +24,12 @@ from finetune_api.study import MlflowTracking
 from finetune_trainer.tracking.runs import Ending, Point, TrackedRun, TrackingError
 
 _RUN = "finetune.run"
-"""Tag with the run's key: the server hands out ids of its own."""
+"""Tag with the run's key: the server assigns ids of its own."""
 
 _RECORDS = "finetune.records"
 _STATUS = {"Finished": "FINISHED", "Failed": "FAILED", "Killed": "KILLED"}
 _POINTS = 20
-"""Evaluations in one request, which may have 1,000 metrics."""
+"""Evaluations per request, which may have at most 1,000 metrics."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class _Shown:
     has_params: bool = False
     ended: bool = False
     step: int | None = 0
-    """The last one that is there; None if it was not asked yet."""
+    """The last one on the server; None if not asked yet."""
 
 
 class MlflowRuns:
@@ -52,19 +52,19 @@ class MlflowRuns:
         self._experiment = tracking.experiment
         self._experiment_id = ""
         self._shown: dict[str, _Shown] | None = None
-        """By key; None until the server was asked."""
+        """By key; None until the server has been asked."""
 
     def write(self, run: TrackedRun) -> None:
-        """Make the run if it is not there, and log what it lacks. Raises TrackingError."""
+        """Create the run if it is not there, and log what it lacks. Raises TrackingError."""
         try:
             with _told():
                 self._write(run)
         except TrackingError:
-            self._shown = None  # nobody knows whether the request came through: the server does
+            self._shown = None  # only the server knows whether the request got through
             raise
 
     def close(self) -> None:
-        """Nothing to do: every request was answered."""
+        """Nothing to do: every request has been answered."""
 
     def _write(self, run: TrackedRun) -> None:
         if self._shown is None:

@@ -1,4 +1,4 @@
-"""Keeps one tracker up to date, on a thread of its own: a slow or broken one holds up nobody."""
+"""Keeps one tracker up to date, on a thread of its own: a slow or broken tracker holds nothing up."""
 
 import logging
 import threading
@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterable
 from finetune_trainer.tracking.runs import TrackedRun, Tracker, TrackingError
 
 RETRY_SECONDS = 2.0
-"""After a first failure; each in a row doubles it."""
+"""Pause after a first failure; each further one in a row doubles it."""
 
 DOUBLINGS = 5
 LAST_TRIES = 3
-"""Failures in a row after which a tracker is given up at the end of the study."""
+"""After this many failures in a row, a tracker is given up at the end of the study."""
 
 log = logging.getLogger("finetune.tracking")
 
 
 class Reporter:
-    """Writes what it is told to the tracker that `make` makes, again and again until it is there.
+    """Writes runs to the tracker that `make` makes, and tries again until they are there.
 
     `warn(message)` is called when the tracker begins to fail, with an empty message when nothing is missing
-    there any more, and at the end if something is.
+    any more, and at the end if something is.
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker], warn: Callable[[str], None]) -> None:
@@ -32,10 +32,10 @@ class Reporter:
 
         self._failing: set[str] = set()
         self._failures = 0
-        """In a row."""
+        """Failures in a row."""
 
         self._trouble = ""
-        """What the tracker said last when it failed."""
+        """The tracker's last error message."""
 
         self._ending = False
         self._changed = threading.Condition()
@@ -46,13 +46,13 @@ class Reporter:
         self._thread.start()
 
     def tell(self, runs: Iterable[TrackedRun]) -> None:
-        """Have the runs written as soon as may be; a later state of a run replaces an earlier one."""
+        """Have the runs written as soon as possible; a later state of a run replaces an earlier one."""
         with self._changed:
             self._pending |= {run.key: run for run in runs}
             self._changed.notify()
 
     def finish(self, deadline: float) -> int:
-        """Write what is missing, at most until the monotonic clock shows `deadline`; how many runs still are."""
+        """Write what is missing until the monotonic clock shows `deadline`; returns how many runs still are incomplete."""
         with self._changed:
             self._ending = True
             self._failures = 0
@@ -60,7 +60,7 @@ class Reporter:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         missing = len(self._pending)
         if missing:
-            message = f"{missing} runs are not complete there; {self._trouble or 'time is over'}"
+            message = f"{missing} runs are incomplete there; {self._trouble or 'time ran out'}"
             log.warning("tracking by %s: %s", self._name, message)
             self._warn(message)
         return missing
@@ -73,7 +73,7 @@ class Reporter:
                 self._tracker.write(run)
             except TrackingError as error:
                 self._failed(run, str(error))
-            except Exception as error:  # any: whatever a client raises, it is only the tracking
+            except Exception as error:  # any: whatever a client raises concerns only the tracking
                 log.exception("tracking by %s failed", self._name)
                 self._failed(run, f"{type(error).__name__}: {error}")
             else:
@@ -102,17 +102,23 @@ class Reporter:
         if run.key in self._failing:
             self._failing.discard(run.key)
             if not self._failing:
-                log.info("tracking by %s goes on", self._name)
+                log.info("tracking by %s works again", self._name)
                 self._warn("")
 
     def _failed(self, run: TrackedRun, message: str) -> None:
         if not self._failing:
-            log.warning("tracking by %s waits, the study goes on: %s", self._name, message)
+            log.warning(
+                "tracking by %s fails and will be retried; the study goes on: %s",
+                self._name,
+                message,
+            )
             self._warn(message)
         self._failing.add(run.key)
         self._trouble = message
         with self._changed:
-            self._pending[run.key] = self._pending.pop(run.key)  # others first: it may be its fault
+            self._pending[run.key] = self._pending.pop(
+                run.key
+            )  # others first: this run may be the cause
             pause = RETRY_SECONDS * 2 ** min(self._failures, DOUBLINGS)
             self._failures += 1
             if not self._ending:

@@ -1,4 +1,4 @@
-"""What a tracker is told: one run a trial and one for the study, as the records have them now."""
+"""What trackers show: one run per trial and one for the study, as the records have them now."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -6,7 +6,7 @@ from typing import Literal, Protocol, TypeAlias
 from finetune_api.combinations import Params
 
 Outcome: TypeAlias = Literal["Finished", "Failed", "Killed"]
-"""How a run ended, in the trackers' words. Killed: a trial that was stopped before its end."""
+"""How a run ended, in the trackers' terms. Killed: a trial that was stopped before its end."""
 
 _MESSAGE = 200
 
@@ -31,18 +31,18 @@ class Ending:
     outcome: Outcome
     time: float
     facts: dict[str, str]
-    """Why, in the words of the study: the trial's status, failure class and message."""
+    """Why, in the study's terms: the trial's status, failure class and message."""
 
     results: dict[str, float]
-    """What it has come to."""
+    """Its result."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run as it should look in a tracker now. Later ones of the same key have the same points, and more."""
+    """One run as a tracker should show it now. Later ones with the same key have the same points, and more."""
 
     key: str
-    """32 hexadecimal digits, the same after every restart, and of no other run of any study."""
+    """32 hexadecimal digits, the same after every restart, and unique among the runs of all studies."""
 
     label: str
     """The trial's number, or `study`."""
@@ -52,33 +52,33 @@ class TrackedRun:
     """Seconds since 1970."""
 
     facts: dict[str, str]
-    """What it belongs to: study, namespace, uid, the records it is written from."""
+    """What it belongs to: study, namespace, uid, and the records it is written from."""
 
     params: Params
     points: tuple[Point, ...] = ()
     active: bool = False
-    """Whether it trains now."""
+    """Whether it is training now."""
 
     ending: Ending | None = None
 
 
 class TrackingError(Exception):
-    """A tracker could not be told something now; it may be another time."""
+    """A tracker could not be updated now; it may work later."""
 
     def __init__(self, message: str) -> None:
-        # Clients say first what they wanted, and at the end why it did not go.
+        # Clients say first what they tried, and at the end why it failed.
         if len(message) > _MESSAGE:
             message = f"{message[: _MESSAGE // 2]} … {message[-_MESSAGE // 2 :]}"
         super().__init__(" ".join(message.split()))
 
 
 class Tracker(Protocol):
-    """Where runs are shown. Its methods are called on one thread."""
+    """A place where runs are shown. Its methods are called on one thread."""
 
     def write(self, run: TrackedRun) -> None:
-        """Bring what is shown up to `run`, from whatever it is, or an earlier process has left.
+        """Update what is shown to `run`, in whatever state an earlier call or process has left it.
 
-        Raises TrackingError; the same or a later state of the run is then written again.
+        Raises TrackingError; then the same or a later state of the run is written again.
         """
         ...
 

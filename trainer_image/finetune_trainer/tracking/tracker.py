@@ -1,7 +1,7 @@
-"""The actor that tracks a study: reads its records as they grow, and has each tracker show them.
+"""The actor that tracks a study: it reads the records as they grow, and updates each tracker.
 
-It has a process of its own beside the broker, so neither the driver nor the search waits for it or has the
-clients in memory. All it knows is in the records and in the trackers: it can die and begin anew at any time.
+It has its own process beside the broker, so that neither the driver nor the search waits for it or has the
+clients in memory. All it knows is in the records and in the trackers: it can die and restart at any time.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_api.study import FineTuneStudy, StudySpec, Tracking
 from finetune_trainer.errors import SpecError
+from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.records import Follower
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.journal import Journal
@@ -25,15 +26,15 @@ from finetune_trainer.tracking.runs import Tracker
 
 POLL_SECONDS = 5.0
 FINISH_SECONDS = 30.0
-"""What trackers get at the end of a study to take what is missing."""
+"""Time that trackers get at the end of a study to catch up."""
 
 DRAIN_SECONDS = 5.0
-"""What they get of the time in which a pod that was told to end must end."""
+"""The same when the pod was told to end: a part of its grace period."""
 
 _RESTARTS = 5
 
 Warn: TypeAlias = Callable[[str, str], None]
-"""Told (field of spec.tracking, what people should know of it); empty when there is nothing any more."""
+"""Called with (field of spec.tracking, a message for people); an empty message withdraws it."""
 
 log = logging.getLogger("finetune.tracking")
 
@@ -41,14 +42,14 @@ log = logging.getLogger("finetune.tracking")
 def _wandb(tracking: Tracking, storage: Storage) -> Tracker:
     from finetune_trainer.tracking.wandb_runs import WandbRuns
 
-    assert tracking.wandb is not None  # it is wanted
+    assert tracking.wandb is not None  # the study asks for it
     return WandbRuns(tracking.wandb, storage)
 
 
 def _mlflow(tracking: Tracking, _: Storage) -> Tracker:
     from finetune_trainer.tracking.mlflow_runs import MlflowRuns
 
-    assert tracking.mlflow is not None  # it is wanted
+    assert tracking.mlflow is not None  # the study asks for it
     return MlflowRuns(tracking.mlflow)
 
 
@@ -63,8 +64,8 @@ _TRACKERS: dict[str, Callable[[Tracking, Storage], Tracker]] = {
     "mlflow": _mlflow,
     "tensorboard": _tensorboard,
 }
-"""Field of spec.tracking, which is also the module of its client, → what makes it, on the thread that uses it:
-clients take seconds to import."""
+"""Field of spec.tracking, which is also the module of its client → what makes the tracker, on the thread that
+uses it: clients take seconds to import."""
 
 
 def _wanted(tracking: Tracking) -> list[str]:
@@ -72,13 +73,13 @@ def _wanted(tracking: Tracking) -> list[str]:
 
 
 def check_clients(spec: StudySpec) -> None:
-    """Raises SpecError if the client of a tracker is not installed; it is looked for, not imported."""
+    """Raises SpecError if the client of a tracker is not installed; looks for it without importing it."""
     for field in _wanted(spec.tracking) if spec.tracking else []:
         if importlib.util.find_spec(field) is None:
             raise SpecError(
                 f"spec.tracking.{field}",
-                f"must have its client in the trainer's image (no module {field}; the extra `tracking` "
-                "of finetune-operator brings it)",
+                f"needs its client in the trainer's image (no module {field}; the extra `tracking` "
+                "of finetune-operator installs it)",
             )
 
 
@@ -89,11 +90,14 @@ class StudyTracker:
         tracking = study.spec.tracking or Tracking()
         self._warn = warn
         self._broken = ""
-        """Why no more is read of the records, once that is so: it is the last word on the trackers."""
+        """Why the records are no longer read, if so; overrides what the trackers say."""
 
         self._wanted = _wanted(tracking)
         self._records = Follower(storage, term)
-        self._journal = Journal(study)
+        self._study, self._storage = study, storage
+        self._journal: Journal | None = None
+        """Begun with the first records that could be read."""
+
         self._reporters = [
             Reporter(field, partial(_TRACKERS[field], tracking, storage), partial(self._say, field))
             for field in self._wanted
@@ -105,13 +109,13 @@ class StudyTracker:
         self._thread = threading.Thread(target=self._loop, name="tracking", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Begin to follow the records."""
         for reporter in self._reporters:
             reporter.start()
         self._thread.start()
 
     def finish(self, seconds: float) -> int:
-        """Show all that is in the records, for at most so many seconds; how many runs are still not complete."""
+        """Show everything in the records, within so many seconds; returns how many runs are still incomplete."""
         deadline = time.monotonic() + seconds
         self._ending.set()
         self._thread.join(seconds)
@@ -126,18 +130,22 @@ class StudyTracker:
             while not self._ending.wait(POLL_SECONDS):
                 self._read()
             self._read()
-        except Exception as error:  # any: the study goes on, and its status says what it lacks
+        except (
+            Exception
+        ) as error:  # any: the study goes on, and its status says that tracking does not
             log.exception("tracking cannot go on")
-            self._broken = f"cannot go on, the study does: {type(error).__name__}: {error}"
+            self._broken = f"stopped; the study goes on: {type(error).__name__}: {error}"
             for field in self._wanted:
                 self._say(field, self._broken)
 
     def _read(self) -> None:
         try:
+            if self._journal is None:
+                self._journal = Journal(self._study, problem_of(self._study.spec, self._storage))
             events = self._records.more()
         except Exception as error:  # any: if it lasts, the broker ends the term
             if not self._unread:
-                log.exception("the records cannot be read, tracking waits: %s", error)
+                log.exception("the records cannot be read; tracking waits: %s", error)
             self._unread = True
             return
         self._unread = False
@@ -157,7 +165,7 @@ class _Actor:
         self._tracker.start()
 
     def finish(self, seconds: float) -> int:
-        """As StudyTracker's."""
+        """See `StudyTracker.finish`."""
         return self._tracker.finish(seconds)
 
 
@@ -168,7 +176,7 @@ def start_tracker(
     broker: Any,
     place: NodeAffinitySchedulingStrategy,
 ) -> Any:
-    """The actor that tracks the study, if it is tracked; it begins anew if its process ends."""
+    """The actor that tracks the study, if it is tracked; it restarts if its process ends."""
     if study.spec.tracking is None:
         return None
     actor = ray.remote(_Actor).options(
@@ -178,7 +186,7 @@ def start_tracker(
 
 
 def finish_tracker(actor: Any, seconds: float) -> None:
-    """Give the tracker so many seconds for what is missing, and end it. Never raises for it."""
+    """Give the tracker so many seconds to catch up, then end it. Never raises for it."""
     if actor is None:
         return
     try:

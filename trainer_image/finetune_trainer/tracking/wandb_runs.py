@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases, by its own client."""
+"""Writes runs to Weights & Biases, with its own client."""
 
 import os
 import tempfile
@@ -15,14 +15,14 @@ from finetune_trainer.search.storage import Storage
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
 
 FOLDER = "tracking/wandb"
-"""An empty file for each run that has ended there: to look into it again would take seconds each."""
+"""An empty file for each run that has ended there: looking into each again would take seconds."""
 
 _INIT_SECONDS = 15
 _UPLOAD_SECONDS = 60
 
 
 class WandbRuns:
-    """Runs of one study, whose ids follow from the records; those that train are open."""
+    """Runs of one study, whose ids follow from the records; those in training are open."""
 
     def __init__(self, tracking: WandbTracking, storage: Storage) -> None:
         self._tracking = tracking
@@ -40,14 +40,14 @@ class WandbRuns:
             save_code=False,
             x_save_requirements=False,
             x_disable_stats=True,
-            x_disable_machine_info=True,  # of the head's pod, which says nothing of the trial's
+            x_disable_machine_info=True,  # of the head's pod, which says nothing about the trial's
             init_timeout=_INIT_SECONDS,
             finish_timeout=_UPLOAD_SECONDS,
             finish_timeout_raises=True,
         )
 
     def write(self, run: TrackedRun) -> None:
-        """Open the run, made or resumed, log what it lacks, and close it unless it trains. Raises TrackingError."""
+        """Open the run, new or resumed, log what it lacks, and close it unless it is training. Raises TrackingError."""
         try:
             with _told():
                 if self._ended is None:
@@ -56,12 +56,12 @@ class WandbRuns:
                 if is_news and run.key not in self._ended:
                     self._write(run, self._ended)
         except TrackingError:
-            self._open.pop(run.key, None)  # resumed next time, from what has arrived
+            self._open.pop(run.key, None)  # to resume it next time from what has arrived
             self._steps.pop(run.key, None)
             raise
 
     def close(self) -> None:
-        """Close what is open; a later process goes on with it. Raises TrackingError."""
+        """Close what is open; a later process continues it. Raises TrackingError."""
         with _told():
             for key in list(self._open):
                 self._finish(key, failed=False)
@@ -98,7 +98,7 @@ class WandbRuns:
         shown.define_metric("epoch")
         shown.define_metric("*", step_metric="epoch")
         self._open[run.key] = shown
-        # A resumed run begins after the last step that has arrived; offline nobody knows of earlier ones.
+        # A resumed run begins after the last step that has arrived; offline, earlier steps are unknown.
         self._steps[run.key] = max(self._steps.get(run.key, 0), shown.starting_step - 1)
         return shown
 

@@ -1,0 +1,98 @@
+"""What a model of the hyperparameters learns from: results at one rung, never a mixture of depths.
+
+The rule of BOHB (Falkner et al., "BOHB: Robust and Efficient Hyperparameter Optimization at Scale", ICML 2018,
+section 4): the model is that of the highest rung with enough results, and a share of the trials is drawn at
+random, since what is best at that rung need not be best in the end.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_trainer.search.domains import space_of
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.trials import Trial
+
+RANDOM_SHARE = 1 / 3
+"""Of the trials of a search with rungs: as in BOHB."""
+
+STARTUP = 10
+"""Results that a model needs where all trials are trained whole."""
+
+_BEYOND_DIMENSIONS = 3
+"""Results that a model of a rung needs beyond one for each hyperparameter of a trial: as in BOHB."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Trials by their value at one rung, in the order in which they came there."""
+
+    level: int
+    """The rung, from 0."""
+
+    results: list[tuple[Trial, float]]
+    """Trials that have come there, or had ended by themselves before, with their scores: larger is better."""
+
+    failed: list[Trial]
+    """Trials that failed or diverged before they came there."""
+
+    dimensions: int
+    """The most hyperparameters that one of the trials with a result has."""
+
+
+def draws_at_random(problem: Problem, number: int) -> bool:
+    """Whether trial `number` belongs to the share that no model proposes."""
+    several = len(problem.resources) > 1
+    return (
+        several and random.Random(f"{problem.search.seed}/share/{number}").random() < RANDOM_SHARE
+    )
+
+
+def lesson(problem: Problem, trials: Sequence[Trial], least: int | None = None) -> Lesson | None:
+    """The results of the highest rung that has enough of them for a model, and at least `least`; None if none has.
+
+    Where all trials are trained whole, `least` are enough, by default STARTUP.
+    """
+    for level in reversed(range(len(problem.resources))):
+        results = _results(problem, trials, level)
+        if _enough(problem, [trial for trial, _ in results], least):
+            there = {trial.number for trial, _ in results}
+            failed = (trial for trial in trials if trial.status in ("Diverged", "Failed"))
+            return Lesson(
+                level,
+                results,
+                [trial for trial in failed if trial.number not in there],
+                max((len(trial.params) for trial, _ in results), default=0),
+            )
+    return None
+
+
+def _results(problem: Problem, trials: Sequence[Trial], level: int) -> list[tuple[Trial, float]]:
+    found = [
+        (trial, problem.score(value))
+        for trial in trials
+        if (value := _value_at(trial, level)) is not None and math.isfinite(value)
+    ]
+    return sorted(found, key=lambda pair: pair[0].arrival(level))
+
+
+def _value_at(trial: Trial, level: int) -> float | None:
+    """The trial's value at that rung, or at its end if it ended by itself before; None without one."""
+    if trial.status == "Completed" and trial.rung_values:
+        level = min(level, max(trial.rung_values))
+    return trial.rung_values.get(level)
+
+
+def _enough(problem: Problem, trials: Sequence[Trial], least: int | None) -> bool:
+    """Whether a model can be made of them: at a rung one of some space, by the hyperparameters of its trials."""
+    if len(problem.resources) == 1 or len(trials) < (least or 0):
+        return len(trials) >= (STARTUP if least is None else least)
+    counts, dimensions = Counter[int](), Counter[int]()
+    for trial in trials:
+        space = space_of(problem.spaces, trial.params)
+        if space is not None:
+            counts[id(space)] += 1
+            dimensions[id(space)] = max(dimensions[id(space)], len(trial.params))
+    return any(counts[space] >= dimensions[space] + _BEYOND_DIMENSIONS for space in counts)
