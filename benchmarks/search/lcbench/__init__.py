@@ -1,0 +1,1 @@
+"""Searches on a public benchmark: LCBench by its surrogate of YAHPO Gym."""

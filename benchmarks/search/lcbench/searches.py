@@ -1,0 +1,218 @@
+"""The searches that are compared: ours, and those of Ray, Optuna, Syne Tune and SMAC3 where they are installed."""
+
+import logging
+import random
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol, TypeAlias
+
+import optuna
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from benchmarks.search.lcbench.curves import EPOCHS, SPACE, draw
+from finetune_api.spaces import FloatDomain, IntegerDomain
+from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.decisions import next_item, starting
+from finetune_trainer.search.items import TrainItem
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.state import StudyState
+
+FACTOR = 3
+"""Of the rungs of every search: 1, 3, 9, 27 and 52 epochs."""
+
+Job: TypeAlias = Any
+"""What a worker trains, in the form of its search."""
+
+Config: TypeAlias = dict[str, Any]
+
+
+class Searcher(Protocol):
+    """A search that is asked for work and told the value of every epoch."""
+
+    def next(self) -> tuple[Job, Config, int] | None:
+        """A job, its configuration and its epochs so far; None while there is nothing to do."""
+        ...
+
+    def goes_on(self, job: Job, epoch: int, value: float) -> bool:
+        """Take in the value after `epoch`; whether the worker trains on."""
+        ...
+
+
+class Ours:
+    """The study's own state and decisions."""
+
+    def __init__(
+        self, seed: int, algorithm: Algorithm, scheduler: SchedulerType, trials: int | None = None
+    ) -> None:
+        rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
+        space: dict[str, FloatDomain | IntegerDomain] = {}
+        for name, kind, low, high, log in SPACE:
+            scale: Literal["Log"] | None = "Log" if log else None
+            if kind == "int":
+                space[name] = IntegerDomain(min=int(low), max=int(high), scale=scale)
+            else:
+                space[name] = FloatDomain(min=low, max=high, scale=scale)
+        search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
+        problem = Problem(search, [space], ("accuracy",), ("Maximize",), EPOCHS)
+        self.state, self._budget = StudyState(problem), Budget(max_trials=trials)
+
+    def next(self) -> tuple[TrainItem, Config, int] | None:
+        item = next_item(self.state, self._budget, 0.0)
+        if not isinstance(item, TrainItem):
+            return None
+        for event in starting(self.state, self._budget, item, "slot/1", 0.0):
+            self.state.apply(event)
+        return item, dict(item.params), int(self.state.trials[item.trial].trained)
+
+    def goes_on(self, job: TrainItem, epoch: int, value: float) -> bool:
+        self.state.apply(ev.EpochDone(0.0, job.trial, epoch, value, {}, 0.0, 1.0, 0.0))
+        if epoch < job.to_epoch:
+            return True
+        self.state.apply(ev.Reached(0.0, job.trial, epoch == EPOCHS))
+        return False
+
+
+class RayASHA:
+    """Ray's scheduler over random draws."""
+
+    def __init__(self, seed: int) -> None:
+        self._scheduler = AsyncHyperBandScheduler(
+            time_attr="epoch",
+            metric="accuracy",
+            mode="max",
+            max_t=EPOCHS,
+            grace_period=1,
+            reduction_factor=FACTOR,
+        )
+        self._rng, self._begun = random.Random(seed), 0
+
+    def next(self) -> tuple[SimpleNamespace, Config, int]:
+        trial = SimpleNamespace(trial_id=str(self._begun))
+        self._begun += 1
+        self._scheduler.on_trial_add(None, trial)
+        return trial, draw(self._rng), 0
+
+    def goes_on(self, job: SimpleNamespace, epoch: int, value: float) -> bool:
+        result = {"epoch": epoch, "accuracy": value, "training_iteration": epoch}
+        decision = self._scheduler.on_trial_result(None, job, result)
+        return decision != TrialScheduler.STOP and epoch < EPOCHS
+
+
+class OptunaTPE:
+    """Optuna's own loop: its multivariate TPE, told of running trials if there are several workers, and a pruner."""
+
+    def __init__(self, seed: int, workers: int, pruner: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=workers > 1
+            )
+        pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+            "Hyperband": lambda: optuna.pruners.HyperbandPruner(1, EPOCHS, FACTOR),
+            "none": optuna.pruners.NopPruner,
+        }
+        self._study = optuna.create_study(
+            study_name=f"seed {seed}",  # Hyperband's brackets follow from it
+            direction="maximize",
+            sampler=sampler,
+            pruner=pruners[pruner](),
+        )
+        self._space: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.IntDistribution(int(low), int(high), log=log)
+            if kind == "int"
+            else optuna.distributions.FloatDistribution(low, high, log=log)
+            for name, kind, low, high, log in SPACE
+        }
+
+    def next(self) -> tuple[optuna.Trial, Config, int]:
+        trial = self._study.ask(self._space)
+        return trial, dict(trial.params), 0
+
+    def goes_on(self, job: optuna.Trial, epoch: int, value: float) -> bool:
+        job.report(value, epoch)
+        if epoch == EPOCHS:
+            self._study.tell(job, value)
+            return False
+        if job.should_prune():
+            self._study.tell(job, state=optuna.trial.TrialState.PRUNED)
+            return False
+        return True
+
+
+class SyneTune:
+    """A multi-fidelity search of Syne Tune."""
+
+    def __init__(self, seed: int, kind: str) -> None:
+        logging.disable(logging.WARNING)
+        import numpy as np
+        from syne_tune import config_space
+        from syne_tune.optimizer import baselines
+
+        np.random.seed(seed)  # it draws from there too
+        kinds = {
+            ("int", True): config_space.lograndint,
+            ("int", False): config_space.randint,
+            ("float", True): config_space.loguniform,
+            ("float", False): config_space.uniform,
+        }
+        self._scheduler = getattr(baselines, kind)(
+            {name: kinds[form, log](low, high) for name, form, low, high, log in SPACE},
+            metric="accuracy",
+            time_attr="epoch",
+            max_t=EPOCHS,
+            do_minimize=False,
+            random_seed=seed,
+            grace_period=1,
+            reduction_factor=FACTOR,
+        )
+        self._begun = 0
+
+    def next(self) -> tuple[Any, Config, int] | None:
+        import datetime
+
+        from syne_tune.backend.trial_status import Trial
+
+        suggested = self._scheduler.suggest()
+        if suggested is None:
+            return None
+        trial = Trial(self._begun, suggested.config, datetime.datetime.now(datetime.UTC))
+        self._begun += 1
+        self._scheduler.on_trial_add(trial)
+        return trial, {name: suggested.config[name] for name, *_ in SPACE}, 0
+
+    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
+        decision = self._scheduler.on_trial_result(job, {"accuracy": value, "epoch": epoch})
+        return bool(decision == "CONTINUE") and epoch < EPOCHS
+
+
+Maker: TypeAlias = Callable[[int, int, int], Searcher]
+"""(seed, workers, whole trainings of the budget) → the search."""
+
+
+def _ours(algorithm: Algorithm, scheduler: SchedulerType) -> Maker:
+    return lambda seed, workers, trainings: Ours(seed, algorithm, scheduler)
+
+
+BASE = "ours Random + ASHA"
+RAY = "Ray ASHA"
+SEARCHES: dict[str, Maker] = {
+    BASE: _ours("Random", "ASHA"),
+    **{
+        f"ours {algorithm}{'' if scheduler == 'None' else f' + {scheduler}'}": _ours(
+            algorithm, scheduler
+        )
+        for algorithm in ("Random", "TPE", "GP", "CMAES", "Evolution")
+        for scheduler in ("None", "ASHA", "Hyperband", "PASHA")
+        if (algorithm, scheduler) != ("Random", "ASHA")
+    },
+    RAY: lambda seed, workers, trainings: RayASHA(seed),
+    "Optuna TPE": lambda seed, workers, trainings: OptunaTPE(seed, workers, "none"),
+    "Optuna TPE + HyperbandPruner": lambda seed, workers, trainings: OptunaTPE(
+        seed, workers, "Hyperband"
+    ),
+    "Syne Tune ASHA": lambda seed, workers, trainings: SyneTune(seed, "ASHA"),
+    "Syne Tune BOHB": lambda seed, workers, trainings: SyneTune(seed, "BOHB"),
+}
