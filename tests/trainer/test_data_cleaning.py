@@ -10,7 +10,11 @@ import pytest
 from finetune_api.study import Cleaning
 from finetune_trainer.data import PreparedData
 from finetune_trainer.data.cleaning import cleaned, visible_text
-from finetune_trainer.data.duplicates import without_conflicts, without_duplicates
+from finetune_trainer.data.duplicates import (
+    warn_of_shared_texts,
+    without_conflicts,
+    without_duplicates,
+)
 from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.load import RawRows
 from finetune_trainer.data.report import report
@@ -110,7 +114,7 @@ def test_rows_without_a_text_after_cleaning_are_dropped_from_every_part(
     parts = {name: [*numbered(6), {"text": "<hr>", "label": "good"}] for name in ("train", "test")}
     data = prepare_rows(make_spec, tmp_path, parts, dataset={"cleaning": {"stripHtml": True}})
     for name in parts:
-        warning = f"spec.dataset.files.{name}: 1 of 7 {name} rows without a text dropped"
+        warning = f"spec.dataset.files.{name}: dropped 1 of 7 {name} rows without a text"
         assert warning in data.warnings
     assert len(data.test) == 6
 
@@ -133,7 +137,7 @@ def test_rows_of_other_lengths_are_dropped_from_every_part(
 def test_cleaning_that_leaves_no_row_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
     parts = {"train": numbered(10), "test": numbered(3)}
     with pytest.raises(
-        DataError, match=r"rows that minCharacters leaves \(got 10 rows, all shorter"
+        DataError, match=r"rows left after minCharacters \(got 10 rows, all shorter"
     ):
         prepare_rows(make_spec, tmp_path, parts, dataset={"cleaning": {"minCharacters": 100}})
 
@@ -146,7 +150,7 @@ def test_the_first_of_equal_rows_is_kept() -> None:
     (step,) = account.steps
     assert (step.step, step.rows_in, step.dropped) == ("duplicates", 6, 3)
     assert account.warnings == [
-        "files.train: 3 of 6 train rows with the texts and the label of an earlier row dropped"
+        "files.train: dropped 3 of 6 train rows with the texts and the label of an earlier row"
     ]
 
 
@@ -166,6 +170,29 @@ def test_what_is_tested_on_is_not_trained_on() -> None:
     assert pairs(found["train"]) == [("a", "x")]
     assert pairs(found["validation"]) == [("v", "y"), ("w", "x")]
     assert pairs(found["test"]) == pairs(parts["test"])
+
+
+@pytest.mark.parametrize(
+    ("folds", "told"),
+    [
+        (1, ["2 of 3 validation rows", "2 of 3 test rows"]),
+        (5, ["5 of 7 validation rows", "2 of 3 test rows"]),
+    ],
+)
+def test_held_out_rows_that_are_trained_on_are_told(folds: int, told: list[str]) -> None:
+    parts = {
+        "train": labelled("train", [("a", "x"), ("v", "x"), ("v", "y"), ("both", "x")]),
+        "validation": labelled("validation", [("v", "y"), ("both", "x"), ("w", "x")]),
+        "test": labelled("test", [("w", "y"), ("both", "x"), ("u", "x")]),
+    }
+    account = Account()
+    warn_of_shared_texts(parts, folds, account)
+    field = "spec.dataset.cleaning.duplicates: "
+    assert [warning.split(" have")[0] for warning in account.warnings] == [field + t for t in told]
+    once = without_duplicates(parts, Account())
+    account = Account()
+    warn_of_shared_texts(once, 1, account)
+    assert account.warnings == [], "what Drop leaves has none"
 
 
 def test_texts_are_compared_as_cleaned(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -220,12 +247,12 @@ CONFLICT = [("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"), ("c", "y")]
         (
             "Report",
             CONFLICT,
-            ["files.train: 2 of 5 train rows with the texts of a row with another label kept"],
+            ["files.train: kept 2 of 5 train rows with the texts of a row with another label"],
         ),
         (
             "Drop",
             [("b", "x"), ("c", "y"), ("c", "y")],
-            ["files.train: 2 of 5 train rows with the texts of a row with another label dropped"],
+            ["files.train: dropped 2 of 5 train rows with the texts of a row with another label"],
         ),
     ],
 )

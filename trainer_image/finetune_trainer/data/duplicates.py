@@ -1,6 +1,6 @@
-"""Rows with the same texts: repeated, in more than one part, or labelled differently."""
+"""Rows with the same texts: repeated, in more than one part, or with different labels."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,10 +12,10 @@ from finetune_trainer.data.steps import Account
 def without_duplicates(
     parts: Mapping[str, LabelledRows], account: Account
 ) -> dict[str, LabelledRows]:
-    """`parts` with each pair of texts and label once a part, and no text that a later part tests.
+    """`parts` with each pair of texts and label once per part, and no texts that a later part tests.
 
-    Training rows with the texts of a validation or test row go, and validation rows with those of a test
-    row, on which the winner trains in the end. Raises DataError if a part has no row left.
+    Training rows with the texts of a validation or test row are left out, and so are validation rows with those of
+    a test row, because the final model trains on them. Raises DataError if a part has no row left.
     """
     once = {name: _first_of_each(rows, account) for name, rows in parts.items()}
     for name, held_out in (("train", PARTS[1:]), ("validation", PARTS[2:])):
@@ -25,6 +25,40 @@ def without_duplicates(
             why = f"with the texts of a {' or '.join(held_out)} row"
             once[name] = once[name].without(leaks, "duplicates", why, account)
     return once
+
+
+def warn_of_shared_texts(parts: Mapping[str, LabelledRows], folds: int, account: Account) -> None:
+    """Warn of held-out rows whose texts the model trains on: what they measure is too good.
+
+    Those of the test rows count as shared with training and validation rows, on both of which the final model
+    trains. With cross-validation the validation rows are those of the folds.
+    """
+    field, remedy = "spec.dataset.cleaning.duplicates", "Drop leaves the training rows out"
+    train, validation, test = (parts[name].by_row() for name in PARTS)
+    searched = [*train, *validation]
+    counts = Counter(searched)
+    if folds > 1:
+        held_out, shared = searched, [key for key in searched if counts[key] > 1]
+        other = "another row, perhaps of another fold"
+    else:
+        known = set(train)
+        held_out, shared = validation, [key for key in validation if key in known]
+        other = "a training row"
+    for name, rows, found, where in (
+        ("validation", held_out, shared, other),
+        (
+            "test",
+            test,
+            [key for key in test if key in counts],
+            "a row that the final model trains on",
+        ),
+    ):
+        if found:
+            account.warn(
+                field,
+                f"{len(found)} of {len(rows)} {name} rows have the same texts as {where}, so the {name} metrics "
+                f"are too good; {remedy}",
+            )
 
 
 def _first_of_each(rows: LabelledRows, account: Account) -> LabelledRows:
@@ -44,8 +78,8 @@ def without_conflicts(
     conflicts: Literal["Keep", "Report", "Drop"],
     account: Account,
 ) -> dict[str, LabelledRows]:
-    """`parts`, where rows of the `trained` ones that have the same texts but different labels are left in,
-    told about, or all left out.
+    """`parts`, in which rows of the `trained` ones that have the same texts but different labels are kept,
+    kept with a warning, or all left out.
 
     Raises DataError if a part has no row left.
     """
@@ -64,5 +98,5 @@ def without_conflicts(
         account.add(name, "conflicts", len(rows), f"{len(unclear)} {why}, kept")
         if unclear:
             count = f"{len(unclear)} of {len(rows)}"
-            account.warn(rows.field, f"{count} {name} rows {why} kept")
+            account.warn(rows.field, f"kept {count} {name} rows {why}")
     return found

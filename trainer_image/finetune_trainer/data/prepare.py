@@ -1,4 +1,4 @@
-"""From a study's spec to the rows that every trial shares."""
+"""Turns a study's spec into the rows that all trials share."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from finetune_api.metrics import Task, best_value, natural_goal, score
 from finetune_api.study import PretrainedModel, StudySpec
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
+from finetune_trainer.data.duplicates import warn_of_shared_texts
 from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import LabelledRows, encode, known_rows, label_names
 from finetune_trainer.data.leak import refuse_labels_in_texts
@@ -39,11 +40,11 @@ _MEANS_OVER_LABELS: dict[Task, tuple[str, ...]] = {
     "MultiLabel": ("roc_auc", "average_precision", "matthews", "balanced_accuracy"),
     "Regression": (),
 }
-"""Metrics that are means over the labels that some rows have and some have not."""
+"""Metrics that are means over the labels that some rows have and others lack."""
 
 
 def prepare(spec: StudySpec, base: Path) -> PreparedData:
-    """Load, clean, split and tokenise the rows of `spec`; relative paths are below `base`.
+    """Load, clean, split and tokenise the rows of `spec`; relative paths start from `base`.
 
     Raises DataError or ModelError naming the field that is wrong. The same spec and files give the
     same rows, bit for bit. An unreachable hub raises its own error: trying again may help.
@@ -57,7 +58,10 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     if spec.task != "Regression":
         for name in PARTS[1:]:
             parts[name] = known_rows(parts[name], names, account)
-    groups = row_groups([parts[name] for name in PARTS], dataset.cleaning.duplicates == "Drop")
+    drops = dataset.cleaning.duplicates == "Drop"
+    if not drops:
+        warn_of_shared_texts(parts, spec.validation.folds, account)
+    groups = row_groups([parts[name] for name in PARTS], drops)
     source = ModelSource.find(spec.model, base).pinned()
     data = replace(
         _tokenised(parts, spec.task, names, source, _longest(spec)),
@@ -105,24 +109,24 @@ def _tokenised(
 
 
 def _reading(columns: list[list[str]], source: ModelSource, longest: int) -> Reading:
-    """The rows as the model reads them, of which a trial keeps `longest` tokens at most."""
+    """The rows as the model reads them; trials keep at most `longest` tokens of each."""
     tokenizer, config = source.tokenizer(), source.config()
     frame = _frame(tokenizer, columns, source)
     tokens = tuple(tokenise(tokenizer, texts) for texts in columns)
     most = max_tokens(tokenizer, config)
-    # Whatever is wrong with the weights is better known before any worker starts.
+    # It is better to learn of wrong weights before any worker starts.
     model, _ = source.weights(config)
     padding_matters = check_reads(model, source, tokens, frame, min(longest, most))
     return Reading(source, tokens, frame, most, padding_matters)
 
 
 def _longest(spec: StudySpec) -> int:
-    """The most tokens of a row that any trial keeps."""
+    """The most tokens that any trial keeps of a row."""
     return max(int(value) for value in trial_values(spec, "maxLength"))
 
 
 def _frame(tokenizer: Any, columns: list[list[str]], source: ModelSource) -> Frame:
-    """What the tokenizer puts around texts. Raises ModelError if it reads none of them."""
+    """What the tokenizer puts around texts. Raises ModelError if it can read none of them."""
     try:
         return Frame.of(tokenizer, columns)
     except ValueError as error:
@@ -135,7 +139,7 @@ def _frame(tokenizer: Any, columns: list[list[str]], source: ModelSource) -> Fra
 def _other_readings(
     spec: StudySpec, base: Path, parts: Mapping[str, LabelledRows]
 ) -> dict[str, Reading]:
-    """How the pretrained models that trials can have beside the study's own read the rows."""
+    """The rows as read by the other pretrained models that trials can have."""
     columns = _columns(parts[name] for name in PARTS)
     fixed = getattr(spec.hyperparameters, "pretrained_model", None)
     readings = {}
@@ -152,7 +156,7 @@ def _other_readings(
 
 
 def _columns(parts: Iterable[LabelledRows]) -> list[list[str]]:
-    """The texts of one part after the other, a list for each column."""
+    """The texts of all parts in turn, one list per column."""
     texts = [rows.texts for rows in parts]
     return [list(chain.from_iterable(columns)) for columns in zip(*texts, strict=True)]
 
@@ -160,10 +164,10 @@ def _columns(parts: Iterable[LabelledRows]) -> list[list[str]]:
 def _variable_texts(
     spec: StudySpec, base: Path, parts: Mapping[str, LabelledRows]
 ) -> VariableTexts | None:
-    """The texts that trials vary, if any does, with the synonyms that they need."""
+    """The texts that trials vary, if any trial does, with the synonyms that they need."""
     dataset = spec.dataset
     operations = set(trial_values(spec, "augmentation")) - {"None"}
-    columns = _columns(parts[name] for name in PARTS[:2])  # the final fit trains on both
+    columns = _columns(parts[name] for name in PARTS[:2])  # the refit trains on both
     synonyms: Synonyms = {}
     if operations & NEED_SYNONYMS or dataset.synonyms is not None:
         words = {word.lower() for texts in columns for text in texts for word in words_of(text)}
@@ -180,7 +184,7 @@ def _with_near_duplicates(
     parts: Mapping[str, LabelledRows],
     account: Account,
 ) -> PreparedData:
-    """`data` with its near-duplicates, if a trial leaves some out."""
+    """`data` with its near-duplicates, if any trial leaves some out."""
     lowest = min(float(value) for value in trial_values(spec, "duplicateThreshold"))
     if lowest >= 1:
         return data
@@ -198,12 +202,12 @@ def _with_near_duplicates(
             raise ModelError(name, error.message) from error
     data = replace(data, near_duplicates=found)
     train, spared = data.distinct(lowest)
-    why = f"alike by {lowest:g}, the lowest threshold of a trial"
+    why = f"with a similarity of {lowest:g} or more, the lowest threshold of any trial"
     left_out = len(data.train) - len(train)
     account.add("train", "duplicateThreshold", len(data.train), why, dropped=left_out)
     if spared:
         listed = ", ".join(spared[:3]) + (", …" if len(spared) > 3 else "")
-        text = f"a row {why}, is kept where no other training row has its label ({listed})"
+        text = f"a row {why}, is kept if no other training row has its label ({listed})"
         account.warn(field, text)
     return data
 
@@ -216,12 +220,12 @@ def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
         return []
     return [
         f"spec.dataset.textColumns: {count} of {len(lengths)} rows are longer than {limit} tokens and "
-        f"cut off there (the longest has {int(lengths.max())})"
+        f"are cut off there (the longest has {int(lengths.max())})"
     ]
 
 
 def _validation_parts(data: PreparedData, spec: StudySpec) -> list[NDArray[np.int64]]:
-    """The rows that the study validates on: one part, or one a fold."""
+    """The rows that the study validates on: one part, or one per fold."""
     folds = spec.validation.cross_validation
     if folds is None:
         return [data.validation]
@@ -231,7 +235,7 @@ def _validation_parts(data: PreparedData, spec: StudySpec) -> list[NDArray[np.in
 def _undefined_metrics(
     data: PreparedData, spec: StudySpec, parts: Sequence[NDArray[np.int64]]
 ) -> list[str]:
-    """What to say of metrics that one of the validation `parts` leaves undefined."""
+    """Warnings about metrics that one of the validation `parts` leaves undefined."""
     metric, means = spec.objective.metric, _MEANS_OVER_LABELS[data.task]
     each = " of each fold" if len(parts) > 1 else ""
     if data.task == "Regression":
@@ -241,14 +245,14 @@ def _undefined_metrics(
     if not defined and metric in (*means, "matthews"):
         raise DataError(
             "spec.objective.metric",
-            f"{metric} must have a label that some validation rows{each} have and some have not",
+            f"{metric} must have a label that some validation rows{each} have and others lack",
         )
     if defined == len(data.label_names):
         return []
     some = " of some fold" if each else ""
     named = dict.fromkeys((metric, *spec.objective.additional_metrics))
     return [
-        f"{name} is the mean over {defined} of {len(data.label_names)} labels: the others are in all "
+        f"{name} is the mean over {defined} of {len(data.label_names)} labels: all the others are in all "
         f"validation rows{some} or in none"
         for name in named
         if name in means
@@ -256,27 +260,25 @@ def _undefined_metrics(
 
 
 def _odd_objective(spec: StudySpec) -> Iterator[str]:
-    """What to say of an objective that can hardly be meant."""
+    """Warnings about an objective that is probably a mistake."""
     objective = spec.objective
     natural = natural_goal(objective.metric)
     if objective.direction != natural:
-        yield f"spec.objective.goal: {objective.direction} looks for the worst {objective.metric}"
+        yield f"spec.objective.goal: {objective.direction} searches for the worst {objective.metric}"
     best, target = best_value(objective.metric), objective.target
     if target is None or objective.direction != natural:
         return
     if score(target, natural) > score(best, natural):
         share = (
-            f"; a share of 1, as {target / 100:g}?"
-            if natural == "Maximize" and 1 < target <= 100
-            else ""
+            f"; is {target / 100:g} meant?" if natural == "Maximize" and 1 < target <= 100 else ""
         )
-        yield f"spec.objective.target: {target:g} is never reached, for {objective.metric} is {best:g} at best{share}"
+        yield f"spec.objective.target: {target:g} can never be reached: the best {objective.metric} is {best:g}{share}"
 
 
 def _rare_labels(
     data: PreparedData, spec: StudySpec, parts: Sequence[NDArray[np.int64]]
 ) -> Iterator[str]:
-    """What to say of labels whose thresholds are tuned on few rows."""
+    """Warnings about labels whose thresholds are tuned on few rows."""
     if "PerLabel" not in trial_values(spec, "thresholdTuning"):
         return
     counts = data.labels[np.concatenate(parts)].sum(axis=0)
@@ -285,7 +287,7 @@ def _rare_labels(
         fewest = rare[counts[rare].argmin()]
         yield (
             f"thresholdTuning: {len(rare)} of {len(counts)} labels are in fewer than {FEW_ROWS} validation rows, "
-            f"{data.label_names[fewest]} in {counts[fewest]}: the common threshold counts for more than their own"
+            f"{data.label_names[fewest]} in {counts[fewest]}; for these, the common threshold weighs more than their own"
         )
 
 
@@ -306,7 +308,7 @@ def _check_variety(
 
 
 def _labels_with_area(data: PreparedData, rows: NDArray[np.int64]) -> int:
-    """How many labels some of `rows` have and some have not."""
+    """How many labels some of `rows` have and others lack."""
     labels = data.labels[rows]
     if data.task == "SingleLabel":
         labels = labels[:, None] == np.arange(len(data.label_names))
@@ -322,4 +324,4 @@ def _limited(warnings: list[str]) -> tuple[str, ...]:
     for text in warnings:
         log.warning(text)
     rest = len(shown) - _MAX_WARNINGS + 1
-    return (*shown[: _MAX_WARNINGS - 1], f"and {rest} more, in the log of the driver")
+    return (*shown[: _MAX_WARNINGS - 1], f"and {rest} more in the log of the driver")
