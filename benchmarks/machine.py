@@ -1,4 +1,4 @@
-"""Says on what machine a figure was measured."""
+"""Describes the machine on which a figure was measured."""
 
 import os
 import platform

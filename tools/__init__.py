@@ -1,1 +1,1 @@
-"""Programs that work on this checkout; nothing of them is installed."""
+"""Programs that work on this checkout; none of them is installed."""

@@ -1,8 +1,8 @@
-"""Installs what the Makefile needs into a virtual environment, and says beforehand what is missing.
+"""Installs what the Makefile needs into a virtual environment, and says first if anything is missing.
 
     python3 tools/install.py [--venv .venv] [--torch cpu]
 
-It runs on whatever Python the machine has, the standard library alone, so that an old one is told so in a sentence.
+It runs on whatever Python the machine has, with the standard library only, so that an old Python gets a clear message.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PLATFORMS = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")}
 OLDEST_MACOS = 14
 GIB = 2**30
 NEEDED_GIB = {"": 9, "cpu": 4}
-"""Free disk space wanted by `--torch`: the environment (7.3 GiB with CUDA) and what is downloaded on the way."""
+"""Free disk space needed by `--torch`: for the environment (7.3 GiB with CUDA) and for what is downloaded meanwhile."""
 
 CUDA = re.compile(r"(nvidia|cuda|triton)\b")
 
 
 class Missing(Exception):
-    """Something that the machine must have; the text says what, and what to do."""
+    """Something that the machine lacks; the text says what it is and what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,32 +57,32 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"install: {missing}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("install: interrupted; the next `make` goes on with it", file=sys.stderr)
+        print("install: interrupted; the next `make` continues", file=sys.stderr)
         return 130
     return 0
 
 
 def check(venv: str, torch: str) -> None:
-    """Raise Missing if this machine cannot hold or run the environment."""
+    """Raise Missing if this machine has no room for the environment or cannot run it."""
     version = sys.version_info[:3]
     if not OLDEST <= version < (NEWEST[0], NEWEST[1] + 1):
         raise Missing(
-            f"Python {_dotted(OLDEST)} to {_dotted(NEWEST)} is needed, and {sys.executable} is"
-            f" {_dotted(version)}: name another by `make PYTHON3=python3.12 ...`"
+            f"Python {_dotted(OLDEST)} to {_dotted(NEWEST)} is needed, but {sys.executable} is"
+            f" {_dotted(version)}: choose another with `make PYTHON3=python3.12 ...`"
         )
     machine = (platform.system(), platform.machine())
     if machine not in PLATFORMS:
         known = ", ".join(" ".join(known) for known in sorted(PLATFORMS))
-        raise Missing(f"packages are pinned for {known}, and this is {' '.join(machine)}")
+        raise Missing(f"packages are pinned for {known}, but this is {' '.join(machine)}")
     macos = platform.mac_ver()[0]
     if macos and int(macos.split(".")[0]) < OLDEST_MACOS:
-        raise Missing(f"macOS {OLDEST_MACOS} or newer is needed, and this is {macos}")
+        raise Missing(f"macOS {OLDEST_MACOS} or newer is needed, but this is {macos}")
     for module in ("venv", "ensurepip"):
         try:
             __import__(module)
         except ImportError:
             raise Missing(
-                f"Python's module `{module}` is missing: on Debian and Ubuntu, `apt install python3-venv` brings it"
+                f"Python's module `{module}` is missing: on Debian and Ubuntu, `apt install python3-venv` installs it"
             ) from None
     if not os.path.exists(_python(venv)):
         _check_disk(venv, torch)
@@ -94,18 +94,18 @@ def _check_disk(venv: str, torch: str) -> None:
     if free < needed:
         smaller = "" if torch else f" (`TORCH=cpu make ...` needs {NEEDED_GIB['cpu']})"
         raise Missing(
-            f"{needed} GiB of free disk space are needed in {place}, and there are {free:.1f}{smaller}"
+            f"{needed} GiB of free disk space are needed in {place}, but only {free:.1f} are free{smaller}"
         )
 
 
 def install(venv: str, torch: str) -> None:
-    """Make the environment and fill it from the lock. Raises Missing if a step fails."""
+    """Create the environment and fill it from the lock. Raises Missing if a step fails."""
     started = time.monotonic()
     kind = "torch without CUDA" if torch else "torch with CUDA"
     about = "1 GB" if torch else "3 GB"
     say(f"Installing Python packages into {venv} ({kind}; {about} to download the first time)")
     python = _python(venv)
-    if not _has_pip(python):  # none yet, or one whose making was cut off
+    if not _has_pip(python):  # there is none yet, or its creation was cut off
         run([sys.executable, "-m", "venv", "--clear", venv])
     with tempfile.TemporaryDirectory() as folder:
         bootstrap = os.path.join(folder, "uv.txt")
@@ -134,7 +134,7 @@ def install(venv: str, torch: str) -> None:
         follow([*into, "--require-hashes", "--no-deps", "--requirement", everything])
         if torch:
             pin = _requirement(read_lock(LOCK)["torch"])
-            # uv refuses the hash of PyPI's wheel for the one of torch's own index.
+            # uv rejects PyPI's hash for the wheel from torch's own index.
             follow(
                 [*into, "--no-deps", "--reinstall-package", "torch", "--torch-backend", torch, pin]
             )
@@ -146,7 +146,7 @@ def install(venv: str, torch: str) -> None:
 
 
 def read_lock(path: str) -> dict[str, str]:
-    """The lock's entries by name: a requirement with its marker and hashes each, as in the file.
+    """The lock's entries by name, each a requirement with its marker and hashes, as in the file.
 
     A package with several versions (for several Pythons) is one entry.
     """
@@ -203,14 +203,14 @@ def write(path: str, text: str) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run a command without a word. Raises Missing with its output if it fails."""
+    """Run a command silently. Raises Missing with its output if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         raise Missing(f"`{' '.join(command)}` failed:\n{done.stdout.strip()}")
 
 
 def follow(command: list[str]) -> None:
-    """Run uv; says how far its downloads are, by quarters. Raises Missing with its output if it fails."""
+    """Run uv and report its downloads by quarters. Raises Missing with its output if it fails."""
     lines: list[str] = []
     sizes: dict[str, float] = {}
     done, told = 0.0, 0
@@ -226,7 +226,7 @@ def follow(command: list[str]) -> None:
                 sizes[begun.group(1)] = float(begun.group(2)) * unit
             elif ended:
                 done += sizes.get(ended.group(1), 0)
-                # Only a download of some size takes long enough to be told of.
+                # Only large downloads take long enough to be worth reporting.
                 total = sum(sizes.values())
                 quarter = int(4 * done / total) if total > GIB / 4 else 0
                 if quarter > told:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pins every package of pyproject.toml, with hashes, and shows that each platform we name finds wheels for them.
+# Pins every package of pyproject.toml, with hashes, and checks that each supported platform has wheels for them.
 # Usage: tools/lock.sh [uv options, e.g. --upgrade or --upgrade-package torch]
 set -euo pipefail
 cd "$(dirname "$0")/.."

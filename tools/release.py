@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Prepares a release in the checkout, checks that everything names the same version, prints the release's notes.
+"""Prepares a release in the checkout, checks that everything names the same version, and prints the release's notes.
 
     tools/release.py prepare 1.2.3
     tools/release.py check 1.2.3
     tools/release.py notes 1.2.3
 
-The steps around it are in docs/releasing.md. The standard library alone, so that CI runs it without an environment.
+The steps around it are in docs/releasing.md. It needs only the standard library, so that CI runs it without an environment.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PACKAGE = Path("pyproject.toml")
 CHART = Path("charts/finetune-operator/Chart.yaml")
 CRD = Path("crds/finetunestudies.yaml")
 RELEASED = Path("tests/cluster/released")
-"""The CRD of each release, as `<version>.yaml`: what upgrades are tested from."""
+"""The CRD of each release, as `<version>.yaml`; upgrades are tested from these."""
 
 CHANGELOG = Path("CHANGELOG.md")
 UNRELEASED = "Unreleased"
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             case "notes":
                 print(notes(root, parsed.version))
             case unknown:
-                raise ValueError(f"{unknown} has a parser, and nothing that does it")
+                raise ValueError(f"{unknown} has a parser, but no function")
     except ReleaseError as error:
         print(f"release: {error}", file=sys.stderr)
         return 1
@@ -89,15 +89,15 @@ def prepare(root: Path, version: str, today: datetime.date) -> list[Path]:
 
 
 def check(root: Path, version: str) -> None:
-    """Raise ReleaseError, with all that is wrong, unless the checkout is that of a prepared `version`.
+    """Raise ReleaseError, with everything that is wrong, unless the checkout is that of a prepared `version`.
 
-    It is for the tagged commit: after it, the CRD may change again.
+    It is meant for the tagged commit: after that, the CRD may change again.
     """
     _require_version(version)
     found = {f"{CHART}: {field}": value for field, value in _chart_versions(root).items()}
     found[f"{PACKAGE}: version"] = tomllib.loads(_read(root, PACKAGE))["project"]["version"]
     wrong = [
-        f"{place} is {value}, and not {version}"
+        f"{place} is {value}, not {version}"
         for place, value in sorted(found.items())
         if value != version
     ]
@@ -140,7 +140,7 @@ def _require_version(version: str) -> None:
 
 
 def _with_version(root: Path, path: Path, version: str) -> str:
-    """The text of a file with `version` in each of its lines that name one."""
+    """The text of a file with `version` in each of the lines that name it."""
     text = _read(root, path)
     for line in _LINES[path].values():
         before, after = line.split("{}")
@@ -152,7 +152,7 @@ def _with_version(root: Path, path: Path, version: str) -> str:
 
 
 def _with_section(changelog: str, version: str, today: datetime.date) -> str:
-    """The changelog with what was unreleased under `version`."""
+    """The changelog with its unreleased changes under `version`."""
     unreleased = sections(changelog).get(UNRELEASED)
     if unreleased is None:
         raise ReleaseError(f"{CHANGELOG} has no section [{UNRELEASED}]")

@@ -1,13 +1,13 @@
-"""The operator under load: a real API server and etcd, no node, everything on this machine.
+"""The operator under load: a real API server and etcd, no node, all on this machine.
 
 Phases, each with a fresh API server:
 
-- apply: so many studies at once, until the last has its Job. The bar is a ratio: the time over that which a bare
-  asyncio client needs for the same writes, right before, on the same API server. Then a restart with all of
+- apply: many studies at once, until the last one has its Job. The bar is a ratio: the time relative to what a bare
+  asyncio client needs for the same writes, just before, on the same API server. Then a restart with all of
   them alive, and idle minutes.
-- finished: the operator starts where so many studies have ended.
+- finished: the operator starts where many studies have ended.
 - storm: drivers that each write their progress once a second; the status follows;
-- writes: CPU time of the API server for a new status, over that for a ConfigMap of its size.
+- writes: CPU time of the API server for a new status, relative to that for a ConfigMap of the same size.
 
 Prints a table and exits 1 if a bar is missed.
 
@@ -55,7 +55,7 @@ _CHILDREN = {
     *("jobs", "configmaps", "secrets", "services", "serviceaccounts"),
     *("roles", "rolebindings", "networkpolicies"),
 }
-"""What the operator writes for a new study; its Job comes last, then its status and an Event."""
+"""What the operator writes for a new study; its Job comes last, followed by its status and an Event."""
 
 _KINDS = {*_CHILDREN, "finetunestudies", "pods", "events"}
 
@@ -67,7 +67,7 @@ class Table:
     missed: bool = False
 
     def row(self, what: str, value: float, bar: float | None = None) -> None:
-        """Print a figure; no more than `bar` is good."""
+        """Print a figure; at most `bar` is good."""
         miss = bar is not None and value > bar
         self.missed |= miss
         words = "" if bar is None else f"   at most {bar}{'   MISSED' if miss else ''}"
@@ -76,7 +76,7 @@ class Table:
 
 @dataclass
 class Place:
-    """An API server, a client of it, and the operator that does not run yet."""
+    """An API server, a client for it, and the operator, not yet running."""
 
     server: ApiServer
     api: client.ApiClient
@@ -89,7 +89,7 @@ class Place:
         return Kube(self.api)
 
     def requests(self, *verbs: str, kinds: Container[str] = frozenset(_KINDS)) -> int:
-        """Requests with these verbs about these kinds that the API server has counted."""
+        """Requests with these verbs for these kinds, as counted by the API server."""
         return self.counted(*verbs, kinds=kinds).total()
 
     def counted(self, *verbs: str, kinds: Container[str] = frozenset(_KINDS)) -> Counter[str]:
@@ -178,7 +178,7 @@ async def _bounded(work: Callable[[str], Awaitable[Any]], names: Iterable[str]) 
 
 
 async def _write(kube: Kube, name: str, decision: Decision, namespace: str) -> None:
-    """The operator's writes for a new study, without anything around them."""
+    """The operator's writes for a new study, with nothing around them."""
     await asyncio.gather(*(kube.apply(manifest) for manifest in decision.apply[:-1]))
     await kube.apply(decision.apply[-1])
     for manifest in decision.create:
@@ -237,7 +237,7 @@ class Follower:
 
 
 async def apply(table: Table, studies: int, idle: int) -> None:
-    """Many studies at once, a restart among them, and idleness."""
+    """Many studies at once, a restart with all of them, and idle time."""
     async with place() as at:
         kube, all_names = at.kube, [f"study-{i}" for i in range(studies)]
 
@@ -249,7 +249,7 @@ async def apply(table: Table, studies: int, idle: int) -> None:
         await _bounded(bare, all_names)
         reference = time.perf_counter() - begun
 
-        at.operator.start()  # only now: the reference had the machine for itself
+        at.operator.start()  # only now: the reference had the machine to itself
         jobs = Follower(kube, "Job", lambda _: None)
         await _until(lambda: at.metric("finetune_reconcile_seconds_count") >= 0, 30)
         await asyncio.sleep(8)
@@ -275,7 +275,7 @@ async def apply(table: Table, studies: int, idle: int) -> None:
         table.row(
             "   from creation to Job, 99th percentile, s", round(waits[studies * 99 // 100], 2)
         )
-        table.row("   writes a study until its Job exists", round(children / studies, 2), 12)
+        table.row("   writes per study until its Job exists", round(children / studies, 2), 12)
         table.row("   with its status and Events", round(written / studies, 2))
         table.row("   peak memory of the operator, MB", at.megabytes("VmHWM"), 350)
 
@@ -290,7 +290,7 @@ async def apply(table: Table, studies: int, idle: int) -> None:
         table.row("one more study, until its Job exists, median, s", round(single[15], 3))
         table.row("one more study, until its Job exists, slowest of 30, s", round(single[-1], 3), 1)
 
-        # Without a Job controller no pod ever comes; the operator looks for the reason, for a minute.
+        # Without a Job controller no pod ever appears; for a minute, the operator looks for the reason.
         await asyncio.sleep(EXPLAIN_SECONDS + 15)
         alive = studies + len(single)
         at.operator.kill()
@@ -299,7 +299,7 @@ async def apply(table: Table, studies: int, idle: int) -> None:
         await _until(lambda: at.metric("finetune_studies") >= alive, 120)
         await _settled(at, alive)
         table.row(
-            f"restart with {alive}, until all are seen to, s",
+            f"restart with {alive}, until all are reconciled, s",
             round(time.perf_counter() - begun, 1),
             15,
         )
@@ -309,7 +309,7 @@ async def apply(table: Table, studies: int, idle: int) -> None:
         idle_before, cpu = at.counted(*_WRITES, "LIST"), at.cpu_seconds()
         await asyncio.sleep(idle)
         noise = at.counted(*_WRITES, "LIST") - idle_before
-        del noise["LIST services"]  # the API server's own, which looks after their addresses
+        del noise["LIST services"]  # the API server's own: it looks after their addresses
         share = 100 * (at.cpu_seconds() - cpu) / idle
         table.row(f"writes and lists in {idle} idle seconds", noise.total(), 0)
         if noise:
@@ -319,7 +319,7 @@ async def apply(table: Table, studies: int, idle: int) -> None:
 
 
 async def finished(table: Table, studies: int) -> None:
-    """The operator where so many have ended."""
+    """The operator where many studies have ended."""
     async with place() as at:
         kube = at.kube
 
@@ -357,7 +357,7 @@ async def finished(table: Table, studies: int) -> None:
 def _ended(
     made: dict[str, Any], job: dict[str, Any], document: dict[str, Any], settings: Settings
 ) -> Decision:
-    """What is decided about a study whose Job is complete and whose driver has said so."""
+    """The decision about a study whose Job is complete and whose driver has said so."""
     name, uid = names.progress_config(made["metadata"]["name"]), made["metadata"]["uid"]
     configs = {name: ConfigView(name, uid, "", True, json.dumps(document), 1)}
     view = JobView.of(job)
@@ -366,7 +366,7 @@ def _ended(
 
 
 def _succeeded() -> dict[str, Any]:
-    """The status of an Indexed Job whose only pod has ended well, as the Job controller writes it."""
+    """The status of an Indexed Job whose only pod has succeeded, as the Job controller writes it."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     conditions = [
         {"type": kind, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}
@@ -448,14 +448,16 @@ async def storm(table: Table, drivers: int) -> None:
         requests = at.metric("finetune_api_requests_total") - before
         lags.sort()
         writes = drivers * STORM_SECONDS
-        table.row(f"{drivers} drivers, one progress write a second each, s", round(took, 1))
+        table.row(f"{drivers} drivers, one progress write per second each, s", round(took, 1))
         table.row("   from progress to status, median, s", round(lags[len(lags) // 2], 2))
         table.row(
             "   from progress to status, 99th percentile, s",
             round(lags[len(lags) * 99 // 100], 2),
             5,
         )
-        table.row("   requests of the operator a progress write", round(requests / writes, 2), 0.75)
+        table.row(
+            "   requests of the operator per progress write", round(requests / writes, 2), 0.75
+        )
         for each in (jobs, studies):
             each.task.cancel()
 
@@ -501,7 +503,7 @@ async def writes(table: Table, count: int) -> None:
 
 
 async def _idle(pid: int) -> float:
-    """CPU seconds that the process has used, once it needs no more than a tenth of a second a second."""
+    """CPU seconds that the process has used, as soon as it needs at most a tenth of a CPU."""
     last = _cpu_seconds(pid)
     async with asyncio.timeout(60):
         while True:
@@ -591,14 +593,19 @@ def main() -> int:
     """Run the benchmark; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--studies", type=int, default=1000, help="applied at once; 0: not this phase"
+        "--studies", type=int, default=1000, help="studies applied at once; 0 skips this phase"
     )
     parser.add_argument(
-        "--finished", type=int, default=5000, help="that have ended; 0: not this phase"
+        "--finished", type=int, default=5000, help="studies that have ended; 0 skips this phase"
     )
-    parser.add_argument("--drivers", type=int, default=200, help="of the storm; 0: not this phase")
     parser.add_argument(
-        "--writes", type=int, default=1000, help="of a status, and as many of a ConfigMap; 0: none"
+        "--drivers", type=int, default=200, help="drivers of the storm; 0 skips this phase"
+    )
+    parser.add_argument(
+        "--writes",
+        type=int,
+        default=1000,
+        help="writes of a status, and as many of a ConfigMap; 0 skips this phase",
     )
     parser.add_argument("--idle", type=int, default=600, help="seconds without any event")
     print(describe())

@@ -1,4 +1,4 @@
-"""Real learning curves to search in: scikit-learn's MLPClassifier on its digits, epoch by epoch.
+"""Real learning curves for searches: scikit-learn's MLPClassifier on its digits, epoch by epoch.
 
 The table is built once (minutes) and kept under the user's cache folder.
 """
@@ -15,10 +15,10 @@ from typing import TypeAlias
 CONFIGURATIONS = 600
 EPOCHS = 27
 FOLDS = 3
-"""With a single split the best of the table is one lucky configuration, which no search can be held to."""
+"""With a single split, the best of the table would be one lucky configuration, which no search can be expected to find."""
 
 Curves: TypeAlias = list[list[float]]
-"""Accuracy by configuration and epoch, as the mean over the folds."""
+"""Accuracy by configuration and epoch: the mean over the folds."""
 
 
 def curves() -> Curves:
@@ -28,7 +28,7 @@ def curves() -> Curves:
     if not path.exists():
         print(f"training {CONFIGURATIONS} networks for {EPOCHS} epochs, once ...", flush=True)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[name] = "1"  # read by the processes below
+            os.environ[name] = "1"  # read by the processes started below
         with ProcessPoolExecutor() as pool:
             found = list(pool.map(_curve, range(CONFIGURATIONS), chunksize=4))
         cache.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def curves() -> Curves:
 
 
 def _curve(number: int) -> list[float]:
-    """Train configuration `number`; its mean accuracy over the folds after each epoch."""
+    """Train configuration `number`; returns its mean accuracy over the folds after each epoch."""
     import numpy as np
     from sklearn.datasets import load_digits
     from sklearn.model_selection import StratifiedKFold
@@ -61,14 +61,14 @@ def _curve(number: int) -> list[float]:
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(images, labels)
     curves = np.zeros((FOLDS, EPOCHS))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # wild learning rates overflow: that is what a search meets
+        warnings.simplefilter("ignore")  # extreme learning rates overflow, as in any search
         for curve, (train, test) in zip(curves, folds, strict=True):
             model = MLPClassifier(**settings)
             for epoch in range(EPOCHS):
                 try:
                     model.partial_fit(images[train], labels[train], classes=np.arange(10))
                     curve[epoch] = model.score(images[test], labels[test])
-                except ValueError:  # scikit-learn's word for weights that became infinite
+                except ValueError:  # scikit-learn raises it when weights become infinite
                     break
     return [float(value) for value in curves.mean(axis=0)]
 

@@ -1,20 +1,20 @@
-"""How soon a result is there that is as good as the best of 24 full trials: MiniLM on docstrings, 9 epochs.
+"""How soon a search finds a result as good as the best of 24 full trials: MiniLM on docstrings, 9 epochs.
 
 Four ways to tune the same model on the same rows with the same hyperparameters, two trials side by side:
 
 - by hand: Ray Tune without early stopping, Hugging Face's Trainer at its defaults, 24 trials;
-- a process a trial: the same 24 trials, each in a fresh process with our training loop, which is a lower
-  bound of what a pod a trial would take (no scheduling, no image, no container);
+- a process per trial: the same 24 trials, each in a fresh process with our training loop: a lower
+  bound of what a pod per trial would take (no scheduling, no image, no container);
 - ours: `finetune run`'s driver under ASHA, stopped as soon as any trial is as good;
 - Ray's ASHA by hand: Trainer with `group_by_length`, stopped as soon as any trial is as good, or after three
   times as long as ours took: its ratio is then "at least 3".
 
-What must be reached is the best validation accuracy of the 24 trials by hand. Wall time counts from nothing
-to that result, with every start. The gain over the way by hand is then split into epochs (fewer trained),
-an epoch's cost (padding, and the loop itself) and the rest (starts, idle slots).
+The target is the best validation accuracy of the 24 trials by hand. Wall time counts from nothing
+to that result, including every start. The gain over the way by hand is then split into epochs (fewer trained),
+the cost of an epoch (padding, and the loop itself) and the rest (starts, idle slots).
 
-Exits 1 if ours is less than 5 times as fast as by hand or as a process a trial, or less than 2 times as
-fast as Ray's ASHA; these bars are for 24 trials. `--brief` leaves out all but the way by hand and ours.
+Exits 1 if ours is less than 5 times as fast as by hand or as a process per trial, or less than 2 times as
+fast as Ray's ASHA; these bars are for 24 trials. `--brief` runs only the way by hand and ours.
 
     python -m benchmarks.search.minilm [--trials 24] [--brief]
 """
@@ -45,12 +45,12 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TRIALS, EPOCHS, SLOTS = 24, 9, 2
 MAX_LENGTH = 128
 MOST = 10 * TRIALS
-"""Trials after which a search gives up on being as good."""
+"""Trials after which a search stops trying to be as good."""
 
 PATIENCE = 3.0
-"""How many times as long as ours Ray's ASHA gets."""
+"""How many times as long as ours Ray's ASHA may take."""
 
-BARS = {"by hand": 5.0, "a process a trial": 5.0, "Ray's ASHA by hand": 2.0}
+BARS = {"by hand": 5.0, "a process per trial": 5.0, "Ray's ASHA by hand": 2.0}
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Way:
     trials: int
     epochs: int
     epoch_seconds: float
-    """Seconds of training and evaluation in all slots together, an epoch."""
+    """Seconds of training and evaluation per epoch, over all slots."""
 
 
 def study(trials: int, target: float | None = None) -> FineTuneStudy:
@@ -85,7 +85,7 @@ def study(trials: int, target: float | None = None) -> FineTuneStudy:
 
 
 def configurations(count: int) -> list[dict[str, Any]]:
-    """What our study would try, in its order."""
+    """What our study would try, in order."""
     proposer, found = Proposer(Problem.of(study(count).spec)), []
     for _ in range(count):
         proposal = proposer.propose()
@@ -96,7 +96,7 @@ def configurations(count: int) -> list[dict[str, Any]]:
 
 
 def as_rows(data: Any, part: Any) -> list[dict[str, Any]]:
-    """Tokenised rows as Trainer takes them."""
+    """Tokenised rows in the form that Trainer takes."""
     room, frame = MAX_LENGTH - data.frame.special, data.frame
     return [
         {
@@ -108,7 +108,7 @@ def as_rows(data: Any, part: Any) -> list[dict[str, Any]]:
 
 
 def train_by_hand(config: dict[str, Any], rows: Any, model: str, grouped: bool) -> None:
-    """The trainable of somebody who puts Trainer into Ray Tune."""
+    """The trainable of a user who puts Trainer into Ray Tune."""
     import numpy as np
     import torch
     from ray import tune
@@ -181,7 +181,7 @@ def by_hand(asha: bool, trials: int, target: float | None, limit: float | None =
 
     class Enough(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            # What a time limit ends has no table of its results; the last of a trial comes twice.
+            # A trial that a time limit ends has no table of results; the last result of a trial comes twice.
             if (trial_id, result["epoch"]) not in {(one, told["epoch"]) for one, told in seen}:
                 seen.append((trial_id, result))
             return False
@@ -213,7 +213,7 @@ def by_hand(asha: bool, trials: int, target: float | None, limit: float | None =
 
 
 def one_process(number: int) -> dict[str, Any]:
-    """One full trial by our training loop; what a fresh process runs."""
+    """One full trial with our training loop, run in a fresh process."""
     import torch
 
     from finetune_trainer.data import prepare
@@ -235,7 +235,7 @@ def one_process(number: int) -> dict[str, Any]:
 
 
 def by_processes(trials: int) -> Way:
-    """A fresh process for each of the trials, two at a time."""
+    """A fresh process for each trial, two at a time."""
     started = time.time()
 
     def trial(number: int) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def by_ours(target: float) -> Way:
 
 
 def shown(name: str, way: Way) -> Way:
-    """The way, printed as soon as it is known."""
+    """Print the way as soon as it is known, and return it."""
     print(
         f"{name:20} {way.seconds:>8.1f} {way.best:>7.4f} {way.trials:>7} {way.epochs:>7}"
         f" {way.epoch_seconds:>8.2f}",
@@ -293,9 +293,9 @@ def shown(name: str, way: Way) -> Way:
 def main() -> int:
     """Run the benchmark; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--trial", type=int, help="only train this trial and print what it reached")
+    parser.add_argument("--trial", type=int, help="only train this trial and print its result")
     parser.add_argument(
-        "--trials", type=int, default=TRIALS, help="that are trained to their end by hand"
+        "--trials", type=int, default=TRIALS, help="trials trained to their end by hand"
     )
     parser.add_argument("--brief", action="store_true", help="leave out processes and Ray's ASHA")
     parsed = parser.parse_args()
@@ -316,7 +316,7 @@ def main() -> int:
     )
     ways = {"by hand": hand}
     if not parsed.brief:
-        ways["a process a trial"] = shown("a process a trial", by_processes(trials))
+        ways["a process per trial"] = shown("a process per trial", by_processes(trials))
     ours = shown("ours", by_ours(target))
     if not parsed.brief:
         limit = PATIENCE * ours.seconds
@@ -336,7 +336,7 @@ def main() -> int:
     epochs, cost = hand.epochs / ours.epochs, hand.epoch_seconds / ours.epoch_seconds
     rest = hand.seconds / ours.seconds / epochs / cost
     print(
-        f"against by hand: {epochs:.1f} x by fewer epochs, {cost:.2f} x by an epoch's cost (padding, loop),"
+        f"against by hand: {epochs:.1f} x by fewer epochs, {cost:.2f} x by cheaper epochs (padding, loop),"
         f" {rest:.2f} x by starts and idle slots"
     )
     print("MISSED: " + "; ".join(missed) if missed else "as fast as it must be")

@@ -1,8 +1,8 @@
-"""What a search costs beside its work: 10,000 trials through Ray Tune, records and progress included.
+"""What a search costs apart from its work: 10,000 trials through Ray Tune, including records and progress.
 
-First of a function that computes for 10 ms, each trial one call; then, under ASHA, of one that does nothing. Prints
-trials a second, milliseconds an item, the memory of driver and broker, the seconds in which the records load and
-derive their state again, and the size of the findings; exits 1 if a bar is missed.
+First with a function that computes for 10 ms, one call per trial; then, under ASHA, with one that does nothing. Prints
+trials per second, milliseconds per item, the memory of driver and broker, the seconds that loading the records and
+deriving the state from them takes, and the size of the findings; exits 1 if a bar is missed.
 
     python -m benchmarks.search.noop [--trials 10000]
 """
@@ -73,10 +73,10 @@ class NoOp:
     """A worker that answers at once: the value grows with learning rate and epochs."""
 
     seconds: float
-    """Computing before it answers."""
+    """Seconds of computing before it answers."""
 
     def work(self, item: Item, work: Work) -> list[ev.Event]:
-        """Report the epoch the item asks for."""
+        """Report the epoch that the item asks for."""
         assert isinstance(item, TrainItem)  # the study has no refit
         began = time.thread_time()
         while time.thread_time() - began < self.seconds:
@@ -96,7 +96,7 @@ class NoOp:
 
 
 class CountingFilesystem:
-    """Counts the requests that reading makes."""
+    """Counts the requests made by reading."""
 
     def __init__(self, filesystem: Any) -> None:
         self._filesystem = filesystem
@@ -109,7 +109,7 @@ class CountingFilesystem:
 
 @dataclass
 class Cost:
-    """What a search has cost."""
+    """What a search cost."""
 
     seconds: float
     driver_mb: float
@@ -117,7 +117,7 @@ class Cost:
 
 
 def search(spec: StudySpec, folder: str, work_seconds: float) -> Cost:
-    """Run the study into `folder`; progress is asked for as often as the driver does."""
+    """Run the study into `folder`, asking for progress as often as the driver does."""
     start_ray(SLOTS)
     claim(Storage.open(folder), parts_of(spec))
     broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
@@ -149,7 +149,7 @@ def main() -> int:
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
         cost = search(study(trials, "None").spec, folder, WORK_SECONDS)
-    print(f"a function of {1000 * WORK_SECONDS:.0f} ms, one call a trial")
+    print(f"a function of {1000 * WORK_SECONDS:.0f} ms, one call per trial")
     rows = [("driver memory, MB", round(cost.driver_mb), 500)]
     missed = _show_rate(trials / cost.seconds) | _show(rows)
     print("a function that does nothing, under ASHA")
@@ -174,12 +174,12 @@ def _without_work(trials: int) -> bool:
     size = len(json.dumps(found.to_json()))
     rows = [
         ("items", items, None),
-        ("ms an item (Ray Tune's start included)", round(1000 * cost.seconds / items, 2), 5),
+        ("ms per item (including Ray Tune's start)", round(1000 * cost.seconds / items, 2), 5),
         ("driver memory, MB", round(cost.driver_mb), 400),
         ("broker memory, MB", round(cost.broker_mb), 400),
         ("events", len(history.events), None),
         ("records: files", files, None),
-        ("records: load and derive, s", round(load, 2), 2),
+        ("records: load and derive the state, s", round(load, 2), 2),
         ("records: requests to load", counting.requests, 100),
         ("findings, bytes", size, 64 * 1024),
     ]
@@ -187,15 +187,15 @@ def _without_work(trials: int) -> bool:
 
 
 def _show_rate(rate: float) -> bool:
-    """Print the trials a second; whether they are too few."""
+    """Print the trials per second; returns whether they are too few."""
     missed = rate < LEAST_RATE
     least = f"   at least {LEAST_RATE}{'   MISSED' if missed else ''}"
-    print(f"{'trials a second (start included)':42} {rate:>10.0f}{least}")
+    print(f"{'trials per second (including the start)':42} {rate:>10.0f}{least}")
     return missed
 
 
 def _show(rows: Sequence[tuple[str, float, float | None]]) -> bool:
-    """Print each row with its bar; whether one is missed."""
+    """Print each row with its bar; returns whether one is missed."""
     missed = False
     for name, value, bar in rows:
         miss = bar is not None and value > bar

@@ -1,4 +1,4 @@
-"""The records of a study of 10,000 trials: how fast, how many requests, how much memory, how long a status.
+"""The records of a study of 10,000 trials: their speed, requests, memory, and the size of the status.
 
 Prints a table; exits 1 if a bar is missed.
 
@@ -61,7 +61,7 @@ def spec(trials: int) -> StudySpec:
 
 
 def simulate(study: StudySpec, storage: Storage) -> tuple[StudyState, int]:
-    """Run the study's decisions and records with 16 slots and no work; the state and the appends made."""
+    """Run the study's decisions and records with 16 slots and no work; returns the state and the number of appends."""
     log, history = RecordLog.start(storage, 1, time.time())
     state = StudyState(Problem.of(study))
     appends = 0
@@ -90,7 +90,7 @@ def simulate(study: StudySpec, storage: Storage) -> tuple[StudyState, int]:
 
 
 def _work(state: StudyState, item: TrainItem) -> list[list[ev.Event]]:
-    """One report an epoch, then the end of the item: as slots send them."""
+    """One report per epoch, then the end of the item, as slots send them."""
     now = time.time()
     rate = float(item.params["learningRate"])
     metrics = {"f1_macro": 0.0, "accuracy": 0.75, "loss": 0.123456789012345}
@@ -108,7 +108,7 @@ def _work(state: StudyState, item: TrainItem) -> list[list[ev.Event]]:
 
 
 def load(folder: str, trials: int) -> dict[str, float]:
-    """What a driver that starts again pays, in a process of its own."""
+    """What a driver that restarts has to pay, in a process of its own."""
     study, storage = spec(trials), Storage.open(folder)
     before = _memory()
     started = time.perf_counter()
@@ -131,7 +131,7 @@ def load(folder: str, trials: int) -> dict[str, float]:
 
 
 def _memory() -> float:
-    """Peak resident memory of this process, MB (`ru_maxrss` would begin with the parent's)."""
+    """Peak resident memory of this process, MB (`ru_maxrss` would start from the parent's)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
@@ -151,7 +151,7 @@ def main() -> int:
     """Run the benchmark; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--load", help="only load the records of this folder and say what it took")
+    parser.add_argument("--load", help="only load the records of this folder and print the cost")
     arguments = parser.parse_args()
     if arguments.load:
         print(json.dumps(load(arguments.load, arguments.trials)))
@@ -186,7 +186,7 @@ def main() -> int:
         ("requests to an object store to load", requests, 100),
         ("status, bytes", loaded["status"], 64 * 1024),
         ("memory of the loaded process, MB", loaded["rss"], 400),
-        ("of that the records, MB", loaded["grown"], None),
+        ("of which the records, MB", loaded["grown"], None),
         ("tables (CSV and Parquet), s", tables, None),
     ]
     missed = False

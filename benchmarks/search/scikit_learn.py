@@ -1,12 +1,12 @@
-"""Our search as a library beside scikit-learn's four, on three of its data sets, two processes each.
+"""Our search as a library compared with scikit-learn's four, on three of its data sets, with two processes each.
 
 Both get the same estimators, folds, rows and candidates (or their number, where they are drawn), and search
 with the same halving. Wall time is that of the search alone: scikit-learn's from `fit` with its processes
-warm, ours from the first trial to the last; what Ray takes to start is printed beside it. The held-out
-score is that of the best parameters, fitted anew on all training rows. Repeated with several seeds; medians
+warm, ours from the first trial to the last; Ray's start time is printed beside it. The held-out
+score is that of the best parameters, fitted again on all training rows. Repeated with several seeds; medians
 with 95 % intervals (bootstrap).
 
-Exits 1 if the median of a search's held-out scores is more than 0.01 below scikit-learn's, or of its times
+Exits 1 if the median of a search's held-out scores is more than 0.01 below scikit-learn's, or that of its times
 more than 1.2 times scikit-learn's, where a fit takes at least 100 ms.
 
     python -m benchmarks.search.scikit_learn [--seeds 5]
@@ -31,7 +31,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     RandomForestClassifier,
 )
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # makes the next import work
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # enables the next import
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
@@ -86,7 +86,7 @@ class Data:
 
     @classmethod
     def load(cls, name: str, seed: int) -> "Data":
-        """Three quarters to search on in shuffled order, a quarter held out."""
+        """Three quarters, shuffled, to search on; a quarter held out."""
         loader, estimator, space = SETS[name]
         rows, labels = loader(return_X_y=True)
         kind = StratifiedKFold if is_classifier(estimator) else KFold
@@ -105,14 +105,14 @@ class Data:
         return int(np.prod([len(values) for values in self.space.values()]))
 
     def held_out_score(self, params: dict[str, Any]) -> float:
-        """Of the estimator with `params`, fitted on everything else."""
+        """The score of the estimator with `params`, fitted on everything else."""
         model = clone(self.estimator).set_params(**params).fit(self.rows, self.labels)
         return float(model.score(*self.held_out))
 
 
 @dataclass
 class Outcome:
-    """What a search took and found."""
+    """The cost and the result of a search."""
 
     seconds: float
     held_out: float
@@ -120,7 +120,7 @@ class Outcome:
 
 
 def by_scikit_learn(search: str, data: Data, seed: int) -> Outcome:
-    """The search as scikit-learn's users run it."""
+    """The search as users of scikit-learn run it."""
     common: dict[str, Any] = {"cv": data.folds, "n_jobs": PROCESSES, "refit": False}
     drawn = {"random_state": seed}
     halving = {"factor": FACTOR, "min_resources": len(data.rows) // FACTOR**2}
@@ -150,7 +150,7 @@ def by_scikit_learn(search: str, data: Data, seed: int) -> Outcome:
 
 
 def by_ours(search: str, data: Data, seed: int) -> Outcome:
-    """The same search by the library."""
+    """The same search with the library."""
 
     def train(config: dict[str, Any], resource: Resource, _: Path) -> float:
         rows, test = data.folds[resource.fold or 0]
@@ -192,7 +192,7 @@ def by_ours(search: str, data: Data, seed: int) -> Outcome:
 
 
 def fit_seconds(data: Data) -> float:
-    """Median time of one fit on a fold's rows."""
+    """Median time of one fit on the rows of a fold."""
     times = []
     rows, _ = data.folds[0]
     for params in list(product(*data.space.values()))[::4]:
@@ -230,7 +230,7 @@ def main() -> int:
             pairs: list[tuple[Outcome, Outcome]] = []
             for seed in range(seeds):
                 data = Data.load(name, seed)
-                if not pairs:  # its processes are warm, as Ray's are
+                if not pairs:  # to warm up its processes, as Ray's are warm
                     by_scikit_learn("Random", data, seed)
                 pairs.append((by_ours(search, data, seed), by_scikit_learn(search, data, seed)))
             ratios = [ours.seconds / theirs.seconds for ours, theirs in pairs]

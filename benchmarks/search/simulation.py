@@ -1,12 +1,13 @@
 """How soon a search finds a good configuration: ours, Ray's ASHA, Optuna's pruner, synchronous halving, random.
 
 All search the same real learning curves (`digits.py`) in the same random orders, with rungs at 1, 3, 9 and
-27 epochs (η = 3), on 1, 4 and 25 workers that each train one epoch a tick. Ours is the study's own state and
-decisions; Ray's scheduler and Optuna's pruner are the real objects, told every result as their own loops
-would tell it. Counted are the ticks until the best value seen is 99 % and 99.75 % of the best there is.
+27 epochs (η = 3), on 1, 4 and 25 workers that each train one epoch per tick. Ours is the study's own state and
+decisions; Ray's scheduler and Optuna's pruner are the real objects, which get every result as from their own
+loops. What counts is the number of ticks until the best value seen is 99 % and 99.75 % of the best possible.
 
-Beside them stands who would know a configuration that reaches the target at first sight: one epoch for each that
-comes before it, and then that one alone. No search that must look at a configuration to judge it can be sooner.
+The table also shows a lower bound: a search that knows after one epoch whether a configuration reaches the target.
+It trains each one before the first such configuration for one epoch, and that one to the target. No search that
+must train a configuration to judge it can be faster.
 
 Prints medians over the seeds with 95 % intervals (bootstrap); exits 1 unless ours is first in every cell,
 and at least 2.5 times as fast as Ray's ASHA to 99 % on one worker.
@@ -46,18 +47,18 @@ AHEAD_OF_RAY = 2.5
 RESAMPLES = 1000
 
 Job: TypeAlias = Any
-"""What a worker trains, as its search sees it."""
+"""What a worker trains, in the form of its search."""
 
 
 class Searcher(Protocol):
-    """A search that is asked for work and told every epoch."""
+    """A search that is asked for work and gets the value of every epoch."""
 
     def next(self) -> tuple[Job, int, int] | None:
-        """A job, its configuration's place in the order, epochs it has; None while there is nothing to do."""
+        """A job, the position of its configuration in the order, and its epochs so far; None while there is nothing to do."""
         ...
 
     def goes_on(self, job: Job, epoch: int, value: float) -> bool:
-        """Take in the value after `epoch`; whether the worker goes on with the job."""
+        """Take in the value after `epoch`; returns whether the worker continues the job."""
         ...
 
 
@@ -155,7 +156,7 @@ class Optunas:
 
 @dataclass
 class Halving:
-    """Successive halving as it was first published: 27 configurations, of which all reach a rung before the best go on."""
+    """Successive halving as first published: 27 configurations, all of which reach a rung before the best go on."""
 
     trials: int
     begun: int = 0
@@ -226,11 +227,11 @@ OTHERS: dict[str, Callable[[int], Searcher]] = {
 }
 
 
-BOUND = "who knew at first sight"
+BOUND = "lower bound"
 
 
 def ticks_to(targets: list[float], table: Curves, search: Searcher, workers: int) -> list[float]:
-    """Epochs of wall time until each target is reached; infinite if the search ends before."""
+    """Epochs of wall time until each target is reached; infinite if the search ends earlier."""
     slots: list[tuple[Job, list[float], int]] = []
     tick, reached = 0, [math.inf] * len(targets)
     while math.isinf(reached[-1]):
@@ -261,12 +262,12 @@ def epochs_to(target: float, curve: list[float]) -> float:
 
 
 def at_first_sight(target: float, order: Curves, workers: int) -> float:
-    """Epochs of wall time for who looks at each for an epoch, and knows then whether it reaches the target."""
+    """The lower bound in epochs of wall time: each configuration shows after one epoch whether it reaches the target."""
     return min(i // workers + epochs_to(target, curve) for i, curve in enumerate(order))
 
 
 def targets_in(table: Curves) -> list[float]:
-    """The accuracies that are to be reached."""
+    """The accuracies to reach."""
     best = max(max(curve) for curve in table)
     return [share * best for share in TARGETS]
 
@@ -294,7 +295,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def progress(results: Iterator[Any], total: int) -> Iterator[Any]:
-    """The results, told on standard error as they come."""
+    """The results, with their number shown on standard error."""
     for number, result in enumerate(results, start=1):
         print(f"\r{number}/{total} seeds", end="", file=sys.stderr, flush=True)
         yield result

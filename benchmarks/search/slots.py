@@ -1,8 +1,8 @@
-"""What worker slots do when a worker comes late and when the driver is told to end.
+"""How worker slots behave when a worker comes late and when the driver is told to end.
 
-A second node joins 30 s after the search began: when does its slot begin its first item, and which share
-of all items does it take from then on? How many worker processes were started in all? Then a study with
-a real model is told to end by SIGTERM in the middle of an epoch: how long until all it does is saved?
+A second node joins 30 s after the search began: when does its slot begin its first item, and what share
+of all items does it take from then on? How many worker processes are started in all? Then a study with
+a real model is told to end by SIGTERM in the middle of an epoch: how long until all its work is saved?
 Exits 1 if a bar is missed.
 
     python -m benchmarks.search.slots
@@ -40,12 +40,12 @@ TRIALS = 1200
 TERMS = 5
 
 Row = tuple[str, float, float | None]
-"""Name, value, and the most that the value may be."""
+"""Name, value, and the limit of the value."""
 
 
 @dataclass
 class Short(NoOp):
-    """A worker whose items take a while."""
+    """A worker whose items take some time."""
 
     def work(self, item: Item, work: Work) -> list[ev.Event]:
         """Sleep, then report."""
@@ -100,7 +100,7 @@ def late_worker(folder: str) -> list[Row]:
 
 
 def told_to_end(folder: Path) -> list[Row]:
-    """SIGTERM in the middle of epochs of real trials, each time going on from what was saved."""
+    """SIGTERM in the middle of epochs of real trials, each time resuming from what was saved."""
     manifest: dict[str, Any] = load_yaml((EXAMPLES / "library.yaml").read_text())
     for name in ("data", "models"):
         (folder / name).symlink_to(EXAMPLES / name)
@@ -115,7 +115,7 @@ def told_to_end(folder: Path) -> list[Row]:
             if run.poll() is not None:
                 raise RuntimeError((folder / "log").read_text()[-2000:])
             time.sleep(0.2)
-        time.sleep(1 + 0.7 * term)  # well inside the epoch, at another place each time
+        time.sleep(1 + 0.7 * term)  # well within an epoch, each time at another point
         told = time.time()
         run.send_signal(signal.SIGTERM)
         run.wait(timeout=60)

@@ -1,17 +1,17 @@
-"""24 trials x 5 folds over a frozen encoder: ours beside the same trainings one after another with Trainer.
+"""24 trials x 5 folds on a frozen encoder: ours compared with the same trainings one after another with Trainer.
 
-Each way has a process of its own, so nothing is encoded before it begins:
+Each way has its own process, so nothing is encoded beforehand:
 
-- Trainer: MiniLM read anew for each training, mean pooling and a linear head over it, which starts at the
+- Trainer: MiniLM read again for each training, mean pooling and a linear head on top, which starts at the
   shares of the classes as ours does; the encoder gets no gradients and stays in evaluation mode. It trains
   the first 2 folds of every trial; the time of all 5 is extrapolated from them. All cores;
 - ours: `TrialRun` on each trial and fold, with one `Pretrained`. All cores;
-- the driver: the whole study as `finetune run` starts it, with Ray, records and a slot a core.
+- the driver: the whole study as `finetune run` starts it, with Ray, records and one slot per core.
 
-Rows, folds, hyperparameters and the number of evaluations are the same. Once the time of the trainings alone
-is compared, from the first to the last; once that of the whole process, with imports, data and Ray.
+Rows, folds, hyperparameters and the number of evaluations are the same. Two times are compared: that of the
+trainings alone, from the first to the last, and that of the whole process, with imports, data and Ray.
 
-Accuracies after the last epoch must agree within 0.01 in the mean over all trainings that both did.
+Accuracies after the last epoch must agree within 0.01 in the mean over all trainings that both ran.
 
 Exits 1 if they do not, or if ours is less than 150 times as fast as Trainer without starts, or ours or the
 driver less than 50 times with them.
@@ -57,16 +57,16 @@ class Way:
     """How one way went."""
 
     seconds: float
-    """From the first training's beginning to the last one's end."""
+    """From the start of the first training to the end of the last one."""
 
     accuracies: list[list[float]]
-    """After the last epoch, by trial and fold; for the driver in no order."""
+    """After the last epoch, by trial and fold; for the driver in no particular order."""
 
     whole: float = 0.0
     """Seconds of the whole process."""
 
     def extrapolated(self) -> "Way":
-        """The same with the time of all folds in place of those that were trained."""
+        """The same with the time of all folds instead of those that were trained."""
         rest = self.seconds * (FOLDS / FOLDS_BY_TRAINER - 1)
         return Way(self.seconds + rest, self.accuracies, self.whole + rest)
 
@@ -96,7 +96,7 @@ def frozen_study(dataset: dict[str, Any], trials: int, epochs: int) -> FineTuneS
 
 
 def configurations(study: FineTuneStudy) -> list[Hyperparameters]:
-    """The hyperparameters of the study's trials, in their order."""
+    """The hyperparameters of the study's trials, in order."""
     proposer, found = Proposer(Problem.of(study.spec)), []
     for _ in range(study.spec.budget.max_trials or 0):
         proposal = proposer.propose()
@@ -141,7 +141,7 @@ def by_trainer(study: FineTuneStudy, base: Path) -> Way:
     from finetune_trainer.training.head import start_at_priors
 
     class MeanPooled(nn.Module):
-        """What one writes for Trainer: a frozen encoder, mean pooling, a linear head."""
+        """What one would write for Trainer: a frozen encoder, mean pooling, a linear head."""
 
         def __init__(self, model: str, labels: int, dropout: float) -> None:
             super().__init__()
@@ -192,7 +192,7 @@ def by_trainer(study: FineTuneStudy, base: Path) -> Way:
 
 
 def by_driver(study: FineTuneStudy, base: Path) -> Way:
-    """The whole study, with a slot a core; its accuracies are in no order."""
+    """The whole study, with one slot per core; its accuracies are in no particular order."""
     from finetune_trainer.driver import Driver, Workplace
     from finetune_trainer.environment import SlotResources
     from finetune_trainer.progress import LocalSink
@@ -216,7 +216,7 @@ WAYS: dict[str, Callable[[FineTuneStudy, Path], Way]] = {
 
 
 def in_its_own_process(way: str, study: FineTuneStudy, base: Path) -> Way:
-    """Go `way` in a fresh process."""
+    """Run `way` in a fresh process."""
     path = base / "study.json"
     path.write_text(json.dumps(study.to_json()))
     command = [sys.executable, "-m", "benchmarks.trainer.frozen", "--way", way, str(path)]
@@ -228,7 +228,7 @@ def in_its_own_process(way: str, study: FineTuneStudy, base: Path) -> Way:
 
 
 def missed(ways: dict[str, Way]) -> list[str]:
-    """What is slower than it must be, or has learnt something else."""
+    """Which ways are too slow, or have learnt something else."""
     words, trainer = [], ways[TRAINER]
     for name, bar in BARS.items():
         if (ratio := trainer.seconds / ways[name].seconds) < bar:
@@ -255,7 +255,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument(
-        "--way", nargs=2, metavar=("WAY", "STUDY"), help="only go this way, in this process"
+        "--way", nargs=2, metavar=("WAY", "STUDY"), help="only run this way, in this process"
     )
     asked = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -1,31 +1,31 @@
-"""One GPU: what each technique does to the speed and memory of a BERT of base size, at 128 and 512 tokens.
+"""One GPU: how each technique affects the speed and memory of a base-size BERT, at 128 and 512 tokens.
 
-The model has the configuration of bert-base with random weights, the texts are words drawn at random: neither
-changes how long a step takes. A batch has 16,384 tokens, a training step is forward, backward and AdamW. One
+The model has the configuration of bert-base with random weights, and the texts are random words: neither
+affects the time of a step. A batch has 16,384 tokens; a training step is forward, backward and AdamW. One
 epoch warms up (and compiles), two are timed; the figure is their median. Techniques:
 
-- none: FP32, every text filled up to the full length, as padding to it would;
-- dynamic padding: texts of a quarter of the length to all of it, batched by length, padded to the longest of
-  a batch;
-- accumulation: four passes of a quarter of the batch an optimizer step;
+- none: FP32, with every text at the full length, as padding to it would give;
+- dynamic padding: texts between a quarter of the length and all of it, batched by length, padded to the longest
+  of a batch;
+- accumulation: four passes of a quarter of the batch per optimizer step;
 - mixed precision: BF16 matrix products, FP32 weights;
 - compile: `torch.compile`;
-- mixed precision and compile: both, every text filled up: how well the chip can be used;
-- freezing: the embeddings and the lower half of the layers; their outputs are kept where they fit in memory;
+- mixed precision and compile: both, with every text at the full length: how well the chip can be used;
+- freezing: the embeddings and the lower half of the layers; their outputs are kept if they fit into memory;
 - all: all of these.
 
-Memory is the most that torch had allocated. Utilisation is model FLOPs a second over the chip's peak of dense
-BF16 matrix products, for each variant alike. Model FLOPs of a token of a batch, padding included, in a row of
-`length` tokens as batched:
+Memory is the most that torch allocated. Utilisation is model FLOPs per second, relative to the chip's peak of
+dense BF16 matrix products for all variants alike. Model FLOPs per token of a batch, including padding, in a row
+of `length` tokens as batched:
 
     6 N + 12 layers x width x length
 
-N are the parameters of the layers that are trained: 2 FLOPs each forward, 4 backward. The second term are the
-two products of attention, 4 x width x length forward in each such layer and twice that backward. Embeddings
+N is the number of parameters in the layers that are trained: 2 FLOPs each forward, 4 backward. The second term
+is the two products of attention, 4 x width x length forward in each such layer and twice that backward. Embeddings
 are looked up, not multiplied, and count nothing; nor do frozen layers, whose outputs may be kept, nor the
-head, which sees one token a row.
+head, which sees one token per row.
 
-Without a GPU it says so and does nothing. `--tiny` goes through all of it with a tiny model, on a CPU too.
+Without a GPU it says so and does nothing. `--tiny` runs all of it with a tiny model, on a CPU too.
 
     python -m benchmarks.trainer.gpu [--tiny]
 """
@@ -55,10 +55,10 @@ from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.batches import training_steps
 
 EPOCHS = 3
-"""The first warms up."""
+"""The first one warms up."""
 
 PARTS = 4
-"""Of a batch, with accumulation."""
+"""Passes per batch, with accumulation."""
 
 PEAKS = {
     "A10": 125e12,
@@ -71,18 +71,18 @@ PEAKS = {
     "L4": 121e12,
     "L40S": 362e12,
 }
-"""Dense BF16 matrix products, FLOPs a second, by the words that a chip's name has (NVIDIA's data sheets)."""
+"""Dense BF16 matrix products, FLOPs per second, by words in the chip's name (NVIDIA's data sheets)."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large model and data are."""
+    """The size of model and data."""
 
     config: BertConfig
     lengths: tuple[int, ...]
     batch_tokens: int
     steps: int
-    """Optimizer steps an epoch."""
+    """Optimizer steps per epoch."""
 
 
 BASE = Scale(BertConfig(), (128, 512), 16384, 16)
@@ -103,7 +103,7 @@ TINY = Scale(
 
 @dataclass(frozen=True)
 class Variant:
-    """Which techniques are in use."""
+    """The techniques in use."""
 
     name: str
     dynamic: bool = False
@@ -127,7 +127,7 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a variant went, an epoch."""
+    """The results of a variant, per epoch."""
 
     rows: int
     flops: float
@@ -140,7 +140,7 @@ class Outcome:
 
 
 def place_model(folder: Path, config: BertConfig) -> None:
-    """Write a model of random weights, whose tokenizer knows the words w0, w1, …"""
+    """Write a model with random weights, whose tokenizer knows the words w0, w1, …"""
     torch.manual_seed(0)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = special + [f"w{number}" for number in range(config.vocab_size - len(special))]
@@ -153,7 +153,7 @@ def place_model(folder: Path, config: BertConfig) -> None:
 
 
 def prepared(scale: Scale, length: int, dynamic: bool, folder: Path) -> PreparedData:
-    """Texts of `length` tokens, or of a quarter of them to all, prepared as those of a study."""
+    """Texts of `length` tokens, or of a quarter of that to all of it, prepared like those of a study."""
     rng, special = random.Random(0), 2
     words = scale.config.vocab_size - 5
     path = folder / f"{length}-{dynamic}.csv"
@@ -170,7 +170,7 @@ def prepared(scale: Scale, length: int, dynamic: bool, folder: Path) -> Prepared
 
 
 def hyperparameters(scale: Scale, variant: Variant, length: int) -> Hyperparameters:
-    """Those of a variant's trial."""
+    """The hyperparameters of a variant's trial."""
     layers = scale.config.num_hidden_layers
     return Hyperparameters(
         epochs=EPOCHS,
@@ -208,7 +208,7 @@ def flops_of_an_epoch(
 
 
 def run(scale: Scale, variant: Variant, data: PreparedData, length: int) -> Outcome:
-    """Train by a variant's means, the first epoch untimed."""
+    """Train with a variant's techniques, the first epoch untimed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = hyperparameters(scale, variant, length)
     compute = Compute(precision=variant.precision, compile=variant.compile)
@@ -228,7 +228,7 @@ def run(scale: Scale, variant: Variant, data: PreparedData, length: int) -> Outc
 
 
 def peak_of(chip: str) -> float | None:
-    """The chip's peak, None if it is not in the table."""
+    """The chip's peak; None if it is not in the table."""
     words = set(re.split(r"[\s-]+", chip))
     known = [name for name in PEAKS if words.issuperset(name.split())]
     return PEAKS[max(known, key=len)] if known else None

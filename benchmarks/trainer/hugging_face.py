@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer as the other side of a comparison: it trains what a trial's hyperparameters say."""
+"""Hugging Face's Trainer as the other side of a comparison: it trains by a trial's hyperparameters."""
 
 import tempfile
 import time
@@ -19,10 +19,10 @@ from finetune_api.hyperparameters import Hyperparameters
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training by Trainer took and reached."""
+    """The cost and the result of a training by Trainer."""
 
     seconds: float
-    """Of its epochs: batching and steps, without evaluation, model and optimizer."""
+    """Of its epochs: batching and steps, without evaluation or creating model and optimizer."""
 
     accuracies: tuple[float, ...]
     """On the validation rows after each epoch, if there are any."""
@@ -48,9 +48,9 @@ def train(
     validation: list[Any] | None = None,
     grouped: bool = False,
 ) -> Trained:
-    """Train `model` in place by AdamW on a CPU; what `config` does not say is Trainer's default.
+    """Train `model` in place with AdamW on a CPU; whatever `config` does not set is Trainer's default.
 
-    `grouped` batches rows of like length (`group_by_length`).
+    `grouped` batches rows of similar length (`group_by_length`).
     """
     clock = _Clock()
     with tempfile.TemporaryDirectory() as scratch:

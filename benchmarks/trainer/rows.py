@@ -1,7 +1,7 @@
-"""The rows that both sides of a comparison train on: banking77 where its folder is given, else docstrings.
+"""The rows that both sides of a comparison train on: banking77 if its folder is given, otherwise docstrings.
 
-banking77 (`train.csv` of PolyAI's task-specific-datasets, CC BY 4.0) is questions of bank customers, one of
-77 intents each, 14 tokens in the mean. Docstrings are the 480 rows of `examples/library.yaml`.
+banking77 (`train.csv` of PolyAI's task-specific-datasets, CC BY 4.0) has questions of bank customers, each with
+one of 77 intents and 14 tokens on average. Docstrings are the 480 rows of `examples/library.yaml`.
 """
 
 import argparse
@@ -24,19 +24,21 @@ MODEL = EXAMPLES / "models" / "all-MiniLM-L6-v2"
 
 
 def add_arguments(parser: argparse.ArgumentParser, rows: int) -> None:
-    """The options that say which rows, and how many."""
+    """The options for which rows, and how many."""
     parser.add_argument(
         "--banking77",
         type=Path,
         metavar="FOLDER",
         default=os.environ.get("BANKING77"),
-        help="folder with its train.csv (default: $BANKING77, else docstrings)",
+        help="folder with its train.csv (default: $BANKING77, otherwise docstrings)",
     )
-    parser.add_argument("--rows", type=int, default=rows, help=f"at most so many (default {rows})")
+    parser.add_argument(
+        "--rows", type=int, default=rows, help=f"at most this many rows (default {rows})"
+    )
 
 
 def sample(banking77: Path | None, rows: int, folder: Path) -> dict[str, Any]:
-    """The `dataset` of a study: at most `rows` rows, drawn into a file of `folder`, the same each time."""
+    """The `dataset` of a study: at most `rows` rows, drawn into a file in `folder`, the same each time."""
     if banking77 is not None:
         source, label = Path(banking77) / "train.csv", "category"
     else:
@@ -51,7 +53,7 @@ def sample(banking77: Path | None, rows: int, folder: Path) -> dict[str, Any]:
 
 
 def study_of(dataset: dict[str, Any], **spec: Any) -> FineTuneStudy:
-    """A study of MiniLM on `dataset` with the given fields of its spec; without more, a single trial."""
+    """A study of MiniLM on `dataset` with the given fields of its spec; by default a single trial."""
     single = {
         "searchSpaces": [{"learningRate": {"values": [2e-5]}}],
         "search": {"algorithm": "Grid"},
@@ -69,7 +71,7 @@ def study_of(dataset: dict[str, Any], **spec: Any) -> FineTuneStudy:
 
 
 def training_only(data: PreparedData, rows: NDArray[np.int64] | None = None) -> PreparedData:
-    """The same data with `rows` (default: all) for training and nothing to evaluate."""
+    """The same data with `rows` (default: all) for training and nothing to evaluate on."""
     if rows is None:
         rows = np.concatenate([data.train, data.validation, data.test])
     return replace(data, train=rows, validation=rows[:0], test=rows[:0])
@@ -78,7 +80,7 @@ def training_only(data: PreparedData, rows: NDArray[np.int64] | None = None) -> 
 def as_items(
     data: PreparedData, rows: NDArray[np.int64], max_length: int
 ) -> list[dict[str, list[int] | int]]:
-    """The rows as Trainer takes them, tokenised and cut; a list, the fastest data set there is for it."""
+    """The rows as Trainer takes them, tokenised and cut; a list is the fastest data set for it."""
     room, frame = max_length - data.frame.special, data.frame
     return [
         {

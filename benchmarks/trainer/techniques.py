@@ -1,13 +1,13 @@
 """What each technique gains and costs on real data: banking77 and docstrings, one technique at a time.
 
-Every row trains MiniLM once a seed with one thing changed against the plain way of its data, tests it on the
-held-out rows, and prints the test metric, its difference, and the time of training and evaluation over the
-plain way's. Plain ways: banking77 (a class of 77; accuracy), docstrings with their parameters' names (any of
-10 labels; micro F1). The deviation of the plain way over more seeds is printed first: a difference of that
-size means nothing.
+Each technique trains MiniLM once per seed with one change from the baseline of its data, tests it on the
+held-out rows, and prints the test metric, its difference, and the time of training and evaluation relative to
+the baseline's ("plain" in the output). Baselines: banking77 (one class of 77; accuracy), docstrings with their
+parameters' names (any of 10 labels; micro F1). The standard deviation of the baseline over more seeds is printed
+first: a difference of that size means nothing.
 
-With `--jobs 2` two are trained at a time, each with its share of the cores; times are then those of trainings
-that have company, the plain ones too.
+With `--jobs 2`, two are trained at a time, each with its share of the cores; times are then those of trainings
+that run side by side, also for the baseline.
 
     python -m benchmarks.trainer.techniques --banking77 FOLDER [--rows 1500] [--seeds 2] [--jobs 1] [--only NAME]
 """
@@ -43,7 +43,7 @@ TEST_ROWS = 1500
 
 @dataclass(frozen=True)
 class Technique:
-    """One thing that is changed: `hyperparameters` and fields of the spec, on `rows`."""
+    """One change: `hyperparameters` and fields of the spec, on `rows`."""
 
     name: str
     hyperparameters: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Technique:
 
     @property
     def fields(self) -> str:
-        """What is written in the study."""
+        """The change as written in the study."""
         written = [f"`{name}: {value}`" for name, value in self.hyperparameters.items()]
         for part in ("dataset", "compute"):
             for name, value in getattr(self, part).items():
@@ -128,7 +128,7 @@ TECHNIQUES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training reached and took."""
+    """The result and the cost of one training."""
 
     metric: float
     seconds: float
@@ -221,7 +221,7 @@ def _train(technique: Technique, seed: int) -> Outcome:
 
 
 def _cells(trainings: list[Future[Outcome]], same: list[Future[Outcome]]) -> str:
-    """Metric, difference and time of a technique against the plain way with the same seeds."""
+    """Metric, difference and time of a technique relative to the baseline with the same seeds."""
     try:
         metric = fmean(one.result().metric for one in trainings)
     except TrialFailure as failure:
@@ -239,7 +239,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--only", metavar="NAME", help="techniques whose name has this in it")
+    parser.add_argument("--only", metavar="NAME", help="only techniques whose name contains this")
     parsed = parser.parse_args()
     print(
         f"{describe()}; trained on {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'the CPU'}"

@@ -1,16 +1,16 @@
-"""Useful tokens a second of a training step: ours, and Hugging Face's Trainer with and without `group_by_length`.
+"""Useful tokens per second of a training step: ours, and Hugging Face's Trainer with and without `group_by_length`.
 
 All three train MiniLM on the same rows with the same batch, epochs, learning rate, schedule, weight decay,
-clipping and threads, in one process, in turn, each after a short run that is not timed. Timed are the epochs
-alone: ordering rows, making batches, optimizer steps; not evaluation, reading the model or making the
+clipping and threads, in one process, in turn, each after a short run that is not timed. Only the epochs are
+timed: ordering rows, making batches, optimizer steps; not evaluation, reading the model or creating the
 optimizer. Useful tokens are those that are not padding. Figures are medians over the repeats.
 
 Lengths are mixed (rows as they are, cut at 128 tokens) or static (rows of at least the median length, cut to
-it, so that nothing can be gained by batching rows of like length: there Trainer is at its defaults alone).
+it, so that batching rows of similar length gains nothing; Trainer then runs only with its defaults).
 
-Beside each stands the mean loss, without dropout, of the same 256 training rows after the training, median
-over the repeats. Losses agree if they lie within 5 % of Trainer's at its defaults, or as near as its own
-repeats (other seeds) lie to each other.
+The table also shows the mean loss, without dropout, of the same 256 training rows after the training, median
+over the repeats. Losses agree if they are within 5 % of Trainer's at its defaults, or as close to it as its own
+repeats (with other seeds) are to each other.
 
 Exits 1 if losses do not agree, or if ours is less than 1.8 times as fast as Trainer at its defaults or 1.1
 times as fast as with `group_by_length` on mixed lengths, or less than 0.95 times as fast as at its defaults
@@ -53,7 +53,7 @@ WARM_BATCHES = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """What the rivals train in one comparison."""
+    """What is trained in one comparison."""
 
     lengths: str
     """`mixed` or `static`."""
@@ -70,29 +70,29 @@ class Setting:
 
     @property
     def tokens(self) -> int:
-        """Useful tokens of a training."""
+        """Useful tokens in a training."""
         lengths = self.data.lengths(self.data.train, self.config.max_length)
         return int(lengths.sum()) * self.config.epochs
 
     def short(self) -> "Setting":
-        """The same on the rows of a few batches."""
+        """The same with only the rows of a few batches."""
         rows = self.data.train[: WARM_BATCHES * self.config.batch_size]
         return replace(self, data=training_only(self.data, rows))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training took and reached."""
+    """The cost and the result of a training."""
 
     seconds: float
     loss: float
 
 
 def by_trainer(setting: Setting, seed: int, grouped: bool = False) -> Outcome:
-    """The training by Hugging Face's Trainer."""
+    """The training with Hugging Face's Trainer."""
     source, data, config = setting.pretrained.source, setting.data, setting.config
     tokenizer = source.tokenizer()
-    transformers.set_seed(seed)  # the new head is drawn as the model is read
+    transformers.set_seed(seed)  # the new head is drawn when the model is read
     model, _ = source.weights(source.config(num_labels=len(data.label_names)))
     items = as_items(data, data.train, config.max_length)
     trained = hugging_face.train(model, tokenizer, items, config, seed, grouped=grouped)
@@ -100,7 +100,7 @@ def by_trainer(setting: Setting, seed: int, grouped: bool = False) -> Outcome:
 
 
 def by_ours(setting: Setting, seed: int) -> Outcome:
-    """The training by our loop."""
+    """The training with our loop."""
     data, config = setting.data, setting.config
     run = TrialRun(setting.pretrained, data, config, seed, Objective(metric="accuracy"))
     seconds = 0.0
@@ -128,7 +128,7 @@ RIVALS: dict[str, Callable[[Setting, int], Outcome]] = {
 
 
 def measure(setting: Setting, repeats: int) -> dict[str, list[Outcome]]:
-    """The outcomes of ours and of each rival it is held to, who take turns."""
+    """The outcomes of ours and of each rival that it is compared with, in turn."""
     rivals = {name: RIVALS[name] for name in (*BARS[setting.lengths], OURS)}
     for rival in rivals.values():
         rival(setting.short(), 0)
@@ -136,7 +136,7 @@ def measure(setting: Setting, repeats: int) -> dict[str, list[Outcome]]:
     for seed in range(repeats):
         for name, rival in rivals.items():
             found[name].append(rival(setting, seed))
-            gc.collect()  # what a rival leaves must not be another's to clear away
+            gc.collect()  # so that no rival has to clear away what another left
     return found
 
 
@@ -162,7 +162,7 @@ def settings(data: PreparedData, epochs: int) -> Iterator[Setting]:
 
 
 def missed(setting: Setting, found: dict[str, list[Outcome]]) -> list[str]:
-    """What is slower than it must be, or has learnt something else."""
+    """What is too slow, or has learnt something else."""
     seconds = {name: median(outcome.seconds for outcome in runs) for name, runs in found.items()}
     words = [
         f"{setting.name}: {seconds[rival] / seconds[OURS]:.2f} times as fast as {rival}, must be {bar:g}"
@@ -182,7 +182,7 @@ def missed(setting: Setting, found: dict[str, list[Outcome]]) -> list[str]:
 
 
 def show(setting: Setting, found: dict[str, list[Outcome]]) -> None:
-    """Print a line a rival."""
+    """Print one line per rival."""
     ours = median(outcome.seconds for outcome in found[OURS])
     for name, runs in found.items():
         seconds = median(outcome.seconds for outcome in runs)

@@ -1,4 +1,4 @@
-"""The combinations that search spaces hold, and which of them a study admits."""
+"""The combinations that search spaces allow, and which of them a study admits."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ Space: TypeAlias = Mapping[str, Domain]
 
 
 _WALK = 20 * MAX_GRID
-"""Combinations to look at where constraints leave few of them."""
+"""How many combinations to try in a row where constraints admit few of them."""
 
 _COUNT = 50_000
-"""Answers of constraints to wait for when combinations are counted: the operator does nothing else meanwhile."""
+"""Evaluations of constraints that counting combinations may take: the operator does nothing else meanwhile."""
 
 
 def key_of(params: Params) -> str:
@@ -30,8 +30,8 @@ def key_of(params: Params) -> str:
 def grid(spaces: Sequence[Space], constraints: Constraints) -> Iterator[Params]:
     """Every admitted combination of finite domains, space by space, the last hyperparameter changing fastest.
 
-    Made one by one. Combinations that several spaces have come several times. Ends when 200,000 in a row
-    are not admitted.
+    They are made one by one. A combination that several spaces have comes several times. Ends when 200,000 in a
+    row are not admitted.
     """
     for space in spaces:
         refused = 0
@@ -74,7 +74,7 @@ def grid_size(
 ) -> int | None:
     """Distinct admitted combinations; None if a domain is continuous, or there are too many to count.
 
-    Too many are more than `most`, or more to look at than 50,000 answers of constraints allow.
+    Too many means more than `most`, or more than can be counted with 50,000 evaluations of constraints.
     """
     if not all(is_finite(space) for space in spaces):
         return None
@@ -84,7 +84,7 @@ def grid_size(
         for params in _combinations(space):
             looked_at += 1
             if constraints.hold(params):
-                if len(spaces) > 1:  # in one space no combination comes twice
+                if len(spaces) > 1:  # within one space no combination comes twice
                     seen.add(key_of(params))
                 found = len(seen) if seen else found + 1
             if found > most or looked_at * len(constraints) > _COUNT:
@@ -93,7 +93,7 @@ def grid_size(
 
 
 def values_of(domain: Domain) -> Sequence[Scalar] | None:
-    """Every value that can be drawn from the domain, whole numbers on a log scale included; None if continuous."""
+    """Every value that can be drawn from the domain, including whole numbers on a log scale; None if continuous."""
     if isinstance(domain, IntegerDomain) and domain.scale == "Log":
         return range(cast(int, domain.min), cast(int, domain.max) + 1)
     return domain.finite_values()
@@ -110,6 +110,6 @@ def is_active(domain: Domain, params: Params) -> bool:
 
 
 def conditions_last(space: Space) -> list[tuple[str, Domain]]:
-    """The domains by name, those with a `when` behind those it may name."""
+    """The domains by name; those with a `when` come after those that it may name."""
     # A `when` names only unconditional domains, so these are drawn first.
     return sorted(space.items(), key=lambda item: item[1].when is not None)

@@ -1,4 +1,4 @@
-"""Conditions, and the status that a progress document amounts to: one function for cluster and laptop."""
+"""Conditions, and the status that follows from a progress document: one function for cluster and laptop."""
 
 from datetime import datetime
 
@@ -21,7 +21,7 @@ def with_condition(
     generation: int,
     now: datetime,
 ) -> list[Condition]:
-    """`conditions` with that of type `kind` set; its transition time moves only when its status does."""
+    """`conditions` with the one of type `kind` set; its transition time changes only when its status does."""
     status = "True" if value else "False"
     old = next((c for c in conditions if c.type == kind), None)
     since = old.last_transition_time if old is not None and old.status == status else now
@@ -48,7 +48,7 @@ _STATES: dict[str, State] = {
 
 
 def status_of(study: FineTuneStudy, progress: StudyProgress, started: datetime) -> StudyStatus:
-    """The status of a study that a driver ran to the end of `progress`."""
+    """The status of a study whose driver ended with `progress`."""
     generation = study.metadata.generation
     facts: dict[ConditionType, bool] = {
         "Complete": progress.phase == "Finished",

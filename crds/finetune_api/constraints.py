@@ -14,7 +14,7 @@ from finetune_api.hyperparameters import Scalar
 FIELD = "spec.search.constraints"
 
 _LOOP = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
-"""Nested in each other, a few of them take minutes; there are no lists of hyperparameters to go through."""
+"""Macros of CEL that are refused: a few of them, nested, take minutes, and there are no lists to loop over."""
 
 
 class ConstraintError(ValueError):
@@ -26,7 +26,7 @@ class ConstraintError(ValueError):
 
 
 class Constraints:
-    """What every trial must fulfil; of no expressions, anything does."""
+    """What every trial must satisfy; without expressions, any trial does."""
 
     def __init__(
         self,
@@ -36,8 +36,8 @@ class Constraints:
     ) -> None:
         """`defaults` has the value of each hyperparameter that is not searched or not active.
 
-        Names in `searched` without a default are null where they are not active. Raises ConstraintError
-        for an expression that CEL does not know, or with names that are no hyperparameters.
+        Names in `searched` without a default are null while they are not active. Raises ConstraintError
+        for an expression that is not valid CEL, or that has names other than those of hyperparameters.
         """
         self._defaults = {**dict.fromkeys(searched, None), **defaults}
         self._programs = [
@@ -46,14 +46,14 @@ class Constraints:
         self._names = [tuple(program.variables()) for program in self._programs]
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Compiled expressions stay in their process; another compiles them again."""
+        """Compiled expressions stay in their process; another process compiles them again."""
         return type(self), ([program.source for program in self._programs], self._defaults)
 
     def _compiled(self, field: str, expression: str) -> "cel.Program":
         if _LOOP.search(expression):
             raise ConstraintError(
                 field,
-                f"must do without all, exists, exists_one, map and filter (got {expression!r})",
+                f"must not use all, exists, exists_one, map or filter (got {expression!r})",
             )
         try:
             program = cel.compile(expression)
@@ -65,7 +65,8 @@ class Constraints:
         unknown = sorted(set(program.variables()) - set(self._defaults))
         if unknown:
             raise ConstraintError(
-                field, f"must be over hyperparameters (got {', '.join(unknown)} in {expression!r})"
+                field,
+                f"must name only hyperparameters (got {', '.join(unknown)} in {expression!r})",
             )
         return program
 
@@ -73,12 +74,12 @@ class Constraints:
         return len(self._programs)
 
     def hold(self, params: Mapping[str, Scalar]) -> bool:
-        """Whether `params` fulfil all of them. Raises ConstraintError where CEL has no answer."""
+        """Whether `params` satisfy all of them. Raises ConstraintError if CEL gives no answer."""
         return all(self._holds(index, params) for index in range(len(self._programs)))
 
     def _holds(self, index: int, params: Mapping[str, Scalar]) -> bool:
         field, program = f"{FIELD}[{index}]", self._programs[index]
-        # Only what the expression names: to take in every hyperparameter costs far more than the answer.
+        # Only what the expression names: passing every hyperparameter costs far more than the answer.
         used = {name: params.get(name, self._defaults[name]) for name in self._names[index]}
         try:
             answer = program.execute(used)

@@ -50,7 +50,7 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     elif isinstance(node.get("additionalProperties"), dict):
         schema["additionalProperties"] = _structural(node["additionalProperties"], definitions)
     if isinstance(schema.get("default"), dict):
-        # The API server checks a default by the rules before it fills in those of the fields.
+        # The API server checks a default against the rules before it fills in the defaults of its fields.
         schema["default"] = _without_nulls(schema["default"])
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
@@ -66,10 +66,10 @@ def openapi_schema() -> dict[str, Any]:
     properties["kind"] = {"type": "string"}
     properties["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
-    # Without this default, tools that compute health (kstatus) call a study nobody has seen Current.
+    # Without this default, tools that compute health (kstatus) call a study Current before anybody has seen it.
     properties["status"] = _without_defaults(properties["status"])
     properties["status"]["default"] = {"observedGeneration": -1}
-    # One writer writes all of it; who owns each of its fields would be most of what the object consists of.
+    # One writer writes all of it; recording the owner of each field would make up most of the object.
     properties["status"]["x-kubernetes-map-type"] = "atomic"
     return schema
 
@@ -81,7 +81,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
-    # A status is what was written, never what a default adds.
+    # A status is what was written; defaults must add nothing to it.
     kept = {key: value for key, value in schema.items() if key != "default"}
     if "properties" in kept:
         kept["properties"] = {

@@ -1,7 +1,7 @@
-"""The docstrings below attributes, read from the source when somebody asks for them.
+"""The docstrings below attributes, read from the source on demand.
 
-Pydantic can do that itself, but when a model is made: of the contract's hundred models that took seconds of
-every process that imports them, and no process but the generator wants it.
+Pydantic can do that itself, but only when a model is created: for the contract's hundred models that took
+seconds in every process that imports them, and only the generator needs it.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def attribute_docs(model: type) -> Mapping[str, str]:
-    """Attribute → the docstring below it, in the classes that `model` is made of; the nearest class wins."""
+    """Attribute → the docstring below it, in `model` and its base classes; the nearest class wins."""
     docs: dict[str, str] = {}
     for base in reversed(model.__mro__):
         docs |= _classes(base.__module__).get(base.__qualname__, {})
@@ -44,5 +44,5 @@ def _documented(body: list[ast.stmt]) -> list[tuple[str, str]]:
             ):
                 found.append((name, inspect.cleandoc(text)))
             case _:
-                pass  # an attribute without words, or no attribute
+                pass  # an attribute without a docstring, or not an attribute
     return found

@@ -1,4 +1,4 @@
-"""What somebody who wrote a manifest may have meant: names of other tools, misspelt names, YAML's surprises."""
+"""What the author of a manifest may have meant: names from other tools, misspelt names, YAML's surprises."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +78,7 @@ _EXAMPLES: Sequence[tuple[str, str]] = (
 
 
 def hint(root: type[Model], location: Sequence[int | str], kind: str, value: Any) -> str:
-    """What to do about an error of pydantic's `kind` at `location` below `root`, as `; …`; empty if nobody knows."""
+    """What to do about an error of pydantic's `kind` at `location` below `root`, as `; …`; empty if unknown."""
     path = dotted(location)
     if kind == "extra_forbidden":
         return _of_unknown(root, location)
@@ -106,7 +106,7 @@ def metrics_of(task: str) -> tuple[str, ...]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """Which of `known` was probably meant; None if none is near."""
+    """Which of `known` was probably meant; None if none is close."""
     plain = {_plain(each): each for each in known}
     found = get_close_matches(_plain(name), list(plain), n=1, cutoff=0.7)
     return plain[found[0]] if found else None
@@ -122,11 +122,11 @@ def _of_unknown(root: type[Model], location: Sequence[int | str]) -> str:
         return f"; here that is {there}"
     if meant is not None:
         return f"; did you mean {meant}?"
-    return f"; there are {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return f"; the fields are {', '.join(known)}" if 0 < len(known) <= 12 else ""
 
 
 def _known(root: type[Model], location: Sequence[int | str]) -> list[str]:
-    """The names of the fields of the object at `location`; none if it has no fixed ones."""
+    """The names of the fields of the object at `location`; none if any name is allowed."""
     model: type[Model] | None = root
     for part in location:
         if isinstance(part, int) or model is None:
@@ -137,7 +137,7 @@ def _known(root: type[Model], location: Sequence[int | str]) -> list[str]:
 
 
 def _places(root: type[Model], name: str, path: str = "", depth: int = 4) -> Iterator[str]:
-    """Where below `root` there is a field of that name."""
+    """The paths below `root` of fields with that name."""
     for own, field in root.model_fields.items():
         known = field.alias or own
         here = f"{path}.{known}" if path else known

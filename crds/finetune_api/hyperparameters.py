@@ -16,7 +16,7 @@ Scalar: TypeAlias = float | int | str | bool
 
 
 class Hyperparameters(Model):
-    """One complete configuration of the trainer; values that a study neither fixes nor searches have their default."""
+    """One complete configuration of the trainer; values that a study neither fixes nor searches have their defaults."""
 
     pretrained_model: str = Field("", max_length=253)
     """Hub id or folder of the pretrained encoder, for a search among several; if empty, that of `spec.model`."""
@@ -246,7 +246,7 @@ def _optional(name: str) -> Any:
 FixedHyperparameters: type[Model] = create_model(
     "FixedHyperparameters",
     __base__=Model,
-    __doc__="Values that hold for every trial. What is neither here nor searched has its documented default.",
+    __doc__="Values for all trials. A hyperparameter that is neither here nor searched has its documented default.",
     **{name: _optional(name) for name in Hyperparameters.model_fields},
 )
 """`spec.hyperparameters`: as `Hyperparameters`, with every field optional."""

@@ -1,4 +1,4 @@
-"""Reads manifests as kubectl reads them, and says what is wrong with them as the API server would.
+"""Reads manifests as kubectl does, and reports what is wrong with them as the API server would.
 
 kubectl parses YAML with sigs.k8s.io/yaml (YAML 1.1 words for booleans, Go's numbers, no dates or
 base-60 numbers) and sends JSON, where a float without a fraction is an integer. PyYAML differs in all
@@ -34,14 +34,14 @@ _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 MAX_DEPTH = 64
-"""Objects and lists in each other; the deepest that a study has a use for are in a pod template."""
+"""Nesting of objects and lists; the deepest that a study needs is in a pod template."""
 
 MAX_VALUES = 1_000_000
-"""More than fit into a request to the API server; aliases could make them of a few lines."""
+"""More than fits into a request to the API server; with aliases, a few lines could have more."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with kubectl's scalars; duplicate keys are refused, and keys that are no text."""
+    """A safe loader with kubectl's scalars; it refuses duplicate keys, and keys that are not text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # as the base class declares it
 
@@ -83,7 +83,7 @@ def _construct_int(loader: _Loader, node: Any) -> int | float | str:
         legacy_octal = len(digits) > 1 and digits[0] == "0" and digits.isdigit()
         number = int(digits, 8) if legacy_octal else int(digits, 0)
     except ValueError:
-        return _float(text, written)  # 08 is no octal number, so it is a float
+        return _float(text, written)  # 08 is not a valid octal number, so it is a float
     number = -number if text.startswith("-") else number
     return number if -(2**63) <= number < 2**64 else _float(text, written)
 
@@ -96,7 +96,7 @@ def _construct_float(loader: _Loader, node: Any) -> int | float | str:
 
 
 def _float(text: str, written: str) -> int | float | str:
-    # Go takes what is no number of 64 bits (0x, 1e999) for the text that was written.
+    # Go keeps the text as written if it is not a 64-bit number (0x, 1e999).
     number = float(text) if _FLOAT.fullmatch(text) else math.inf
     return _integral(number) if math.isfinite(number) else written
 
@@ -114,7 +114,7 @@ def _construct_bool(loader: _Loader, node: Any) -> bool:
 
 
 def _refuse(_: _Loader, node: Any) -> None:
-    raise _refusal(f"{node.tag} must not be used: JSON has nothing like it", node)
+    raise _refusal(f"{node.tag} must not be used: JSON has no equivalent", node)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
@@ -149,7 +149,7 @@ for _resolver in (_Loader, _Dumper):
 
 
 def load_yaml(text: str) -> Any:
-    """The one document of `text` as JSON values. Raises ManifestError if it is not valid YAML."""
+    """The only document of `text`, as JSON values. Raises ManifestError if it is not valid YAML."""
     try:
         loader = _Loader(text)
         try:
@@ -194,7 +194,9 @@ class ManifestError(ValueError):
 def parse_study(document: Any) -> FineTuneStudy:
     """The study in `document` (JSON values). Raises ManifestError with every problem found."""
     if not isinstance(document, dict):
-        raise ManifestError([Problem("", "must be a FineTuneStudy (got no mapping)")])
+        raise ManifestError(
+            [Problem("", "must be a FineTuneStudy (got something that is not a mapping)")]
+        )
     _check_size(document)
     try:
         return FineTuneStudy.model_validate(_without_nulls(document), by_alias=True, by_name=False)
@@ -264,7 +266,9 @@ def _check_size(document: Any) -> None:
 
 
 def _too_large() -> Problem:
-    return Problem("", f"must be nested at most {MAX_DEPTH} deep, of at most {MAX_VALUES} values")
+    return Problem(
+        "", f"must be nested at most {MAX_DEPTH} deep, and have at most {MAX_VALUES} values"
+    )
 
 
 def _without_nulls(value: Any) -> Any:
@@ -302,9 +306,9 @@ _MESSAGES = {
 
 
 def problems(error: ValidationError, document: Any = None) -> Iterable[Problem]:
-    """What is wrong, in words of ours: fields relative to what was validated.
+    """The problems in our own words, with fields relative to what was validated.
 
-    `document` is that of a whole study, for which there are hints too.
+    `document` is given for a whole study, to which hints are added.
     """
     spec = document.get("spec") if isinstance(document, dict) else None
     task = str(spec.get("task")) if isinstance(spec, dict) else ""

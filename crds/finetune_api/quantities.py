@@ -18,7 +18,7 @@ def is_quantity(value: int | str) -> bool:
 
 
 def parse_quantity(value: int | str) -> Decimal:
-    """The number a quantity stands for, in its base unit. Raises ValueError if it is none."""
+    """The number that a quantity stands for, in its base unit. Raises ValueError if it is not a quantity."""
     match = _QUANTITY.fullmatch(str(value))
     if match is None:
         raise ValueError(f"must be a Kubernetes quantity (got {value!r})")

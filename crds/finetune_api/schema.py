@@ -32,10 +32,10 @@ class Rule:
     message_cel: str = ""
     detail: Callable[[Any], str] | None = None
     once: bool = False
-    """Whether the API server checks it at creation only."""
+    """Whether the API server checks it only at creation."""
 
     def at_creation(self) -> "Rule":
-        """The rule for a model that cannot change: no later write, of the status above all, is made to pay for it."""
+        """The rule for a model that cannot change, so that no later write (of the status above all) has to pay for it."""
         return replace(self, once=True)
 
     def explain(self, value: Any) -> str:
@@ -99,6 +99,6 @@ class Model(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_short_json(self) -> dict[str, Any]:
-        """The same without what has its default: readers of an earlier version can read it too, as long as
-        nothing is used that they do not know."""
+        """The same without fields at their defaults: earlier versions can read it too, as long as
+        no field is used that they do not know."""
         return self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

@@ -1,6 +1,6 @@
 """Search spaces: the domain of each hyperparameter, typed by the hyperparameter itself.
 
-The schema keeps what the API server can check within its cost limits: a `when` is a map of string
+The schema stays within what the API server can check at its cost limits: a `when` is a map of string
 lists, so one rule checks all of them.
 """
 
@@ -44,7 +44,7 @@ _UNIQUE = Rule(
 
 
 class Steps(Sequence[Scalar]):
-    """The numbers from `low` up to at most `high` in steps, made one by one: there may be billions."""
+    """The numbers from `low` up to at most `high` in steps, computed on demand: there may be billions."""
 
     def __init__(self, low: float, high: float, step: float, integer: bool) -> None:
         self._low, self._high, self._step, self._integer = low, high, step, integer
@@ -243,7 +243,7 @@ def _when_cel(space: str) -> str:
 
 
 def _wrong_whens(spec: Any) -> list[str]:
-    """Where (`searchSpaces[0].momentum`) a `when` names what does not occur in its space."""
+    """Where (`searchSpaces[0].momentum`) a `when` names what its space does not have."""
     return [
         f"searchSpaces[{number}].{name}"
         for number, space in enumerate(spec.search_spaces)
@@ -253,7 +253,7 @@ def _wrong_whens(spec: Any) -> list[str]:
 
 
 def can_hold(when: When, domains: Mapping[str, Domain]) -> bool:
-    """Whether a `when` names only choice domains among these that have no `when` themselves, and only values of theirs."""
+    """Whether a `when` names only choice domains among these that have no `when` themselves, and only their values."""
     for key, words in when.items():
         target = domains.get(key)
         if not isinstance(target, ChoiceDomain) or target.when is not None:
@@ -271,7 +271,7 @@ WHEN_RULE = Rule(
     field=".searchSpaces",
     detail=lambda self: f"got others in {', '.join(_wrong_whens(self))}",
 )
-"""A rule of the spec, where it can be checked at creation only; a rule of a space cannot."""
+"""A rule of the spec, which can be checked only at creation; a rule of a space could not."""
 
 
 class SearchSpaceBase(Model):

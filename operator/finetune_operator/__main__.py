@@ -33,16 +33,16 @@ WORKERS = 16
 """Studies reconciled at the same time."""
 
 NESTING = 30_000
-"""Levels of objects that the operator can read."""
+"""How deeply nested objects may be for the operator to read them."""
 
 CRD_SECONDS = 1
-"""Until the operator looks again whether there is the CRD."""
+"""Seconds until the operator looks for the CRD again."""
 
 LIST_SECONDS = 5
-"""Until the operator tries again to list the studies."""
+"""Seconds until the operator tries to list the studies again."""
 
 KOPF_BACKOFFS = (1, 1, 2, 3, 5, 8, 13, *[20] * 30)
-"""Seconds between kopf's tries of a request: after ten minutes it gives up, and with it the process."""
+"""Seconds between kopf's tries of a request: after ten minutes it gives up, and the process ends with it."""
 
 _CRDS = ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
 _STUDIES_CRD = f"{PLURAL}.{GROUP}"
@@ -50,7 +50,7 @@ _RAY_JOBS_CRD = "rayjobs.ray.io"
 
 
 def _children(settings: Settings) -> tuple[type[View], ...]:
-    """What is watched of the studies' children."""
+    """The kinds of children to watch."""
     return CHILDREN if settings.engine == "Job" else (*CHILDREN, RayJobView)
 
 
@@ -69,16 +69,16 @@ class Operator:
         self.election: Election | None = None
         self.standing: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
-        """Ends kopf, and with it the process: something went wrong that only a new one can mend."""
+        """Ends kopf, and with it the process: something went wrong that only a new process can fix."""
 
         self.anew = False
-        """Whether not the process ends, but kopf begins once more."""
+        """Whether kopf is to start again, instead of the process ending."""
 
         self.blind = False
-        """Whether there was no CRD of studies when kopf began."""
+        """Whether the CRD of studies was missing when kopf started."""
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
-        """Add the handlers. Startup lists the children before kopf sees a study: none is judged missing too soon."""
+        """Add the handlers. Startup lists the children before kopf sees a study, so that none is judged missing too soon."""
         kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
         kopf.on.login(id="kubeconfig", registry=registry)(_login_by_kubeconfig)
         kopf.on.startup(id="startup", registry=registry)(self.start)
@@ -90,7 +90,7 @@ class Operator:
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
         """Set kopf up, connect, serve metrics."""
         settings.posting.enabled = False
-        # A namespaced operator may not list namespaces or CRDs: kopf would retry that for a minute, blind.
+        # A namespaced operator may not list namespaces or CRDs: kopf would keep trying for a minute, in vain.
         settings.scanning.disabled = bool(self.settings.namespaces)
         settings.persistence.finalizer = f"{GROUP}/unused"
         settings.persistence.diffbase_storage = _NoDiffs()
@@ -103,7 +103,7 @@ class Operator:
         kinds, namespaces = _children(self.settings), self.settings.namespaces
         watches = len(kinds) * max(1, len(namespaces))
         configuration.connection_pool_maxsize = 4 * WORKERS + watches
-        # Else each request asks a thread for a netrc file, and another one for a proxy. kopf's client does not either.
+        # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
         configuration.client_session_kwargs = {"trust_env": False}
         api = client.ApiClient(configuration)
         self.kube = Kube(api, self._may_write)
@@ -116,7 +116,7 @@ class Operator:
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
         self.blind = not await self._served()
-        if namespaces and self.blind:  # nobody would tell that it has come
+        if namespaces and self.blind:  # no event would say that the CRD has been created
             await self._until_served()
         self.children = ChildWatch(self.kube, self.store, self.on_child, kinds, namespaces)
         await self.children.start(self._must_not_end)
@@ -142,7 +142,7 @@ class Operator:
         try:
             return await self.kube.serves(KIND)
         except KubeError as error:
-            log.warning("the API server does not say what it serves: %s", error)
+            log.warning("cannot find out what the API server serves: %s", error)
             return False
 
     def _ray_jobs(self) -> bool:
@@ -152,12 +152,12 @@ class Operator:
         return self.election is None or self.election.held
 
     def _depth(self) -> float:
-        # Who does not act has studies in its queue too, but nobody waits for it.
+        # A replica that does not act has studies in its queue too, but nobody waits for it.
         return self.queue.depth if self.queue is not None and self._may_write() else 0
 
     def _must_not_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            log.error("a task ended that must not", exc_info=task.exception())
+            log.error("a task that must never end has ended", exc_info=task.exception())
             self.ended.set()
 
     def work(self) -> None:
@@ -170,13 +170,13 @@ class Operator:
 
     async def rest(self) -> None:
         """Watch only: another operator acts."""
-        assert self.queue is not None  # it has worked
+        assert self.queue is not None  # work() comes first
         assert self.reconciler is not None
         await self.queue.stop()
         self.reconciler.show_none()
 
     async def stop(self, **_: Any) -> None:
-        """Stop the queue, let another act, and close the connections."""
+        """Stop the queue, hand over the lease, and close the connections."""
         if self.standing is not None:
             self.standing.cancel()
         if self.children is not None:
@@ -207,7 +207,7 @@ class Operator:
             await self._forget_gone(str(namespace) if self.settings.namespaces else None)
 
     def on_child(self, key: Key, told: bool) -> None:
-        """Queue a study with a child that changed; if that only tells how far its driver is, when it has its turn."""
+        """Queue a study with a child that changed; if `told`, only progress is new, and it waits for its turn."""
         assert self.pace is not None  # startup comes first
         assert self.queue is not None
         self.queue.add(key, self.pace.wait(key) if told else 0.0)
@@ -219,7 +219,7 @@ class Operator:
             self.queue.forget(key)
 
     async def _forget_gone(self, place: str | None) -> None:
-        """kopf has listed the studies again, and does not tell of those that went while it did not watch."""
+        """kopf has listed the studies again, and does not report those that went while it was not watching."""
         assert self.reconciler is not None  # startup comes first
         while True:
             try:
@@ -233,7 +233,7 @@ class Operator:
                 self._forget(key, version)
 
     async def _listed(self, place: str | None) -> tuple[set[Key], int]:
-        """Every study that there is, and in which version. Raises KubeError."""
+        """Every study that exists, and the version of the list. Raises KubeError."""
         assert self.kube is not None  # startup comes first
         there, version = set(), ""
         async for page, at in self.kube.pages(KIND, place, ""):
@@ -242,7 +242,7 @@ class Operator:
         return there, number(version)
 
     async def on_crd(self, event: kopf.RawEvent, body: kopf.Body, name: str, **_: Any) -> None:
-        """KubeRay was installed or removed: the next attempts follow. Or the studies' own CRD was."""
+        """KubeRay was installed or removed: later attempts use what is there. Or the studies' own CRD was."""
         assert self.children is not None  # startup comes first
         gone = event["type"] == "DELETED" or "deletionTimestamp" in body["metadata"]
         established = not gone and _is_established(body)
@@ -253,8 +253,8 @@ class Operator:
         elif self.blind and established:
             await (
                 self._until_served()
-            )  # kopf has looked when it was established, which may be too early
-            self._begin_anew("the CRD of %s has come")
+            )  # kopf looked when it was established, which may have been too early
+            self._begin_anew("the CRD of %s was created")
 
     def _begin_anew(self, why: str) -> None:
         log.warning(why, PLURAL)
@@ -263,7 +263,7 @@ class Operator:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """What kopf keeps to tell handlers of changes what has changed: there are none, and nothing is copied for them."""
+    """What kopf stores to tell handlers what has changed: no handler here needs it, so nothing is copied."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -297,7 +297,7 @@ def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with what `extra` adds about the study."""
+    """One JSON object per line, with what `extra` adds about the study."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
@@ -330,7 +330,7 @@ def _log_as_json() -> None:
 
 
 def _liveness(port: int) -> str | None:
-    """Where kopf answers probes; in its address port 0 would be port 80."""
+    """The URL at which kopf answers probes; kopf would take port 0 for port 80."""
     return f"http://0.0.0.0:{port}/healthz" if port else None
 
 
@@ -338,8 +338,8 @@ def main() -> None:
     """Run until told to end."""
     os.environ.setdefault(
         "USER", names.MANAGER
-    )  # kopf asks for it, and an arbitrary user id has no name
-    # Python's JSON gives up on what is nested deeper, and with it kopf's watch; the API server takes 10,000 levels.
+    )  # kopf asks for the user's name, and an arbitrary user id has none
+    # Python's JSON fails on deeper nesting, and kopf's watch with it; the API server accepts 10,000 levels.
     sys.setrecursionlimit(NESTING)
     _log_as_json()
     settings = read()
@@ -365,8 +365,8 @@ async def _run(settings: Settings) -> None:
             )
             ended = not operator.anew
         except APINotFoundError as error:
-            # A kind that was watched is gone with its CRD, which kopf does not survive.
-            log.warning("looks anew for what there is: %s", error)
+            # A watched kind is gone with its CRD, and kopf does not survive that.
+            log.warning("starting again, because a watched kind is gone: %s", error)
             await asyncio.sleep(1)
     if operator.ended.is_set():
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The Events a study posts: one for each transition that a user would want in `kubectl describe`."""
+"""The Events that a study posts: one for each transition that users would want to see in `kubectl describe`."""
 
 import re
 from typing import get_args
@@ -25,7 +25,7 @@ _WARNINGS = (
 
 
 def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
-    """The Events that lead from `old` to `new`."""
+    """The Events for the change from `old` to `new`."""
     events = []
     warning = next((c for c in new.conditions if c.reason in _WARNINGS), None)
     said = {(condition.reason, _gist(condition.message)) for condition in old.conditions}
@@ -41,5 +41,5 @@ def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
 
 
 def _gist(message: str) -> str:
-    """The message without its numbers: 3 nodes short of memory is no news after 4 nodes."""
+    """The message without its numbers: "3 nodes short of memory" is not news after "4 nodes"."""
     return re.sub(r"\d+", "", message)

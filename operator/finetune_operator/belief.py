@@ -1,4 +1,4 @@
-"""What is believed of the progress document: the study's pods write it, and they are not trusted."""
+"""How far the progress document is believed: the study's pods write it, and they are not trusted."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from finetune_operator.observe import JobView, Observed
 
 
 def document(text: str) -> StudyProgress | None:
-    """The progress document that a driver wrote; None if it is none."""
+    """The progress document that a driver wrote; None if it is not one."""
     try:
         return StudyProgress.model_validate_json(text)
     except ValidationError:
@@ -20,10 +20,10 @@ def document(text: str) -> StudyProgress | None:
 
 
 def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress | None:
-    """The driver's document if it is well formed and speaks of this very study.
+    """The driver's document if it is well formed and about this very study.
 
-    A document of a term that no driver has claimed is made up. One of an earlier attempt still tells
-    what was found; whether it tells how the current attempt stands, `speaks_for` says.
+    A document of a term that no driver has claimed is forged. One of an earlier attempt still has the
+    findings; `speaks_for` says whether it also describes the current attempt.
     """
     config = observed.configs.get(names.progress_config(study.metadata.name))
     if config is None or config.study_uid != study.metadata.uid or not config.progress:
@@ -37,21 +37,21 @@ def believed_progress(study: FineTuneStudy, observed: Observed) -> StudyProgress
 
 
 def speaks_for(progress: StudyProgress | None, job: JobView) -> StudyProgress | None:
-    """The document if a driver of that very attempt wrote it."""
+    """The document if a driver of this very attempt wrote it."""
     return progress if progress is not None and progress.job_uid == job.run_id else None
 
 
 def last_word(
     progress: StudyProgress | None, job: JobView, study: FineTuneStudy, observed: Observed
 ) -> StudyProgress | None:
-    """The document if it is what that Job's last driver said: no driver has started after it."""
+    """The document if it is the last word from that Job: no driver has started since."""
     config = observed.configs.get(names.progress_config(study.metadata.name))
     said = speaks_for(progress, job)
     return said if said is not None and config is not None and said.term == config.term else None
 
 
 def _can_be_stored(value: Any) -> bool:
-    """Whether an API server stores what is in the findings: whole numbers of 64 bits, others finite."""
+    """Whether an API server can store the findings: integers of 64 bits, and finite other numbers."""
     match value:
         case int():
             return -(2**63) <= value < 2**63
@@ -66,7 +66,7 @@ def _can_be_stored(value: Any) -> bool:
 
 
 def at_rest(findings: Findings) -> Findings:
-    """The findings of a study without pods: what ran when they ended is paused, whatever was said."""
+    """The findings of a study without pods: trials that ran when these ended are paused, whatever the document says."""
     counts = findings.trials
     trials: TrialCounts = counts.model_copy(
         update={"running": 0, "paused": counts.paused + counts.running}

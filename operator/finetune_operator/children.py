@@ -12,7 +12,7 @@ from finetune_operator.settings import Settings
 Manifest = dict[str, Any]
 
 _FROM_KUBERAY: Manifest = {
-    "from": [{"namespaceSelector": {}}],  # nobody knows where KubeRay is installed
+    "from": [{"namespaceSelector": {}}],  # KubeRay may be installed anywhere
     "ports": [{"port": 8265, "protocol": "TCP"}],
 }
 
@@ -45,7 +45,7 @@ def children(study: FineTuneStudy, settings: Settings) -> list[Manifest]:
 def spec_digest(study: FineTuneStudy) -> str:
     """16 hexadecimal digits that change with what the user wrote.
 
-    The operator's defaults are not in it: new ones do not reach studies that run.
+    The operator's defaults are not included: new ones do not reach running studies.
     """
     return digest(json.dumps(study.spec.to_short_json(), sort_keys=True))
 
@@ -60,7 +60,7 @@ def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
             "namespace": study.metadata.namespace,
             "uid": study.metadata.uid,
         },
-        # Pods of an attempt have the image that it began with: new fields must not be news to it.
+        # Pods of an attempt keep the image that it began with, which may not know new fields.
         "spec": resolved(study, settings).to_short_json(),
     }
     text = json.dumps(document, sort_keys=True)
@@ -93,7 +93,7 @@ def _service_account(study: FineTuneStudy) -> Manifest:
 
 
 def _service(study: FineTuneStudy) -> Manifest:
-    """Gives the pods of a Job names, before they are ready too."""
+    """Gives the pods of a Job names, even before they are ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -137,7 +137,7 @@ def _role_binding(study: FineTuneStudy, settings: Settings) -> Manifest:
 
 
 def _named_account(study: FineTuneStudy, settings: Settings) -> list[str]:
-    """The account that a pod template names, as one that a cloud knows: its pods report progress as well."""
+    """The account that a pod template names, for example one known to a cloud: its pods report progress as well."""
     match overlay(settings.pod_template, study.spec.cluster.pod_template or {}):
         case {"spec": {"serviceAccountName": str(account)}} if account:
             return [account]

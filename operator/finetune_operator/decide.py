@@ -1,7 +1,7 @@
 """What to do about a study: a pure function of the study, what is observed, and the time.
 
-Nothing here talks to Kubernetes. The decision is the same whenever the same is observed, so an operator
-that was killed at any point goes on where it was.
+Nothing here talks to Kubernetes. The same observations give the same decision, so an operator
+that was killed at any point continues where it was.
 """
 
 from dataclasses import dataclass, field, replace
@@ -35,16 +35,16 @@ from finetune_operator.trouble import Trouble
 from finetune_operator.winner import winner_config_map
 
 UNEXPLAINED = "no pods yet, and no Event says why"
-"""What the caller says who looked for an explanation and found none."""
+"""The explanation of a caller who looked for one and found none."""
 
 QUIET_SECONDS = 5
-"""A Job without pods and without a word for this long is explained from its Events."""
+"""A Job without pods and without news for this long is explained from its Events."""
 
 EXPLAIN_SECONDS = 60
-"""Its Events are looked at again, at doubling intervals, until it has been quiet for this long."""
+"""Its Events are checked again, at doubling intervals, until there has been no news for this long."""
 
 NAMESPACE_ENDS = "because it is being terminated"
-"""How the API server refuses to make anything in a namespace that is being deleted."""
+"""What the API server says when it refuses to create anything in a namespace that is being deleted."""
 
 LOST_SECONDS = 30
 """A pod still there this long after its deletion deadline is on a lost node, and is deleted by force."""
@@ -52,7 +52,7 @@ LOST_SECONDS = 30
 
 @dataclass
 class _Case:
-    """One study under decision, with what is concluded so far."""
+    """One study under decision, with the conclusions so far."""
 
     study: FineTuneStudy
     observed: Observed
@@ -73,7 +73,7 @@ class _Case:
     def plan(self) -> StudyPlan:
         """What the study will do at most; it follows edits of the budget. Raises ConstraintError.
 
-        GPU hours and price are told as soon as it is measured what an epoch takes.
+        GPU hours and price are included as soon as the time of an epoch has been measured.
         """
         old = self.study.status
         known = old.observed_generation == self.study.metadata.generation
@@ -81,7 +81,7 @@ class _Case:
         spending, seconds = self.findings.spending, self.findings.gpu_seconds
         if spending is None or not spending.epochs or not seconds:
             return plan
-        # To two digits, or it would change with every epoch.
+        # Rounded to two digits: otherwise it would change with every epoch.
         return priced(plan, self.study.spec, float(f"{seconds / spending.epochs:.2g}"))
 
     @property
@@ -94,7 +94,7 @@ class _Case:
 
     @property
     def current(self) -> JobView | None:
-        """The Job of the attempt that runs, or that has ended and not been judged yet."""
+        """The Job of the attempt that is running, or that has ended and has not been judged yet."""
         return next((job for job in reversed(self.jobs) if not job.deleting), None)
 
     @property
@@ -117,8 +117,8 @@ def decide(
 ) -> Decision:
     """What to do about `study` now.
 
-    `explanation` tells why its Job has no pods, if the caller knows; `confirmed` that `study` and its
-    progress were read just now, as an earlier decision asked with `confirm`.
+    `explanation` says why its Job has no pods, if the caller knows; `confirmed` that `study` and its
+    progress have just been read, as an earlier decision asked with `confirm`.
     """
     case = _Case(study, observed, settings, now, explanation, confirmed)
     decision = _finished(case) if study.status.finished else _unfinished(case)
@@ -127,7 +127,7 @@ def decide(
 
 
 def refused(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
-    """The API server will never take what the study asks for: the study fails."""
+    """The API server will never accept what the study asks for: the study fails."""
     case = _Case(study, observed, Settings(), now)
     message = f"the API server refused the study's objects: {why}"
     decision = _fail(case, "InvalidPodTemplate", message)
@@ -135,7 +135,7 @@ def refused(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -
 
 
 def forbidden(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
-    """The API server does not take the study's objects now (a quota, a missing right): the study waits."""
+    """The API server does not accept the study's objects now (a quota, a missing right): the study waits."""
     case = _Case(study, observed, Settings(), now)
     status = _status(case, "Pending", "Forbidden", why, reconciling=True)
     return Decision(status, events=transitions(study.status, status))
@@ -144,7 +144,7 @@ def forbidden(study: FineTuneStudy, observed: Observed, now: datetime, why: str)
 def hindered(
     study: FineTuneStudy, observed: Observed, decision: Decision, now: datetime, why: str
 ) -> Decision:
-    """A child is not taken now, and the attempt does without it; but without its winner no study is complete."""
+    """A child is not accepted now, and the attempt does without it; but no study is Complete without its winner."""
     status = decision.status
     if status.finished:
         case = _Case(study, observed, Settings(), now)
@@ -163,10 +163,10 @@ def hindered(
 
 
 def unreadable(status: StudyStatus, generation: int, now: datetime, why: str) -> StudyStatus:
-    """The status of a study that a newer operator may read: it stands still, unless it has ended, and loses nothing."""
+    """The status of a study that only a newer operator may read: it stands still, unless ended, and loses nothing."""
     if status.finished:
         return status
-    message = f"this operator cannot read the study, a newer one may: {why}"[:MAX_MESSAGE]
+    message = f"this operator cannot read the study; a newer one may: {why}"[:MAX_MESSAGE]
     conditions = status.conditions
     facts: dict[ConditionType, bool] = {"Stalled": True, "Reconciling": False}
     for kind, value in facts.items():
@@ -244,7 +244,7 @@ def _suspend(case: _Case) -> Decision:
 
 
 def _start(case: _Case) -> Decision:
-    """Begin the next attempt, once nothing of an earlier one or of a namesake is left."""
+    """Begin the next attempt, once nothing is left of an earlier one or of an earlier study of the same name."""
     if resolved(case.study, case.settings).storage is None:
         message = "spec.storage must be given: the operator has no default storage"
         return Decision(_status(case, "Pending", "NoStorage", message, stalled=True))
@@ -252,7 +252,7 @@ def _start(case: _Case) -> Decision:
         status = _status(
             case, "Pending", "WaitingForPodsToEnd", _waited_for(case), reconciling=True
         )
-        unknown = case.attempts > 0 and not case.jobs  # its Job may not have been heard of yet
+        unknown = case.attempts > 0 and not case.jobs  # its Job may not be known yet
         return Decision(status, confirm=unknown and not case.confirmed)
     wrong = _wrong_constraints(case)
     if wrong:
@@ -269,19 +269,21 @@ def _start(case: _Case) -> Decision:
 
 
 def _waited_for(case: _Case) -> str:
-    """What of an earlier attempt, or of an earlier study of this name, is still there."""
+    """What is still there of an earlier attempt, or of an earlier study of the same name."""
     strangers = [job for job in case.observed.jobs if job.study_uid != case.uid]
     if not strangers:
         return f"waiting for {len(case.pods)} pods of an earlier attempt to end"
     job = min(
         strangers, key=lambda job: job.study_uid
-    )  # one that nobody owns first: it will not go
+    )  # first one without an owner: it will not go away
     waiting = f"waiting for {job.kind} {job.name} of an earlier study of this name"
-    return f"{waiting} to go" if job.study_uid else f"{waiting}, which nobody owns: delete it"
+    return (
+        f"{waiting} to be deleted" if job.study_uid else f"{waiting}, which has no owner: delete it"
+    )
 
 
 def _running(case: _Case, current: JobView) -> Decision:
-    """Nothing to do but to hand on edits of the budget, to put children right, and to say how it goes."""
+    """Nothing to do but to pass on edits of the budget, to restore children, and to report how it goes."""
     settings = case.settings.model_copy(update={"engine": current.kind})
     made = children(case.study, settings)
     stale = tuple(manifest for manifest in made if not case.observed.has(manifest))
@@ -291,16 +293,16 @@ def _running(case: _Case, current: JobView) -> Decision:
         decision = _searching(case, current) or _starting(case, current)
     edited = names.spec_config(case.study.metadata.name)
     meddled = any(manifest["metadata"]["name"] != edited for manifest in stale)
-    # Children also go when their study does, and that may be heard of later.
+    # Children are also deleted with their study, and the event of that may come later.
     confirm = decision.confirm or (meddled and not case.confirmed)
-    # One attempt at a time, whatever has made two of them.
+    # One attempt at a time, whatever made two of them.
     others = (job for job in case.jobs if job is not current and not job.deleting)
     delete = (*decision.delete, *map(_delete_job, others))
     return replace(decision, delete=delete, apply=stale, confirm=confirm)
 
 
 def _queued(case: _Case, current: JobView) -> Decision:
-    """The queue has the word: the pods may not run yet, or not any more."""
+    """It is up to the queue: the pods may not run yet, or not any more."""
     queue = case.study.spec.cluster.queue_name
     where = f"queue {queue}" if queue else "whoever suspended its Job"
     pods = sum(pod.run_id == current.run_id for pod in case.pods)
@@ -313,7 +315,7 @@ def _queued(case: _Case, current: JobView) -> Decision:
 
 
 def _searching(case: _Case, current: JobView) -> Decision | None:
-    """The driver has the word, as long as there is a pod for it to run in."""
+    """It is up to the driver, as long as there is a pod for it to run in."""
     word = speaks_for(case.progress, current)
     state: State
     if word is not None and word.phase in ("Finished", "Failed"):
@@ -345,7 +347,7 @@ def _searching(case: _Case, current: JobView) -> Decision | None:
 
 
 def _shortage(case: _Case, there: str) -> Trouble | None:
-    """Why some pods are not there at all, as far as it was found out: the search goes on with the others."""
+    """Why some pods are missing, as far as that is known: the search goes on with the others."""
     told = "" if case.explanation == UNEXPLAINED else case.explanation
     known = _known_explanation(case)
     told = told or known.partition(" pods: ")[2] or known
@@ -353,7 +355,7 @@ def _shortage(case: _Case, there: str) -> Trouble | None:
 
 
 def _starting(case: _Case, current: JobView) -> Decision:
-    """Pods are on their way; if they are not, say why."""
+    """The pods should be starting; if they are not, say why."""
     quiet = not current.active and not case.pods
     age = (case.now - _quiet_since(case, current)).total_seconds()
     known = _known_explanation(case) if quiet and age >= QUIET_SECONDS else ""
@@ -386,7 +388,7 @@ def _starting(case: _Case, current: JobView) -> Decision:
 
 
 def _look(case: _Case, current: JobView, status: StudyStatus, age: float) -> Decision:
-    """`status`, and when to look why pods are missing that have been waited for so long."""
+    """`status`, and when to look again why pods that have been awaited for so long are missing."""
     if age < QUIET_SECONDS:
         return Decision(status, again_after=QUIET_SECONDS - age + 0.1)
     explain = None if case.explanation else current
@@ -394,7 +396,7 @@ def _look(case: _Case, current: JobView, status: StudyStatus, age: float) -> Dec
 
 
 def _quiet_since(case: _Case, current: JobView) -> datetime:
-    """Since when pods are being waited for."""
+    """Since when pods have been awaited."""
     condition = case.study.status.condition("Reconciling")
     if condition is None or condition.status != "True":
         return case.now
@@ -416,10 +418,10 @@ def _next_look(age: float) -> float | None:
 
 
 def _wrong_constraints(case: _Case) -> str:
-    """What the API server cannot see of the constraints; empty if nothing is wrong."""
+    """What is wrong with the constraints that the API server cannot see; empty if nothing is."""
     try:
         if case.plan.trials == 0:
-            return f"{CONSTRAINTS}: must leave something to try (none of the combinations fulfils them)"
+            return f"{CONSTRAINTS}: must leave something to try (none of the combinations satisfies them)"
     except ConstraintError as error:
         return str(error)
     return ""
@@ -428,12 +430,12 @@ def _wrong_constraints(case: _Case) -> str:
 def _plan(case: _Case) -> StudyPlan | None:
     try:
         return case.plan
-    except ConstraintError:  # the study has failed, or will, with what is wrong
+    except ConstraintError:  # the study has failed, or will, for this reason
         return None
 
 
 def _retry(case: _Case, current: JobView) -> Decision:
-    """Give the attempt up: another follows when its pods are gone, unless too many got nowhere."""
+    """Give up the attempt: another follows when its pods are gone, unless too many ended without a result."""
     if _drained(case, current):
         message = f"attempt {current.attempt} was told to end; another follows"
         status = _status(case, "Pending", "Evicted", message, reconciling=True)
@@ -444,7 +446,7 @@ def _retry(case: _Case, current: JobView) -> Decision:
         why = f"{why}; its driver said: {word.message}"
     failures = case.study.status.failed_attempts + 1
     if failures >= case.settings.max_failed_attempts:
-        message = f"{failures} attempts in a row got nowhere; the last: {why}"
+        message = f"{failures} attempts in a row ended without a result; the last: {why}"
         decision = _fail(case, "RetriesExhausted", message)
         return replace(decision, confirm=not case.confirmed)
     message = f"attempt {current.attempt} ended without a result ({why}); another follows"
@@ -455,10 +457,10 @@ def _retry(case: _Case, current: JobView) -> Decision:
 
 
 def _drained(case: _Case, current: JobView) -> bool:
-    """Whether the attempt is over only because its pods had to go, as a node was drained or wanted for others.
+    """Whether the attempt is over only because its pods had to go: a node was drained or needed for others.
 
-    That is no failure, however often it happens; but a study that was always told to end before it had trained
-    anything has a trouble of its own.
+    That is no failure, however often it happens; but if a study is always told to end before it has trained
+    anything, something is wrong with it.
     """
     word = last_word(case.progress, current, case.study, case.observed)
     told_to_end = word is not None and word.phase == "Drained"
@@ -473,7 +475,7 @@ def _ended_trials(findings: Findings) -> int:
 
 
 def _lost_pods(case: _Case, decision: Decision) -> Decision:
-    """Add the deletion by force of pods that a lost node will never end."""
+    """Add the forced deletion of pods that a lost node will never end."""
     limit = timedelta(seconds=LOST_SECONDS)
     ends = [(pod, pod.deadline + limit) for pod in case.pods if pod.deadline is not None]
     deletions = tuple(
@@ -492,9 +494,9 @@ def _delete_job(job: JobView) -> Deletion:
 
 
 def _trouble(case: _Case, current: JobView) -> Trouble | None:
-    """What is the matter with the first of the attempt's pods that is in trouble.
+    """The trouble of the first of the attempt's pods that has any.
 
-    Only the last pod of each place counts: one in whose place another runs is history.
+    Only the last pod of each place counts: one that has been replaced no longer matters.
     """
     last: dict[str, PodView] = {}
     for pod in sorted(case.observed.pods, key=lambda pod: (not pod.ended, pod.created or case.now)):

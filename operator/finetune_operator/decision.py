@@ -36,11 +36,11 @@ class Decision:
     create: tuple[Manifest, ...] = ()
     events: tuple[StudyEvent, ...] = ()
     explain: JobView | None = None
-    """A Job whose silence the caller may explain from its Events, and decide again."""
+    """A Job without news: the caller may explain it from its Events, and decide again."""
 
     confirm: bool = False
-    """This gives up or begins an attempt, or puts children right: the caller first reads the study and its progress again, for
-    the watches of different kinds run at their own pace, and decides again."""
+    """This gives up or begins an attempt, or restores children: the caller must first read the study and its progress
+    again, because the watches of different kinds run at their own pace, and then decide again."""
 
     delete_study: bool = False
     again_after: float | None = None

@@ -1,4 +1,4 @@
-"""What runs a study's Ray cluster: a module for each engine, chosen by the platform team."""
+"""What runs a study's Ray cluster: one module per engine; the platform team chooses."""
 
 from finetune_api.study import FineTuneStudy
 from finetune_operator import job, ray_job
@@ -6,7 +6,7 @@ from finetune_operator.children import Manifest
 from finetune_operator.settings import Settings
 
 KINDS = ("Job", "RayJob")
-"""The kinds of the engines' objects; one of them is an attempt."""
+"""The kinds of the engines' objects, each of which is one attempt."""
 
 
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:

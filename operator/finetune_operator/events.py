@@ -1,4 +1,4 @@
-"""The Events of a study as Kubernetes wants them."""
+"""The Events of a study in the form of Kubernetes."""
 
 import hashlib
 from datetime import datetime
@@ -11,7 +11,7 @@ from finetune_operator.names import MANAGER
 
 
 def event_manifest(study: FineTuneStudy, event: StudyEvent, now: datetime) -> dict[str, Any]:
-    """The Event; told twice in the same second it has the same name, and is one."""
+    """The Event; posted twice in the same second it has the same name, and counts once."""
     meta = study.metadata
     moment = now.isoformat(timespec="seconds").replace("+00:00", "Z")
     said = f"{meta.uid}{event.reason}{event.message}{moment}"

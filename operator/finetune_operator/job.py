@@ -1,4 +1,4 @@
-"""The engine that needs nothing installed: one Indexed Job a study's attempt, pod 0 its Ray head.
+"""The engine that needs nothing installed: one Indexed Job per attempt; pod 0 is its Ray head.
 
 The Job is created from this template and never changed afterwards, so an upgraded operator does not
 fight the immutable fields of Jobs that its predecessor made.
@@ -16,7 +16,7 @@ from finetune_operator.settings import Settings
 EXIT_USER_ERROR = 42
 
 _BACKOFF_LIMIT = 100
-"""Pod failures of one attempt, disruptions not counted, after which the Job gives up."""
+"""Pod failures of one attempt, apart from disruptions, after which the Job gives up."""
 
 
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
@@ -74,7 +74,7 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 
 def _own(study: FineTuneStudy, attempt: int) -> Manifest:
-    """What the pods of a Job have: our supervisor, the address of their head, the token."""
+    """What only the pods of a Job have: our supervisor, the address of their head, the token."""
     job = names.attempt_name(study.metadata.name, attempt)
     service = names.account(study.metadata.name)
     values = {

@@ -1,4 +1,4 @@
-"""The only module that talks to Kubernetes: few verbs, and errors in the operator's own terms."""
+"""The only module that talks to Kubernetes: a few verbs, and errors in the operator's own terms."""
 
 import json
 import random
@@ -34,23 +34,23 @@ _PATHS = {
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/strategic-merge-patch+json"
 _WATCH_SECONDS = (300, 600)
-"""A watch lasts so long; not all of them begin anew at the same time."""
+"""Shortest and longest duration of a watch: not all of them begin anew at the same time."""
 
 _SILENT_SECONDS = 180.0
-"""A watch that has not even sent a bookmark for so long begins anew."""
+"""A watch that has sent nothing, not even a bookmark, for this long begins anew."""
 
 _ANSWER_SECONDS = 30.0
-"""The API server answers anything but a watch within so long, or it is asked again."""
+"""The API server must answer within this time, except to a watch; otherwise the request is retried."""
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _REFUSED = {400, 405, 413, 415, 422}
-"""Answers that the same request will get again."""
+"""Status codes that the same request will get again."""
 
 _UNKNOWN_FIELD = "failed to create typed patch object"
-"""How server-side apply answers 500 to an unknown field."""
+"""The message of the 500 with which server-side apply answers an unknown field."""
 
 _TOO_NEW = "Too large resource version"
-"""How the API server answers 504 to a version that it has not come to (yet), as after etcd was restored."""
+"""The message of the 504 for a version that the API server has not reached (yet), as after etcd was restored."""
 
 
 class KubeError(Exception):
@@ -65,11 +65,11 @@ class KubeError(Exception):
 
 
 class Refused(KubeError):
-    """The API server will not take this object, however often it is asked."""
+    """The API server will never accept this object."""
 
 
 class Forbidden(KubeError):
-    """This cannot be now: a quota, a policy, a missing right, a name that is taken, a kind that is not served."""
+    """Not possible now: a quota, a policy, a missing right, a name that is taken, a kind that is not served."""
 
 
 class Gone(KubeError):
@@ -77,7 +77,7 @@ class Gone(KubeError):
 
 
 class Exists(KubeError):
-    """An object of that name is there already."""
+    """An object of that name exists already."""
 
 
 class Conflict(KubeError):
@@ -85,13 +85,13 @@ class Conflict(KubeError):
 
 
 class Expired(KubeError):
-    """A watch cannot go on from its version: everything must be listed again."""
+    """A watch cannot continue from its version: everything must be listed again."""
 
 
 class Kube:
     """Requests to the API server through one pooled client.
 
-    `may_write` is asked before each request that changes something: an operator that may not act any more
+    `may_write` is asked before each request that changes something: an operator that may no longer act
     must not, wherever its work stands.
     """
 
@@ -190,13 +190,13 @@ class Kube:
         except ApiException as error:
             raise _error(error.status or 0, error.body or str(error.reason)) from error
         except TimeoutError as error:
-            # So it ends too from a version that the API server has yet to come to: it waits, without a word.
+            # A watch also ends like this if the API server has yet to reach its version: it waits, silently.
             raise Expired(0, f"silent for {_SILENT_SECONDS:.0f} s") from error
         except (OSError, ClientError, ValueError) as error:
             raise KubeError(0, f"{type(error).__name__}: {error}") from error
 
     async def serves(self, kind: str) -> bool:
-        """Whether the API server knows the kind. Raises KubeError."""
+        """Whether the API server serves the kind. Raises KubeError."""
         prefix, plural = _PATHS[kind]
         try:
             found = await self._request("GET", f"/{prefix}", None)
@@ -207,7 +207,7 @@ class Kube:
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str, force: bool = False
     ) -> None:
-        """Delete the object if it still has `uid`; its pods follow. One that is gone is no error. Raises KubeError."""
+        """Delete the object if it still has `uid`; its pods follow. It is no error if it is gone. Raises KubeError."""
         options: dict[str, Any] = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         if force:
             options["gracePeriodSeconds"] = 0
@@ -218,14 +218,14 @@ class Kube:
         except Conflict:
             found = await self.read(kind, namespace, name)
             if found is not None and found["metadata"]["uid"] == uid:
-                raise  # refused for another reason than that the name belongs to another object by now
+                raise  # refused, and not because the name belongs to another object by now
 
     async def fail_pod(
         self, namespace: str, name: str, uid: str, reason: str, message: str
     ) -> None:
-        """Write that a pod has failed through no fault of its own, for a node that will not say so. Raises KubeError.
+        """Mark a pod as failed through no fault of its own, because its node will not. Raises KubeError.
 
-        One that is gone, or another of its name, is no error.
+        It is no error if the pod is gone, or another has its name.
         """
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         told = {"reason": reason, "message": message}
@@ -269,7 +269,7 @@ class Kube:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         if method != "GET" and not self._may_write():
-            raise KubeError(0, "this operator does not lead (any more)")
+            raise KubeError(0, "this operator is not the leader (any more)")
         verb, code = _VERBS[method], "error"
         with traces.request(method, verb, path) as span:
             try:
@@ -301,7 +301,7 @@ class Kube:
 
 
 async def _lines(content: StreamReader) -> AsyncIterator[bytes]:
-    """The lines of a stream, however long: an object may have more than the reader's own limit."""
+    """The lines of a stream, however long: objects may exceed the reader's own limit."""
     parts: list[bytes] = []
     async for chunk in content.iter_any():
         *ends, rest = chunk.split(b"\n")

@@ -1,6 +1,6 @@
-"""What a RayJob's status means for the attempt: a table over everything that KubeRay can say.
+"""What a RayJob's status means for the attempt: a table of everything that KubeRay can report.
 
-KubeRay tells three things: `jobStatus` (Ray's own), `jobDeploymentStatus` (how far KubeRay is), `reason` and
+KubeRay reports `jobStatus` (Ray's own), `jobDeploymentStatus` (how far KubeRay is), and `reason` and
 `message` of a failure. docs/operations.md shows the table to users.
 """
 
@@ -52,7 +52,7 @@ class Fate:
 
 
 def fate_of(status: Any) -> Fate:
-    """What `status` of a RayJob means; what a later KubeRay may write there is taken for an attempt on its way."""
+    """What `status` of a RayJob means; values that only a later KubeRay writes count as an attempt on its way."""
     deployment, job = _word(status, "jobDeploymentStatus"), _word(status, "jobStatus")
     reason, message = _word(status, "reason"), _word(status, "message")
     words = ": ".join(part for part in (reason, message) if part)
@@ -62,7 +62,7 @@ def fate_of(status: Any) -> Fate:
         case "Complete", "SUCCEEDED":
             return Fate(succeeded=True)
         case "Complete", _:
-            return Fate(failed=words or f"its Ray job ended as {job or 'nobody knows what'}")
+            return Fate(failed=words or f"its Ray job ended with status {job or 'unknown'}")
         case "Failed", _:
             return Fate(failed=words or "KubeRay gives no reason")
         case _:
@@ -70,7 +70,7 @@ def fate_of(status: Any) -> Fate:
 
 
 def _trouble(status: Any) -> str:
-    """What keeps the Ray cluster from having its pods."""
+    """What prevents the Ray cluster from having its pods."""
     cluster = told(status, "rayClusterStatus")
     conditions = told(cluster, "conditions")
     for condition in conditions if isinstance(conditions, list) else ():
@@ -86,5 +86,5 @@ def _word(value: Any, name: str) -> str:
 
 
 def told(value: Any, name: str) -> Any:
-    """What an object has under `name`; None if it has nothing there, or is no object."""
+    """The value of `name` in an object; None if it has none, or if `value` is not an object."""
     return value.get(name) if isinstance(value, Mapping) else None

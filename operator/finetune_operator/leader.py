@@ -1,9 +1,9 @@
 """Which of several operators acts: the one that holds a Lease.
 
-The elector of the `kubernetes` package measures leases by the wall clock, which may jump, ends with the first
+The elector of the `kubernetes` package measures leases by the wall clock, which may jump, stops at the first
 broken connection, and cannot hand a lease back. The rules are those of Kubernetes' own elector
-(client-go/tools/leaderelection): nobody believes another's clock, a lease is over when it has not changed for
-as long as it says, by one's own monotonic clock.
+(client-go/tools/leaderelection): nobody trusts another's clock; a lease has expired when it has not changed for
+its duration, by one's own monotonic clock.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from finetune_operator.metrics import LEADER
 log = logging.getLogger("finetune.leader")
 
 LEASE_SECONDS = 12
-"""Another may take a lease that has not changed for so long."""
+"""Another may take a lease that has not changed for this long."""
 
 HELD_SECONDS = 8
-"""The holder believes in its lease for so long after it asked for it; the rest is for requests on their way."""
+"""The holder relies on its lease for this long after its request; the rest is for requests on their way."""
 
 RENEW_SECONDS = 4
 RETRY_SECONDS = 2
@@ -32,9 +32,9 @@ class Election:
     """One candidate for a Lease.
 
     Args:
-        kube: requests that are allowed to whoever does not lead, too.
+        kube: requests that are allowed even to an operator that does not lead.
         lease: namespace and name of the Lease.
-        identity: of this candidate; a process that is started again under the same one goes on with its lease.
+        identity: of this candidate; a process that restarts under the same identity continues its lease.
         clock: monotonic seconds.
         sleep: waits for seconds of that clock.
     """
@@ -65,12 +65,12 @@ class Election:
     async def run(
         self, elected: Callable[[], None], deposed: Callable[[], Awaitable[None]]
     ) -> None:
-        """Stand for election for ever: `elected` whenever the lease is won, `deposed` whenever it is lost."""
+        """Stand for election for ever; call `elected` whenever the lease is won, and `deposed` whenever it is lost."""
         leading = False
         while True:
             won = await self._asked()
             if leading and not self.held:
-                log.warning("lost the lease, another may act now")
+                log.warning("lost the lease; another operator may act now")
                 leading = False
                 LEADER.set(0)
                 await deposed()
@@ -82,7 +82,7 @@ class Election:
             await self._sleep(RENEW_SECONDS if won else RETRY_SECONDS)
 
     async def release(self) -> None:
-        """Hand the lease back, if it is ours, so that the next one need not wait for its end."""
+        """Hand the lease back, if it is ours, so that the next holder need not wait for it to expire."""
         if not self.held or self._lease is None:
             return
         self._until = float("-inf")
@@ -90,7 +90,7 @@ class Election:
             async with asyncio.timeout(RETRY_SECONDS):
                 await self._kube.replace(self._manifest(self._lease, holder=""))
         except (KubeError, TimeoutError) as error:
-            log.warning("lease not handed back, it ends by itself: %s", error)
+            log.warning("lease not handed back; it will expire: %s", error)
 
     async def _asked(self) -> bool:
         """Whether the lease was won or renewed just now."""
@@ -98,10 +98,10 @@ class Election:
             async with asyncio.timeout(RETRY_SECONDS):
                 return await self._ask()
         except (KubeError, TimeoutError) as error:
-            # Who else asked for it, or whether we have got it, shows when it is read again.
+            # Whether another has asked for it, or we have it, shows when it is read again.
             self._lease = None
             if not isinstance(error, Conflict | Exists):
-                log.warning("lease not renewed, tried again: %s", error)
+                log.warning("lease not renewed; trying again: %s", error)
             return False
 
     async def _ask(self) -> bool:
@@ -118,7 +118,7 @@ class Election:
         return True
 
     def _taken(self, lease: Mapping[str, Any], now: float) -> bool:
-        """Whether another holds the lease, as far as anybody can know."""
+        """Whether another holds the lease, as far as can be known."""
         spec, version = lease.get("spec") or {}, lease["metadata"]["resourceVersion"]
         if version != self._version:
             self._version, self._changed = version, now

@@ -1,4 +1,4 @@
-"""Lays a user's pod template over the operator's."""
+"""Merges a user's pod template over the operator's."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ _KEYS = {
 """Lists whose items are matched by a key, as in Kubernetes' strategic merge."""
 
 _UNIONS = ("volumes", "env")
-"""Lists whose items have one of several fields: a new field takes the place of the old one."""
+"""Lists whose items have exactly one of several fields: a new field replaces the old one."""
 
 _TOLERATIONS = "tolerations"
-"""The list in which everybody's items count; all other lists are replaced."""
+"""The list in which the items of both count; all other lists are replaced."""
 
 
 def overlay(base: Any, over: Any, name: str = "") -> Any:
-    """`base` with `over` laid on it: objects merge, keyed lists merge item by item, tolerations add up, the rest is replaced.
+    """`base` with `over` merged over it: objects merge, keyed lists merge item by item, tolerations add up, the rest is replaced.
 
-    Any JSON values will do: what makes no sense as a pod is for the API server to refuse.
+    Accepts any JSON values: the API server refuses what makes no sense as a pod.
     """
     if isinstance(base, dict) and isinstance(over, dict):
         return {
@@ -38,7 +38,7 @@ def overlay(base: Any, over: Any, name: str = "") -> Any:
 
 
 def _tolerated(item: Any) -> Any:
-    """What a toleration is about, whatever it says of how long."""
+    """What a toleration tolerates, regardless of for how long."""
     if isinstance(item, dict):
         return {key: value for key, value in item.items() if key != "tolerationSeconds"}
     return item

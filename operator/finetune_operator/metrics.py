@@ -1,7 +1,7 @@
-"""Prometheus metrics, of the operator and of each study that has not ended.
+"""Prometheus metrics of the operator, and of each study that has not ended.
 
-Series of a study have the labels namespace and name. They go when it ends or is deleted, so there are never more of
-them than studies under way: what an ended study found stands in its status, its past is kept by Prometheus.
+Series of a study have the labels namespace and name. They are dropped when it ends or is deleted, so there are never
+more of them than studies under way: the status has what an ended study found, and Prometheus its history.
 """
 
 import threading
@@ -22,7 +22,7 @@ _STUDY = ["namespace", "name"]
 
 # -- of the operator
 
-LEADER = Gauge("finetune_leader", "1 in the replica that works, 0 in those that wait to")
+LEADER = Gauge("finetune_leader", "1 in the replica that acts, 0 in those on standby")
 TASKS = Gauge("finetune_tasks", "Asyncio tasks of the process")
 QUEUE_DEPTH = Gauge("finetune_queue_depth", "Studies that wait to be reconciled")
 RECONCILE_SECONDS = Histogram(
@@ -31,11 +31,11 @@ RECONCILE_SECONDS = Histogram(
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
 )
 RECONCILE_ERRORS = Counter(
-    "finetune_reconcile_errors", "Reconciliations that failed and are tried again"
+    "finetune_reconcile_errors", "Reconciliations that failed and are retried"
 )
 API_REQUESTS = Counter(
     "finetune_api_requests",
-    "Requests to the API server, without watches and kopf's lists; code is error where no answer came",
+    "Requests to the API server, except watches and kopf's lists; code is error if there was no answer",
     ["verb", "code"],
 )
 WATCH_RESTARTS = Counter(
@@ -57,13 +57,13 @@ QUEUE_WAIT = Histogram(
 # -- of each study that has not ended
 
 STATE = Gauge("finetune_study_state", "1 for the state that the study is in", [*_STUDY, "state"])
-STALLED = Gauge("finetune_study_stalled", "1 if nothing will move without a person", _STUDY)
+STALLED = Gauge("finetune_study_stalled", "1 if nothing happens until a person acts", _STUDY)
 TRIALS = Gauge("finetune_study_trials", "Trials of the study by state", [*_STUDY, "state"])
 PLANNED_TRIALS = Gauge("finetune_study_planned_trials", "Trials the study will propose", _STUDY)
 BEST = Gauge("finetune_study_best_objective", "Best value of the study's objective", _STUDY)
 HIGHEST_EPOCH = Gauge(
     "finetune_study_highest_epoch",
-    "Most epochs that one of the ten best trials had trained when it was at its best",
+    "Highest epoch at which one of the ten best trials was at its best",
     _STUDY,
 )
 EPOCHS = Gauge("finetune_study_epochs", "Epochs the study has trained", _STUDY)
@@ -74,7 +74,7 @@ EXPECTED_EPOCHS = Gauge(
 )
 EPOCHS_SAVED = Gauge(
     "finetune_study_epochs_saved",
-    "Epochs that its trials would have trained beyond these, had all gone to their end",
+    "Epochs that its trials would have trained beyond these if all had run to their end",
     _STUDY,
 )
 PRICE = Gauge("finetune_study_price", "GPU hours so far at budget.pricePerGpuHour", _STUDY)
@@ -84,7 +84,7 @@ _TRIAL_STATES = ("running", "paused", "completed", "stopped", "diverged", "faile
 _ENDS: tuple[State, ...] = ("Complete", "Failed")
 _WAITING: tuple[State, ...] = ("Pending", "Queued", "Starting")
 
-for _state in _ENDS:  # from 0 on, so that the first one is an increase
+for _state in _ENDS:  # start at 0, so that the first one is an increase
     STUDIES_FINISHED.labels(_state)
 
 
@@ -104,18 +104,18 @@ _VALUES: dict[Gauge, Callable[[StudyStatus], float | None]] = {
     PRICE: lambda status: status.spending.price if status.spending else None,
     GPU_SECONDS: lambda status: status.gpu_seconds,
 }
-"""What each gauge of a study shows of its status; no series where that is None."""
+"""The value of each gauge of a study, from its status; no series where that is None."""
 
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
-        """Nothing: who scrapes is no news."""
+        """Nothing: scrapes are not worth a line."""
 
 
 def serve(port: int) -> None:
-    """Show all series at a port, 0: any, on a thread of its own. Raises OSError if it is taken.
+    """Serve all series at a port (0: any), on a thread of its own. Raises OSError if it is taken.
 
-    It sleeps until somebody asks; the server of prometheus_client wakes twice a second, an idle operator itself less.
+    It sleeps until a request comes; the server of prometheus_client wakes twice a second, an idle operator less often.
     """
     server = make_server("0.0.0.0", port, make_wsgi_app(), ThreadingWSGIServer, _Quiet)
     sleeps = {"poll_interval": None}
@@ -128,10 +128,10 @@ class StudyMetrics:
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
         self._waiting: dict[Key, datetime] = {}
-        """Since when studies wait for their pods."""
+        """Since when each study has been waiting for its pods."""
 
     def show(self, meta: ObjectMeta, old: StudyStatus, status: StudyStatus, now: datetime) -> None:
-        """Set the study's series from its status; `old` is the one that the API server has."""
+        """Set the study's series from its status; `old` is the one in the API server."""
         key = (str(meta.namespace), meta.name)
         state = status.state or "Pending"
         if status.finished and not old.finished and self._states.get(key) not in _ENDS:
@@ -157,7 +157,7 @@ class StudyMetrics:
     def _time(
         self, key: Key, meta: ObjectMeta, old: StudyStatus, status: StudyStatus, now: datetime
     ) -> None:
-        """Take the time from a study's creation, or since it waits again, until it is Running."""
+        """Measure the time from a study's creation, or from when it began to wait again, until it is Running."""
         if status.state in _WAITING:
             since = _waiting_since(meta, old, status)
             if since is not None:
@@ -177,8 +177,8 @@ class StudyMetrics:
 
 
 def _waiting_since(meta: ObjectMeta, old: StudyStatus, status: StudyStatus) -> datetime | None:
-    """Since when a study waits; None if that is not known any more."""
-    if old.observed_generation == -1:  # nobody has looked at it yet
+    """Since when a study has been waiting; None if that is no longer known."""
+    if old.observed_generation == -1:  # not seen before
         return meta.creation_timestamp
     condition = status.condition("Reconciling")
     known = condition is not None and condition.status == "True"
@@ -210,10 +210,10 @@ def _drop(key: Key) -> None:
 
 
 class Listings:
-    """Notices, and counts, that kopf has lost a watch and listed everything of a kind again.
+    """Notices, and counts, when kopf has lost a watch and listed everything of a kind again.
 
-    kopf has no hook for that. But an object that it lists comes as an event without a type, so one that was known
-    before has been listed again. A kind of which there are no objects is not counted.
+    kopf has no hook for that. But objects that it lists come as events without a type, so if one of them was known
+    before, everything has been listed again. A kind without objects is not counted.
     """
 
     def __init__(self, by_namespace: bool) -> None:
@@ -221,12 +221,12 @@ class Listings:
         self._by_namespace = by_namespace
         self._numbers: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._last: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        """By watch and object, the number of the listing that had it last."""
+        """By watch and object, the number of the last listing that had it."""
 
     def note(self, namespace: str, event: Mapping[str, Any]) -> bool:
-        """Take in an event of a watch; whether it is the first one of another listing."""
+        """Take in an event of a watch; returns whether it is the first one of another listing."""
         kind = str(event["object"]["kind"])
-        restarts = WATCH_RESTARTS.labels(kind)  # from 0 on, so that the first one is an increase
+        restarts = WATCH_RESTARTS.labels(kind)  # start at 0, so that the first one is an increase
         watch = (kind, namespace if self._by_namespace else "")
         last, uid = self._last[watch], str(event["object"]["metadata"]["uid"])
         if event["type"] == "DELETED":

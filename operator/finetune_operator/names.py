@@ -25,14 +25,14 @@ def attempt_name(study: str, attempt: int) -> str:
 def token(study: FineTuneStudy) -> str:
     """Name of the Secret with the token of a study's Ray clusters.
 
-    It is created blindly, without the right to look at what is there, so the name is this study's alone: that of
-    an earlier study of its name may still wait for the garbage collector.
+    It is created without the right to read what is there, so the name must be unique to this study: the Secret
+    of an earlier study of the same name may still wait for the garbage collector.
     """
     return f"{study.metadata.name}-{(study.metadata.uid or '')[:8]}"
 
 
 def run_id(study_uid: str, attempt: int) -> str:
-    """What the pods and the driver of an attempt are known by where its object does not tell them its UID."""
+    """Identifies an attempt to its pods and driver where its object does not give them its UID."""
     return f"{study_uid}/{attempt}"
 
 

@@ -19,11 +19,11 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True)
 class JobView:
-    """The engine's object of one attempt: a Job, or as `RayJobView` one of KubeRay's."""
+    """The engine's object of one attempt: a Job or, as `RayJobView`, one of KubeRay's RayJobs."""
 
     kind: ClassVar[str] = "Job"
     ends_drained: ClassVar[bool] = False
-    """Whether the attempt is over when its driver was told to end: a Job makes another pod."""
+    """Whether the attempt is over when its driver is told to end; a Job makes another pod instead."""
 
     name: str
     uid: str
@@ -39,19 +39,19 @@ class JobView:
     """Whether its queue keeps its pods from running. (The operator itself never suspends a Job.)"""
 
     begun: datetime | None
-    """When it was created, or let run by its queue for the last time."""
+    """When it was created, or last released by its queue."""
 
     run_id: str
-    """What its pods and its driver are known by."""
+    """The id by which its pods and its driver identify it."""
 
     refused: str = ""
     """Why the engine will never run it, if so."""
 
     trouble: str = ""
-    """Why the engine has no pods for it, where the engine says so itself."""
+    """Why it has no pods, if the engine says so itself."""
 
     pods: int = 0
-    """How many it should have; 0 where their number changes."""
+    """How many pods it should have; 0 if their number changes."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "JobView":
@@ -88,7 +88,7 @@ class RayJobView(JobView):
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "RayJobView":
-        """The view of a RayJob as the API serves it: spec and status are as its KubeRay has them."""
+        """The view of a RayJob as the API serves it: spec and status are in the form of its KubeRay version."""
         meta, status = body["metadata"], body.get("status")
         study, attempt = owner(meta), number(meta.get("labels", {}).get(names.ATTEMPT_LABEL))
         fate = fate_of(status)
@@ -122,7 +122,7 @@ class PodView:
     """Of its attempt (see JobView)."""
 
     place: str
-    """Which of its attempt's pods it is; the one that takes its place has the same."""
+    """Which of its attempt's pods it is; its replacement has the same place."""
 
     head: bool
     """Whether the driver runs in it."""
@@ -133,7 +133,7 @@ class PodView:
     """When a pod that is being deleted should be gone."""
 
     image: str
-    """The image that its trainer runs, with digest; empty until it does."""
+    """The image that its trainer runs, with digest; empty until it runs."""
 
     created: datetime | None
     trouble: Trouble | None
@@ -154,7 +154,7 @@ class PodView:
             uid=meta["uid"],
             study_uid=study,
             run_id=job or names.run_id(study, number(labels.get(names.ATTEMPT_LABEL))),
-            # KubeRay's workers have no numbers: another takes nobody's place.
+            # KubeRay's workers have no numbers, so none replaces a particular one
             place=index if index is not None else "head" if head else meta["name"],
             head=head,
             ended=phase in ("Succeeded", "Failed"),
@@ -179,7 +179,7 @@ class ConfigView:
     """Whether the spec is as the operator wrote it."""
 
     progress: str
-    """The driver's document as it stands there; empty if it is longer than it may be."""
+    """The driver's document as it stands there; empty if it is longer than allowed."""
 
     term: int
 
@@ -201,14 +201,14 @@ class ConfigView:
 
 @dataclass(frozen=True)
 class ChildView:
-    """A child that nobody has a reason to change; one subclass a kind."""
+    """A child that nobody has a reason to change; one subclass per kind."""
 
     kind: ClassVar[str]
 
     name: str
     study_uid: str
     essence: str
-    """What makes it what the operator made, as a hash; see `essence`."""
+    """A hash of what the operator wrote; see `essence`."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "ChildView":
@@ -257,11 +257,11 @@ _ESSENCE: Mapping[str, tuple[str, ...]] = {
     "NetworkPolicy": ("spec",),
     "Service": ("spec.clusterIP", "spec.publishNotReadyAddresses", "spec.selector"),
 }
-"""Of each kind what the operator writes, as far as the API server adds nothing to it."""
+"""For each kind, the parts that the operator writes and the API server does not add to."""
 
 
 def essence(kind: str, manifest: Mapping[str, Any]) -> str:
-    """A hash of what the operator writes of that kind: the same of its manifest and of what the API serves."""
+    """A hash of what the operator writes for that kind: equal for its manifest and for what the API serves."""
     meta = manifest["metadata"]
     labels = meta.get("labels") or {}
     own = [owner(meta), *(labels.get(name) for name in (names.STUDY_LABEL, names.UID_LABEL))]
@@ -292,7 +292,7 @@ class Observed:
     """Kind and name → essence, of the kinds in `KEPT`."""
 
     def has(self, manifest: Mapping[str, Any]) -> bool:
-        """Whether this child is there as it was made. (What a driver writes into its progress is its own.)"""
+        """Whether this child is there as it was made. (What a driver writes into its progress does not count.)"""
         kind, meta = manifest["kind"], manifest["metadata"]
         if kind != "ConfigMap":
             return self.kept.get((kind, meta["name"])) == essence(kind, manifest)
@@ -312,7 +312,7 @@ CHILDREN: tuple[type[View], ...] = (JobView, PodView, ConfigView, *KEPT)
 
 
 def parse_time(text: Any) -> datetime | None:
-    """A Kubernetes timestamp; None for what is none."""
+    """A Kubernetes timestamp; None for what is not one."""
     try:
         found = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
@@ -321,18 +321,18 @@ def parse_time(text: Any) -> datetime | None:
 
 
 def number(text: Any) -> int:
-    """A number that a label, an annotation or a ConfigMap holds as text; 0 if it holds none."""
+    """The number in the text of a label, an annotation or a ConfigMap; 0 if it is not one."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", str(text)) else 0
 
 
 def _bounded(text: Any) -> str:
-    # Pods write it, as long as they like: what is too long is not even kept.
+    # Pods write it, as long as they like: text that is too long is not even kept.
     text = str(text)
     return text if len(text.encode(errors="replace")) <= MAX_PROGRESS_BYTES else ""
 
 
 def owner(meta: Mapping[str, Any]) -> str:
-    """UID of the object that these metadata name as controller; empty if none."""
+    """UID of the controller that these metadata name; empty if none."""
     owners = meta.get("ownerReferences") or []
     return next((owner["uid"] for owner in owners if owner.get("controller")), "")
 

@@ -1,20 +1,20 @@
-"""When a study is looked at because its driver told how far it is: soon, but not as often as the driver tells it."""
+"""Limits how often studies are looked at only because their drivers report progress."""
 
 import math
 from collections.abc import Callable, Hashable
 
 PROGRESS_SECONDS = 2.0
-"""Between a study's last status and one that only tells how far its driver is, at the least."""
+"""Least time between a study's last status and one that only reports progress."""
 
 
 class Pace:
-    """Gives each study that has progress to tell a time for it.
+    """Gives each study with new progress a time to write it.
 
     A study waits for `PROGRESS_SECONDS` after its last status, and all studies together have `per_second` turns: an
-    API server that has more statuses to write than it can answers everybody late, drivers and watches too.
+    API server with more statuses to write than it can handle is late for everybody, drivers and watches included.
 
     Args:
-        per_second: turns a second, above 0.
+        per_second: turns per second, above 0.
         clock: the seconds now, for example the event loop's `time`.
     """
 
@@ -22,13 +22,13 @@ class Pace:
         self._each = 1 / per_second
         self._clock = clock
         self._free = -math.inf
-        """When the next turn is that nobody has."""
+        """The time of the next free turn."""
 
         self._turns: dict[Hashable, float] = {}
         self._told: dict[Hashable, float] = {}
 
     def wait(self, study: Hashable) -> float:
-        """Seconds until the study's turn, 0 if it is due; one that has a turn already keeps it."""
+        """Seconds until the study's turn, 0 if it is due; a study that already has a turn keeps it."""
         now = self._clock()
         if study not in self._turns:
             self._free = self._turns[study] = max(now, self._free)
@@ -37,9 +37,9 @@ class Pace:
         return max(0.0, self._turns[study] - now, earliest - now)
 
     def looked(self, study: Hashable) -> None:
-        """The study is being looked at: what it tells from now on needs a turn that is yet to come.
+        """The study is being looked at: what it reports from now on needs a new turn.
 
-        One before its turn keeps it, or it could take those of all others by and by.
+        A study looked at before its turn keeps that turn; otherwise it could gradually take those of all others.
         """
         if self._turns.get(study, math.inf) <= self._clock():
             del self._turns[study]

@@ -32,10 +32,10 @@ def pod_template(
     *own: Manifest,
     trains: bool = True,
 ) -> Manifest:
-    """What all pods of an attempt have, with the engine's `own` parts, the platform's and the study's laid over it.
+    """The template of all pods of an attempt, with the engine's `own` parts and the platform's and study's merged over it.
 
-    `trains` says whether trials run in these pods: they are placed as the study asks. Last come our labels
-    again: by them the pods are watched, and taken for this study's.
+    `trains` says whether trials run in these pods, which are then placed as the study asks. Our labels are set again
+    at the end: by them the pods are watched, and recognised as this study's.
     """
     labels = {
         "metadata": {"labels": {**names.labels(study), names.ATTEMPT_LABEL: str(attempt)}},
@@ -74,10 +74,10 @@ def with_environment(
 
 
 def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
-    """The study's folder. No other study, of whatever name, ever has the same, unless it adopts what is there."""
+    """The study's folder. No other study, of whatever name, ever has the same, unless it adopts the folder."""
     storage = spec.storage
     if storage is None:
-        raise ValueError("spec.storage must be given")  # decide() does not come here without
+        raise ValueError("spec.storage must be given")  # decide() refuses this earlier
     root, mark, options = (storage.uri or BASE).partition("?")
     own = study.metadata.uid if spec.on_existing == "Fresh" else "adopted"
     folder = f"{root.rstrip('/')}/{study.metadata.namespace}/{study.metadata.name}/{own}"
@@ -111,7 +111,7 @@ def _scheduling(spec: StudySpec, settings: Settings) -> Manifest:
 
 
 def trainer_of(template: Any) -> Manifest:
-    """The container that trains in a pod of `template`; empty if what was laid over it left none."""
+    """The container that trains in a pod of `template`; empty if merging left none."""
     match template:
         case {"spec": {"containers": [*containers]}}:
             for container in containers:
@@ -123,7 +123,7 @@ def trainer_of(template: Any) -> Manifest:
 
 
 def _told_image(template: Any) -> Manifest:
-    """What to lay over `template` so that the records know with which image a trial was trained."""
+    """What to merge over `template` so that the records know which image a trial was trained with."""
     image = trainer_of(template).get("image")
     return with_environment({"FINETUNE_IMAGE": image}) if isinstance(image, str) else {}
 
@@ -175,7 +175,7 @@ def _credentials(spec: StudySpec) -> list[dict[str, Any]]:
     if spec.storage is not None and spec.storage.secret_name is not None:
         found.append({"name": spec.storage.secret_name})
     if spec.tracking is not None and spec.tracking.secret_name is not None:
-        # Without it the study runs all the same, and its status says what the trackers miss.
+        # Without it the study still runs, and its status says what the trackers miss.
         found.append({"name": spec.tracking.secret_name, "optional": True})
     return found
 

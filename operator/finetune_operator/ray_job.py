@@ -1,10 +1,10 @@
-"""The engine for clusters that have KubeRay: one RayJob an attempt, a head without GPUs, workers that come and go.
+"""The engine for clusters with KubeRay: one RayJob per attempt, a head without GPUs, workers that come and go.
 
-KubeRay makes the Ray cluster and its token, submits the driver to it over HTTP (no submitter pod), and looks
-after its pods. Retries are ours, not KubeRay's: each is the next attempt, with a cluster of its own, and goes on
+KubeRay creates the Ray cluster and its token, submits the driver to it over HTTP (no submitter pod), and looks
+after its pods. Retries are ours, not KubeRay's: each is the next attempt, with its own cluster, and resumes
 from the records. Like a Job, a RayJob is created once and never changed afterwards.
 
-Rules and behaviour: KubeRay 1.6 and 1.7, `ValidateRayJobSpec` and the RayJob controller in its source.
+Based on KubeRay 1.6 and 1.7: `ValidateRayJobSpec` and the RayJob controller in its source.
 """
 
 from finetune_api.study import FineTuneStudy, StudySpec
@@ -19,7 +19,7 @@ from finetune_operator.pods import (
 from finetune_operator.settings import Settings
 
 RAY_VERSION = "2.60.0"
-"""Ray in the trainer's image; KubeRay wants to know it. (A test compares it with requirements.lock.)"""
+"""Version of Ray in the trainer's image, which KubeRay needs to know. (A test compares it with requirements.lock.)"""
 
 ENTRYPOINT = "python3 -m finetune_trainer.driver"
 DRAIN_FILE = "/tmp/finetune-drain"
@@ -49,7 +49,7 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
     }
     metadata = names.attempt_metadata(study, attempt, settings)
     if spec.cluster.scales and spec.cluster.queue_name is not None:
-        # Kueue counts what an autoscaled cluster uses only if it is told that it changes.
+        # Kueue counts the resources of an autoscaled cluster only with this annotation.
         metadata["annotations"] = {"kueue.x-k8s.io/elastic-job": "true"}
     job = {
         "apiVersion": "ray.io/v1",
@@ -68,7 +68,7 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
 
 
 def _autoscaling(spec: StudySpec, head: Manifest) -> Manifest:
-    """Ray's autoscaler, which KubeRay puts beside the trainer into the `head`, with the same image: it finds the same there."""
+    """Ray's autoscaler, which KubeRay adds to the `head` beside the trainer, with the same image, environment and mounts."""
     if not spec.cluster.scales:
         return {}
     environment = with_environment({"HOME": "/tmp", "TMPDIR": "/tmp", "USER": "finetune"})
@@ -87,16 +87,16 @@ def _autoscaling(spec: StudySpec, head: Manifest) -> Manifest:
 def _workers(study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings) -> Manifest:
     most = spec.cluster.workers
     fewest = spec.cluster.min_workers if spec.cluster.scales else most
-    # KubeRay tells Ray what the limits say; without any, Ray would count the node's processors.
+    # KubeRay gives Ray the limits; without any, Ray would count the node's processors.
     parameters = {} if "cpu" in spec.cluster.resources_per_worker else {"num-cpus": "1"}
     own = (
         _ray_pod(study, attempt),
-        # Only the driver, on the head, speaks with the API server.
+        # Only the driver, on the head, talks to the API server.
         {"spec": {"automountServiceAccountToken": False}},
     )
     return {
         "groupName": "workers",
-        "replicas": fewest,  # more come as the driver, which first prepares the data, asks Ray for slots
+        "replicas": fewest,  # more come when the driver has prepared the data and asks Ray for slots
         "minReplicas": fewest,
         "maxReplicas": most,
         "rayStartParams": parameters,
@@ -107,7 +107,7 @@ def _workers(study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Sett
 def _head(settings: Settings) -> Manifest:
     resources = settings.head_resources
     values = {
-        # Without a GPU in its limits the head would see all those of its node.
+        # Without a GPU in its limits, the head would see all GPUs of its node.
         "NVIDIA_VISIBLE_DEVICES": "void",
         "RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS,
     }

@@ -52,7 +52,7 @@ from finetune_operator.trouble import NODE_LOST
 log = logging.getLogger("finetune.reconciler")
 
 _VIEWS = {view.kind: view for view in (*CHILDREN, RayJobView)}
-_NODE_LOST = f"its node has not ended it {LOST_SECONDS} s after it should have"
+_NODE_LOST = f"its node has not ended it {LOST_SECONDS} s after its deadline"
 _UNSERVED = "KubeRay's kind RayJob is not served by this cluster: install KubeRay 1.6 or newer, or set the chart's value study.engine to Job"
 
 
@@ -61,10 +61,10 @@ class Reconciler:
 
     Args:
         kube: requests to the API server.
-        store: what is known of the studies' children.
+        store: what is known about the studies' children.
         settings: of the whole operator.
-        pace: is told when a study is looked at, and when its status is written.
-        ray_jobs: whether there is the kind RayJob now.
+        pace: learns when a study is looked at, and when its status is written.
+        ray_jobs: whether the kind RayJob is served now.
     """
 
     def __init__(
@@ -82,20 +82,20 @@ class Reconciler:
         self._bodies: dict[Key, Mapping[str, Any]] = {}
         self._versions = Versions()
         self._echoes: dict[Key, int] = {}
-        """In which version a study came out of a write that told nothing but progress."""
+        """The version of each study after a write that changed nothing but progress."""
 
         self._ray_jobs = ray_jobs
         self._metrics = metrics.StudyMetrics()
 
     def put(self, key: Key, body: Mapping[str, Any]) -> bool:
-        """Remember the study's latest body; False if there is nothing to do about it, for it only has the progress
-        that was written here."""
+        """Remember the study's latest body; False if there is nothing to do, because only the progress that was written
+        here is new."""
         if self._versions.seen(key, body):
             self._bodies[key] = _slim(body)
         return self._echoes.get(key) != version_of(body)
 
     def remove(self, key: Key, version: int) -> bool:
-        """Forget a study that is gone in that version; False if another of its name has come since."""
+        """Forget a study that is gone as of that version; False if another of its name has come since."""
         if not self._versions.gone(key, version):
             return False
         self._forget(key)
@@ -112,11 +112,11 @@ class Reconciler:
         self._metrics.remove(key)
 
     def show_none(self) -> None:
-        """Drop the metrics of all studies: another operator shows them now."""
+        """Drop the metrics of all studies: another operator serves them now."""
         self._metrics.clear()
 
     async def reconcile(self, key: Key) -> float | None:
-        """Bring the study closer to what it asks for; seconds until the next look, if one is due."""
+        """Bring the study closer to what it asks for; returns the seconds until the next look, if one is due."""
         self._pace.looked(key)
         with metrics.RECONCILE_SECONDS.time(), traces.look(*key) as span:
             study = await self._study(key)
@@ -141,11 +141,11 @@ class Reconciler:
         """The study as last seen; None if there is nothing to do for it."""
         body = self._bodies.get(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
-            return None  # its children go by their owner references
+            return None  # its children are deleted through their owner references
         try:
             return parse_study(body)
         except ManifestError as error:
-            # The API server let it pass, so this operator is older than the CRD.
+            # The API server accepted it, so this operator is older than the CRD.
             log.error("study cannot be read", extra={"study": "/".join(key), "error": str(error)})
             await self._say_unreadable(key, body, str(error))
             return None
@@ -175,7 +175,7 @@ class Reconciler:
         return str(found[-1].get("message", "")) if found else UNEXPLAINED
 
     async def _read_again(self, key: Key) -> FineTuneStudy | None:
-        """The study as it is now, with its progress and its last attempt: what watches are still about to tell."""
+        """The study as it is now, with its progress and its last attempt, which the watches may not have reported yet."""
         body, progress = await asyncio.gather(
             self._kube.read(KIND, *key),
             self._kube.read("ConfigMap", key[0], progress_config(key[1])),
@@ -216,11 +216,11 @@ class Reconciler:
         refusals: list[str] = []
         await _together(*(self._post(manifest, refusals) for manifest in manifests))
         ends = next((why for why in refusals if NAMESPACE_ENDS in why), "")
-        if ends:  # nobody else can say so: the Job controller's Events are refused as well
+        if ends:  # nothing else can: the Job controller's Events are refused as well
             for deletion in self._decide(key, study, explanation=ends).delete:
                 await self._delete(key, deletion)
         if trouble is not None:
-            raise trouble  # said in the status; the queue tries again
+            raise trouble  # it is in the status; the queue tries again
         return decision.again_after
 
     async def _delete(self, key: Key, deletion: Deletion) -> None:
@@ -231,17 +231,17 @@ class Reconciler:
             self._store.expect_deletion(key, deletion.uid)
 
     async def _fail_pod(self, key: Key, deletion: Deletion) -> None:
-        """Say so of a pod before its deletion by force: its Job holds on to it until it has failed."""
+        """Mark a pod as failed before its forced deletion: its Job keeps it until it has failed."""
         name = deletion.name
         try:
             await self._kube.fail_pod(key[0], name, deletion.uid, NODE_LOST, _NODE_LOST)
         except (Forbidden, Refused) as error:
-            # The role may be of an older chart: nothing else of the study waits for it.
+            # The role may be that of an older chart; nothing else of the study should wait for it.
             about = {"study": "/".join(key), "object": name, "error": str(error)}
-            log.warning("cannot say of a pod of a lost node that it has failed", extra=about)
+            log.warning("cannot mark a pod of a lost node as failed", extra=about)
 
     async def _make(self, key: Key, decision: Decision) -> None:
-        """Apply and create; what does not depend on each other at the same time, the Job last."""
+        """Apply and create: independent objects at the same time, the Job last."""
         last = [manifest for manifest in decision.apply if manifest["kind"] == "RoleBinding"]
         first = [manifest for manifest in decision.apply if manifest["kind"] != "RoleBinding"]
         before_job = [manifest for manifest in decision.create if manifest["kind"] not in KINDS]
@@ -250,7 +250,7 @@ class Reconciler:
             *(self._apply(key, manifest) for manifest in first),
             *(self._create(key, manifest) for manifest in before_job),
         )
-        for manifest in last:  # the API server looks its Role up
+        for manifest in last:  # the API server looks up its Role
             await self._apply(key, manifest)
         for manifest in jobs:
             await self._create(key, manifest)
@@ -263,29 +263,31 @@ class Reconciler:
         try:
             self._remember(key, kind, await self._kube.create(manifest))
         except Exists:
-            # Made before a restart, or the answer was lost.
+            # Created before a restart, or the answer was lost.
             log.info("exists already", extra={"study": "/".join(key), "object": meta["name"]})
-            if kind in (*KINDS, "ConfigMap"):  # the names of all others are this study's alone
+            if kind in (*KINDS, "ConfigMap"):  # all other names are unique to this study
                 await self._recognise(key, kind, meta)
         except Gone:
-            # Under Auto the watch of RayJobs hears it as well, and then a try makes a Job.
+            # With engine Auto the watch of RayJobs learns this as well, and the next try makes a Job.
             auto = self._settings.engine == "Auto"
             if kind != "RayJob" or auto or await self._kube.serves(kind):
                 raise
             raise Forbidden(404, _UNSERVED) from None
 
     async def _recognise(self, key: Key, kind: str, meta: Mapping[str, Any]) -> None:
-        """Remember what has the name of an object to make. Raises Forbidden if it is not this study's."""
+        """Remember the object that has the name of one to create. Raises Forbidden if it is not this study's."""
         found = await self._kube.read(kind, key[0], meta["name"])
         if found is None:
-            raise Conflict(409, f"{kind} {meta['name']} was there, and is gone")
+            raise Conflict(409, f"{kind} {meta['name']} existed, and is gone")
         self._remember(key, kind, found)
         if owner(found["metadata"]) != owner(meta):
-            raise Forbidden(409, f"{kind} {meta['name']} is there, and not this study's: delete it")
+            raise Forbidden(
+                409, f"{kind} {meta['name']} exists and does not belong to this study: delete it"
+            )
 
     def _remember(self, key: Key, kind: str, body: dict[str, Any]) -> None:
         view = _VIEWS.get(kind)
-        if view is not None:  # the watch would tell us, but perhaps after the next decision
+        if view is not None:  # the watch would report it, but perhaps after the next decision
             self._store.put(key[0], view, body)
 
     async def _write_status(
@@ -314,9 +316,9 @@ class Reconciler:
     async def _apply_what_is_taken(
         self, meta: ObjectMeta, old: StudyStatus, status: StudyStatus
     ) -> dict[str, Any]:
-        """Write the status; where the API server refuses it, as it was before in what the refusal may be about.
+        """Write the status; if the API server refuses it, keep the old values of what the refusal may be about.
 
-        Plan and findings fit our schema, but perhaps not the API server's, which may be of an older release.
+        Plan and findings fit our schema, but perhaps not the API server's, which may be that of an older release.
         """
 
         def with_old(*names: str) -> StudyStatus:
@@ -331,7 +333,7 @@ class Reconciler:
         return await self._apply_status(meta, with_old("plan", *Findings.model_fields))
 
     async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
-        """Write the status if the study is still as it was when this was decided. Raises Conflict if not."""
+        """Write the status if the study has not changed since this was decided. Raises Conflict if it has."""
         metadata = {
             "name": meta.name,
             "namespace": meta.namespace,
@@ -362,7 +364,7 @@ def _now() -> datetime:
 
 
 def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
-    """Whether the two differ in what the driver found and in words at most."""
+    """Whether the two differ at most in the driver's findings and in wording."""
     told = {"conditions", "message", "plan", *Findings.model_fields}
     return _facts(old) == _facts(new) and old == new.model_copy(
         update={name: getattr(old, name) for name in told}
@@ -374,14 +376,14 @@ def _facts(status: StudyStatus) -> list[tuple[object, ...]]:
 
 
 async def _together(*requests: Coroutine[Any, Any, None]) -> None:
-    """Run all to their end, then raise the first error: none is left running when another task retries."""
+    """Run all to their end, then raise the first error: none may still run when another task retries."""
     for result in await asyncio.gather(*requests, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
 
 
 def _slim(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without what only takes memory."""
+    """A copy without what only takes up memory."""
     meta = {
         key: value
         for key, value in body["metadata"].items()

@@ -22,7 +22,7 @@ class Settings(Model):
     default_storage: Storage | None = None
     default_resources: dict[str, Quantity] = Field({})
     pod_template: dict[str, Any] = Field({})
-    """Laid over every study's pods, below what the study itself says of them."""
+    """Merged over every study's pods, below what the study itself says about them."""
 
     engine: Literal["Auto", "Job", "RayJob"] = "Job"
     """What runs a study's Ray cluster: a Kubernetes Job, or KubeRay's RayJob. Auto takes RayJob where it is served."""
@@ -31,7 +31,7 @@ class Settings(Model):
     """Resources of the head of a RayJob: the driver, the records and the preparation of the data."""
 
     queueing: Literal["Kueue", "Volcano"] = "Kueue"
-    """Whose queues studies name."""
+    """The system whose queues studies name."""
 
     run_as_user: int | None = 65532
     """User and group id of study pods; None leaves it to the cluster (OpenShift)."""
@@ -40,19 +40,19 @@ class Settings(Model):
     """Attempts in a row without a result after which a study fails."""
 
     progress_per_second: float = Field(50.0, gt=0)
-    """Statuses that tell nothing but progress, of all studies together. What is more waits, so that the API server does not."""
+    """Statuses with nothing new but progress, over all studies, per second. More of them wait, to spare the API server."""
 
     lease: str = Field("", pattern=r"^(|[^/]+/[^/]+)$")
-    """Namespace/name of the Lease whose holder acts; empty: this operator is the only one."""
+    """Namespace/name of the Lease whose holder acts; empty: this is the only operator."""
 
     identity: str = ""
-    """Of this operator among those that share the Lease; empty: made up."""
+    """Identity of this operator among those that share the Lease; empty: generated."""
 
     metrics_port: int = Field(8080, ge=0, le=65535)
-    """0: any that is free."""
+    """0: any free port."""
 
     health_port: int = Field(8081, ge=0, le=65535)
-    """0: none, for operators that nobody probes."""
+    """0: none, for operators that are not probed."""
 
 
 _JSON = {

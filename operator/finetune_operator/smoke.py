@@ -24,7 +24,7 @@ class SmokeError(Exception):
 async def run(kube: Kube, manifest: Mapping[str, Any]) -> None:
     """Create the study, follow it to its end and delete it, however that ends.
 
-    Raises SmokeError if it fails or is deleted, KubeError if it is not taken.
+    Raises SmokeError if it fails or is deleted, KubeError if it is refused.
     """
     meta = (await kube.create(manifest))["metadata"]
     try:
@@ -39,10 +39,10 @@ async def _follow(kube: Kube, namespace: str, name: str) -> None:
         try:
             study = await kube.read(KIND, namespace, name)
         except KubeError as error:
-            _say(f"asking again: {error}")
+            _say(f"retrying: {error}")
         else:
             if study is None:
-                raise SmokeError("somebody has deleted the study")
+                raise SmokeError("the study was deleted")
             status = StudyStatus.model_validate(study.get("status") or {}, by_alias=True)
             line = f"{status.state}: {status.message}"
             if line != said:
@@ -64,7 +64,7 @@ async def _main(env: Mapping[str, str]) -> int:
     seconds = float(env["FINETUNE_TEST_TIMEOUT_SECONDS"])
     task = asyncio.current_task()
     assert task is not None  # a coroutine runs in one
-    # The pod is deleted: the study goes too.
+    # The pod is being deleted: delete the study too.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         config.load_incluster_config()
@@ -75,10 +75,10 @@ async def _main(env: Mapping[str, str]) -> int:
         async with asyncio.timeout(seconds):
             await run(kube, manifest)
     except TimeoutError:
-        _say(f"not passed: no end after {seconds:.0f} s")
+        _say(f"failed: the study has not ended after {seconds:.0f} s")
         return 1
     except (SmokeError, KubeError) as error:
-        _say(f"not passed: {error}")
+        _say(f"failed: {error}")
         return 1
     finally:
         await kube.close()

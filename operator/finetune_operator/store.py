@@ -24,10 +24,10 @@ _Slot: TypeAlias = tuple[type[View], str]
 
 
 class Versions:
-    """Tells news from old news.
+    """Tells new from outdated.
 
-    Events of one name but different UIDs, and answers to the operator's own requests, overtake each
-    other; what is deleted must not come back by an answer that was sent before.
+    Events of one name but different UIDs, and answers to the operator's own requests, overtake each other; a deleted
+    object must not come back through an answer that was sent before.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Versions:
         self._gone: OrderedDict[Hashable, int] = OrderedDict()
 
     def seen(self, name: Hashable, body: Mapping[str, Any]) -> bool:
-        """Note that an object is there; False if something newer is known of its name."""
+        """Note that an object is there; False if something newer is known under its name."""
         version = version_of(body)
         if version < self._live.get(name, 0) or version <= self._gone.get(name, -1):
             return False
@@ -43,7 +43,7 @@ class Versions:
         return True
 
     def gone(self, name: Hashable, version: int) -> bool:
-        """Note that an object is gone in this version; False if another of its name has come since."""
+        """Note that an object is gone as of this version; False if another of its name has come since."""
         if version < self._live.get(name, 0):
             return False
         self._live.pop(name, None)
@@ -54,7 +54,7 @@ class Versions:
         return True
 
     def forget(self, name: Hashable) -> None:
-        """Know nothing of an object."""
+        """Drop what is known about an object."""
         self._live.pop(name, None)
 
 
@@ -67,7 +67,7 @@ class Store:
         self._doomed: set[str] = set()
 
     def put(self, namespace: str, kind: type[View], body: Mapping[str, Any]) -> Key | None:
-        """Take in an object; the key of its study, None if it is no study's or older than what is known."""
+        """Take in an object; the key of its study, or None if it has no study or is older than what is known."""
         key, slot = _place(namespace, kind, body)
         if key is None or not self._versions.seen((key, slot), body):
             return None
@@ -98,9 +98,9 @@ class Store:
         }
 
     def lost(self, key: Key, kind: type[View], name: str, version: str) -> bool:
-        """Forget an object that a list of all of its kind has not, unless it came after that list's version.
+        """Forget an object that is missing from a list of its kind, unless it came after that list's version.
 
-        An empty version stands for every one: the kind itself is gone, and may come back with other objects.
+        An empty version always forgets it: the kind itself is gone, and may come back with other objects.
         """
         slot = (kind, name)
         if not version:
@@ -117,12 +117,12 @@ class Store:
         return view
 
     def expect_deletion(self, key: Key, uid: str) -> None:
-        """A Job was told to go: until its event arrives, whatever else arrives, it is no live one."""
+        """A Job is being deleted: until its event arrives, it no longer counts as live, whatever else arrives."""
         if any(view.uid == uid for view in _of(self._known(key), JobView)):
             self._doomed.add(uid)
 
     def observed(self, key: Key) -> Observed:
-        """What is known of the study's children."""
+        """What is known about the study's children."""
         views = self._known(key)
         jobs = [
             replace(job, deleting=True) if job.uid in self._doomed else job

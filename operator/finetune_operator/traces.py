@@ -1,4 +1,4 @@
-"""Traces of what the operator does, for those who run a collector of OpenTelemetry; without one they cost nothing.
+"""Traces of what the operator does, for users of an OpenTelemetry collector; without one they cost nothing.
 
 A trace is one look at one study: the span `reconcile`, and below it one span for each request to the API server.
 """
@@ -11,7 +11,7 @@ from opentelemetry import trace
 from finetune_operator import names
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""Environment variables that say where to send traces; neither: nowhere. OpenTelemetry has them from its standard."""
+"""Environment variables of the OpenTelemetry standard that say where to send traces; without either, nowhere."""
 
 _TRACER = trace.get_tracer(__package__ or "")
 
@@ -19,8 +19,8 @@ _TRACER = trace.get_tracer(__package__ or "")
 def export(identity: str) -> None:
     """Send traces from now on (OTLP over HTTP) if the environment says where to.
 
-    All else, such as headers and sampling, is read from the standard's other variables. Without the extra `traces`
-    raises ImportError.
+    Everything else, such as headers and sampling, comes from the standard's other variables. Raises ImportError
+    without the extra `traces`.
     """
     if not any(os.environ.get(name) for name in ENDPOINTS):
         return
@@ -42,7 +42,7 @@ def look(namespace: str, study: str) -> AbstractContextManager[trace.Span]:
 
 
 def request(method: str, verb: str, path: str) -> AbstractContextManager[trace.Span]:
-    """A request to the API server; it is part of a look at a study, or of no trace."""
+    """A request to the API server, as part of a look at a study or of no trace."""
     if not trace.get_current_span().is_recording():
         return nullcontext(trace.INVALID_SPAN)
     about = {"http.request.method": method, "url.path": path}
@@ -57,6 +57,6 @@ def _plural(path: str) -> str:
 
 
 def trace_id() -> str:
-    """The trace that is written now, as 32 hexadecimal digits; empty if there is none."""
+    """The current trace, as 32 hexadecimal digits; empty if there is none."""
     span = trace.get_current_span()
     return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""

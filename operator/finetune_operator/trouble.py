@@ -11,14 +11,14 @@ TroubleReason: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is the matter with a pod."""
+    """What is wrong with a pod."""
 
     reason: TroubleReason
     message: str
 
 
 NODE_LOST = "NodeLost"
-"""Reason under which this operator itself gives a pod up."""
+"""Reason with which this operator itself gives up a pod."""
 
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _ON_ITS_WAY = (None, "ContainerCreating", "PodInitializing")
@@ -34,7 +34,7 @@ _DISRUPTIONS: dict[str, TroubleReason] = {
 
 
 def trouble_of(status: Mapping[str, Any]) -> Trouble | None:
-    """The trouble that a pod's status tells of; None if there is nothing to say."""
+    """The trouble that a pod's status shows; None if it shows none."""
     return next(_troubles(status), None)
 
 
@@ -49,7 +49,7 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
     ready, inside = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
     unready = (ready.get("status"), inside.get("status")) == ("False", "True")
     if unready and not ready.get("reason"):
-        # So Kubernetes marks the pods of a node that has fallen silent; its kubelet would give a reason.
+        # Kubernetes marks the pods of a silent node like this; a kubelet would give a reason.
         yield Trouble("NodeLost", "its node does not answer")
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
@@ -67,7 +67,7 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[Trouble]:
             yield Trouble("OutOfMemory", words)
         elif ended.get("exitCode") and status.get("phase") == "Running":  # it is not restarted
             code = ended["exitCode"]
-            words = f"container {name} has ended with exit code {code}, the pod goes on without it"
+            words = f"container {name} has ended with exit code {code}; the pod goes on without it"
             yield Trouble("PodsPending", words)
         yield from _waiting(container, state.get("waiting") or {})
 

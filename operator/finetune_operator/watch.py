@@ -1,7 +1,7 @@
-"""Follows the studies' children: every change reaches the store, and whose child changed is told.
+"""Follows the studies' children: every change goes into the store, and the study it concerns is reported.
 
-kopf follows the studies. Children are many, and most of what happens to them means nothing; here an event costs a
-comparison, where kopf starts a task for each and waits for all of them at the start.
+kopf follows the studies. There are many children, and most of their changes mean nothing; here an event costs a
+comparison, where kopf starts a task for each child and waits for all of them at startup.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from finetune_operator.store import Store
 log = logging.getLogger("finetune.watch")
 
 _PAUSE_SECONDS = (0.2, 10.0)
-"""After a watch that ended or failed, and the longest after several that failed."""
+"""Pause after a watch that ended or failed, and the longest after several failures."""
 
 _UNSERVED_SECONDS = 300.0
-"""Until a kind that the API server does not know is asked for again, if nobody says that it has come."""
+"""Time until a kind that is not served is requested again, unless it is reported as served earlier."""
 
 
 class SetBack(Exception):
-    """The API server is at an earlier version than before: etcd was restored, and what is known here never was."""
+    """The API server is at an earlier version than before: etcd was restored, and what is known here never happened."""
 
 
 class ChildWatch:
@@ -37,10 +37,10 @@ class ChildWatch:
     Args:
         kube: requests to the API server.
         store: where the views go.
-        changed: called with each study that has a child which came, changed, or is gone, and whether all that is new
-            is what its driver tells. Children that are kept as the operator made them are no news when they come.
-        kinds: to follow.
-        namespaces: to follow them in; empty: all.
+        changed: called for each study with a child that came, changed or is gone, and with whether only its driver's
+        progress is new. Children that are kept as the operator made them are not reported when they come.
+        kinds: the kinds to follow.
+        namespaces: where to follow them; empty: everywhere.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class ChildWatch:
         self._kinds = kinds
         self._places: list[str | None] = list(namespaces) or [None]
         self._served = {kind: asyncio.Event() for kind in kinds}
-        """Set while the kind is said to be served."""
+        """Set while the kind is known to be served."""
 
         self._found: set[type[View]] = set()
-        """The kinds that the API server was last seen to know."""
+        """The kinds that the API server served when last asked."""
 
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, ended: Callable[[asyncio.Task[None]], None]) -> None:
-        """Returns when every kind was listed once; `ended` is called with a task that should not have ended."""
+        """Returns when every kind has been listed once; `ended` is called with a task that should not have ended."""
         listed = []
         for kind in self._kinds:
-            WATCH_RESTARTS.labels(kind.kind)  # from 0 on, so that the first one is an increase
+            WATCH_RESTARTS.labels(kind.kind)  # start at 0, so that the first one is an increase
             for place in self._places:
                 ready = asyncio.Event()
                 task = asyncio.create_task(self._follow(kind, place, ready))
@@ -84,11 +84,11 @@ class ChildWatch:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def serves(self, kind: type[View]) -> bool:
-        """Whether the API server knows the kind: as it was listed, or could not be."""
+        """Whether the API server serves the kind, as its listing or an event showed."""
         return kind in self._found
 
     def serve(self, kind: type[View], served: bool) -> None:
-        """Hear that the kind has come, and is to be listed, or that it goes."""
+        """The kind has come, and is to be listed, or it goes."""
         if served:
             self._served[kind].set()
         else:
@@ -96,7 +96,7 @@ class ChildWatch:
             self._found.discard(kind)
 
     async def _follow(self, kind: type[View], place: str | None, ready: asyncio.Event) -> None:
-        """List, then watch, for ever. Raises SetBack: nothing in this process can be trusted any more."""
+        """List, then watch, for ever. Raises SetBack if nothing in this process can be trusted any more."""
         first, longest = _PAUSE_SECONDS
         pause, version, listed, anew = first, "", False, True
         while True:
@@ -114,7 +114,7 @@ class ChildWatch:
                     pause = first
                     if word != "BOOKMARK":
                         self._see(kind, word == "DELETED", body)
-                await asyncio.sleep(first)  # it has ended as it should: go on from where it was
+                await asyncio.sleep(first)  # it ended as it should: continue from there
             except Gone:
                 self._found.discard(kind)
                 self._take(kind, place, [], "")
@@ -136,19 +136,19 @@ class ChildWatch:
             async with asyncio.timeout(_UNSERVED_SECONDS):
                 await self._served[kind].wait()
         except TimeoutError:
-            log.debug("looks whether there are any %ss by now", kind.kind)
+            log.debug("checking whether %ss are served by now", kind.kind)
 
     async def _list(self, kind: type[View], place: str | None, before: str) -> str:
         items, version = await self._kube.list_all(kind.kind, place, STUDY_LABEL)
         if number(version) < number(before):
-            raise SetBack(f"{kind.kind}s are at version {version}, and were at {before}")
+            raise SetBack(f"{kind.kind}s are at version {version}, but were at {before}")
         self._take(kind, place, items, version)
         return version
 
     def _take(
         self, kind: type[View], place: str | None, items: Sequence[Mapping[str, Any]], version: str
     ) -> None:
-        """These are all the objects of the kind in that version; of a kind that is not served there are none."""
+        """Take these for all objects of the kind at that version; a kind that is not served has none."""
         there = set()
         for body in items:
             meta = body["metadata"]
@@ -164,7 +164,7 @@ class ChildWatch:
             namespace = body["metadata"]["namespace"]
             key = (self._store.remove if gone else self._store.put)(namespace, kind, body)
             after = self._store.known(kind, body)
-        except Exception:  # any: what cannot be read of one object must not end the watch of all
+        except Exception:  # any: one unreadable object must not end the watch of all
             about = f"{kind.kind}/{body['metadata'].get('name')}"
             log.exception("an object cannot be read", extra={"object": about})
             return
@@ -174,7 +174,7 @@ class ChildWatch:
 
 
 def _is_told(before: View | None, after: View | None) -> bool:
-    """Whether a driver has told how far it is, and nothing else is new."""
+    """Whether a driver has reported progress, and nothing else is new."""
     return (
         isinstance(before, ConfigView)
         and isinstance(after, ConfigView)
@@ -184,7 +184,7 @@ def _is_told(before: View | None, after: View | None) -> bool:
 
 
 def _facts(progress: str) -> tuple[object, ...]:
-    """What a driver's document says beside how far it is; nothing if it is no such document."""
+    """What a driver's document says apart from its progress; nothing if it is not such a document."""
     said = document(progress)
     if said is None:
         return ()

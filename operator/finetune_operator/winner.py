@@ -11,7 +11,7 @@ from finetune_operator.children import Manifest, spec_digest
 def winner_config_map(study: FineTuneStudy, findings: Findings, image: str) -> Manifest | None:
     """The winner of `findings`, trained with `image`; None if no trial has a value.
 
-    All values are text, those under `*.json` JSON; what there is not (a model without `refit`) is empty.
+    All values are text, those under `*.json` JSON; what does not exist (a model without `refit`) is empty.
     """
     best, final = findings.best, findings.final
     if best is None:

@@ -17,7 +17,7 @@ MAX_BACKOFF = 60.0
 class WorkQueue(Generic[Key]):
     """Calls `work(key)` for every added key; a key added while it is worked on is worked on again.
 
-    `work` returns the seconds after which to look again, or None. What it raises is logged and retried. If the
+    `work` returns the seconds after which to look again, or None. Its errors are logged and retried. If an
     error has `retry_after` seconds, the key is not worked on before they have passed, whoever adds it.
     """
 
@@ -32,7 +32,7 @@ class WorkQueue(Generic[Key]):
         self._dirty: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
-        """Until when, by the loop's clock, the API server asks to be left alone about a key."""
+        """Key → until when, by the loop's clock, the API server asks to be left alone about it."""
 
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -44,7 +44,7 @@ class WorkQueue(Generic[Key]):
         ]
 
     async def stop(self) -> None:
-        """End all tasks, in the middle of their work if need be; what they had at hand must be added again."""
+        """End all tasks, in the middle of their work if need be; their keys must be added again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -53,7 +53,7 @@ class WorkQueue(Generic[Key]):
             self._timers.popitem()[1].cancel()
 
     def add(self, key: Key, after: float = 0.0) -> None:
-        """Have `key` worked on after so many seconds, or as soon as may be."""
+        """Have `key` worked on after so many seconds, or as soon as possible."""
         wait = self._not_before.get(key, 0.0) - asyncio.get_running_loop().time()
         if after > 0:
             self._add_later(key, after)
@@ -121,7 +121,7 @@ class WorkQueue(Generic[Key]):
         self._not_before[key] = asyncio.get_running_loop().time() + asked
         delay = max(delay, asked) * random.uniform(1, 1.5)
         log.warning(
-            "%s failed (%s in a row), again in %.1f s: %s",
+            "%s failed (%s in a row); trying again in %.1f s: %s",
             key,
             failures,
             delay,

@@ -26,7 +26,7 @@ def told(changes: dict[str, Any]) -> str:
         ({"spec.epochs": 3}, "here that is spec.hyperparameters.epochs"),
         ({"spec.parallelTrialCount": 3}, "here that is spec.budget.maxParallelTrials"),
         ({"spec.dataset.textcolumns": ["a"]}, "did you mean textColumns?"),
-        ({"spec.model.qqq": 1}, "there are name, revision"),
+        ({"spec.model.qqq": 1}, "the fields are name, revision"),
         ({"spec.model": "bert-base-uncased"}, "(got 'bert-base-uncased'), such as {name: bert-base-uncased}"),
         ({"spec.budget": 20}, ", such as {maxTrials: 20}"),
         ({"spec.searchSpaces": [{"batchSize": [8, 16]}]}, ", such as {values: [8, 16]}"),

@@ -131,7 +131,7 @@ WRONG = (
         "population that searches what a model consists of",
         {"spec.search.algorithm": "PBT", f"{_SPACE}.pooling": {"values": ["Cls", "Mean"]}},
         "spec.searchSpaces",
-        "PBT must not search what a model consists of",
+        "PBT must not search hyperparameters that decide the structure",
     ),
     Wrong(
         "three columns of texts",

@@ -39,7 +39,7 @@ ABSENT = Case(
     severity="critical",
     labels={"namespace": NAMESPACE},
     summary=f"No replica of the finetune operator in {NAMESPACE} is scraped",
-    description="Studies that run go on, but nobody starts, resumes, retries or reports them.",
+    description="Running studies go on, but nothing starts, resumes, retries or reports them.",
 )
 
 CASES = {
@@ -60,7 +60,7 @@ CASES = {
         fires_at="7m",
         severity="critical",
         summary=f"No replica of the finetune operator in {NAMESPACE} leads",
-        description="The replicas are up, but none holds the Lease. Studies that run go on; nobody looks after them.",
+        description="The replicas are up, but none holds the Lease. Running studies go on, but nothing looks after them.",
     ),
     "another replica takes over": Case(
         "FinetuneOperatorNoLeader",
@@ -77,7 +77,7 @@ CASES = {
         fires_at="40m",
         severity="warning",
         summary="Reconciliations of studies keep failing",
-        description="15 reconciliations failed in 15 minutes; each is tried again, at most a minute apart.",
+        description="15 reconciliations failed in 15 minutes; each is retried, at most a minute apart.",
     ),
     "some reconciliations failed": Case(
         "FinetuneReconcileErrors",
@@ -129,8 +129,8 @@ CASES = {
         quiet_at=("14m",),
         fires_at="20m",
         severity="warning",
-        summary="The API server does not answer the finetune operator well",
-        description="10% of its requests ended without an answer, with 429 or with 5xx.",
+        summary="Many requests of the finetune operator to the API server fail",
+        description="10% of its requests ended without an answer, or with 429 or 5xx.",
     ),
     "many requests are answered with a conflict": Case(
         "FinetuneApiErrors",
@@ -148,7 +148,7 @@ CASES = {
         fires_at="40m",
         severity="warning",
         summary="The API server denies requests of the finetune operator",
-        description="15 of them in 15 minutes: a quota, a policy, or a right that is missing.",
+        description="15 were denied in 15 minutes: a quota, a policy or a missing right.",
     ),
     "requests find nothing": Case(
         "FinetuneApiDenied", {f'{REQUESTS}"404"}}': "0+9x40"}, quiet_at=("20m", "40m")
@@ -177,7 +177,7 @@ CASES = {
         severity="warning",
         labels={"namespace": "nlp", "name": "tickets"},
         summary="Study nlp/tickets is stalled",
-        description="Nothing will move without a person. The message of its condition Stalled says what is missing.",
+        description="Nothing happens until somebody acts. The message of its condition Stalled says what is needed.",
     ),
     "a study was stalled for a while": Case(
         "FinetuneStudyStalled",
@@ -194,8 +194,8 @@ CASES = {
         fires_at="31m",
         severity="warning",
         labels={"namespace": "nlp", "name": "tickets"},
-        summary="Study nlp/tickets has not come to run for half an hour",
-        description="Its pods do not start, or its data take that long to prepare. The message in its status says why.",
+        summary="Study nlp/tickets has not started to run for half an hour",
+        description="Its pods do not start, or preparing its data takes that long. The message in its status says why.",
     ),
     "a study came to run": Case(
         "FinetuneStudyPending",
@@ -213,7 +213,7 @@ CASES = {
         severity="info",
         labels={"namespace": "nlp", "name": "tickets"},
         summary="Study nlp/tickets has waited in its queue for a day",
-        description="The queue of cluster.queueName has no room for it, or gives it to others.",
+        description="The queue of cluster.queueName has no room for it, or gives the room to others.",
     ),
     "two studies have failed": Case(
         "FinetuneStudiesFailed",

@@ -92,7 +92,7 @@ def hook(server: ApiServer, values: dict[str, Any]) -> Iterator[Hook]:
     ("end", "code", "message"),
     [
         ("Complete", 0, "passed"),
-        ("Failed", 1, "not passed: the study failed: the end of it"),
+        ("Failed", 1, "failed: the study failed: the end of it"),
     ],
 )
 def test_it_ends_as_its_study_does(hook: Hook, end: str, code: int, message: str) -> None:
@@ -108,7 +108,7 @@ def test_it_ends_as_its_study_does(hook: Hook, end: str, code: int, message: str
 def test_it_gives_up_and_deletes_the_study(hook: Hook) -> None:
     test = hook.start(FINETUNE_TEST_TIMEOUT_SECONDS="3")
     said, _ = test.communicate(timeout=240)
-    assert said.splitlines()[-1] == "not passed: no end after 3 s"
+    assert said.splitlines()[-1] == "failed: the study has not ended after 3 s"
     assert test.returncode == 1
     assert hook.stored() == ""
 

@@ -189,7 +189,7 @@ def test_winner_of_a_stranger_is_not_taken_for_the_studys(
     studies.create("tickets")
     lives.run(studies, "tickets")
     lives.finish(studies, "tickets", "tickets-1", findings=lives.FOUND)
-    advice = "ConfigMap tickets-winner is there, and not this study's: delete it"
+    advice = "ConfigMap tickets-winner exists and does not belong to this study: delete it"
     until("it to be told", lambda: _told(studies, advice))
     studies.done("DELETE", "configmap", "tickets-winner")
     until("Complete", lambda: studies.state("tickets") == "Complete")

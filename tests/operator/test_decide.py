@@ -410,7 +410,7 @@ def test_pods_that_have_ended_are_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "advice"), [("older", "to go"), ("", "which nobody owns: delete it")]
+    ("owner", "advice"), [("older", "to be deleted"), ("", "which has no owner: delete it")]
 )
 def test_job_of_a_namesake_that_is_waited_for_is_named(owner: str, advice: str) -> None:
     message = decide(study(), observed(job(study_uid=owner)), SETTINGS, NOW).status.message
@@ -732,7 +732,7 @@ def test_hours_and_price_are_planned_as_soon_as_an_epoch_is_measured() -> None:
     ("constraint", "reason"),
     [
         ("batchSize <", "spec.search.constraints[0]: must be a CEL expression"),
-        ("batch < 8", "spec.search.constraints[0]: must be over hyperparameters"),
+        ("batch < 8", "spec.search.constraints[0]: must name only hyperparameters"),
         ("batchSize > 999", "spec.search.constraints: must leave something to try"),
     ],
 )

@@ -71,7 +71,7 @@ def test_every_verb_is_known_to_write_or_to_read() -> None:
 
 @pytest.mark.parametrize("verb", WRITES)
 async def test_nothing_is_written_by_who_may_not(verb: str, api: FakeApi) -> None:
-    with pytest.raises(KubeError, match="does not lead"):
+    with pytest.raises(KubeError, match="is not the leader"):
         await WRITES[verb](api.kube(lambda: False))
     assert api.requests == []
 
@@ -80,7 +80,7 @@ async def test_whether_it_may_write_is_asked_before_each_write(api: FakeApi) -> 
     may = iter([True, False, True])
     kube = api.kube(lambda: next(may))
     await kube.create(config())
-    with pytest.raises(KubeError, match="does not lead"):
+    with pytest.raises(KubeError, match="is not the leader"):
         await kube.apply(config())
     await kube.apply(config())
     assert len(api.writes()) == 2

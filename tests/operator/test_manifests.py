@@ -234,7 +234,7 @@ def _disrupted(reason: str) -> dict[str, object]:
             {"phase": "Running", **_container(terminated={"reason": "Error", "exitCode": 1})},
             Trouble(
                 "PodsPending",
-                "container trainer has ended with exit code 1, the pod goes on without it",
+                "container trainer has ended with exit code 1; the pod goes on without it",
             ),
         ),
         ({"phase": "Running", **_container(terminated={"exitCode": 0})}, None),

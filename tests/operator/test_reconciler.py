@@ -97,7 +97,7 @@ async def test_nothing_is_asked_if_nothing_is_new(cluster: Cluster) -> None:
 async def test_nothing_is_written_by_who_does_not_lead(cluster: Cluster) -> None:
     cluster.leads = False
     cluster.put_study()
-    with pytest.raises(KubeError, match="does not lead"):
+    with pytest.raises(KubeError, match="is not the leader"):
         await cluster.hear_and_look()
     assert cluster.api.writes() == []
 
@@ -113,7 +113,7 @@ async def test_who_loses_the_lease_writes_nothing_more(
 
     cluster.api.on(method, last, lose)
     cluster.put_study()
-    with pytest.raises(KubeError, match="does not lead"):
+    with pytest.raises(KubeError, match="is not the leader"):
         await cluster.hear_and_look()
     assert cluster.api.writes()[-1].startswith(method)
     assert cluster.api.writes()[-1].endswith(last)
@@ -268,7 +268,7 @@ async def test_job_of_a_stranger_is_not_taken_for_the_studys(cluster: Cluster) -
     cluster.put_study()
     cluster.hear()
     theirs = cluster.put_job(owner="stranger")
-    with pytest.raises(Forbidden, match="tickets-1 is there, and not this study's"):
+    with pytest.raises(Forbidden, match="tickets-1 exists and does not belong to this study"):
         await cluster.look()
     assert (cluster.status["state"], cluster.reason()) == ("Pending", "Forbidden")
     assert "delete it" in cluster.status["message"]
@@ -308,7 +308,7 @@ async def test_winner_of_a_stranger_completes_no_study(cluster: Cluster) -> None
     await complete(cluster)
     meta = {"name": "tickets-winner", "namespace": "default"}
     cluster.api.put(f"{CONFIGS}/tickets-winner", {"metadata": meta, "data": {"trial": "9"}})
-    with pytest.raises(Forbidden, match="tickets-winner is there, and not this study's"):
+    with pytest.raises(Forbidden, match="tickets-winner exists and does not belong to this study"):
         await cluster.hear_and_look()
     assert (cluster.status["state"], cluster.reason()) == ("Running", "Forbidden")
     cluster.api.remove(f"{CONFIGS}/tickets-winner")

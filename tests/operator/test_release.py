@@ -161,7 +161,7 @@ def test_a_version_is_released_once(root: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [
-        (release.PACKAGE, VERSION, "1.2.3", "pyproject.toml: version is 1.2.3, and not 98.7.6"),
+        (release.PACKAGE, VERSION, "1.2.3", "pyproject.toml: version is 1.2.3, not 98.7.6"),
         (release.CHART, f"version: {VERSION}", "version: 1.2.3", "Chart.yaml: version is 1.2.3"),
         (release.CHART, f'"{VERSION}"', '"1.2.3"', "Chart.yaml: appVersion is 1.2.3"),
         (release.CHART, "appVersion:", "app:", "Chart.yaml: appVersion is missing"),

@@ -43,7 +43,7 @@ def study(folder: Path, **changes: Any) -> Study:
         ({"goal": "max"}, r"^goal: must be one of Maximize, Minimize \(got 'max'"),
         ({"goal": "maximize"}, r"^goal: "),
         ({"points": {"x": 0.5}}, r"^points: must be a list of configurations"),
-        ({"points": [{"x": 2**70}]}, r"^points\[0\]\.x: must be an integer of 64 bits"),
+        ({"points": [{"x": 2**70}]}, r"^points\[0\]\.x: must be a 64-bit integer"),
         (
             {"spaces": {"x": {"values": [1, 2**63]}}},
             r"^spaces\.x\.values\[1\]: .*got 9223372036854775808",

@@ -202,5 +202,5 @@ def test_other_columns_may_be_there_twice(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_column_with_blanks_around_its_name_is_shown_so(kind: str) -> None:
-    with pytest.raises(MissingColumn, match=r"got label, there are: text, ' label'"):
+    with pytest.raises(MissingColumn, match=r"got label; the columns are: text, ' label'"):
         columns(kind, ["text", " label"], ["a", "b"], "text", "label")

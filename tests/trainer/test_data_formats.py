@@ -106,7 +106,7 @@ def test_file_that_is_no_parquet_is_refused() -> None:
 def test_missing_column_names_those_there_are(
     reader: Callable[..., FileRows], content: str
 ) -> None:
-    with pytest.raises(MissingColumn, match="got label, there are: text, class, id"):
+    with pytest.raises(MissingColumn, match="got label; the columns are: text, class, id"):
         read(reader, content)
 
 
@@ -144,7 +144,7 @@ def test_compressed_files_are_read(name: str) -> None:
     packed = gzip.compress(text.encode())
     assert pairs(of(name, packed)) == ROWS
     for wrong in (text.encode(), packed[:-9], packed[:20]):
-        with pytest.raises(Unreadable, match="is not compressed with gzip, or not to its end"):
+        with pytest.raises(Unreadable, match="is not a complete gzip file"):
             of(name, wrong)
 
 
@@ -168,9 +168,9 @@ def test_compressed_files_are_read(name: str) -> None:
         ("rows.csv", TABLE.replace(",", "\t"), r"has '\\t' between its columns"),
         ("rows.tsv", TABLE, "has ',' between its columns: set spec.dataset.files.delimiter to ','"),
         ("rows.csv", "", "is empty"),
-        ("rows.json", "[{}, ", "begins as a JSON array, and is none"),
+        ("rows.json", "[{}, ", "begins like a JSON array but is not one"),
         ("rows.json", '{"version": 1, "data": [{"text": "a"}]}', "with a list under 'data'"),
-        ("rows.json", '{\n  "text": "a",\n  "label": "b"\n}', "is one JSON object: it must be"),
+        ("rows.json", '{\n  "text": "a",\n  "label": "b"\n}', "is one JSON object: it must have"),
         ("rows.parquet", b"PAR1 and no more", "is not a Parquet file"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_json_array_is_read_and_its_other_elements_counted(indent: int | None)
     rows = of("rows.json", json.dumps(elements, indent=indent))
     assert pairs(rows) == [*ROWS, ("three", None)]
     found = [(row.line, row.why) for row in rows.unread]
-    assert found == [(2, "no JSON object"), (4, "no JSON object")]
+    assert found == [(2, "not a JSON object"), (4, "not a JSON object")]
 
 
 def test_each_row_that_cannot_be_read_says_why() -> None:
@@ -213,7 +213,7 @@ def test_each_row_that_cannot_be_read_says_why() -> None:
     assert pairs(rows) == [("one", "a"), ("five", "e")]
     whys = [row.why for row in rows.unread]
     assert whys[:2] == ["3 fields where the header has 2", "bytes that are not UTF-8"]
-    assert whys[2].startswith("quotes or characters that CSV does not have (")
+    assert whys[2].startswith("quotes or characters that CSV does not allow (")
     assert [row.label for row in rows.unread] == [None, "c", None]
 
 
@@ -221,5 +221,5 @@ def test_deeply_nested_json_is_no_row_and_no_crash() -> None:
     deep = "[" * 100_000
     rows = of("rows.jsonl", f'{{"text": "a", "label": "b"}}\n{{"text": {deep}\n')
     assert (pairs(rows), lines_of(rows)) == ([("a", "b")], [2])
-    with pytest.raises(Unreadable, match="begins as a JSON array"):
+    with pytest.raises(Unreadable, match="begins like a JSON array"):
         of("rows.json", deep)

@@ -171,10 +171,12 @@ def test_too_few_groups_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None
 
 def test_a_group_column_of_lists_or_none_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
     lists: list[Row] = [{**row, "patient": [row["patient"]]} for row in visits()]
-    with pytest.raises(DataError, match=r"one value a row \(got \[0\]\)") as error:
+    with pytest.raises(DataError, match=r"one value per row \(got \[0\]\)") as error:
         grouped(make_spec, tmp_path, {"train": lists})
     assert error.value.field == "spec.dataset.groupColumn"
-    with pytest.raises(DataError, match="got person, there are: text, patient, label") as error:
+    with pytest.raises(
+        DataError, match="got person; the columns are: text, patient, label"
+    ) as error:
         grouped(make_spec, tmp_path, {"train": visits()}, dataset={"groupColumn": "person"})
     assert error.value.field == "spec.dataset.groupColumn"
 
@@ -189,7 +191,7 @@ def test_rows_without_a_group_and_groups_in_given_parts_are_told(
     parts = {"train": train, "validation": rows[42:50], "test": rows[50:]}
     data = grouped(make_spec, tmp_path, parts)
     assert data.warnings == (
-        "spec.dataset.groupColumn: 3 of 42 train rows have no value and are each a group of their own",
+        "spec.dataset.groupColumn: 3 of 42 train rows have no value; each is a group of its own",
         "spec.dataset.groupColumn: 2 groups have rows in several parts of the source",
     )
     assert data.groups is not None

@@ -60,7 +60,7 @@ def test_missing_splits_and_columns_are_told(make_spec: MakeSpec, tmp_path: Path
     with pytest.raises(DataError, match=r"must have a split named train \(got test\)"):
         hub(make_spec, tmp_path)
     store(tmp_path, "train", Value("string"), ["a", "b"] * 9)
-    with pytest.raises(DataError, match="got body, there are: text, label") as error:
+    with pytest.raises(DataError, match="got body; the columns are: text, label") as error:
         hub(make_spec, tmp_path, dataset={"textColumns": ["body"]})
     assert error.value.field == "spec.dataset.textColumns[0]"
 

@@ -78,14 +78,16 @@ def test_other_values_are_refused_at_their_column(
     make_spec: MakeSpec, tmp_path: Path, value: Any
 ) -> None:
     rows = [*marks(1, 0), {"text": "last", "toxic": 1, "rude": value, "mild": 0}]
-    with pytest.raises(DataError, match="must hold 1, true or yes, 0") as error:
+    with pytest.raises(DataError, match="must hold 1, true or yes; or 0") as error:
         marked(make_spec, tmp_path, rows)
     assert error.value.field == "spec.dataset.labelColumns[1]"
     assert f"got {value!r}" in error.value.message
 
 
 def test_a_label_column_that_is_not_there_is_named(make_spec: MakeSpec, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="got kind, there are: text, toxic, rude, mild") as error:
+    with pytest.raises(
+        DataError, match="got kind; the columns are: text, toxic, rude, mild"
+    ) as error:
         marked(make_spec, tmp_path, marks(1, 0), labelColumns=["toxic", "rude", "kind"])
     assert error.value.field == "spec.dataset.labelColumns[2]"
 
@@ -166,7 +168,7 @@ def test_empty_cells_are_left_out_and_rows_of_them_dropped(
     rows = messages(subject=None, body="<br>", note=" ")
     data = prepare_rows(make_spec, tmp_path, {"train": rows}, dataset=dataset)
     assert len(data.labels) == 11
-    assert "spec.dataset.files.train: 1 of 12 train rows without a text dropped" in data.warnings
+    assert "spec.dataset.files.train: dropped 1 of 12 train rows without a text" in data.warnings
 
 
 def test_each_model_has_its_own_separator_and_one_without_has_lines(

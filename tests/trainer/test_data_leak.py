@@ -78,7 +78,7 @@ def test_a_leak_is_refused_at_the_text_columns_unless_allowed(
     rows = [
         {"text": f"{word} {row}", "label": word} for row in range(10) for word in ("up", "down")
     ]
-    message = r"16 of 16 training rows have .*labelled '(up|down)'\); .* set .*allowLabelInText"
+    message = r"16 of 16 training rows contain .*labelled '(up|down)'\); .* set .*allowLabelInText"
     with pytest.raises(DataError, match=message) as error:
         prepare_rows(make_spec, tmp_path, {"train": rows})
     assert error.value.field == "spec.dataset.textColumns"

@@ -68,7 +68,7 @@ def test_a_model_comes_from_an_object_store_once(
 
 def test_a_folder_without_a_vocabulary_is_refused(copy: Copy, make_spec: MakeSpec) -> None:
     source = copy(*BARE)
-    named = r"spec\.model\.name: .* must be in vocab\.txt or tokenizer\.json, and is not"
+    named = r"spec\.model\.name: .* must be in vocab\.txt or tokenizer\.json but is not there"
     with pytest.raises(ModelError, match=named):
         source.tokenizer()
     with pytest.raises(ModelError, match=named):

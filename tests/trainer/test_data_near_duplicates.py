@@ -280,8 +280,10 @@ def test_a_row_that_is_kept_for_its_class_is_told(make_spec: MakeSpec, tmp_path:
     (step,) = [step for step in found.steps if step.step == "duplicateThreshold"]
     assert step.dropped == 0
     (warning,) = [text for text in found.warnings if "is kept" in text]
-    assert warning.startswith("spec.hyperparameters.duplicateThreshold: a row alike by 0.9, ")
-    assert warning.endswith("where no other training row has its label (rare)")
+    assert warning.startswith(
+        "spec.hyperparameters.duplicateThreshold: a row with a similarity of 0.9 or more, "
+    )
+    assert warning.endswith("if no other training row has its label (rare)")
 
 
 def test_a_class_of_which_every_row_is_alike_to_held_out_rows_fails_the_trial(

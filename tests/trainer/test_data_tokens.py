@@ -143,7 +143,7 @@ def test_training_reads_what_the_exported_tokenizer_makes(
 
 def test_a_tokenizer_that_reads_none_of_the_texts_is_refused() -> None:
     tokenizer = of_letters("JQZ")
-    with pytest.raises(ValueError, match="makes no token of any of 4 texts"):
+    with pytest.raises(ValueError, match="makes no tokens from any of 4 texts"):
         Frame.of(tokenizer, [TEXTS])
     assert Frame.of(tokenizer, [[*TEXTS, "Q"]]).special == 2
 

@@ -108,7 +108,7 @@ def test_killed_and_interrupted_runs_go_on_from_their_records(study: Path, tmp_p
     assert not list((into / "checkpoints").rglob("*.safetensors"))
     check_event_files(into)
     (warning,) = (text for text in status["warnings"] if "mlflow" in text)
-    assert warning.startswith(f"spec.tracking.mlflow: {TRIALS + 1} runs are not complete there")
+    assert warning.startswith(f"spec.tracking.mlflow: {TRIALS + 1} runs are incomplete there")
     assert "refused" in warning
 
 

@@ -245,7 +245,7 @@ def test_a_location_that_nobody_knows_ends_with_42(
     assert driver.main() == 42
     last = pod.server.told[-1]
     assert last.reason == "InvalidSpec"
-    assert last.message.startswith("spec.storage.uri: must be a location of pyarrow (")
+    assert last.message.startswith("spec.storage.uri: must be a location that pyarrow can open (")
 
 
 def test_the_folder_of_another_study_ends_with_42_and_is_left_alone(pod: Pod) -> None:
@@ -327,7 +327,7 @@ def test_told_to_end_while_it_searches_it_saves_and_ends_with_143(pod: Pod) -> N
     assert driver.main() == 143
     last = pod.server.told[-1]
     assert (last.phase, last.reason) == ("Drained", "SuspendRequested")
-    assert last.message == "saved and stopped as told"
+    assert last.message == "saved and stopped as requested"
     assert last.findings.best is not None
     assert last.findings.best.value == 0.4
     assert isinstance(pod.records()[-1], ev.Requeued)

@@ -39,7 +39,7 @@ def test_no_trial_is_given_more_gpus_than_it_uses(gpus: int, trials: int) -> Non
     resources = {"resources_per_worker": {"nvidia.com/gpu": gpus}, "trials_per_worker": trials}
     slot = WorkerResources.of(ClusterSpec.model_validate(resources)).slot(trials)
     with pytest.raises(
-        SpecError, match=rf"more GPUs than .*\(got {gpus / trials:g} GPUs a trial\)"
+        SpecError, match=rf"more GPUs than .*\(got {gpus / trials:g} GPUs per trial\)"
     ) as error:
         slot.check()
     assert error.value.field == "spec.cluster.resourcesPerWorker"

@@ -269,7 +269,7 @@ def test_a_head_that_was_trained_for_something_else_is_drawn_anew(
     ("family", "changes", "pair", "says"),
     [
         ("bert", {"vocab_size": 2000}, False, "its vocabulary ends with 1999: were tokens added"),
-        ("bert", {"type_vocab_size": 1}, True, "as segments 0 to 1, and it knows 1 only"),
+        ("bert", {"type_vocab_size": 1}, True, "as segments 0 to 1, but it has only 1"),
         ("gpt2", {"pad_token_id": None}, False, "no padding token is defined"),
         ("bert", {"max_position_embeddings": 12}, False, ""),
         ("esm", {}, False, ""),

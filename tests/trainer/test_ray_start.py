@@ -24,7 +24,7 @@ def test_ray_is_tried_again_before_it_is_explained(caplog: pytest.LogCaptureFixt
     with (
         caplog.at_level(logging.WARNING, "finetune.driver"),
         pytest.raises(
-            RayUnavailable, match=rf"Ray did not start, tried {RAY_STARTS} times: .*/proc"
+            RayUnavailable, match=rf"Ray did not start after {RAY_STARTS} tries: .*/proc"
         ),
     ):
         start_ray(1)

@@ -163,7 +163,7 @@ def test_a_run_does_not_go_on_with_rows_that_have_changed(
     message = conditions["Failed"]["message"]
     assert message.startswith("spec.dataset: must give the rows that the study began with")
     assert before[0].data in message
-    assert "begin a study of another name" in message
+    assert "start a study with another name" in message
     code, conditions = again(60)
     assert code == 0
     assert conditions["Complete"]["status"] == "True"

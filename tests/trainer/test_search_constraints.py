@@ -80,7 +80,7 @@ def test_a_hyperparameter_that_is_not_active_has_its_default() -> None:
     ("constraint", "reason"),
     [
         ("batchSize <", "must be a CEL expression"),
-        ("batch <= 8", "must be over hyperparameters (got batch in 'batch <= 8')"),
+        ("batch <= 8", "must name only hyperparameters (got batch in 'batch <= 8')"),
         ("batchSize * 2", "must be true or false (got 16 of 'batchSize * 2')"),
         ("batchSize / 0 > 1", "must be defined for {'batchSize': 8}"),
         ("optimizer > 3", "must be defined for {'optimizer': 'AdamW'}"),
@@ -126,5 +126,5 @@ def test_a_constraint_that_has_no_answer_later_on_ends_the_search_with_it(tmp_pa
 
 @pytest.mark.parametrize("loop", ["[1, 2].all(x, x > 0)", "[1] . exists (x, x == batchSize)"])
 def test_loops_are_refused(loop: str) -> None:
-    with pytest.raises(ConstraintError, match="must do without all, exists"):
+    with pytest.raises(ConstraintError, match="must not use all, exists"):
         Constraints([loop], {"batchSize": 16})

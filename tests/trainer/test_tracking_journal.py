@@ -182,7 +182,7 @@ def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     spec = study(tracking=both).spec
     check_clients(spec)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not there
-    with pytest.raises(SpecError, match=r"^spec\.tracking\.wandb: must have its client"):
+    with pytest.raises(SpecError, match=r"^spec\.tracking\.wandb: needs its client"):
         check_clients(spec)
     check_clients(study(tracking={"tensorboard": True}).spec)
     check_clients(study().spec)

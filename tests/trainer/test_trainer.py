@@ -28,7 +28,8 @@ ITEMS: list[Item] = [
 
 @pytest.mark.parametrize("item", ITEMS, ids=["train", "refit"])
 @pytest.mark.parametrize(
-    ("built", "why"), [("13.0", "it finds no driver or no device"), (None, "its build for CPUs")]
+    ("built", "why"),
+    [("13.0", "it finds no driver or no device"), (None, "the build for CPUs only")],
 )
 def test_a_slot_with_a_gpu_that_torch_does_not_see_fails_what_it_is_given(
     item: Item,

@@ -429,7 +429,7 @@ def test_batches_do_not_change_within_an_epoch(start: Callable[..., TrialRun]) -
     run = start()
     run.train_to(0.4)
     run.reconfigure(CONFIG.model_copy(update={"learning_rate": 1e-3}))
-    with pytest.raises(TrialFailure, match="batches must change between epochs"):
+    with pytest.raises(TrialFailure, match="batches may change only between epochs"):
         run.reconfigure(CONFIG.model_copy(update={"batch_size": 32}))
 
 

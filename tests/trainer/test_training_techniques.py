@@ -411,6 +411,6 @@ def test_layers_are_asked_for_only_of_models_that_have_them(data: PreparedData) 
     model = transformers.AlbertForSequenceClassification(config)
     layers = Layers.of(model)
     asked = Hyperparameters(freeze="Layers", layer_decay=0.9)
-    with pytest.raises(TrialFailure, match=r"a list of layers for freeze: Layers, layerDecay"):
+    with pytest.raises(TrialFailure, match=r"a list of layers to use freeze: Layers, layerDecay"):
         layers.frozen_below(asked, 0)
     assert layers.frozen_below(Hyperparameters(freeze="Encoder"), 0) == layers.head

@@ -1,4 +1,4 @@
-"""What a caller of `library.Study` gives: NumPy's values as Python's, and numbers that must be what they say."""
+"""Checks the arguments of `library.Study`, and turns NumPy's values into Python's."""
 
 import math
 import operator
@@ -14,7 +14,7 @@ _LARGEST = 2**63
 
 
 def plain(value: Any) -> Any:
-    """The same of Python's own types: NumPy's numbers and arrays become numbers and lists, at any depth."""
+    """`value` in Python's own types: NumPy's numbers and arrays become numbers and lists, at any depth."""
     if isinstance(value, np.generic | np.ndarray):
         return plain(value.tolist())
     if isinstance(value, Mapping):
@@ -25,7 +25,7 @@ def plain(value: Any) -> Any:
 
 
 def check_integers(field: str, value: Any) -> None:
-    """Raises SpecError for an integer, at any depth, that 64 bits cannot hold: records and tables have no others."""
+    """Raises SpecError for an integer, at any depth, of more than 64 bits: records and tables cannot hold it."""
     if isinstance(value, Mapping):
         for name, one in value.items():
             check_integers(f"{field}.{name}", one)
@@ -33,11 +33,11 @@ def check_integers(field: str, value: Any) -> None:
         for index, one in enumerate(value):
             check_integers(f"{field}[{index}]", one)
     elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-        raise SpecError(field, f"must be an integer of 64 bits, or text (got {value})")
+        raise SpecError(field, f"must be a 64-bit integer, or text (got {value})")
 
 
 def whole(field: str, value: Any, least: int) -> int:
-    """A whole number of at least `least`. Raises SpecError."""
+    """`value` as an int, if it is a whole number of at least `least`. Raises SpecError."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -48,7 +48,7 @@ def whole(field: str, value: Any, least: int) -> int:
 
 
 def finite(field: str, value: Any, least: float = -math.inf) -> float:
-    """A finite number of at least `least`. Raises SpecError."""
+    """`value` as a float, if it is finite and at least `least`. Raises SpecError."""
     given = plain(value)
     number = isinstance(given, int | float) and not isinstance(given, bool)
     if number and math.isfinite(given) and given >= least:
@@ -58,7 +58,7 @@ def finite(field: str, value: Any, least: float = -math.inf) -> float:
 
 
 def one_goal(field: str, value: Any) -> Goal:
-    """Whether more is better. Raises SpecError."""
+    """`value`, if it names a goal. Raises SpecError."""
     for goal in get_args(Goal):
         if value == goal:
             known: Goal = goal
@@ -67,7 +67,7 @@ def one_goal(field: str, value: Any) -> Goal:
 
 
 def name(field: str, value: Any) -> str:
-    """Text that is not empty. Raises SpecError."""
+    """`value`, if it is text that is not empty. Raises SpecError."""
     if not isinstance(value, str) or not value.strip():
         raise SpecError(field, f"must be a name (got {value!r})")
     return value

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs on a laptop: a live table, or plain lines where nobody watches."""
+"""What a person sees while a study runs on a laptop: a live table or, without a terminal, plain lines."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it imports torch
 
 
 class StudyConsole:
-    """Shows findings as they come; `with` it around the run."""
+    """Shows findings as they arrive; a context manager around the run."""
 
     def __init__(self, study: FineTuneStudy, console: Console | None = None) -> None:
         self._study = study
@@ -34,7 +34,7 @@ class StudyConsole:
         """When the first trials were counted, and how many had ended by then."""
 
         self.at_work: Sequence[AtWork] = ()
-        """What slots are busy with."""
+        """What slots are working on."""
 
     def __enter__(self) -> "StudyConsole":
         if self._live:
@@ -50,14 +50,14 @@ class StudyConsole:
         (self._live.console if self._live else self._console).print(message, highlight=False)
 
     def watch(self, at_work: Sequence[AtWork]) -> None:
-        """Take in what slots are busy with."""
+        """Take in what slots are working on."""
         if tuple(at_work) != tuple(self.at_work):
             self.at_work = at_work
 
     def interrupted(self) -> None:
         """Answer the first Ctrl-C."""
         self.say(
-            "stopping: what the trials have learned is being saved; run the same command again to go on. "
+            "stopping: saving the progress of all trials; run the same command again to go on. "
             "Ctrl-C again stops without saving"
         )
 
@@ -74,7 +74,7 @@ class StudyConsole:
             self._console.print(line, highlight=False)
 
     def _seconds_left(self, counts: TrialCounts) -> float | None:
-        """How long the trials that are planned will take if they take as long as those so far; None if unknown."""
+        """Seconds that the remaining planned trials will take if they take as long as those so far; None if unknown."""
         now, ended = time.monotonic(), _ended(counts)
         if self._began is None:
             self._began = now, ended
@@ -119,7 +119,7 @@ def _screen(
 
 
 def at_work_line(study: FineTuneStudy, at_work: Sequence[AtWork]) -> str:
-    """Each training with the epochs it has and those at which it is compared: `trial 7 (fold 2): 1 of 3 epochs`."""
+    """Each training with its epochs so far and those at which it is next compared: `trial 7 (fold 2): 1 of 3 epochs`."""
     folds = study.spec.validation.folds
 
     def told(one: AtWork) -> str:
@@ -130,7 +130,7 @@ def at_work_line(study: FineTuneStudy, at_work: Sequence[AtWork]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words, to the unit that matters: `40 s`, `12 min`, `3 h 20 min`."""
+    """In words, rounded to the unit that matters: `40 s`, `12 min`, `3 h 20 min`."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -142,7 +142,7 @@ def trials_table(
 ) -> Table:
     """Trials with their parameters, the best first, in `width` columns of a terminal.
 
-    Parameters that have no room are named below: first those that are the same in all trials.
+    Parameters that do not fit are named below; those that are the same in all trials are left out first.
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     columns = {
@@ -168,7 +168,7 @@ def trials_table(
 def _that_fit(
     columns: Mapping[str, list[str]], parameters: Mapping[str, list[str]], width: int
 ) -> set[str]:
-    """The parameters that have room beside `columns`: those that vary first."""
+    """The parameters that fit beside `columns`, those that vary first."""
 
     def taken(heading: str, cells: list[str]) -> int:
         return max(map(len, (heading, *cells))) + 3
@@ -192,7 +192,7 @@ def metrics_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Tab
 
 
 def comparison_lines(comparison: "Comparison") -> Iterator[RenderableType]:
-    """What came of training a trial again: a table for each of its runs, and whether it is the same."""
+    """The outcome of training a trial again: a table for each training, and whether it is the same."""
     trial = f"trial {comparison.trial}"
     for run in comparison.runs:
         title = f"{trial}, {run.name}" if run.name else trial
@@ -204,13 +204,13 @@ def comparison_lines(comparison: "Comparison") -> Iterator[RenderableType]:
     if comparison.same:
         yield f"{trial} came out the same, to the last bit"
     elif comparison.setting:
-        yield f"{trial} did not come out the same; what it was trained with is not the same either"
+        yield f"{trial} did not come out the same; what it was trained with differs too"
     else:
-        yield f"{trial} did not come out the same, though versions and machine are"
+        yield f"{trial} did not come out the same, although versions and machine are"
 
 
 def _epochs_table(title: str, run: "RunComparison") -> Table:
-    """Two rows an epoch: what was recorded, and what it is now."""
+    """Two rows per epoch: what was recorded, and what came out now."""
     found = {
         (epoch, heading): result.at(epoch)
         for epoch in run.epochs

@@ -1,6 +1,6 @@
-"""Lets what runs in a pod save before the pod ends: its preStop hook where KubeRay runs the cluster.
+"""Lets a pod's processes save before the pod ends: the preStop hook where KubeRay runs the cluster.
 
-Under a Job the supervisor does the same when it gets SIGTERM; KubeRay's own command would end Ray at once.
+Under a Job the supervisor does the same on SIGTERM; KubeRay's own command would end Ray at once.
 """
 
 import os
@@ -16,7 +16,7 @@ DRIVER = b"finetune_trainer.driver"
 
 
 def main() -> int:
-    """Tell slots and driver of this pod to save; return when they have, or when time is up."""
+    """Tell this pod's slots and driver to save; return when they have, or when time is up."""
     Path(os.environ[DRAIN_FILE]).touch()
     head = os.environ.get("FQ_RAY_IP", "")  # KubeRay sets it on workers
     deadline = time.monotonic() + GRACE_SECONDS

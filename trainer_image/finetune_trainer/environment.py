@@ -1,4 +1,4 @@
-"""What the operator tells the study's pods through their environment."""
+"""What the operator passes to the study's pods in environment variables."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from finetune_trainer.errors import SpecError
 
 STUDY_FILE = "FINETUNE_STUDY_FILE"
 DRAIN_FILE = "FINETUNE_DRAIN_FILE"
-"""Names a file that exists once the pod was told to end: slots on it save and stop."""
+"""Names a file that exists once the pod has been told to end: its slots then save and stop."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PodEnvironment:
     def read(cls, env: Mapping[str, str] = os.environ) -> "PodEnvironment":
         """The environment of this pod. Raises KeyError naming the variable that is missing.
 
-        Where KubeRay runs the cluster only the driver asks, on the head.
+        Where KubeRay runs the cluster, only the driver, on the head, reads it.
         """
         return cls(
             study_file=Path(env[STUDY_FILE]),
@@ -67,18 +67,18 @@ class SlotResources:
         return max(1, int(self.cpus))
 
     def check(self) -> None:
-        """Raises SpecError for more than one GPU: a trial would use one, and be charged for all."""
+        """Raises SpecError for more than one GPU per trial: it would use one, and be charged for all."""
         if self.gpus > 1:
             raise SpecError(
                 "spec.cluster.resourcesPerWorker",
-                "must not have more GPUs than trialsPerWorker, for a trial uses one at most "
-                f"(got {self.gpus:g} GPUs a trial)",
+                "must not have more GPUs than trialsPerWorker: a trial uses at most one "
+                f"(got {self.gpus:g} GPUs per trial)",
             )
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What one worker pod tells Ray that it has."""
+    """What one worker pod declares to Ray."""
 
     cpus: int
     gpus: int

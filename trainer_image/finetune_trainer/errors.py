@@ -1,4 +1,4 @@
-"""What can go wrong: with a study (the user can mend it) or with one of its trials."""
+"""What can go wrong: with a study (the user can fix it) or with one of its trials."""
 
 import errno
 import re
@@ -9,14 +9,14 @@ from finetune_api.status import Reason
 FailureClass: TypeAlias = Literal["Diverged", "OutOfMemory", "UserError", "Preempted", "Internal"]
 """Why a trial ended without a result.
 
-Diverged: the loss became NaN or infinite. OutOfMemory: the device's memory did not suffice.
+Diverged: the loss became NaN or infinite. OutOfMemory: the device has too little memory.
 UserError: its parameters or the data cannot be used. Preempted: its worker went away; it goes on from
 its last checkpoint. Internal: anything else.
 """
 
 
 def printable(text: str) -> str:
-    """`text` with lone surrogates, which no status and no file can hold, written as escapes."""
+    """`text` with lone surrogates, which no status and no file can hold, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -72,7 +72,7 @@ class StorageUnavailable(OSError):
 
 
 class ToldToStop(StorageUnavailable):
-    """Somebody waited for storage and was told to stop before it was there again."""
+    """A wait for storage was cut short because the process was told to stop."""
 
 
 GONE = {
@@ -83,16 +83,16 @@ GONE = {
         "ENETUNREACH", "ESHUTDOWN", "EPIPE",
     )
 }  # fmt: skip
-"""Numbers of errors that say that a disk or a server cannot be reached."""
+"""errno values that mean that a disk or a server cannot be reached."""
 
 _AWAY = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|UNAVAILABLE|INTERNAL_FAILURE|TIMEOUT|THROTTLING|curlCode|status 5\d\d"
 )
-"""What pyarrow's object stores say, without a number, when they cannot be reached or do not manage."""
+"""What pyarrow's object stores say, without an errno, when they cannot be reached or are overloaded."""
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether what was read may be fine, and only its disk or its server is gone for now."""
+    """Whether the error may go away: the files may be fine, and only their disk or server gone for now."""
     if error.errno is not None:
         return error.errno in GONE
     return _AWAY.search(str(error)) is not None

@@ -1,4 +1,4 @@
-"""Works on items with a Python function of the user's: what `library.Study` runs in its slots."""
+"""Works on items by calling the user's Python function: what `library.Study` runs in its slots."""
 
 import json
 import logging
@@ -32,32 +32,32 @@ _STATE = "state"
 
 @dataclass(frozen=True)
 class Resource:
-    """How much of a training a call is for."""
+    """How much of a training one call is for."""
 
     epochs: float
-    """Train until the trial has had so many epochs in all."""
+    """Train until the trial has had this many epochs in all."""
 
     begun: float = 0
-    """Epochs that the checkpoint has."""
+    """Epochs that the checkpoint already has."""
 
     rows: int | None = None
-    """Train on so many of the training rows; None for all."""
+    """Train on this many of the training rows; None for all."""
 
     fold: int | None = None
-    """Validate on this part; None without cross-validation."""
+    """Validate on this fold; None without cross-validation."""
 
     seed: int = 0
-    """Of all that is random; the same for all folds of a repetition."""
+    """Seed for everything random; the same for all folds of a repetition."""
 
 
 Outcome: TypeAlias = float | Mapping[str, float]
 """The metric, or several by name."""
 
 Train: TypeAlias = Callable[[Params, Resource, Path], Outcome | Iterator[Outcome]]
-"""(config, resource, checkpoint) → the metric after `resource.epochs`, or, of a generator, after each epoch.
+"""(config, resource, checkpoint) → the metric after `resource.epochs`; a generator yields it after each epoch.
 
-`checkpoint` is a folder: what an earlier call for this trial left in it is there, and what the function
-leaves in it will be. A generator yields after each new epoch, and leaves it before. On a new sample of rows it begins empty.
+`checkpoint` is a folder that keeps what earlier calls for this trial left in it; on a new sample of rows it
+begins empty. A generator leaves its files there before each `yield`.
 """
 
 Refit: TypeAlias = Callable[[Params, Resource], Any]
@@ -66,7 +66,7 @@ Refit: TypeAlias = Callable[[Params, Resource], Any]
 
 @dataclass(frozen=True)
 class Functions:
-    """What slots get: the functions, and what they need to know of the study."""
+    """What slots get: the functions, and what they need to know about the study."""
 
     train: Train
     refit: Refit | None
@@ -86,7 +86,7 @@ class FunctionWorker:
         self._storage = Storage.open(material.storage, self._patience)
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
-        """Do `item`; the events that tell how it ended."""
+        """Do `item`; returns the events that report how it ended."""
         self._patience.waits, self._patience.should_stop = work.waits, work.should_pause
         try:
             return self._refit(item) if isinstance(item, RefitItem) else self._train(item, work)
@@ -94,7 +94,7 @@ class FunctionWorker:
             log.warning("trial %s goes on from its last save: %s", item.trial, error)
             return [requeued(item)]
         except (Exception, SystemExit) as error:
-            # Any: what the function raises is the trial's failure. But so Ray ends a process, too.
+            # Any error of the function is a failure of the trial. But Ray raises one too, to end a process.
             if hasattr(error, "ray_terminate_msg"):
                 raise
             log.exception("the function failed")
@@ -115,7 +115,7 @@ class FunctionWorker:
             while epoch < item.to_epoch and (item.to_seconds is None or seconds < item.to_seconds):
                 began = time.monotonic()
                 said = next(outcomes, None)
-                if said is None:  # a generator that has nothing more to train
+                if said is None:  # a generator with nothing more to train
                     ended = True
                     break
                 each, outcome = said
@@ -136,12 +136,12 @@ class FunctionWorker:
             return [*report, reached] if ended else [self._save(item, folder, epoch), reached]
 
     def _begin(self, item: TrainItem, folder: Path) -> float:
-        """Put the checkpoint's files in place; the epochs it has."""
+        """Put the checkpoint's files in place; returns its epochs."""
         if item.checkpoint is not None:
             path = item.checkpoint
             try:
                 return self._storage.persist("read", lambda: self._fetch(path, folder))
-            except FileNotFoundError:  # the trial is worth more than the epochs it lost
+            except FileNotFoundError:  # better to train again than to fail the trial
                 shutil.rmtree(folder / _STATE, ignore_errors=True)
         (folder / _STATE).mkdir()
         return 0.0
@@ -154,7 +154,7 @@ class FunctionWorker:
     def _outcomes(
         self, item: TrainItem, begun: float, folder: Path
     ) -> Iterator[tuple[bool, Outcome]]:
-        """What the function says, each with whether it is of one epoch."""
+        """What the function returns or yields, each with whether it is for a single epoch."""
         rows = item.rows
         if rows is not None and self._study.rows is not None:
             rows = min(rows, self._study.rows)
@@ -176,7 +176,7 @@ class FunctionWorker:
                 f"train must return {self._study.metric} (got {', '.join(metrics) or 'nothing'})",
             )
         value = metrics[self._study.metric]
-        # Of the others one that is no number is missing, as where a library leaves it undefined.
+        # An additional metric that is not finite is left out; libraries leave some undefined.
         metrics = {name: each for name, each in metrics.items() if math.isfinite(each)}
         if not math.isfinite(value):
             raise TrialFailure(

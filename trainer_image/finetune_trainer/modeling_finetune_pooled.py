@@ -1,6 +1,6 @@
-"""A classifier of texts: an encoder of transformers, its last hidden states pooled, and a small head.
+"""A text classifier: an encoder of transformers, its last hidden states pooled, and a small head.
 
-This file needs PyTorch and transformers alone. A copy lies beside each model of this kind, which therefore loads with
+This file needs only PyTorch and transformers. A copy lies beside each model of this kind, which therefore loads with
 `AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)`.
 """
 
@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 
 
 class PooledConfig(PretrainedConfig):  # type: ignore[misc]  # it has no types
-    """The configuration of the encoder as a dictionary, and what there is above it."""
+    """The configuration of the encoder as a dictionary, and that of what lies above it."""
 
     model_type = "finetune_pooled"
 
@@ -40,7 +40,7 @@ class PooledConfig(PretrainedConfig):  # type: ignore[misc]  # it has no types
 
 
 class NoPooler(nn.Module):
-    """In place of an encoder's own pooler, which some encoders call without asking whether there is one."""
+    """Replaces an encoder's own pooler, which some encoders call without asking whether there is one."""
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         """The first token's last hidden state, (rows, width)."""
@@ -48,7 +48,7 @@ class NoPooler(nn.Module):
 
 
 def pooled(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """(rows, tokens, width) to (rows, width); without a `mask` no row is padded."""
+    """Pool (rows, tokens, width) to (rows, width); without a `mask` no row is padded."""
     if pooling != "Mean":
         return hidden[:, 0]
     if mask is None:
@@ -67,14 +67,14 @@ def head_of(width: int, widths: list[int], outputs: int, dropout: float) -> nn.S
 
 
 def without_pooler(encoder: Any) -> Any:
-    """`encoder`, whose own pooler would be computed and not used, without it."""
+    """`encoder` without its own pooler, which would be computed and not used."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = NoPooler()
     return encoder
 
 
 class PooledModel(PreTrainedModel):  # type: ignore[misc]  # it has no types
-    """An encoder, and the first token's last hidden state or the mean of all."""
+    """An encoder with pooling: the first token's last hidden state, or the mean of all."""
 
     config_class = PooledConfig
     base_model_prefix = "encoder"
@@ -87,10 +87,10 @@ class PooledModel(PreTrainedModel):  # type: ignore[misc]  # it has no types
         self.post_init()
 
     def _build(self) -> None:
-        """Make what there is above the encoder."""
+        """Make what lies above the encoder."""
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's embeddings of tokens."""
+        """The token embeddings of the encoder."""
         embeddings: nn.Module = self.encoder.get_input_embeddings()
         return embeddings
 
@@ -102,7 +102,7 @@ class PooledModel(PreTrainedModel):  # type: ignore[misc]  # it has no types
         inputs_embeds: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """The hidden states (rows, tokens, width) of tokens (rows, tokens), and a vector (rows, width) a row."""
+        """The hidden states (rows, tokens, width) of tokens (rows, tokens), and a vector for each row (rows, width)."""
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -116,7 +116,7 @@ class PooledModel(PreTrainedModel):  # type: ignore[misc]  # it has no types
 
 
 class PooledForSequenceClassification(PooledModel):
-    """The same, and a head over the vectors."""
+    """The same, with a head over the vectors."""
 
     def _build(self) -> None:
         config, width = self.config, int(self.encoder.config.hidden_size)

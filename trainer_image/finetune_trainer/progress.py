@@ -16,7 +16,7 @@ from finetune_trainer.environment import PodEnvironment
 
 
 class Fenced(Exception):
-    """Another driver has started since; this one must write nothing more."""
+    """A later driver has started; this one must write nothing more."""
 
 
 class ProgressSink(Protocol):
@@ -25,7 +25,7 @@ class ProgressSink(Protocol):
     job_uid: str
 
     def claim_term(self, above: int = 0) -> int:
-        """The number of this start of the driver, above every earlier one and above `above`."""
+        """A number for this start of the driver, above every earlier one and above `above`."""
         ...
 
     def publish(self, progress: StudyProgress) -> None:
@@ -34,7 +34,7 @@ class ProgressSink(Protocol):
 
 
 class ConfigMapSink:
-    """The progress ConfigMap, which the pod may get and patch and nothing else."""
+    """The progress ConfigMap; the pod may get and patch it, and nothing else."""
 
     def __init__(self, pod: PodEnvironment) -> None:
         config.load_incluster_config()
@@ -43,7 +43,7 @@ class ConfigMapSink:
         self.job_uid = pod.job_uid
 
     def claim_term(self, above: int = 0) -> int:
-        """Raise `data.term` by one, or above `above`; compare-and-swap on the resourceVersion."""
+        """Raise `data.term` by one, or above `above`, by compare-and-swap on the resourceVersion."""
         while True:
             found = self._api.read_namespaced_config_map(self._name, self._namespace)
             term = max(above, int((found.data or {}).get("term", "0"))) + 1
@@ -89,7 +89,7 @@ class LocalSink:
         lock.seek(0)
         term = max(above, int(lock.read() or 0)) + 1
         lock.seek(0)
-        lock.write(str(term))  # over the old one: on a full disk there is no room for another
+        lock.write(str(term))  # in place: on a full disk there is no room for another file
         lock.flush()
         self._lock = lock  # held until released, or the process ends
         return term
@@ -126,8 +126,8 @@ class LocalSink:
 def encode(progress: StudyProgress) -> str:
     """The document as JSON of at most 16 KiB.
 
-    If it is longer the ends of lists go, of one after the other: `topTrials`, the best trial's `splits`,
-    `paretoFront`, `warnings`. The table of trials has all of them.
+    If it is longer, entries are dropped from the ends of lists, one list after the other: `topTrials`, the best
+    trial's `splits`, `paretoFront`, `warnings`. The table of trials has all of them.
     """
     findings: Findings | None = progress.findings
     text = ""
@@ -141,7 +141,7 @@ def encode(progress: StudyProgress) -> str:
 
 
 def _shorter(findings: Findings) -> Findings | None:
-    """The findings with one entry less; None if there is none to leave out."""
+    """The findings with one entry less; None if there is nothing to leave out."""
     best = findings.best
     if findings.top_trials:
         return findings.model_copy(update={"top_trials": findings.top_trials[:-1]})
@@ -158,7 +158,7 @@ def _shorter(findings: Findings) -> Findings | None:
 def document(
     sink: ProgressSink, study_uid: str, term: int, findings: Findings, **says: str
 ) -> StudyProgress:
-    """A progress document of this moment; `says` has phase, reason and message."""
+    """A progress document with the current time; `says` has phase, reason and message."""
     return StudyProgress.model_validate(
         {
             "study_uid": study_uid,

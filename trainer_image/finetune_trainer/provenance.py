@@ -1,4 +1,4 @@
-"""What a process trains with: all that its metrics depend on beside the study, the data and the seeds."""
+"""What a process trains with: all that its metrics depend on apart from the study, the data and the seeds."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 from finetune_api.study import Compute
 
 IMAGE = "FINETUNE_IMAGE"
-"""Environment variable with the image of a study's pods, where they run in one."""
+"""Environment variable with the image of a study's pods, where they run from one."""
 
 PACKAGES = (
     "torch",
@@ -24,13 +24,13 @@ PACKAGES = (
     "numpy",
     "finetune-operator",
 )
-"""Distributions whose versions are kept."""
+"""Distributions whose versions are recorded."""
 
 
 def setting(device: str, compute: Compute) -> dict[str, str]:
     """Versions, machine, threads and precision of this process on `device`, by name.
 
-    The image is there where it is known, the commit where the code runs from a checkout.
+    It has the image where that is known, and the commit where the code runs from a checkout.
     """
     found = {"python": platform.python_version()}
     found |= {name: version(name) for name in PACKAGES}
@@ -44,14 +44,14 @@ def setting(device: str, compute: Compute) -> dict[str, str]:
 
 
 def differences(then: dict[str, str], now: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """What two settings do not have alike: name → (then, now); "unknown" where one says nothing."""
+    """Where two settings differ: name → (then, now); "unknown" where one has no value."""
     names = dict.fromkeys((*then, *now))
     pairs = {name: (then.get(name, "unknown"), now.get(name, "unknown")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _cpu() -> str:
-    """The processor, and the instructions that torch uses of it: both decide how sums are rounded."""
+    """The processor, and the instruction set that torch uses on it: both decide how sums are rounded."""
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text().splitlines() if listed.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -60,7 +60,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, with `-dirty` if it was changed since."""
+    """The commit of the checkout that this code runs from, with `-dirty` if it has been changed since."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

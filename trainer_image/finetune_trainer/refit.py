@@ -29,15 +29,15 @@ from finetune_trainer.workbench import Workbench
 log = logging.getLogger("finetune.trainer")
 
 SAVE_SECONDS = 30.0
-"""It saves at the end of the first epoch this long after its last save."""
+"""A refit saves at the end of the first epoch this long after its last save."""
 
 
 class _Paused(Exception):
-    """It was told to pause, and has saved what it did."""
+    """The refit was told to pause, and has saved its progress."""
 
 
 class Refit:
-    """One refit, from what an earlier attempt at it has left in the checkpoint folder."""
+    """One refit, which resumes what an earlier attempt left in the checkpoint folder."""
 
     def __init__(
         self, bench: Workbench, item: RefitItem, should_pause: Callable[[], bool], gpus: float
@@ -50,7 +50,7 @@ class Refit:
         self._rows = bench.data if alone else bench.data.merged()
 
     def run(self) -> list[ev.Event]:
-        """Do it, or as much as can be done until it is told to pause; the events that tell how it ended."""
+        """Do it, or as much as possible until told to pause; returns the events that report how it ended."""
         started = time.monotonic()
         try:
             told, tested = self._together() if self._item.members else ([], None)
@@ -64,12 +64,12 @@ class Refit:
         return [*told, done]
 
     def _alone(self) -> dict[str, float]:
-        """Make the winner the final model; its metrics of the test rows."""
+        """Make the winner the final model; returns its metrics on the test rows."""
         bench, item, wanted = self._bench, self._item, self._bench.spec.artifacts
         checkpoint = _checkpoint(item, self._rows)
         run = self._train(item, self._rows, checkpoint)
         if wanted.onnx or wanted.attributed_rows:
-            self._save(run, checkpoint)  # they take long, and may fail
+            self._save(run, checkpoint)  # ONNX and attributions take long, and may fail
         answers = Answers(run.predict(bench.data.test), run.thresholds)
         tested = evaluate_test(bench, answers)
 
@@ -85,7 +85,7 @@ class Refit:
     def _together(self) -> tuple[list[ev.Event], dict[str, float] | None]:
         """Compare the ensemble with its members, and make it the final model if it is better.
 
-        What came of the comparison, and the ensemble's metrics of the test rows; None if it is not better.
+        Returns the events of the comparison, and the ensemble's metrics on the test rows; None if it is not better.
         """
         data, wanted = self._bench.data, self._bench.spec.ensemble
         assert wanted is not None  # or the item would have no members
@@ -107,7 +107,7 @@ class Refit:
         return [told], self._refit_together(combination, verdict) if verdict.kept else None
 
     def _refit_together(self, combination: Combination, verdict: Verdict) -> dict[str, float]:
-        """Make the ensemble the final model; its metrics of the test rows."""
+        """Make the ensemble the final model; returns its metrics on the test rows."""
         bench, members = self._bench, self._item.members
         known = [self._answers("test", member, self._rows, self._export) for member in members]
         together = combination(known)
@@ -154,9 +154,9 @@ class Refit:
         data: PreparedData,
         finish: Callable[[RefitItem, TrialRun], None] | None = None,
     ) -> Answers:
-        """What `member`, trained on the training rows of `data`, says of `part`; first `finish` is done with it.
+        """What `member`, trained on the training rows of `data`, predicts for `part`; `finish` is called before that.
 
-        It is written down, so that each member is trained only once whatever happens to the others.
+        The answers are stored, so that each member is trained only once, whatever happens to the others.
         """
         storage = self._bench.storage
         checkpoint = _checkpoint(member, data)
@@ -194,7 +194,7 @@ class Refit:
             raise _Paused
 
     def _train(self, item: RefitItem, data: PreparedData, checkpoint: str) -> TrialRun:
-        """The trial of `item`, trained on `data` for the epochs that served it best.
+        """The training of `item` on `data`, for the epochs that served it best.
 
         Raises _Paused, with the run in `checkpoint`.
         """
@@ -223,7 +223,7 @@ class Refit:
         return self._bench.begin(data, config, item.seed, item.values)
 
     def _save(self, run: TrialRun, checkpoint: str) -> None:
-        """Save `run` in a folder of its own: an upload that is cut off leaves the one before it whole."""
+        """Save `run` in a folder of its own: an upload that is cut off leaves the previous save intact."""
         before = self._saves(checkpoint)
         self._bench.storage.store(f"{checkpoint}/{max(before, default=0) + 1}", run.save)
         for number in before:

@@ -1,6 +1,6 @@
 """A worker slot: a warm process that trains whatever the broker hands it.
 
-Ray Tune places one slot a share of a worker and starts it again when its process or node is lost.
+Ray Tune places one slot per share of a worker, and restarts it when its process or node is lost.
 Weights, tokenised data and imports stay in the process from item to item.
 """
 
@@ -25,7 +25,7 @@ def make_trainer(material: Material) -> ItemWorker:
 
 
 class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """The trainable that Ray Tune runs, once a slot."""
+    """The trainable that Ray Tune runs, one per slot."""
 
     def setup(
         self,
@@ -34,14 +34,14 @@ class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
         make_worker: Callable[[Any], ItemWorker],
         material: Any,
     ) -> None:
-        """Load once what all items need: `make_worker(material)` works on them."""
+        """Load once what all items need; `make_worker(material)` makes what works on them."""
         del config
         self._broker = broker
         self._slot = f"{self.trial_id}/{uuid.uuid4().hex[:8]}"
         self._worker = make_worker(material)
 
     def step(self) -> dict[str, Any]:
-        """Work on one item after another until there are no more: a step of Ray Tune's costs more than an item's."""
+        """Work on items until there are no more: a step of Ray Tune costs more than an item."""
         report: list[ev.Event] = []
         while True:
             item = ray.get(self._broker.next.remote(self._slot, report))
@@ -54,13 +54,13 @@ class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
                 self._leave(report)
 
     def _leave(self, report: list[ev.Event]) -> NoReturn:
-        """Report, then hold still until the pod is gone, so that no new item comes here."""
+        """Report, then block until the pod is gone, so that this slot gets no new item."""
         ray.get(self._broker.epoch.remote(self._slot, report))
         while True:
             time.sleep(1)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: checkpoints of trials are ours, and slots have no state worth keeping."""
+        """Nothing: the study keeps the checkpoints of trials itself, and slots have no state worth keeping."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing, as there is nothing saved."""

@@ -1,8 +1,8 @@
-"""The process in each of a study's pods: keeps Ray running, and on pod 0 the driver.
+"""The process in each of a study's pods: it keeps Ray running, and on pod 0 the driver.
 
 Pod 0 is Ray's head, the driver's host and a worker. It exits with 0 only when the study is finished,
-42 when the user must mend it, 143 when it was told to end; a driver that crashes is started again in
-place. Other pods join the head, and join the next one when it is replaced, for as long as they live.
+42 when the user must fix it, 143 when it was told to end; a driver that crashes is restarted in
+place. Other pods join the head, and its replacement when there is one, for as long as they live.
 """
 
 import logging
@@ -25,7 +25,7 @@ EXIT_USER_ERROR = 42
 EXIT_DRAINED = 143
 RAY_PORT = 6379
 MAX_CRASHES = 5
-"""Driver crashes within one pod after which the pod itself is given up."""
+"""After this many driver crashes within one pod, the pod itself is given up."""
 
 GRACE_SECONDS = 25.0
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
@@ -53,7 +53,7 @@ class Supervisor:
             self.driver.send_signal(signal.SIGTERM)
 
     def run(self) -> int:
-        """Serve as this pod's role demands; the exit code of the pod."""
+        """Do what this pod's role requires; returns the pod's exit code."""
         signal.signal(signal.SIGTERM, self.on_sigterm)
         return self._head() if self.pod.index == 0 else self._worker()
 
@@ -99,7 +99,7 @@ class Supervisor:
             crashes += 1
             if crashes >= MAX_CRASHES:
                 return 1
-            log.warning("the driver ended with %s; starting it again (%s)", code, crashes)
+            log.warning("the driver ended with %s; restarting it (crash %s)", code, crashes)
             self.told_to_end.wait(min(30.0, 2.0**crashes))
         return EXIT_DRAINED
 
@@ -117,7 +117,7 @@ class Supervisor:
         return EXIT_DRAINED
 
     def _let_slots_save(self, ray: "subprocess.Popen[bytes]") -> None:
-        # Slots on this pod have seen the drain file. Without a head there is nobody to save for.
+        # Slots on this pod see the drain file themselves. Without a head there is nobody to save for.
         deadline = time.monotonic() + GRACE_SECONDS
         while ray.poll() is None and time.monotonic() < deadline and listens(self.pod.head):
             time.sleep(0.5)
@@ -131,7 +131,7 @@ class Supervisor:
 
 
 def listens(host: str) -> bool:
-    """Whether Ray's head answers there; a name that does not resolve yet does not."""
+    """Whether Ray's head answers there; a name that does not resolve yet counts as no answer."""
     try:
         with socket.create_connection((host, RAY_PORT), timeout=2):
             return True
@@ -140,7 +140,7 @@ def listens(host: str) -> bool:
 
 
 def _object_store(memory_bytes: int) -> int:
-    # The data set is all that lies there; it counts against the pod's memory.
+    # It holds only the data set; it counts against the pod's memory.
     return max(100_000_000, min(2_000_000_000, memory_bytes // 5))
 
 

@@ -1,4 +1,4 @@
-"""Works on items with real models: trains a trial towards its rung, or trains the winner again."""
+"""Works on items with real models: trains a trial up to its rung, or trains the winner again."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ from finetune_trainer.work import Item, Listener, Material, requeued
 from finetune_trainer.workbench import Workbench
 
 SAVE_SECONDS = 30.0
-"""On its way to a rung a trial saves at the end of the first epoch this long after its last save."""
+"""On its way to a rung, a trial saves at the end of the first epoch this long after its last save."""
 
 log = logging.getLogger("finetune.trainer")
 
@@ -48,16 +48,16 @@ class Trainer:
             device="cuda" if self._gpus else "cpu",
         )
         self._rows_of: dict[tuple[int | None, int | None], PreparedData] = {}
-        """(fold, training rows) → the data with that part for validation and so many rows."""
+        """(fold, training rows) → the data with that fold for validation and that many rows."""
 
         self._is_known = False
-        """Whether the records have the setting."""
+        """Whether the setting is in the records."""
 
         self._kept: tuple[str, TrialRun] | None = None
-        """The run of the last item, as it is in the checkpoint of that path: often the next goes on with it."""
+        """The run of the last item, as in the checkpoint at that path: the next item often continues it."""
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
-        """Do `item`; the events that tell how it ended. Nothing a trial raises ends the slot."""
+        """Do `item`; returns the events that report how it ended. Nothing that a trial raises ends the slot."""
         self._patience.waits, self._patience.should_stop = work.waits, work.should_pause
         try:
             return self._work(item, work)
@@ -67,10 +67,10 @@ class Trainer:
 
     def _work(self, item: Item, work: Listener) -> list[ev.Event]:
         try:
-            self._check_device()  # not sooner: a slot that cannot begin is started again for ever
+            self._check_device()  # not earlier: a slot that cannot begin is restarted for ever
             self._introduce(work)
             if isinstance(item, RefitItem):
-                self._kept = None  # its memory is free
+                self._kept = None  # this frees its memory
                 return Refit(self._bench, item, work.should_pause, self._gpus).run()
             return self._train(item, work)
         except ToldToStop:
@@ -82,11 +82,13 @@ class Trainer:
             return [self._failed(item, error)]
 
     def _check_device(self) -> None:
-        """Raises SpecError if this slot was given a GPU that torch does not see: on a CPU it would take for ever."""
+        """Raises SpecError if this slot has a GPU that torch does not see: on a CPU, training would take for ever."""
         if self._bench.device == "cpu" or torch.cuda.is_available():
             return
         built = torch.version.cuda or torch.version.hip
-        why = "it finds no driver or no device" if built else "the image has its build for CPUs"
+        why = (
+            "it finds no driver or no device" if built else "the image has the build for CPUs only"
+        )
         raise SpecError(
             "spec.cluster.resourcesPerWorker",
             f"must have no GPU where torch sees none (got {self._gpus:g} for each trial; torch "
@@ -94,14 +96,14 @@ class Trainer:
         )
 
     def _introduce(self, work: Listener) -> None:
-        """Tell the records, once, with what this slot trains."""
+        """Record, once, what this slot trains with."""
         if not self._is_known:
             fingerprint = self._data.fingerprint
             work.say(ev.SlotReady(time.time(), work.slot, fingerprint, self._bench.setting))
             self._is_known = True
 
     def _failed(self, item: Item, error: Exception) -> ev.Event:
-        """What became of `item`, at which `error` was raised."""
+        """The event that reports `error`, which `item` raised."""
         if self._storage.was_away():  # without its files everything looks wrong
             return requeued(item)
         failure_class, message = "Internal", printable(f"{type(error).__name__}: {error}")
@@ -130,13 +132,16 @@ class Trainer:
             if goes_on() and time.monotonic() - saved > SAVE_SECONDS:
                 work.say(self._save(run, item))
                 saved = time.monotonic()
-        # What has seen its last epoch has nothing to resume, on more rows it begins anew.
+        # After its last epoch a trial has nothing to resume; on more rows it begins anew.
         all_rows = item.rows is None or item.rows >= len(self._rows(item.fold, None).train)
         reached = ev.Reached(time.time(), item.trial, run.finished and all_rows, item.run)
         return [reached] if run.finished else [self._save(run, item, keep=True), reached]
 
     def _start(self, item: TrainItem) -> TrialRun:
-        kept, self._kept = self._kept, None  # its memory is free unless it is the one that goes on
+        kept, self._kept = (
+            self._kept,
+            None,
+        )  # this frees its memory unless it is the one that goes on
         data = self._rows(item.fold, item.rows)
         config = resolve(self._spec.hyperparameters, item.params)
         if item.checkpoint is not None:
@@ -146,12 +151,12 @@ class Trainer:
             try:
                 changed = config if item.inherits else None
                 return self._bench.resume(item.checkpoint, data, changed=changed)
-            except FileNotFoundError as error:  # the trial is worth more than the epochs it lost
+            except FileNotFoundError as error:  # better to train again than to fail the trial
                 log.warning("trial %s begins anew, its checkpoint is gone: %s", item.trial, error)
         return self._bench.begin(data, config, item.seed)
 
     def _rows(self, fold: int | None, rows: int | None) -> PreparedData:
-        """The data with that fold for validation, and so many training rows."""
+        """The data with that fold for validation, and that many training rows."""
         key = (fold, rows)
         if key not in self._rows_of:
             data, folds = self._data, self._spec.validation.cross_validation

@@ -1,4 +1,4 @@
-"""What a slot gets to work with, and how it speaks with the broker while it works."""
+"""What a slot gets to work with, and how it talks to the broker while it works."""
 
 import os
 import time
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.25
 
 
 def requeued(item: Item) -> ev.Event:
-    """`item` was left, and goes on from its last checkpoint."""
+    """The event that `item` was interrupted, and goes on from its last checkpoint."""
     if isinstance(item, RefitItem):
         return ev.RefitRequeued(time.time())
     return ev.Requeued(time.time(), item.trial, run=item.run)
@@ -36,10 +36,10 @@ class Material:
 
 
 class ItemWorker(Protocol):
-    """What does the work of a slot."""
+    """Does the work of a slot, item by item."""
 
     def work(self, item: Item, work: "Listener") -> list[ev.Event]:
-        """Do `item`; the events that tell how it ended."""
+        """Do `item`; returns the events that report how it ended."""
         ...
 
 
@@ -49,11 +49,11 @@ class Listener(Protocol):
     slot: str
 
     def should_pause(self) -> bool:
-        """Whether the work shall be saved and left; asked before every batch."""
+        """Whether to save the work and leave it; asked before every batch."""
         ...
 
     def say(self, *events: ev.Event) -> None:
-        """Take in what has happened."""
+        """Take in events."""
         ...
 
     def waits(self, message: str) -> None:
@@ -62,7 +62,7 @@ class Listener(Protocol):
 
 
 class Work:
-    """One item being worked on: reports to the broker, and knows when to stop."""
+    """One item in progress: reports to the broker, and knows when to stop."""
 
     def __init__(self, broker: Any, slot: str) -> None:
         self._broker, self.slot = broker, slot
@@ -72,11 +72,11 @@ class Work:
         self._drain_file = Path(os.environ.get(DRAIN_FILE, os.devnull + "/none"))
 
     def should_pause(self) -> bool:
-        """Whether the broker calls its slots back, or this pod was told to end."""
+        """Whether the broker recalls its slots, or this pod was told to end."""
         now = time.monotonic()
         if (
             now - self._asked < _POLL_SECONDS
-        ):  # asked before every batch, so most answers must be free
+        ):  # asked before every batch, so most answers must cost nothing
             return False
         self._asked = now
         if self.must_leave:
@@ -92,7 +92,7 @@ class Work:
         return self._drain_file.exists()
 
     def say(self, *events: ev.Event) -> None:
-        """Tell the broker in the middle of an item; it is told in the order of the calls."""
+        """Send events to the broker in the middle of an item; they arrive in the order of the calls."""
         self.settle()
         self._said = self._broker.epoch.remote(self.slot, list(events))
 
@@ -101,7 +101,7 @@ class Work:
         ray.get(self._broker.waits.remote(self.slot, message))
 
     def settle(self) -> None:
-        """Wait until the broker has all that was said: calls to an actor may overtake each other."""
+        """Wait until the broker has all reports: calls to an actor may overtake each other."""
         if self._said is not None:
             ray.get(self._said)
             self._said = None

@@ -1,4 +1,4 @@
-{{/* Prefix of all names: the release's name, with the chart's unless it is part of it. */}}
+{{/* Prefix of all names: the release's name, followed by the chart's unless that is part of it. */}}
 {{- define "finetune-operator.fullname" -}}
 {{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
 {{- .Values.fullnameOverride | default $name | trunc 54 | trimSuffix "-" -}}
@@ -16,7 +16,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Labels of what `helm test` makes: none that the Service, the budget or the Deployment select. */}}
+{{/* Labels of what `helm test` creates: none that the Service, the PodDisruptionBudget or the Deployment selects. */}}
 {{- define "finetune-operator.testLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}-test
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -53,7 +53,7 @@ capabilities:
 {{ .image.repository }}:{{ .image.tag | default .version }}
 {{- end }}
 
-{{/* study.storage as spec.storage of a study has it, in JSON; empty without storage. */}}
+{{/* study.storage in the form of a study's spec.storage, as JSON; empty without storage. */}}
 {{- define "finetune-operator.storage" -}}
 {{- with .Values.study.storage -}}
 {{- if .claimName -}}

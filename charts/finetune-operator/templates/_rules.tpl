@@ -1,6 +1,6 @@
 {{/*
-Rights of the operator. docs/operations.md says what for. The rules stand in the texts named rights.*, plain YAML but for a
-name, so that tests/operator/test_rights.py reads them without helm; what applies when is said where they are included.
+Rights of the operator; docs/operations.md explains them. The rules are in the templates named rights.*, plain YAML except
+for a name, so that tests/operator/test_rights.py reads them without helm; where they are included says when they apply.
 */}}
 
 {{/* In each namespace whose studies it runs. */}}
@@ -41,11 +41,11 @@ name, so that tests/operator/test_rights.py reads them without helm; what applie
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]
-# The Roles of study pods grant get and patch on one ConfigMap: who grants them must have them.
+# The Roles of study pods grant get and patch on one ConfigMap: whoever grants them must have them.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch]
-# What pods need around them is followed, to put it right when somebody changes it.
+# Objects that pods need are watched, and restored when somebody changes them.
 - apiGroups: [""]
   resources: [serviceaccounts, services]
   verbs: [list, watch, create, patch]
@@ -65,7 +65,7 @@ name, so that tests/operator/test_rights.py reads them without helm; what applie
 {{- end }}
 
 {{- define "finetune-operator.rights.crd" -}}
-# kopf follows the CRD being installed or upgraded.
+# kopf notices when the CRD is installed or upgraded.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   verbs: [list, watch]

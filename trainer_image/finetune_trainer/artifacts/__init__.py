@@ -1,1 +1,1 @@
-"""What is made of the winner beside the model itself: ONNX, attributions, and the card that says what it is."""
+"""What is made of the winner apart from the model itself: ONNX, attributions, and the model card."""

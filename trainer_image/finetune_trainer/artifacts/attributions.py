@@ -1,8 +1,9 @@
-"""Which tokens of a row speak for what the model makes of it: integrated gradients.
+"""How much each token of a row contributes to the model's output: integrated gradients.
 
 Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017. The path leads from the row with
-padding in place of its text, its special tokens kept, to the row; the embeddings of its tokens are moved,
-not their positions. The attributions of a row add up to its output less that of the beginning of the path.
+padding in place of its text, but with its special tokens, to the row itself; along it the embeddings of its
+tokens change, their positions do not. The attributions of a row add up to its output minus the output at the
+start of the path.
 """
 
 from collections.abc import Callable
@@ -27,19 +28,19 @@ _STEPS = 64
 """Points of the path at which gradients are taken."""
 
 _TOKENS = 8192
-"""Tokens in a batch of points: the memory it takes is that of a training batch of 64 rows of 128 tokens."""
+"""Tokens in a batch of points: it takes as much memory as a training batch of 64 rows of 128 tokens."""
 
 
 @dataclass(frozen=True)
 class OutputAttribution:
-    """How much each token of a row speaks for one output of the model."""
+    """How much each token of a row contributes to one output of the model."""
 
     output: str
     """The class, the label, or the label column of Regression."""
 
     value: float
     """The output for the row: a logit, or the number of Regression in the unit of its column; the reference and
-    the attributions are in the same unit."""
+    the attributions have the same unit."""
 
     reference: float
     """The output for the row without its text."""
@@ -48,27 +49,27 @@ class OutputAttribution:
     """None for Regression."""
 
     attributions: list[float]
-    """One for each token; those of special tokens are zero."""
+    """One per token; those of special tokens are zero."""
 
     delta: float
-    """Sum of the attributions less what they should add up to (`value - reference`): the error of the integral."""
+    """Sum of the attributions minus what they should add up to (`value - reference`): the error of the integral."""
 
 
 @dataclass(frozen=True)
 class RowAttribution:
-    """What the model makes of a test row, and why."""
+    """What the model predicts for a test row, and why."""
 
     row: int
-    """Its number within the test rows, from 0."""
+    """Its position among the test rows, from 0."""
 
     label: Label
     prediction: Label
     tokens: list[str]
-    """As the tokenizer names them, special tokens included."""
+    """As the tokenizer names them, including special tokens."""
 
     outputs: list[OutputAttribution]
-    """Of the predicted class (SingleLabel), of each predicted label, or the most probable if there is none
-    (MultiLabel), of the number (Regression)."""
+    """For the predicted class (SingleLabel), each predicted label or, if there is none, the most probable one
+    (MultiLabel), or the number (Regression)."""
 
 
 class Attributor:
@@ -82,7 +83,7 @@ class Attributor:
         thresholds: NDArray[np.float64] | None,
         device: str = "cpu",
     ) -> None:
-        """`model` answers with `logits`; `thresholds` (outputs,) are those of MultiLabel."""
+        """`model` returns `logits`; `thresholds` (outputs,) are those of MultiLabel."""
         self._model = model.to(device).eval()
         self._embed: Callable[[Tensor], Tensor] = model.base_model.get_input_embeddings()
         self._data = data
@@ -154,7 +155,7 @@ class Attributor:
     def _predicted(
         self, logits: NDArray[np.float32]
     ) -> tuple[Any, list[int], NDArray[np.float64] | None]:
-        """What `logits` (1, outputs) predict, as labels are encoded; the outputs to attribute; probabilities."""
+        """The prediction of `logits` (1, outputs) as labels are encoded; the outputs to attribute; probabilities."""
         if self._data.task == "Regression":
             return logits[0, 0], [0], None
         predicted = predictions(self._data.task, logits, self._thresholds)[0]
@@ -164,7 +165,7 @@ class Attributor:
         return predicted, chosen, probabilities(logits[0])
 
     def _named(self, label: Any) -> Label:
-        """An encoded label as a person knows it."""
+        """An encoded label in words."""
         names = self._data.label_names
         match self._data.task:
             case "SingleLabel":

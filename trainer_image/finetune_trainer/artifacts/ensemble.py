@@ -1,4 +1,4 @@
-"""The final model where it is an ensemble: what its folder says of it, and how it is loaded and asked."""
+"""The final model when it is an ensemble: what its folder contains, and how to load and use it."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from finetune_trainer.training.ensemble import Answers, Combination, outputs
 
 ABOUT = "ensemble.json"
 MEMBERS = "members"
-"""Folder of the members' models, each under the number of its trial."""
+"""Folder of the members' models, each named after its trial."""
 
 _RANKS = "ranks.safetensors"
 _BATCH = 64
@@ -32,14 +32,14 @@ class EnsembleMember(Model):
     trial: int
     weight: float
     value: float
-    """Its objective alone, trained on the training rows, on the validation rows."""
+    """The objective of this member alone, trained on the training rows, on the validation rows."""
 
     pooling: str
-    """As the hyperparameter."""
+    """As in the hyperparameter."""
 
 
 class EnsembleAbout(Model):
-    """`ensemble.json`: how the members' outputs become one, and how good that was on the validation rows."""
+    """`ensemble.json`: how the members' outputs are combined, and how good that was on the validation rows."""
 
     task: Task
     method: EnsembleMethod
@@ -52,17 +52,17 @@ class EnsembleAbout(Model):
     """The objective of the ensemble, its members trained on the training rows, on the validation rows."""
 
     thresholds: list[float] | None = None
-    """MultiLabel: probability from which on each label is predicted."""
+    """MultiLabel: probability from which each label is predicted."""
 
 
 def ensemble_files(about: EnsembleAbout, combination: Combination) -> dict[str, bytes]:
-    """The files (name → content) that make a folder with the members' models an ensemble."""
+    """The files (name → content) that turn a folder with the members' models into an ensemble."""
     files = {}
     if combination.references is not None:
         trials = (str(member.trial) for member in about.members)
         files[_RANKS] = bytes(save(dict(zip(trials, combination.references, strict=True))))
     text = json.dumps(about.to_json(), indent=1, ensure_ascii=False) + "\n"
-    return {**files, ABOUT: text.encode()}  # the last to be written: with it the folder is whole
+    return {**files, ABOUT: text.encode()}  # written last: with it the folder is complete
 
 
 class LoadedEnsemble:
@@ -75,7 +75,7 @@ class LoadedEnsemble:
         self.about = about
         self.labels = about.labels
         self.thresholds = None if about.thresholds is None else np.array(about.thresholds)
-        """MultiLabel: probability from which on each label is predicted, (labels,)."""
+        """MultiLabel: probability from which each label is predicted, (labels,)."""
 
         self._combination = combination
         self._models = models
@@ -85,7 +85,7 @@ class LoadedEnsemble:
     ) -> NDArray[np.float64]:
         """The probability of each label for each row, (rows, labels); for Regression the number, (rows, 1).
 
-        `second_texts` are those of sentence pairs. With RankMean a probability is what takes its place: the
+        `second_texts` are those of sentence pairs. With RankMean the result is not a probability but the
         mean rank, which for SingleLabel is scaled so that those of a row add up to 1.
         """
         asked = (self._logits(*each, texts, second_texts) for each in self._models)
@@ -110,7 +110,7 @@ class LoadedEnsemble:
 def load_ensemble(folder: str | Path) -> LoadedEnsemble:
     """The ensemble that a study has written to `folder`, on the CPU in float32.
 
-    Raises FileNotFoundError if the final model there is none.
+    Raises FileNotFoundError if the final model there is not an ensemble.
     """
     folder = Path(folder)
     about = EnsembleAbout.model_validate_json((folder / ABOUT).read_bytes())

@@ -1,4 +1,4 @@
-"""The final model as whoever uses it has it: read back from its folder."""
+"""The final model as its users get it: read back from its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from finetune_trainer.training.pooling import is_pooled, load_classifier
 
 
 def load_exported(folder: Path) -> Any:
-    """The model that a trial has written to `folder`, on the CPU in float32, to predict.
+    """The model that a trial has written to `folder`, on the CPU in float32, ready to predict.
 
-    It is called with token numbers and their mask, and answers with `logits`. No code in `folder` is run.
+    Call it with token ids and their mask; it returns `logits`. No code in `folder` is run.
     """
     with quiet_transformers():
         if is_pooled(folder):

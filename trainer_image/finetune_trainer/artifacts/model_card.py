@@ -1,4 +1,4 @@
-"""The card of the final model: what it is, what it was made of, how good it is, how it is loaded."""
+"""The card of the final model: what it is, what it was made from, how good it is, and how to load it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -43,14 +43,14 @@ _ANSWERS_TOGETHER = {
 
 @dataclass(frozen=True)
 class Card:
-    """All that the card tells."""
+    """Everything that the card needs."""
 
     spec: StudySpec
     data: PreparedData
     """As prepared: train, validation and test apart."""
 
     state: StudyState
-    """What the records tell, with the search at its end."""
+    """What the records say at the end of the search."""
 
     winner: Trial
     config: Hyperparameters
@@ -61,19 +61,19 @@ class Card:
 
     tested: Mapping[str, float]
     constant: Mapping[str, float]
-    """Metrics of the test rows: of the model, and of the best constant prediction."""
+    """Metrics on the test rows: of the model, and of the best constant prediction."""
 
     setting: Mapping[str, str]
-    """As of `provenance.setting`."""
+    """See `provenance.setting`."""
 
     onnx_difference: float | None = None
-    """Largest difference of an output of `model.onnx`, as `export_onnx` says it; None if there is none."""
+    """Largest difference between the outputs and those of `model.onnx`, as `export_onnx` returns it; None without ONNX."""
 
     has_code: bool = False
-    """Whether its head is no part of transformers, so that its code lies beside the model."""
+    """Whether its head is not part of transformers, so that its code lies beside the model."""
 
     ensemble: EnsembleAbout | None = None
-    """None if the winner is the final model by itself."""
+    """None if the winner alone is the final model."""
 
     def text(self) -> str:
         """The card as Markdown, with the front matter that the Hugging Face hub reads."""
@@ -86,11 +86,11 @@ class Card:
             "## Data",
             *self._data_part(),
             "## Test",
-            f"On the {self._rows('test')} held-out test rows, which were looked at once:",
+            f"On the {self._rows('test')} held-out test rows, which were used only once:",
             _table(("metric", "this model", "constant prediction"), self._test_rows()),
             "## Hyperparameters",
             _table(("name", "value", "from"), self._hyperparameter_rows()),
-            "All others have their default.",
+            "All others have their defaults.",
             "## Search",
             *self._search_part(),
             "## Use",
@@ -107,10 +107,9 @@ class Card:
         if about is None:
             return
         yield (
-            f"An ensemble of {len(about.members)} models ({about.method}), of which trial "
-            f"{self.winner.number} is one: its epochs are those above, its hyperparameters those below. "
-            f"Trained on train rows only, they had a {about.metric} of {about.value:.4f} together on the "
-            "validation rows. Alone:"
+            f"An ensemble of {len(about.members)} models ({about.method}). Trial {self.winner.number} is one of "
+            "them: the epochs above and the hyperparameters below are its own. Trained on the train rows only, the "
+            f"ensemble reached {about.metric} {about.value:.4f} on the validation rows. Its members alone:"
         )
         rows = [(str(m.trial), f"{m.weight:.3f}", f"{m.value:.4f}") for m in about.members]
         yield _table(("trial", "weight", about.metric), rows)
@@ -164,11 +163,11 @@ class Card:
         columns = ", ".join(f"`{name}`" for name in self.spec.dataset.text_columns)
         parts = ("train", "validation", "test")
         yield _table(("part", "rows"), [(part, f"{len(self.data.part(part)):,}") for part in parts])
-        yield f"Read: the text of {columns}, up to {self._limit} tokens a row."
-        yield f"Predicted: {', '.join(f'`{name}`' for name in self.data.label_names)}."
+        yield f"Reads the text of {columns}, up to {self._limit} tokens per row."
+        yield f"Predicts {', '.join(f'`{name}`' for name in self.data.label_names)}."
         yield f"Fingerprint of the prepared rows: `{self.data.fingerprint}`."
         if self.data.warnings:
-            yield "What was noticed:"
+            yield "Warnings:"
             yield "\n".join(f"- {warning}" for warning in self.data.warnings)
 
     @property
@@ -197,7 +196,7 @@ class Card:
             f"{self.winner.number} won."
         )
         best, validation = self.winner.best, self.spec.validation
-        assert best is not None  # it is the winner by it
+        assert best is not None  # a winner has one
         error = best.standard_error
         spread = "" if error is None else f" ± {error:.4f} (standard error)"
         trainings = self.state.problem.trainings
@@ -217,7 +216,7 @@ class Card:
         else:
             if self.has_code:
                 yield (
-                    f"The head over pooling {self.config.pooling} is no part of transformers: its code is the short file "
+                    f"The head with pooling {self.config.pooling} is not part of transformers: its code is the short file "
                     f"`{CODE}` beside the model, which `trust_remote_code=True` runs. This project loads the "
                     f"model without running it ({install}): `{load_exported.__module__}.{load_exported.__name__}"
                     '(Path("."))`.'
@@ -226,23 +225,23 @@ class Card:
         cleaning = self.spec.dataset.cleaning.to_json()
         steps = [name for name, value in cleaning.items() if value is True]
         if steps:
-            yield f"Texts must first be cleaned as the study's were: {', '.join(steps)}."
+            yield f"Clean texts first as the study did: {', '.join(steps)}."
         if self.spec.dataset.join_text_columns:
-            yield "The columns of a row are one text, with the tokenizer's separator between them."
+            yield "Join the columns of a row into one text, with the tokenizer's separator between them."
         if self.onnx_difference is not None:
             yield (
-                "`model.onnx` takes the same inputs and has the same outputs; on test rows they differ by "
-                f"{self.onnx_difference:.1g} at most (of the largest output, if that is above 1)."
+                "`model.onnx` takes the same inputs and gives the same outputs; on test rows they differ by "
+                f"at most {self.onnx_difference:.1g} (relative to the largest output, if that is above 1)."
             )
         elif self.spec.artifacts.onnx:
-            yield "`model.onnx` in the folder of each member takes its inputs and has its outputs."
+            yield "`model.onnx` in the folder of each member takes the same inputs and gives the same outputs as that member."
 
     @property
     def _given(self) -> str:
         return '["a text"], ["its second text"]' if len(self.data.columns) == 2 else '["a text"]'
 
     def _code_together(self) -> str:
-        """How the ensemble is loaded and asked."""
+        """The code to load and use the ensemble."""
         lines = [
             f"from {load_ensemble.__module__} import load_ensemble",
             "",
@@ -253,7 +252,7 @@ class Card:
         return "\n".join(lines)
 
     def _code(self) -> str:
-        """How the model is loaded and asked."""
+        """The code to load and use the model."""
         load = _LOAD.format(trust=_TRUST if self.has_code else "")
         lines = [
             *_IMPORTS.get(self.spec.task, ()),
@@ -269,19 +268,19 @@ class Card:
         return "\n".join(lines)
 
     def _limits(self) -> Iterator[str]:
-        yield "It knows texts like those it was trained on, in their language, and no others."
+        yield "It knows only texts like those it was trained on, in their language."
         end = "last" if self.data.frame.left else "first"
-        yield f"Of a longer text it sees the {end} {self._limit} tokens only."
+        yield f"Of a longer text, it reads only the {end} {self._limit} tokens."
         if self.data.padding_matters:
             yield "Padding changes its answers: give it one text at a time, or texts of the same length."
         if self.spec.task != "Regression":
-            yield "It answers with the labels above whatever the text; what is none of them it cannot say."
+            yield "It knows only the labels above: it cannot say that a text belongs to something else."
         yield (
-            f"The metrics are of {self._rows('test')} rows, a sample. The value on validation rows is the "
-            "best of many, so that of other rows is likely to be worse."
+            f"The metrics come from a sample of {self._rows('test')} rows. The value on validation rows is the "
+            "best of many, so it is likely to be worse on other rows."
         )
-        yield "What is unfair in the data, or in the base model, is likely to be in its predictions."
-        yield "Terms of the base model and of the data hold for it; this card does not know them."
+        yield "Unfairness in the data or in the base model is likely to appear in its predictions."
+        yield "The terms of the base model and of the data apply to it; this card does not list them."
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -1,4 +1,4 @@
-"""The final model as ONNX, checked against what PyTorch makes of real rows."""
+"""Exports the final model as ONNX, and compares it with PyTorch on real rows."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.batches import Batcher, Rows
 
 TOLERANCE = 1e-4
-"""Largest difference of an output that comes of rounding alone, as a share of the largest output above 1."""
+"""Largest difference of an output that can come from rounding alone, relative to the largest output above 1."""
 
 _CHECKED = 8
-"""Rows of the largest batch of the check."""
+"""Rows of the largest batch in the check."""
 
 
 _REFUSALS = (
@@ -30,7 +30,7 @@ _REFUSALS = (
     runtime_errors.NotImplemented,
     runtime_errors.RuntimeException,
 )
-"""What ONNX Runtime raises for a model that it cannot run; they have no base of their own."""
+"""What ONNX Runtime raises for a model that it cannot run; they have no base class of their own."""
 
 
 class _Logits(nn.Module):
@@ -48,10 +48,10 @@ class _Logits(nn.Module):
 
 
 def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Path) -> float:
-    """Write `model`, which is on the CPU in float32, to `path`; the largest difference of an output, as a
-    share of the largest output if that is above 1: what is rounded are numbers of its size.
+    """Write `model`, which is on the CPU in float32, to `path`; returns the largest difference of an output,
+    relative to the largest output if that is above 1: rounding errors grow with it.
 
-    It takes any number of rows of any length. Raises TrialFailure if it cannot be exported, or if its
+    The ONNX model takes any number of rows of any length. Raises TrialFailure if it cannot be exported, or if its
     outputs for test rows are not those of `model`.
     """
     batcher = Batcher(data, max_length, torch.device("cpu"))
@@ -63,7 +63,7 @@ def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Pat
         worst = _difference(wrapped, session, batches)
     except _REFUSALS as error:
         raise _refused(f"for a model that ONNX Runtime cannot run (got {error})") from error
-    if not worst <= TOLERANCE:  # nor NaN
+    if not worst <= TOLERANCE:  # also if it is NaN
         allowed = f"at most {TOLERANCE:g} is allowed"
         raise _refused(f"for this model, whose outputs differ by {worst:.2g} in ONNX ({allowed})")
     return worst
@@ -74,7 +74,7 @@ def _refused(why: str) -> TrialFailure:
 
 
 def _batches(data: PreparedData, max_length: int) -> list[Rows]:
-    """Test rows in batches of different sizes and lengths; the last has two rows or more."""
+    """Test rows in batches of different sizes and lengths; the last has at least two rows."""
     lengths = data.lengths(data.test, max_length)
     ordered = data.test[np.argsort(lengths, kind="stable")]
     spread = np.linspace(0, len(ordered) - 1, max(2, min(_CHECKED, len(ordered)))).astype(int)
@@ -84,7 +84,7 @@ def _batches(data: PreparedData, max_length: int) -> list[Rows]:
 def _write(model: _Logits, inputs: dict[str, Tensor], path: Path) -> None:
     axes = {0: "rows", 1: "tokens"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the insides of the exporter
+        warnings.simplefilter("ignore")  # about the internals of the exporter
         try:
             torch.onnx.export(
                 model,
@@ -93,7 +93,7 @@ def _write(model: _Logits, inputs: dict[str, Tensor], path: Path) -> None:
                 input_names=list(inputs),
                 output_names=["logits"],
                 dynamic_shapes=(tuple(axes for _ in inputs),),
-                external_data=False,  # but for weights of more than 2 GiB, which no file holds
+                external_data=False,  # except for weights of more than 2 GiB, which no single file holds
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -102,13 +102,13 @@ def _write(model: _Logits, inputs: dict[str, Tensor], path: Path) -> None:
 
 def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
-    # Its own choice would bind threads to cores, which a container may not have.
+    # By default it would bind threads to cores, which a container may not have.
     options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _difference(model: _Logits, session: Any, batches: Sequence[dict[str, Tensor]]) -> float:
-    """The largest difference of an output for `batches`, as `export_onnx` says it."""
+    """The largest difference of an output for `batches`, as `export_onnx` returns it."""
     with torch.inference_mode():
         expected = torch.cat([model(*inputs.values()) for inputs in batches]).numpy()
     found = np.concatenate([_run(session, inputs) for inputs in batches])
@@ -116,7 +116,7 @@ def _difference(model: _Logits, session: Any, batches: Sequence[dict[str, Tensor
 
 
 def _run(session: Any, inputs: dict[str, Tensor]) -> NDArray[np.float32]:
-    """What the exported model makes of `inputs`."""
+    """The output of the exported model for `inputs`."""
     given = {name: tensor.numpy() for name, tensor in inputs.items()}
     outputs: NDArray[np.float32] = session.run(None, given)[0]
     return outputs

@@ -1,4 +1,4 @@
-"""The labelled rows of a study: read, split, tokenised once, and shared by every trial."""
+"""The labelled rows of a study: read, split and tokenised once, and shared by all trials."""
 
 from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.data.prepare import prepare

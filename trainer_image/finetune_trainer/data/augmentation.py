@@ -1,4 +1,4 @@
-"""Varied copies of texts: words replaced by synonyms, inserted, deleted, swapped.
+"""Varied copies of texts: words are replaced by synonyms, inserted, deleted or swapped.
 
 After Wei and Zou, "EDA: Easy Data Augmentation Techniques", 2019.
 """
@@ -20,24 +20,24 @@ from finetune_trainer.data.tokens import JOINT
 _WORD = re.compile(r"(\w+(?:['\u2019-]\w+)*)")
 
 Pieces: TypeAlias = list[str]
-"""A text in pieces: a word at each odd place, what stands between words at each even one."""
+"""A text in pieces: words at odd positions, what stands between words at even ones."""
 
 Operation: TypeAlias = Callable[[Pieces, int, Synonyms, np.random.Generator], None]
-"""Changes so many words of a text, or as many as it can."""
+"""Changes that many words of a text, or as many as it can."""
 
 
 @dataclass(frozen=True)
 class VariableTexts:
     """The texts of all rows that may be training rows, which come first in a study, and synonyms of their words.
 
-    Only flat arrays, so Ray's object store shares one copy among the processes of a node.
+    It has only flat arrays, so Ray's object store shares one copy among the processes of a node.
     """
 
     columns: tuple[Texts, ...]
-    """One or two texts a row."""
+    """One or two texts per row."""
 
     dictionary: Texts
-    """A word and its synonyms each, with tabs between them."""
+    """Each word with its synonyms, separated by tabs."""
 
     @classmethod
     def of(cls, columns: Iterable[Sequence[str]], synonyms: Synonyms) -> "VariableTexts":
@@ -56,7 +56,7 @@ class VariableTexts:
 
     @cached_property
     def synonyms(self) -> Synonyms:
-        """The dictionary by word; made once a process."""
+        """The dictionary by word; made once per process."""
         entries = [self.dictionary[number].split("\t") for number in range(len(self.dictionary))]
         return {word: tuple(others) for word, *others in entries}
 
@@ -65,7 +65,7 @@ class VariableTexts:
     ) -> list[list[str]]:
         """`augmentationCopies` varied copies of each of `rows`, one after the other; a list for each column.
 
-        A copy follows from `seed`, `epoch`, its row and its number, whatever else there is.
+        A copy depends only on `seed`, `epoch`, its row and its number.
         """
         copies = [
             self._copy(int(row), config, np.random.default_rng((seed, epoch, int(row), number)))
@@ -85,7 +85,7 @@ class VariableTexts:
             share = config.augmentation_share
             return vary(text, OPERATIONS[name], share, self.synonyms, generator)
 
-        # Texts that are joined are varied each by itself.
+        # Joined texts are varied separately.
         return tuple(JOINT.join(map(varied, column[row].split(JOINT))) for column in self.columns)
 
 
@@ -110,7 +110,7 @@ def vary(
 def _replace(
     pieces: Pieces, count: int, synonyms: Synonyms, generator: np.random.Generator
 ) -> None:
-    """Put synonyms in the place of words."""
+    """Replace words by synonyms."""
     able = [at for at in range(1, len(pieces), 2) if pieces[at].lower() in synonyms]
     for chosen in generator.permutation(len(able))[:count]:
         word = pieces[able[chosen]]
@@ -119,7 +119,7 @@ def _replace(
 
 
 def _insert(pieces: Pieces, count: int, synonyms: Synonyms, generator: np.random.Generator) -> None:
-    """Put synonyms of words before other words."""
+    """Insert synonyms of words before other words."""
     able = [word.lower() for word in pieces[1::2] if word.lower() in synonyms]
     for _ in range(count if able else 0):
         synonym = _any_of(synonyms[_any_of(able, generator)], generator)
@@ -128,7 +128,7 @@ def _insert(pieces: Pieces, count: int, synonyms: Synonyms, generator: np.random
 
 
 def _delete(pieces: Pieces, count: int, _: Synonyms, generator: np.random.Generator) -> None:
-    """Leave out words, but never the last one."""
+    """Delete words, but never the last one."""
     words = len(pieces) // 2
     places = generator.permutation(words)[: min(count, words - 1)]
     for place in sorted(places, reverse=True):
@@ -137,7 +137,7 @@ def _delete(pieces: Pieces, count: int, _: Synonyms, generator: np.random.Genera
 
 
 def _swap(pieces: Pieces, count: int, _: Synonyms, generator: np.random.Generator) -> None:
-    """Let words change places in pairs, each word once."""
+    """Swap words in pairs, each word at most once."""
     words = len(pieces) // 2
     pairs = min(max(1, count // 2), words // 2)
     for one, other in generator.permutation(words)[: 2 * pairs].reshape(-1, 2):
@@ -155,6 +155,6 @@ OPERATIONS: dict[str, Operation] = {
     "Deletion": _delete,
     "Swap": _swap,
 }
-"""What `augmentation` can name, beside All."""
+"""What `augmentation` can name, apart from All."""
 
 NEED_SYNONYMS = frozenset({"Synonyms", "Insertion", "All"})

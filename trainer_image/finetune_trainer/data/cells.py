@@ -1,4 +1,4 @@
-"""What a cell of a column says, whatever format it came in."""
+"""What a cell of a column contains, whatever format it came in."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from finetune_trainer.errors import DataError
 TEXT_FIELD = "spec.dataset.textColumns"
 _YES = frozenset({"1", "1.0", "true", "yes"})
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
-"""A whole number written as a float."""
+"""A whole number that may be written as a float."""
 
 _NO = frozenset({"0", "0.0", "false", "no"})
 
@@ -22,7 +22,7 @@ def is_missing(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """The cell as an error quotes it, cut to 60 characters."""
+    """The cell as errors quote it, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
 
@@ -39,7 +39,7 @@ def text_of(value: Any, part: str) -> str | None:
         )
     if is_missing(value):
         return None
-    text = str(value).replace(JOINT, "")  # what stands for a separator is ours to write
+    text = str(value).replace(JOINT, "")  # only this project may write the separator
     return text if text.strip() and is_unicode(text) else None
 
 
@@ -60,7 +60,7 @@ def name_of(value: Any) -> str | None:
 
 
 def decoded(value: Any, field: str) -> Any:
-    """The cell, bytes as the text that they are. Raises DataError, naming `field`, where they are none."""
+    """The cell, with bytes decoded as UTF-8. Raises DataError, naming `field`, if they are not."""
     if not isinstance(value, bytes):
         return value
     try:
@@ -75,15 +75,15 @@ def group_of(value: Any) -> str | None:
     """The group that a cell of `groupColumn` names; None if it is empty. Raises DataError for a list."""
     field = "spec.dataset.groupColumn"
     if isinstance(value, list | dict):
-        raise DataError(field, f"must hold one value a row (got {shown(value)})")
+        raise DataError(field, f"must have one value per row (got {shown(value)})")
     return name_of(decoded(value, field))
 
 
 def is_yes(value: Any, field: str) -> bool:
-    """Whether a cell of yes and no says yes; empty is no. Raises DataError, naming `field`, for others."""
+    """Whether a yes-or-no cell says yes; empty means no. Raises DataError, naming `field`, for other values."""
     word = (name_of(decoded(value, field)) or "no").lower()
     if word not in _YES | _NO:
         raise DataError(
-            field, f"must hold 1, true or yes, 0, false, no or nothing (got {shown(value)})"
+            field, f"must hold 1, true or yes; or 0, false, no or nothing (got {shown(value)})"
         )
     return word in _YES

@@ -1,4 +1,4 @@
-"""Texts as the model shall see them, and rows whose texts are not worth learning from."""
+"""Cleans texts for the model, and leaves out rows whose texts are not worth learning from."""
 
 import unicodedata
 import warnings
@@ -23,11 +23,11 @@ _BREAKS = frozenset(
         *("table", "td", "th", "title", "tr", "ul"),
     )
 )
-"""Elements that a browser sets apart from what is before and after them."""
+"""Elements that a browser shows as blocks of their own."""
 
 
 def cleaned(raw: RawRows, cleaning: Cleaning, account: Account) -> RawRows:
-    """`raw` with every text cleaned as `cleaning` says; None for a cell without one, before or after.
+    """`raw` with every text cleaned as `cleaning` says; None for a cell that has no text before or after.
 
     Raises DataError for cells that cannot be text.
     """
@@ -47,7 +47,7 @@ def cleaned(raw: RawRows, cleaning: Cleaning, account: Account) -> RawRows:
 
 
 def joined(raw: RawRows, account: Account) -> RawRows:
-    """`raw` with the texts of each row joined to one by `JOINT`; cells without a text are left out."""
+    """`raw` with the texts of each row joined into one by `JOINT`; cells without a text are left out."""
     rows = [[text for text in row if text is not None] for row in zip(*raw.texts, strict=True)]
     several = sum(len(texts) > 1 for texts in rows)
     account.add(raw.part, "joinTextColumns", len(raw), "joined from several texts", changed=several)
@@ -55,7 +55,7 @@ def joined(raw: RawRows, account: Account) -> RawRows:
 
 
 def within_lengths(rows: LabelledRows, cleaning: Cleaning, account: Account) -> LabelledRows:
-    """The rows of which no text is shorter or longer than `cleaning` allows, in characters.
+    """The rows all of whose texts are as long as `cleaning` allows, in characters.
 
     Raises DataError if no row is left.
     """
@@ -74,11 +74,11 @@ def _rows_where(rows: LabelledRows, holds: Callable[[str], bool]) -> set[int]:
 
 
 def visible_text(html: str) -> str:
-    """What a browser would show of `html`, a line for each block; what cannot be HTML stays as it is."""
+    """What a browser would show of `html`, one line per block; text that cannot be HTML stays as it is."""
     if "<" not in html and "&" not in html:
         return html
     with warnings.catch_warnings():
-        # That a text is a URL, a file name or XML is no mistake here.
+        # Here a text may well be a URL, a file name or XML.
         warnings.simplefilter("ignore", UnusualUsageWarning)
         try:
             soup = BeautifulSoup(html, "html.parser")
@@ -86,7 +86,7 @@ def visible_text(html: str) -> str:
             return html
     for tag in soup.find_all(_SILENT):
         tag.decompose()
-    # A function looks each name up once; a list of names is compared one by one.
+    # A function looks each name up once; a list is searched entry by entry.
     for tag in soup.find_all(lambda tag: tag.name in _BREAKS):
         tag.insert_before("\n")
         tag.insert_after("\n")
@@ -103,9 +103,9 @@ def _single_spaced(text: str) -> str:
 
 
 _STEPS = (
-    ("strip_html", "tags and entities replaced by what they say", visible_text),
+    ("strip_html", "tags and entities replaced by their text", visible_text),
     ("normalize_unicode", "not in normal form NFKC", _composed),
     ("normalize_whitespace", "white space other than single spaces", _single_spaced),
     ("lowercase", "capital letters", str.lower),
 )
-"""Each field of `Cleaning` that changes texts, what the changed ones had, and how; in their order."""
+"""Each field of `Cleaning` that changes texts, what the changed ones had, and how they change; in order of use."""

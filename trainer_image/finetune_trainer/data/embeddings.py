@@ -1,4 +1,4 @@
-"""What texts say, as directions in space."""
+"""The meaning of texts as vectors."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ def embed(
 ) -> NDArray[Any]:
     """A unit vector (texts, width) for each text: the mean of the encoder's last hidden states over its tokens.
 
-    What the encoder cannot read of a text is cut off. Raises ModelError if the encoder cannot be loaded.
+    Text beyond what the encoder can read is cut off. Raises ModelError if the encoder cannot be loaded.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = source.encoder(precision).to(device), source.tokenizer()
@@ -37,7 +37,7 @@ def embed(
             vectors[rows] = _pooled(model, ids.to(device), mask.to(device)).cpu().numpy()
             done += len(rows)
             if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
-                log.info("%d of %d texts are encoded to find near-duplicates", done, len(texts))
+                log.info("%d of %d texts encoded to find near-duplicates", done, len(texts))
                 reported = time.monotonic()
     return vectors
 
@@ -45,7 +45,7 @@ def embed(
 def _batches(
     tokens: Tokens, frame: Frame, limit: int
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-    """Texts in batches of like length, the longest first: their numbers, token numbers and mask."""
+    """Texts in batches of similar length, the longest first: their positions, token ids and mask."""
     kept = np.minimum(tokens.lengths, limit - frame.special)
     order = np.argsort(-kept, kind="stable")
     start = 0

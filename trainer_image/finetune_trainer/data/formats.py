@@ -1,4 +1,4 @@
-"""CSV, JSON and Parquet: columns out of a file, with rows that cannot be read skipped, counted and explained."""
+"""Reads columns from CSV, JSON and Parquet files; rows that cannot be read are skipped, counted and explained."""
 
 import codecs
 import csv
@@ -23,11 +23,11 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # Python's default refuses te
 
 
 class Unreadable(Exception):
-    """The file as a whole is not what its suffix says."""
+    """The file is not what its suffix says."""
 
 
 class WrongColumn(Exception):
-    """A column that the study names cannot be read; `name` is as the study has it."""
+    """A column that the study names cannot be read; `name` is as the study spells it."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -35,17 +35,17 @@ class WrongColumn(Exception):
 
 
 class MissingColumn(WrongColumn):
-    """A column the study names is not in the data."""
+    """A column that the study names is not in the data."""
 
     def __init__(self, name: str, available: Sequence[str]) -> None:
         shown = ", ".join(map(_quoted, available[:20])) + (", …" if len(available) > 20 else "")
         super().__init__(
-            name, f"must name a column of the data (got {_quoted(name)}, there are: {shown})"
+            name, f"must name a column of the data (got {_quoted(name)}; the columns are: {shown})"
         )
 
 
 class AmbiguousColumn(WrongColumn):
-    """A column the study names is in the data more than once."""
+    """A column that the study names is in the data more than once."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class AmbiguousColumn(WrongColumn):
 
 
 def _quoted(name: str) -> str:
-    """A column's name, in quotes where it could not be told apart without, and not longer than 60 characters."""
+    """A column's name, cut to 60 characters, and in quotes if it would be ambiguous without."""
     name = name if len(name) <= 60 else f"{name[:59]}…"
     return (
         name
@@ -64,7 +64,7 @@ def _quoted(name: str) -> str:
 
 
 def in_composed_form(name: str) -> str:
-    """The name in Unicode's composed form (NFC): what looks alike is alike."""
+    """The name in Unicode's composed form (NFC), so that names that look the same are equal."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -84,26 +84,26 @@ _ARCHIVES = (
     (b"\xfd7zXZ\x00", "compressed with xz", "unpack it"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "unpack it"),
 )
-"""First bytes, what they say that a file is, and what to do about it."""
+"""First bytes of a file, what they show it to be, and what to do about it."""
 
 _DELIMITERS = (";", "\t", "|", ",", ":")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a study are written, as far as it says so."""
+    """How the files of a study are written, as far as the study says."""
 
     encoding: str = UTF8
-    """A codec of Python's."""
+    """A codec of Python."""
 
     delimiter: str | None = None
-    """CSV and TSV: what stands between fields. Default: by the suffix."""
+    """CSV and TSV: the delimiter between fields. Default: by the suffix."""
 
     header: tuple[str, ...] | None = None
     """CSV and TSV: the names of the columns of files without a header row."""
 
     label: str | None = None
-    """The column of labels: which of them are lost with rows that cannot be read is told."""
+    """The column of labels, to report which labels are lost with unreadable rows."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Unread:
 
     why: str
     label: str | None = None
-    """What its column of labels has, where that can be read."""
+    """The value of its label column, if that can be read."""
 
 
 @dataclass
@@ -127,12 +127,12 @@ class FileRows:
 
     @property
     def total(self) -> int:
-        """Rows of the file, those that could not be read too."""
+        """Rows of the file, including those that could not be read."""
         return len(self.unread) + len(next(iter(self.columns.values())))
 
 
 class _Lines:
-    """The lines of a text file, which can be read again from the second line of the current record."""
+    """The lines of a text file; it can go back to the second line of the current record."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -162,8 +162,8 @@ class _Lines:
 
 @contextmanager
 def _decoded(stream: IO[bytes], layout: Layout) -> Iterator[io.TextIOWrapper]:
-    """The text of `stream`. Raises Unreadable if it is no text, or in another encoding that says so."""
-    raw = io.BufferedReader(stream)  # type: ignore[type-var]  # what is opened for reading can be read
+    """The text of `stream`. Raises Unreadable if it is not text, or is clearly in another encoding."""
+    raw = io.BufferedReader(stream)  # type: ignore[type-var]  # a stream opened for reading is readable
     start = raw.peek(8)[:8]
     for mark, what, remedy in _ARCHIVES:
         if start.startswith(mark):
@@ -176,7 +176,7 @@ def _decoded(stream: IO[bytes], layout: Layout) -> Iterator[io.TextIOWrapper]:
                     f"is {name}: set spec.dataset.files.encoding to {name}, or save it as UTF-8"
                 )
         encoding = "utf-8-sig"
-    # Bytes that are not UTF-8 survive as lone surrogates; `is_unicode` finds the rows that have some.
+    # Bytes that are not UTF-8 survive as lone surrogates; `is_unicode` finds the rows that have any.
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
     with io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="") as text:
         try:
@@ -199,11 +199,11 @@ def is_unicode(text: str) -> bool:
 def read_csv(
     stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout(), usual: str = ","
 ) -> FileRows:
-    """Columns of a CSV file (RFC 4180) with a header row, unless `layout` has the names of its columns.
+    """Columns of a CSV file (RFC 4180) with a header row, unless `layout` names its columns.
 
-    A row with another number of fields than the header, with a stray quote or with bytes that are no text cannot
-    be read. A quote that never closes costs its own line, not the lines that it would swallow. A first line
-    `sep=;`, as spreadsheets write it, is no header.
+    A row cannot be read if it has another number of fields than the header, a stray quote, or bytes that are not
+    text. A quote that never closes costs only its own line, not the lines after it. A first line `sep=;`, as
+    spreadsheets write it, is not taken for the header.
     """
     with _decoded(stream, layout) as text:
         lines, delimiter = _Lines(text), layout.delimiter or usual
@@ -233,7 +233,7 @@ def _header(lines: _Lines, delimiter: str) -> list[str]:
 
 
 def _refuse_other_delimiter(header: Sequence[str], delimiter: str, wanted: Sequence[str]) -> None:
-    """Raises Unreadable if the header has the wanted columns with another delimiter only."""
+    """Raises Unreadable if the header has the wanted columns only with another delimiter."""
     names = {in_composed_form(name) for name in wanted}
     if names & {in_composed_form(name) for name in header}:
         return
@@ -266,7 +266,7 @@ def _csv_rows(
         except StopIteration:
             return rows
         except csv.Error as error:
-            skip(f"quotes or characters that CSV does not have ({error})")
+            skip(f"quotes or characters that CSV does not allow ({error})")
             lines.skip_first()
             records = csv.reader(lines, delimiter=delimiter, strict=True)
             continue
@@ -281,7 +281,7 @@ def _csv_rows(
 
 
 def _position(header: Sequence[str], name: str) -> int:
-    """Where the column is. Raises MissingColumn, AmbiguousColumn."""
+    """The position of the column. Raises MissingColumn, AmbiguousColumn."""
     composed = in_composed_form(name)
     found = [at for at, column in enumerate(header) if in_composed_form(column) == composed]
     if not found:
@@ -292,7 +292,7 @@ def _position(header: Sequence[str], name: str) -> int:
 
 
 def read_json(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
-    """Columns of a file with one JSON object a line, or with one array of objects; a key that a row lacks is None.
+    """Columns of a file with one JSON object per line, or with one array of objects; None for a missing key.
 
     A line, or an element, that is not a JSON object cannot be read.
     """
@@ -317,14 +317,14 @@ def read_json(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout(
 def _records(content: str) -> Iterator[tuple[int, "_Record | None", str]]:
     """The number of each row from 1 (in an array: of the element), its object, and why it has none.
 
-    Raises Unreadable for an array that does not end, and for one object in place of many.
+    Raises Unreadable for an array that does not end, and for a single object instead of many.
     """
     opening = content.lstrip()[:1]
     if opening == "[":
         try:
             elements = json.loads(content, object_pairs_hook=_Record)
         except (ValueError, RecursionError) as error:
-            raise Unreadable(f"begins as a JSON array, and is none: {error}") from error
+            raise Unreadable(f"begins like a JSON array but is not one: {error}") from error
         for number, element in enumerate(elements, start=1):
             yield number, *_row_of(element)
         return
@@ -336,10 +336,10 @@ def _records(content: str) -> Iterator[tuple[int, "_Record | None", str]]:
 
 
 def _refuse_one_object(content: str) -> None:
-    """Raises Unreadable if the rows are in a list inside of one object."""
+    """Raises Unreadable if the rows are in a list inside one object."""
     try:
         whole = json.loads(content)
-    except (ValueError, RecursionError):  # as of more than one line
+    except (ValueError, RecursionError):  # spans several lines
         return
     named = [
         key
@@ -349,7 +349,7 @@ def _refuse_one_object(content: str) -> None:
     if named or "\n" in content.strip():
         where = f", with a list under {named[0]!r}" if named else ""
         raise Unreadable(
-            f"is one JSON object{where}: it must be one object a line, or an array of objects"
+            f"is one JSON object{where}: it must have one object per line, or be an array of objects"
         )
 
 
@@ -357,17 +357,17 @@ def _json_object(line: str) -> "tuple[_Record | None, str]":
     try:
         record = json.loads(line, object_pairs_hook=_Record)
     except (ValueError, RecursionError):
-        return None, "bytes that are not UTF-8" if not is_unicode(line) else "no JSON"
+        return None, "bytes that are not UTF-8" if not is_unicode(line) else "not JSON"
     return _row_of(record) if is_unicode(line) else (None, "bytes that are not UTF-8")
 
 
 def _row_of(value: Any) -> "tuple[_Record | None, str]":
-    """An element as a row, and why it is none."""
-    return (value, "") if isinstance(value, _Record) else (None, "no JSON object")
+    """An element as a row, and why it is not one."""
+    return (value, "") if isinstance(value, _Record) else (None, "not a JSON object")
 
 
 class _Record(dict[str, Any]):
-    """A JSON object; `twice` has the keys that it has more than once."""
+    """A JSON object; `twice` has its repeated keys."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -377,7 +377,7 @@ class _Record(dict[str, Any]):
             self.twice = frozenset(key for key, count in counts.items() if count > 1)
 
     def value(self, name: str) -> Any:
-        """What it has under that name, in whatever form its letters are; None if nothing."""
+        """The value of the key `name` in any Unicode form; None if there is none."""
         if name in self or name.isascii():
             return self.get(name)
         composed = in_composed_form(name)
@@ -385,7 +385,7 @@ class _Record(dict[str, Any]):
 
 
 def read_parquet(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
-    """Columns of a Parquet file, which says by itself how it is written."""
+    """Columns of a Parquet file, which needs no layout."""
     try:
         file = pq.ParquetFile(stream)
         there = file.schema_arrow.names
@@ -399,7 +399,7 @@ def read_parquet(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layo
 
 
 def read_tsv(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
-    """As `read_csv`, with tabs between fields."""
+    """Like `read_csv`, with tabs between fields."""
     return read_csv(stream, wanted, layout, usual="\t")
 
 
@@ -433,6 +433,6 @@ def _unpacking(reader: Reader) -> Reader:
             with gzip.open(stream) as unpacked:
                 return reader(cast("IO[bytes]", unpacked), wanted, layout)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise Unreadable(f"is not compressed with gzip, or not to its end: {error}") from error
+            raise Unreadable(f"is not a complete gzip file: {error}") from error
 
     return read

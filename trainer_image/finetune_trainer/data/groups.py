@@ -1,4 +1,4 @@
-"""Rows that must stay together, and how such groups are dealt out to parts and folds."""
+"""Rows that must stay together, and how such groups are divided among parts and folds."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
@@ -14,10 +14,10 @@ Numbers: TypeAlias = NDArray[np.int64]
 
 
 def row_groups(parts: Sequence[LabelledRows], same_texts: bool) -> Numbers | None:
-    """The group of each row of `parts` in turn, numbered from 0; None if every row is alone in its own.
+    """The group of each row of `parts` in turn, numbered from 0; None if every row is a group of its own.
 
-    Rows with the same group, and with `same_texts` rows with the same texts, are together, also by way of
-    others. A row without a group is not together with others that have none.
+    Rows with the same group and, with `same_texts`, rows with the same texts are in one group, also through
+    other rows. Rows without a group are not grouped with each other.
     """
     columns: list[list[Hashable]] = [[group for rows in parts for group in rows.groups]]
     if same_texts:
@@ -41,12 +41,12 @@ def deal_groups(
     shares: Sequence[float],
     generator: np.random.Generator,
 ) -> list[Numbers]:
-    """Row numbers of a part for each of `shares` (their sum is 1), ascending; no group is in two parts.
+    """Row numbers of a part for each of `shares` (they add up to 1), ascending; no group is in two parts.
 
-    `classes` (rows, classes) says which row has which, of which every part shall have its share, as of the
-    rows themselves; nearly, for groups are whole. The largest group is dealt out first, each to the part
-    that it brings nearest to its share: the one whose chi-squared distance from it grows least. Every part
-    gets a group, so there must be as many.
+    `classes` (rows, classes) says which row has which; every part should have its share of each class and of
+    the rows themselves, as nearly as whole groups allow. Groups are assigned from the largest down, each to the
+    part that it brings nearest to its share: the one whose chi-squared distance from it grows least. Every part
+    gets a group, so there must be at least as many groups.
     """
     _, groups = np.unique(groups, return_inverse=True)
     contents = _contents(groups, classes)

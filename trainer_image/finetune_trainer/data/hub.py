@@ -1,4 +1,4 @@
-"""The Hugging Face hub: which of its errors a user must mend, and its data sets."""
+"""The Hugging Face hub: which of its errors only the user can fix, and its data sets."""
 
 from typing import Any
 
@@ -36,9 +36,9 @@ def first_line(error: BaseException, limit: int = 300) -> str:
 
 
 def hub_splits(hub: HubDataset, columns: list[str]) -> dict[str, dict[str, list[Any]]]:
-    """The columns of each split that data set `hub` brings, by our names of the splits.
+    """The columns of each split of the data set `hub`, by our names of the splits.
 
-    Class numbers become their names; -1, the hub's mark for a hidden label, becomes None. Raises
+    Class numbers become names; -1, the hub's mark for a hidden label, becomes None. Raises
     DataError if the data set, its training split or a column does not exist. An unreachable hub raises
     the hub's own ConnectionError.
     """

@@ -1,4 +1,4 @@
-"""What a label cell means for each task, and which rows can be used."""
+"""What a label cell means for each task, and which rows are usable."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _BRACKETS = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""\s*\[\s*['"]""")
 _SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
-"""As NumPy prints lists: without commas."""
+"""Lists as NumPy prints them: without commas."""
 
 _MARKS = frozenset({"0", "1", "True", "False"})
 
@@ -41,17 +41,17 @@ class LabelledRows:
     texts: tuple[list[str], ...]
     labels: list[Label]
     groups: list[str | None]
-    """What `groupColumn` has; None for a row that is in no group."""
+    """The values of `groupColumn`; None for a row in no group."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def by_row(self) -> list[tuple[str, ...]]:
-        """The texts of each row: rows with the same are the same to a model."""
+        """The texts of each row: to a model, rows with the same texts are the same."""
         return list(zip(*self.texts, strict=True))
 
     def keep(self, rows: Iterable[int]) -> "LabelledRows":
-        """These rows alone, in this order."""
+        """Only these rows, in this order."""
         chosen = list(rows)
         return replace(
             self,
@@ -63,7 +63,7 @@ class LabelledRows:
     def without(
         self, dropped: Collection[int], step: str, why: str, account: Account
     ) -> "LabelledRows":
-        """The rows that `step` leaves; those it drops are counted in `account`, which says `why`.
+        """The rows that `step` leaves; those it drops are counted in `account`, with `why` as the reason.
 
         Raises DataError if no row is left.
         """
@@ -71,12 +71,10 @@ class LabelledRows:
         if not dropped:
             return self
         if len(dropped) == len(self):
-            text = (
-                f"must have {self.part} rows that {step} leaves (got {len(self)} rows, all {why})"
-            )
+            text = f"must have {self.part} rows left after {step} (got {len(self)} rows, all {why})"
             raise DataError(self.field, text)
         count = f"{len(dropped)} of {len(self)}"
-        account.warn(self.field, f"{count} {self.part} rows {why} dropped")
+        account.warn(self.field, f"dropped {count} {self.part} rows {why}")
         return self.keep(row for row in range(len(self)) if row not in dropped)
 
 
@@ -87,9 +85,9 @@ def usable_rows(
     account: Account,
     names: Sequence[str] | None = None,
 ) -> LabelledRows:
-    """The rows of `raw`, whose texts are cleaned, that have a text and a label.
+    """The rows of `raw` that have a text and a label; its texts are cleaned already.
 
-    `names` are those of labels that the rows have the numbers of. Raises DataError for a label that the task
+    `names` are the labels' names where the rows have numbers. Raises DataError for a label that the task
     cannot have, and if no row is left.
     """
     labels = _read(raw, task, dataset)
@@ -113,9 +111,9 @@ def usable_rows(
         account.add(raw.part, step, len(raw), f"without a {step}", dropped=len(dropped))
         if dropped:
             count = f"{len(dropped)} of {len(raw)}"
-            account.warn(raw.field, f"{count} {raw.part} rows without a {step} dropped")
+            account.warn(raw.field, f"dropped {count} {raw.part} rows without a {step}")
     groups = [group_of(value) for value in raw.groups]
-    complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups)  # type: ignore[arg-type]  # None goes now
+    complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups)  # type: ignore[arg-type]  # no None is left
     return complete.keep(row for row in range(len(raw)) if row not in unusable)
 
 
@@ -131,7 +129,7 @@ def _read(raw: RawRows, task: Task, dataset: Dataset) -> list[Label | None]:
 
 
 def _named(label: Label | None, names: Sequence[str]) -> Label | None:
-    """`label` with names in place of numbers. Raises DataError for what is the number of none."""
+    """`label` with names instead of numbers. Raises DataError for a number without a name."""
     if label is None:
         return None
     if isinstance(label, tuple):
@@ -143,20 +141,20 @@ def _name_at(number: str, names: Sequence[str]) -> str:
     if not number.isdecimal() or int(number) >= len(names):
         raise DataError(
             LABEL_FIELD,
-            f"must hold numbers from 0 to {len(names) - 1}, those of spec.dataset.labelNames (got {shown(number)})",
+            f"must hold numbers from 0 to {len(names) - 1}, the positions in spec.dataset.labelNames (got {shown(number)})",
         )
     return names[int(number)]
 
 
 def _as_list(value: Any) -> Any:
-    """A list that is written as text (JSON, or as Python prints it) as that list; any other cell as it is.
+    """The list that a cell contains as text (JSON, or as Python prints it); any other cell as it is.
 
-    Raises DataError for what begins like a list of quoted labels, and is none.
+    Raises DataError for what begins like a list of quoted labels but is not one.
     """
     if not isinstance(value, str) or not _BRACKETS.fullmatch(value):
         return value
     found: Any = None
-    if not _SIDE_BY_SIDE.search(value):  # Python would make one label of two
+    if not _SIDE_BY_SIDE.search(value):  # Python would join two labels into one
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
                 found = read(value.strip())
@@ -164,7 +162,7 @@ def _as_list(value: Any) -> Any:
     if isinstance(found, list) and not any(isinstance(one, list | dict | tuple) for one in found):
         return found
     if not _QUOTED.match(value):
-        return value  # labels may have brackets
+        return value  # labels may contain brackets
     raise DataError(
         LABEL_FIELD,
         f"must hold lists of labels with task MultiLabel (got {shown(value)}: a list as text must be JSON,"
@@ -173,7 +171,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _refuse_marks(cells: Sequence[Any]) -> None:
-    """Raises DataError where each row has yes and no for each label, which would make labels of 0 and 1."""
+    """Raises DataError if each row has yes or no for each label, which would give labels named 0 and 1."""
     lists = [value for value in cells if isinstance(value, list)]
     lengths = {len(value) for value in lists}
     if lengths == {0} or len(lengths) != 1 or lengths == {1}:
@@ -181,13 +179,13 @@ def _refuse_marks(cells: Sequence[Any]) -> None:
     if all(name_of(one) in _MARKS for value in lists for one in value):
         raise DataError(
             LABEL_FIELD,
-            f"must hold the labels of each row (got {shown(lists[0])}, yes and no for each of"
+            f"must hold the labels of each row (got {shown(lists[0])}, yes or no for each of"
             f" {len(lists[0])} labels): give each label a column and name them in labelColumns",
         )
 
 
 def _marked(columns: Sequence[list[Any]], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The label set of each row, where each label has a column of yes and no."""
+    """The label set of each row, where each label has a yes-or-no column of its own."""
     marks = [
         [is_yes(value, f"{LABEL_FIELD}s[{number}]") for value in column]
         for number, column in enumerate(columns)
@@ -209,7 +207,7 @@ def _reader(task: Task, separator: str | None) -> Callable[[Any], Label | None]:
 def _class(value: Any) -> str | None:
     if isinstance(value, list | dict):
         raise DataError(
-            LABEL_FIELD, f"must hold one class a row with task SingleLabel (got {shown(value)})"
+            LABEL_FIELD, f"must hold one class per row with task SingleLabel (got {shown(value)})"
         )
     return name_of(value)
 
@@ -257,9 +255,9 @@ def label_names(
     labels: Sequence[Label], task: Task, dataset: Dataset, account: Account
 ) -> tuple[str, ...]:
     """The outputs of the model: `labelColumns` as given; the classes in order (whole numbers by value,
-    others as text); the column's name for Regression.
+    others as text); for Regression the column's name.
 
-    `labels` are those of the training rows. Raises DataError if they give nothing to learn.
+    `labels` are those of the training rows. Raises DataError if there is nothing to learn from them.
     """
     field = LABEL_FIELD if dataset.label_columns is None else f"{LABEL_FIELD}s"
     if len(set(labels)) < 2:
@@ -298,12 +296,14 @@ def known_rows(rows: LabelledRows, names: Sequence[str], account: Account) -> La
     known = set(names)
     kept = [row for row, label in enumerate(rows.labels) if known.issuperset(names_of(label))]
     lost = len(rows) - len(kept)
-    account.add(rows.part, "knownLabel", len(rows), "with labels no training row has", dropped=lost)
+    account.add(
+        rows.part, "knownLabel", len(rows), "with labels that no training row has", dropped=lost
+    )
     if not lost:
         return rows
     unseen = sorted({name for label in rows.labels for name in names_of(label)} - known)
     listed = ", ".join(unseen[:3]) + (", …" if len(unseen) > 3 else "")
-    text = f"{lost} of {len(rows)} {rows.part} rows have labels no training row has"
+    text = f"{lost} of {len(rows)} {rows.part} rows have labels that no training row has"
     if not kept:
         raise DataError(rows.field, f"{text} ({listed})")
     account.warn(rows.field, f"{text} and are dropped ({listed})")

@@ -1,4 +1,4 @@
-"""The guard against texts that give their own label away."""
+"""Refuses texts that contain their own label."""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*")
 def refuse_labels_in_texts(rows: LabelledRows) -> None:
     """Raise DataError if most of these training rows contain their own label word for word.
 
-    A row does if all of its labels stand in its texts as whole words, in capitals or not. Numbers and
-    labels of one character do not count: they stand there by chance.
+    A row does if all of its labels appear in its texts as whole words, in any case. Numbers and labels of one
+    character do not count: they appear by chance.
     """
     texts = ["\n".join(row) for row in rows.by_row()]
     leaking = [
@@ -27,9 +27,9 @@ def refuse_labels_in_texts(rows: LabelledRows) -> None:
     first = leaking[0]
     raise DataError(
         TEXT_FIELD,
-        f"must not contain the labels: {len(leaking)} of {len(rows)} training rows have their own word for "
+        f"must not contain the labels: {len(leaking)} of {len(rows)} training rows contain theirs word for "
         f"word (got {shown(texts[first])} labelled {shown(rows.labels[first])}); leave out "
-        "the column that has it, or if that is the task set spec.dataset.allowLabelInText",
+        "the column that has it or, if the task is to find it, set spec.dataset.allowLabelInText",
     )
 
 
@@ -39,7 +39,7 @@ def _telling(label: Label) -> list[str]:
 
 
 def _gives_away(text: str, names: Sequence[str]) -> bool:
-    # A plain search first: it is fast, and most often there is nothing to find.
+    # A plain search first: it is fast, and usually finds nothing.
     return bool(names) and all(
         name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
         for name in names

@@ -31,7 +31,7 @@ from finetune_trainer.search.locations import open_filesystem, shown
 PARTS = ("train", "validation", "test")
 
 DEFAULT_UNREADABLE = 0.01
-"""Share of the rows of a file that may be unreadable where the study does not say."""
+"""Share of the rows of a file that may be unreadable unless the study says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class RawRows:
     """By column."""
 
     labels: tuple[list[Any], ...]
-    """The one label column, or a column for each label."""
+    """The only label column, or one column for each label."""
 
     groups: list[Any]
-    """What `groupColumn` has, or None for each row without that field."""
+    """The values of `groupColumn`, or None for every row without that field."""
 
     def __len__(self) -> int:
         return len(self.groups)
 
 
 def load(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
-    """The parts that the source of `dataset` brings: `train` always, `validation` and `test` perhaps.
+    """The parts that the source of `dataset` has: always `train`, perhaps `validation` and `test`.
 
-    Relative paths are below `base`. Rows that cannot be read are skipped, and counted in `account`.
+    Relative paths start from `base`. Rows that cannot be read are skipped, and counted in `account`.
     Raises DataError naming the field of the file or column that is wrong, StorageUnavailable for a file that
     cannot be reached now.
     """
@@ -64,7 +64,7 @@ def load(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
 
 
 def _column_fields(dataset: Dataset) -> dict[str, str]:
-    """The name of each column that is wanted, and the field that names it."""
+    """The name of each wanted column, and the field that names it."""
     field = "spec.dataset"
     columns = {name: f"{field}.textColumns[{at}]" for at, name in enumerate(dataset.text_columns)}
     for at, name in enumerate(dataset.label_columns or []):
@@ -95,25 +95,25 @@ def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, Raw
 
 
 def _layout(files: DatasetFiles, dataset: Dataset) -> Layout:
-    """How the files are written. Raises DataError for an encoding that there is not."""
+    """How the files are written. Raises DataError for an encoding that does not exist."""
     field = "spec.dataset.files"
     encoding = files.encoding or UTF8
     try:
         is_utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
-        "".encode(encoding)  # some codecs of Python's are of bytes
+        "".encode(encoding)  # some of Python's codecs are not for text
     except LookupError as error:
         raise DataError(
             f"{field}.encoding",
-            f"must be an encoding of text such as UTF-8, UTF-16, ISO-8859-1 or GB18030 (got {encoding})",
+            f"must be a text encoding such as UTF-8, UTF-16, ISO-8859-1 or GB18030 (got {encoding})",
         ) from error
     names = None if files.column_names is None else tuple(files.column_names)
     return Layout(UTF8 if is_utf8 else encoding, files.delimiter, names, dataset.label_column)
 
 
 def named_labels(dataset: Dataset, task: Task, base: Path) -> list[str] | None:
-    """The names of labels that the rows have the numbers of; None if they have the names.
+    """The names of the labels where the rows have numbers; None where the rows have names.
 
-    Raises DataError if there are none, or the same twice, or if the task has numbers for labels.
+    Raises DataError if there are none, if one is there twice, or if the labels of the task are numbers.
     """
     field, names = "spec.dataset.labelNames", dataset.label_names
     if dataset.label_names_file is not None:
@@ -125,7 +125,7 @@ def named_labels(dataset: Dataset, task: Task, base: Path) -> list[str] | None:
             where = _where(dataset.label_names_file, base)
             raise DataError(
                 field,
-                f"must be a text file in UTF-8 with one name a line (got {where}: {first_line(error)})",
+                f"must be a text file in UTF-8 with one name per line (got {where}: {first_line(error)})",
             ) from error
         except OSError as error:
             raise_if_away(error, dataset.label_names_file, base)
@@ -145,16 +145,16 @@ def named_labels(dataset: Dataset, task: Task, base: Path) -> list[str] | None:
 def _tell_unread(
     rows: FileRows, field: str, files: DatasetFiles, layout: Layout, account: Account
 ) -> None:
-    """Warn of rows that cannot be read. Raises DataError if they are more than the study allows."""
+    """Warn of rows that cannot be read. Raises DataError if there are more than the study allows."""
     text = f"{_unread(rows)}{_lost(rows, layout)}"
     allowed = DEFAULT_UNREADABLE if files.max_unreadable is None else files.max_unreadable
     if len(rows.unread) / rows.total > allowed:
         raise DataError(
             field,
-            f"must be readable but for a share of {allowed:g} of its rows, or spec.dataset.files.maxUnreadable must be "
+            f"must be readable, except for a share of at most {allowed:g} of its rows, or spec.dataset.files.maxUnreadable must be "
             f"larger (got {text}){_remedy(rows.unread)}",
         )
-    account.warn(field, f"{text} skipped")
+    account.warn(field, f"skipped {text}")
 
 
 def _unread(rows: FileRows) -> str:
@@ -174,16 +174,16 @@ def _places(lines: Sequence[int]) -> str:
 
 
 def _lost(rows: FileRows, layout: Layout) -> str:
-    """The classes that none of the readable rows has."""
+    """The classes that no readable row has."""
     read = set(map(str, rows.columns.get(layout.label or "", [])))
     lost = Counter(row.label for row in rows.unread if row.label and row.label not in read)
     named = ", ".join(name for name, _ in lost.most_common(3))
-    return f"; all rows of {named} among them" if lost else ""
+    return f", including all rows of {named}" if lost else ""
 
 
 def _remedy(unread: Sequence[Unread]) -> str:
     if any("UTF-8" in row.why for row in unread):
-        return "; is spec.dataset.files.encoding another, such as ISO-8859-1 or windows-1252?"
+        return "; should spec.dataset.files.encoding be another one, such as ISO-8859-1 or windows-1252?"
     return ""
 
 
@@ -191,7 +191,7 @@ def _read(location: str, base: Path, field: str, dataset: Dataset, layout: Layou
     name = shown(location)
     reader = reader_for(name)
     if reader is None:
-        suffixes = f"{', '.join(READERS)}, or in one of these and .gz"
+        suffixes = f"{', '.join(READERS)}, or one of these followed by .gz"
         raise DataError(field, f"must end in {suffixes} (got {name})")
     fields = _column_fields(dataset)
     try:
@@ -220,18 +220,18 @@ def _header_hint(error: WrongColumn, name: str, layout: Layout) -> str:
     )
     if not isinstance(error, MissingColumn) or not has_header:
         return ""
-    return "; if its first line is a row, name the columns in spec.dataset.files.columnNames"
+    return "; if its first line is not a header, name the columns in spec.dataset.files.columnNames"
 
 
 def raise_if_away(error: Exception, location: str, base: Path) -> None:
-    """Raises StorageUnavailable if `error` says that the file cannot be reached now, whatever is in it."""
+    """Raises StorageUnavailable if `error` says that the file cannot be reached now, whatever it contains."""
     if isinstance(error, OSError) and may_pass(error):
         where = _where(location, base)
         raise StorageUnavailable(f"{where}: {error.strerror or first_line(error)}") from error
 
 
 def open_location(location: str, base: Path) -> IO[bytes]:
-    """The file at a URI that pyarrow knows, or at a path below `base`, opened for reading."""
+    """Open for reading the file at a URI that pyarrow supports, or at a path below `base`."""
     if "://" not in location:
         return (base / location).open("rb")
     filesystem, path = open_filesystem(location)

@@ -1,4 +1,4 @@
-"""Where the pretrained encoder is found: a folder, an object store or the hub."""
+"""Finds the pretrained encoder: in a folder, an object store or the hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,23 +34,23 @@ _POSITIONS_AFTER_PADDING = (
     "esm",
     "markuplm",
 )
-"""Model types that number a row's positions from the padding token's number on."""
+"""Model types that number a row's positions from the padding token's id upwards."""
 
-# Models of ours that have a head over pooled states are read by these classes, never by the code beside them.
+# Our models with a head over pooled states are loaded by these classes, never by the code beside them.
 transformers.AutoConfig.register(PooledConfig.model_type, PooledConfig)
 transformers.AutoModel.register(PooledConfig, PooledModel)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A pretrained encoder: `name` is a folder, the URI of one or a hub id, `revision` a commit, tag or branch there."""
+    """A pretrained encoder: `name` is a folder, its URI or a hub id; `revision` is a commit, tag or branch there."""
 
     name: str
     revision: str | None = None
 
     @classmethod
     def find(cls, model: PretrainedModel, base: Path) -> "ModelSource":
-        """What has the name of `model`: an object store's folder, one below `base`, else a model of the hub."""
+        """What `model` names: a folder in an object store, one below `base`, or else a model of the hub."""
         if "://" in model.name:
             return cls(model.name)
         folder = base / model.name
@@ -62,12 +62,12 @@ class ModelSource:
         return str(fetched(self.name)) if "://" in self.name else self.name
 
     def pinned(self) -> "ModelSource":
-        """The same model at the commit that its revision means now, so that every trial has the same."""
+        """The same model at the commit that its revision means now, so that all trials get the same."""
         commit = getattr(self.config(), "_commit_hash", None)
         return replace(self, revision=commit) if commit else self
 
     def config(self, **changes: Any) -> Any:
-        """The model's configuration with `changes`; of a model with a head of ours that of its encoder.
+        """The model's configuration with `changes`; if the model has a head of ours, that of its encoder.
 
         Raises ModelError if it cannot be loaded.
         """
@@ -78,15 +78,15 @@ class ModelSource:
             return config.of_encoder(**changes) if isinstance(config, PooledConfig) else config
 
     def tokenizer(self) -> Any:
-        """The model's tokenizer. Raises ModelError if it cannot be loaded, knows no words, or pads left."""
+        """The model's tokenizer. Raises ModelError if it cannot be loaded, has no vocabulary, or pads on the left."""
         with self._explained("tokenizer"), quiet_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 self._place, revision=self.revision, trust_remote_code=False
             )
-            # Without its files transformers makes one to which every word is unknown.
+            # If its files are missing, transformers makes a tokenizer to which every word is unknown.
             if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}:
                 files = " or ".join(tokenizer.vocab_files_names.values())
-                raise ValueError(f"its vocabulary must be in {files}, and is not")
+                raise ValueError(f"its vocabulary must be in {files} but is not there")
         if tokenizer.padding_side != "right":
             raise ModelError(
                 FIELD,
@@ -96,10 +96,10 @@ class ModelSource:
         return tokenizer
 
     def weights(self, config: Any) -> tuple[Any, dict[str, Any]]:
-        """The model with a classification head for `config`, and transformers' account of the loading.
+        """The model with a classification head for `config`, and transformers' report on loading it.
 
-        Only safetensors are read. Raises ModelError if the weights cannot be loaded, or lack a tensor that the
-        encoder has by the model's configuration; a pooler may be new.
+        Reads only safetensors. Raises ModelError if the weights cannot be loaded, or lack a tensor that the
+        encoder should have by the model's configuration; a pooler may be new.
         """
         with self._explained("safetensors weights"), quiet_transformers():
             model, info = self._classifier(config)
@@ -122,7 +122,7 @@ class ModelSource:
             model, info = auto.from_pretrained(self._place, config=config, **options, **own)
             return model, info
         pooled = PooledForSequenceClassification.from_pretrained(self._place, **options)
-        with torch.device("meta"):  # its class is wanted, no weights
+        with torch.device("meta"):  # for its class only, without weights
             kind = type(transformers.AutoModelForSequenceClassification.from_config(config))
         weights = pooled.encoder.state_dict(prefix=f"{kind.base_model_prefix}.")
         model, info = kind.from_pretrained(
@@ -144,9 +144,9 @@ class ModelSource:
             )
 
     def encoder(self, precision: str) -> Any:
-        """The encoder without a head, for evaluation, in `float32` or `float64`; only safetensors are read.
+        """The encoder without a head, for evaluation, in `float32` or `float64`; reads only safetensors.
 
-        Raises ModelError if it cannot be loaded, or not as a whole.
+        Raises ModelError if it cannot be loaded, or not completely.
         """
         with self._explained("safetensors weights"), quiet_transformers():
             model, info = transformers.AutoModel.from_pretrained(
@@ -165,7 +165,7 @@ class ModelSource:
         return model.eval()
 
     def _not_a_folder(self) -> str:
-        offline = ", and HF_HUB_OFFLINE keeps from asking the hub"
+        offline = ", and HF_HUB_OFFLINE forbids asking the hub"
         return f"; no such folder{offline if constants.HF_HUB_OFFLINE else ''}"
 
     @contextmanager
@@ -187,8 +187,8 @@ class ModelSource:
 
 
 def max_tokens(tokenizer: Any, config: Any) -> int:
-    """The longest row that a model can read, special tokens included."""
-    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of none
+    """The longest row that a model can read, including special tokens."""
+    limits = [int(tokenizer.model_max_length)]  # a huge number if the tokenizer has no limit
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions > 0:
         shifted = any(name in config.model_type for name in _POSITIONS_AFTER_PADDING)
@@ -197,13 +197,13 @@ def max_tokens(tokenizer: Any, config: Any) -> int:
 
 
 def new_tensors(info: dict[str, Any]) -> set[str]:
-    """The names of the tensors that had no weights to load, by the account that `weights` returns."""
+    """The names of the tensors without weights to load, from the report that `weights` returns."""
     return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars, loading reports and advice; errors still show."""
+    """Silence transformers' progress bars, loading reports and advice; errors still show."""
     log = transformers.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -14,9 +14,9 @@ from finetune_trainer.search.locations import files_below, open_filesystem, rece
 
 @cache
 def fetched(location: str) -> Path:
-    """A folder of this machine with the files at a URI, as they are there now; it lies beside the models of the hub.
+    """A local folder, beside the models of the hub, with the files at a URI as they are there now.
 
-    Raises FileNotFoundError or ValueError if no files can be there, StorageUnavailable if the store cannot be
+    Raises FileNotFoundError or ValueError if there can be no files there, StorageUnavailable if the store cannot be
     reached now.
     """
     try:
@@ -43,6 +43,6 @@ def _fetched(location: str) -> Path:
         try:
             whole.rename(folder)
         except OSError:
-            if not folder.is_dir():  # another process was not quicker
+            if not folder.is_dir():  # unless another process was faster
                 raise
     return folder

@@ -1,4 +1,4 @@
-"""Rows that say nearly the same: found once for a study, left out of training as each trial wants it."""
+"""Rows that say nearly the same: found once for a study, left out of training as each trial's threshold says."""
 
 import logging
 import math
@@ -15,23 +15,23 @@ from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.errors import DataError
 
 MAX_PAIRS = 5_000_000
-"""Pairs that a study may have: more say that the threshold is too low for its texts."""
+"""Pairs that a study may have: more mean that the threshold is too low for its texts."""
 
 _BLOCK = 2048
-"""Texts that are compared with as many others at a time: all with all would not fit the memory."""
+"""Texts that are compared at a time: comparing all with all would not fit into memory."""
 
 _CHUNK = 1 << 14
 _MARGIN = 1e-4
-"""How far a cosine in single precision may be off, and more."""
+"""An upper bound of the error of a cosine in single precision."""
 
 log = logging.getLogger("finetune.data")
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Which rows of a study have the same texts, and which texts are alike.
+    """Which rows of a study have the same texts, and which texts are similar.
 
-    Only flat arrays, so Ray's object store shares one copy among the processes of a node.
+    It has only flat arrays, so Ray's object store shares one copy among the processes of a node.
     """
 
     texts: NDArray[np.int32]
@@ -42,16 +42,16 @@ class NearDuplicates:
     """(pairs,) Numbers of the two texts of each pair."""
 
     cosine: NDArray[np.float32]
-    """(pairs,) How alike they are: at least the lowest threshold that a trial of the study can have."""
+    """(pairs,) Their similarities: at least the lowest threshold that a trial of the study can have."""
 
     @classmethod
     def find(
         cls, columns: Sequence[Sequence[str]], encoder: ModelSource, lowest: float, field: str
     ) -> "NearDuplicates":
-        """What is alike by at least `lowest` among rows whose one or two texts are in `columns`.
+        """Find texts with a similarity of at least `lowest` among rows whose one or two texts are in `columns`.
 
-        Pairs of texts are as alike as their texts on average. What is found decides which rows a trial
-        sees, so it must be the same on any machine and with any number of threads: texts that are close in
+        The similarity of two pairs of texts is the mean of those of their texts. The result decides which rows a
+        trial sees, so it must be the same on any machine and with any number of threads: texts that are close in
         single precision are compared in double precision, and cosines have 6 digits. Raises ModelError if
         the encoder cannot be loaded, DataError, naming `field`, if there are more than `MAX_PAIRS`.
         """
@@ -66,7 +66,9 @@ class NearDuplicates:
             cosine = _cosines(vectors, places.reshape(pairs.shape))
         alike = cosine >= np.float32(lowest)
         later, earlier = np.ascontiguousarray(pairs[alike].T)
-        log.info("%d pairs of %d texts are alike by %g or more", len(later), len(rows), lowest)
+        log.info(
+            "%d pairs of %d texts have a similarity of %g or more", len(later), len(rows), lowest
+        )
         return cls(np.array(texts, dtype=np.int32), later, earlier, cosine[alike])
 
     @property
@@ -77,8 +79,8 @@ class NearDuplicates:
     def stay(
         self, train: NDArray[np.int64], others: NDArray[np.int64], threshold: float
     ) -> NDArray[np.bool_]:
-        """Which rows of `train` (ascending) stay: those that are alike by `threshold` neither to one of
-        `others` nor to an earlier one of `train` that stays."""
+        """Which rows of `train` (ascending) stay: those whose similarity is below `threshold` both to all of
+        `others` and to all earlier ones of `train` that stay."""
         close = self.cosine >= threshold
         later, earlier = self.later[close], self.earlier[close]
         leaking = self._leaking(others, later, earlier)
@@ -94,7 +96,7 @@ class NearDuplicates:
     def _leaking(
         self, others: NDArray[np.int64], later: NDArray[np.int32], earlier: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Which texts are among those of `others`, or alike to one of them."""
+        """Which texts are among those of `others`, or similar to one of them."""
         held_out = np.zeros(int(self.texts.max()) + 1, dtype=np.bool_)
         held_out[self.texts[others]] = True
         leaking = held_out.copy()
@@ -109,7 +111,7 @@ def _keep_first(
     ones: NDArray[np.int32],
     others: NDArray[np.int32],
 ) -> None:
-    """Of each pair keep only the one that comes first by `place`, unless that is not kept itself."""
+    """Of each pair keep only the one that comes first by `place`, unless that one is not kept itself."""
     swapped = place[ones] < place[others]
     behind, ahead = np.where(swapped, others, ones), np.where(swapped, ones, others)
     order = np.argsort(place[behind], kind="stable")
@@ -133,7 +135,7 @@ def _vectors(
 
 
 def close_pairs(vectors: NDArray[np.float32], lowest: float, field: str) -> NDArray[np.int32]:
-    """Numbers (pairs, 2) of the later and the earlier of unit vectors (texts, width) with a cosine of at
+    """Numbers (pairs, 2) of the later and the earlier of two unit vectors (texts, width) with a cosine of at
     least `lowest`. Raises DataError, naming `field`, if there are more than `MAX_PAIRS`.
     """
     found, count = [np.empty((0, 2), dtype=np.int32)], 0
@@ -149,7 +151,7 @@ def close_pairs(vectors: NDArray[np.float32], lowest: float, field: str) -> NDAr
             if count > MAX_PAIRS:
                 raise DataError(
                     field,
-                    f"must be higher for these rows: more than {MAX_PAIRS:,} pairs of texts are alike "
+                    f"must be higher for these rows: more than {MAX_PAIRS:,} pairs of texts are similar "
                     f"by the lowest threshold (got {lowest:g})",
                 )
     return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""From the source of a study's rows to its three parts, cleaned and labelled."""
+"""Turns the source of a study's rows into its three parts, cleaned and labelled."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ GROUP_FIELD = "spec.dataset.groupColumn"
 def labelled_parts(spec: StudySpec, base: Path, account: Account) -> dict[str, LabelledRows]:
     """The usable rows of `train`, `validation` and `test`; each step is in `account`.
 
-    Validation and test rows are never left out because of training rows. Where the source brings no such
-    part, repeated rows are left out before it is split off, and rows with the same texts stay together.
+    Validation and test rows are never left out because of training rows. If the source lacks one of these
+    parts, repeated rows are left out before it is split off, and rows with the same texts stay together.
     Raises DataError naming the field that is wrong.
     """
     dataset, cleaning = spec.dataset, spec.dataset.cleaning
@@ -38,7 +38,7 @@ def labelled_parts(spec: StudySpec, base: Path, account: Account) -> dict[str, L
     if cleaning.duplicates == "Drop":
         parts = without_duplicates(parts, account)
     parts = split_parts(parts, dataset, account)
-    # Each fold trains on most validation rows too.
+    # Each fold also trains on most validation rows.
     trained = PARTS[:2] if spec.validation.cross_validation else PARTS[:1]
     return without_conflicts(parts, trained, cleaning.conflicts, account)
 
@@ -48,7 +48,7 @@ def _tell_of_groups(parts: Mapping[str, LabelledRows], account: Account) -> None
         alone = rows.groups.count(None)
         if alone:
             count = f"{alone} of {len(rows)} {name} rows"
-            account.warn(GROUP_FIELD, f"{count} have no value and are each a group of their own")
+            account.warn(GROUP_FIELD, f"{count} have no value; each is a group of its own")
     places = Counter(group for rows in parts.values() for group in {*rows.groups} - {None})
     shared = sum(count > 1 for count in places.values())
     if shared:
@@ -58,7 +58,7 @@ def _tell_of_groups(parts: Mapping[str, LabelledRows], account: Account) -> None
 def split_parts(
     parts: Mapping[str, LabelledRows], dataset: Dataset, account: Account
 ) -> dict[str, LabelledRows]:
-    """`parts` with those that are missing split off the training rows.
+    """`parts`, with missing ones split off the training rows.
 
     Raises DataError if there are too few rows or groups.
     """
@@ -92,7 +92,7 @@ def split_parts(
         if not len(rows):
             raise DataError(
                 "spec.dataset.split.stratify",
-                f"must be false where no class has rows to spare for {name} (of {len(train)} rows)",
+                f"must be false if no class has rows to spare for {name} (of {len(train)} rows)",
             )
         found[name] = replace(train.keep(rows), part=name)
     return found

@@ -1,4 +1,4 @@
-"""The rows of a study as every trial sees them."""
+"""The rows of a study as all trials see them."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ from finetune_trainer.errors import DataError, TrialFailure
 log = logging.getLogger("finetune.data")
 
 FEW_ROWS = 20
-"""Rows with a label below which what they say of it alone is mostly chance."""
+"""With fewer rows than this, what a label's own rows say about it is mostly chance."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PreparedData:
     task: Task
     model: ModelSource
     columns: tuple[Tokens, ...]
-    """One or two texts a row."""
+    """One or two texts per row."""
 
     labels: NDArray[Any]
     """int64 (rows,) for SingleLabel, bool (rows, labels) for MultiLabel, float32 (rows,) for Regression."""
@@ -60,25 +60,25 @@ class PreparedData:
     test: NDArray[np.int64]
     frame: Frame
     max_tokens: int
-    """Longest row that the model can read, special tokens included."""
+    """Longest row that the model can read, including special tokens."""
 
     padding_matters: bool = False
-    """Whether the model says something else of a row that is padded: only rows of one length go in together."""
+    """Whether padding changes the model's outputs: then only rows of the same length are batched together."""
 
     readings: Mapping[str, Reading] = field(default_factory=dict)
-    """How the rows are read by other pretrained models that trials can have, by their names."""
+    """The rows as read by the other pretrained models that trials can have, by the models' names."""
 
     near_duplicates: NearDuplicates | None = None
-    """Which rows are alike; None if no trial leaves any out."""
+    """Which rows are similar; None if no trial leaves any out."""
 
     variable_texts: VariableTexts | None = None
     """The texts of the training and validation rows; None if no trial varies any."""
 
     groups: NDArray[np.int64] | None = None
-    """Rows with the same number, (rows,), are in one fold; None if every row may be in any."""
+    """Rows with the same number, (rows,), stay in one fold; None if every row may be in any fold."""
 
     steps: tuple[Step, ...] = ()
-    """What was done to the rows on their way here, in order."""
+    """What was done to the rows in preparation, in order."""
 
     warnings: tuple[str, ...] = ()
     """What a user should know about the rows: at most 10 sentences of at most 256 characters."""
@@ -87,7 +87,7 @@ class PreparedData:
     """Digest of rows and parts; a checkpoint resumes only on the data it was made with."""
 
     def read_by(self, name: str) -> "PreparedData":
-        """The same rows as read by the pretrained model `name` of a trial; empty is the study's own."""
+        """The same rows as read by the pretrained model `name` of a trial; an empty name is the study's own."""
         if not name:
             return self
         reading = self.readings[name]
@@ -102,13 +102,13 @@ class PreparedData:
         return replace(changed, fingerprint=changed.digest())
 
     def merged(self) -> "PreparedData":
-        """The same rows with the validation rows in training, for the final fit."""
+        """The same rows, with the validation rows added to training, for the refit."""
         train = np.concatenate([self.train, self.validation])
         merged = replace(self, train=train, validation=self.validation[:0])
         return replace(merged, fingerprint=merged.digest())
 
     def folds(self, folds: int, stratify: bool, seed: int) -> list[NDArray[np.int64]]:
-        """Row numbers of each part of the pooled training and validation rows, ascending; each row is in one.
+        """Row numbers of each fold of the pooled training and validation rows, ascending; each row is in one fold.
 
         Raises DataError if there are fewer rows, or groups of rows, than folds.
         """
@@ -126,7 +126,7 @@ class PreparedData:
         return [rows[part] for part in parts]
 
     def fold(self, index: int, folds: int, stratify: bool, seed: int) -> "PreparedData":
-        """The same rows with part `index` of `folds` for validation, the others for training."""
+        """The same rows, with fold `index` of `folds` for validation and the others for training."""
         parts = self.folds(folds, stratify, seed)
         validation = parts.pop(index)
         changed = replace(self, train=np.sort(np.concatenate(parts)), validation=validation)
@@ -135,7 +135,7 @@ class PreparedData:
     def sampled(self, rows: int, stratify: bool, seed: int) -> "PreparedData":
         """The same rows with only `rows` of the training rows, or all if there are no more.
 
-        A smaller sample of the same seed is part of a larger one.
+        A smaller sample with the same seed is part of a larger one.
         """
         stratify = stratify and self.task == "SingleLabel"
         order = sample_order(self.labels[self.train], seed, stratify)
@@ -143,13 +143,13 @@ class PreparedData:
         return replace(changed, fingerprint=changed.digest())
 
     def deduplicated(self, threshold: float) -> "PreparedData":
-        """The same rows without the training rows that are alike (cosine) by `threshold` or more to a
+        """The same rows without the training rows whose similarity (cosine) is `threshold` or more to a
         validation or test row, or to an earlier training row that stays. 1 keeps all.
 
-        The last row of a class stays where it is alike to training rows alone: a final fit, for which
-        validation rows are training rows, has the classes that its trial had. The fingerprint stays: with
+        The last row of a class stays if it is similar to training rows only, so that a refit, for which
+        validation rows are training rows, has the classes that its trial had. The fingerprint stays: together with
         the threshold of a trial it decides which rows the trial has. Raises TrialFailure("UserError") if
-        every training row of a class is alike to a validation or test row.
+        every training row of a class is similar to a validation or test row.
         """
         if threshold >= 1:
             return self
@@ -172,8 +172,10 @@ class PreparedData:
         return replace(self, train=train)
 
     def distinct(self, threshold: float) -> tuple[NDArray[np.int64], list[str]]:
-        """The training rows that `deduplicated` leaves, ascending, and the labels of which it keeps the last."""
-        assert self.near_duplicates is not None  # `prepare` has the lowest threshold of all trials
+        """The training rows that `deduplicated` leaves, ascending, and the labels whose last row it keeps."""
+        assert (
+            self.near_duplicates is not None
+        )  # `prepare` found them for the lowest threshold of all trials
         others = np.concatenate([self.validation, self.test])
         train = self.train[self.near_duplicates.stay(self.train, others, threshold)]
         spared = []
@@ -202,12 +204,14 @@ class PreparedData:
         return np.array([len(rows) > 0])
 
     def augmented(self, config: Hyperparameters, seed: int, epoch: int) -> "PreparedData":
-        """For one epoch: the same rows and, behind them, varied copies of the training rows, which are
+        """For one epoch: the same rows followed by varied copies of the training rows, which are
         training rows too. The fingerprint stays.
         """
         if config.augmentation == "None":
             return self
-        assert self.variable_texts is not None  # `prepare` has the augmentations of all trials
+        assert (
+            self.variable_texts is not None
+        )  # `prepare` kept them for the augmentations of all trials
         varied = self.variable_texts.varied(self.train, config, seed, epoch)
         tokenizer = _tokenizer(self.model)
         columns = tuple(
@@ -228,12 +232,12 @@ class PreparedData:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def kept_tokens(self, rows: NDArray[np.int64], max_length: int) -> list[NDArray[np.int64]]:
-        """Tokens that each text of `rows` keeps when rows are cut to `max_length`, one array a column."""
+        """Tokens that each text of `rows` keeps when rows are cut to `max_length`, one array per column."""
         room = self.limit(max_length) - self.frame.special
         return cut([column.lengths[rows] for column in self.columns], room)
 
     def lengths(self, rows: NDArray[np.int64], max_length: int) -> NDArray[np.int64]:
-        """Tokens of each of `rows` when cut to `max_length`, special tokens included."""
+        """Tokens of each of `rows` when cut to `max_length`, including special tokens."""
         kept: NDArray[np.int64] = np.sum(self.kept_tokens(rows, max_length), axis=0)
         return kept + self.frame.special
 
@@ -259,5 +263,5 @@ class PreparedData:
 
 @cache
 def _tokenizer(source: ModelSource) -> Any:
-    """The tokenizer of a model, read once a process."""
+    """The tokenizer of a model, read once per process."""
     return source.tokenizer()

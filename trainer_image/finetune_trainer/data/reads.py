@@ -1,4 +1,4 @@
-"""Whether a model can read the rows of a study: better known before any trial starts than from each of them."""
+"""Checks that a model can read the rows of a study, once before any trial starts."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from finetune_trainer.errors import ModelError
 from finetune_trainer.search.locations import shown
 
 _ROUNDING = 1e-4
-"""Difference of outputs, or of those of their size, that may come from rounding."""
+"""Difference of outputs, relative to their size if that is above 1, that may come from rounding."""
 
 
 def check_reads(
     model: Any, source: ModelSource, columns: tuple[Tokens, ...], frame: Frame, limit: int
 ) -> bool:
-    """Have `model` read the longest and the shortest row together, each cut to `limit` tokens.
+    """Let `model` read the longest and the shortest row together, each cut to `limit` tokens.
 
-    Whether it says something else of the shorter one than without its padding. Raises ModelError if it cannot:
+    Returns whether padding changes its output for the shorter one. Raises ModelError if it cannot read them:
     tokens or segments that it has no embedding for, more tokens than positions, no token to pad with.
     """
     lengths = np.sum([column.lengths for column in columns], axis=0)
@@ -56,21 +56,21 @@ def _check_embeddings(
 ) -> None:
     try:
         embeddings = getattr(model.base_model.get_input_embeddings(), "num_embeddings", None)
-    except NotImplementedError:  # it has others
+    except NotImplementedError:  # its embeddings are elsewhere
         embeddings = None
     highest = max(int(column.ids.max(initial=0)) for column in columns)
     if embeddings is not None and highest >= embeddings:
         raise _refused(
             source,
-            f"its tokenizer makes token {highest} of the texts, and its vocabulary ends with {embeddings - 1}: "
-            "were tokens added to the one and not to the other?",
+            f"its tokenizer gives the texts token {highest}, but its vocabulary ends with {embeddings - 1}: "
+            "were tokens added to one but not to the other?",
         )
     kinds = getattr(model.config, "type_vocab_size", None)
     segments = inputs.get("token_type_ids")
     if kinds and segments is not None and segments.max() >= kinds:
         raise _refused(
             source,
-            f"its tokenizer numbers the texts of a pair as segments 0 to {segments.max()}, and it knows {kinds} only",
+            f"its tokenizer numbers the texts of a pair as segments 0 to {segments.max()}, but it has only {kinds}",
         )
 
 

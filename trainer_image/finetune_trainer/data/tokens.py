@@ -1,4 +1,4 @@
-"""Texts as token numbers: made once without truncation, cut and framed when rows are batched."""
+"""Texts as token ids: made once without truncation; cut and framed when rows are batched."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 Piece: TypeAlias = NDArray[np.int32] | tuple[int, ...]
 
 JOINT = "\x1f"
-"""Stands between the texts of a row that are joined to one, until they are tokens: ASCII's unit separator."""
+"""Separates the texts of a row that are joined into one, until they are tokens: ASCII's unit separator."""
 
 _CHUNK = 1000
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token numbers of many texts in one flat array, without special tokens.
+    """Token ids of many texts in one flat array, without special tokens.
 
     Text `i` is `ids[offsets[i]:offsets[i + 1]]`.
     """
@@ -39,7 +39,7 @@ class Tokens:
         return np.diff(self.offsets)
 
     def followed_by(self, more: "Tokens") -> "Tokens":
-        """These texts, and behind them those of `more`."""
+        """These texts, followed by those of `more`."""
         offsets = np.concatenate([self.offsets, self.offsets[-1] + more.offsets[1:]])
         return Tokens(np.concatenate([self.ids, more.ids]), offsets)
 
@@ -54,7 +54,7 @@ class Tokens:
 def tokenise(tokenizer: Any, texts: Sequence[str]) -> Tokens:
     """The tokens of `texts`, of any length.
 
-    In the place of each `JOINT` is the tokenizer's separator token, or a line break if it has none.
+    Each `JOINT` becomes the tokenizer's separator token, or a line break if it has none.
     """
     chunks = []
     lengths = [0]
@@ -92,11 +92,11 @@ class Frame:
     pad: int
 
     left: bool = field(default=False, repr=False)
-    """Whether long texts lose their beginnings. Not shown where it is False, so that digests stay what they were."""
+    """Whether long texts are cut at their beginning. Not shown if False, so that digests stay what they were."""
 
     @classmethod
     def of(cls, tokenizer: Any, columns: Sequence[Sequence[str]]) -> "Frame":
-        """The frame that `tokenizer` puts around the texts of `columns`, one or two, as it does around some of these.
+        """The frame that `tokenizer` puts around the texts of `columns`, one or two, tried out on some of them.
 
         Raises ValueError if it makes no token of any text of a column.
         """
@@ -121,7 +121,7 @@ class Frame:
         )
 
     def kept(self, tokens: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-        """The `count` tokens that a text keeps where it is cut."""
+        """The `count` tokens that a text keeps when it is cut."""
         return tokens[len(tokens) - count :] if self.left else tokens[:count]
 
     @property
@@ -139,8 +139,8 @@ class Frame:
     ) -> tuple[dict[str, NDArray[np.int64]], bool]:
         """A model's arguments (rows, tokens) for `rows` of `columns`, and whether none of them is padded.
 
-        `kept` has the tokens that each text keeps, an array a column. The rows are padded to the longest, to a
-        `multiple` of tokens unless that is beyond `limit`.
+        `kept` has the tokens that each text keeps, one array per column. The rows are padded to the longest, rounded
+        up to a `multiple` of tokens unless that exceeds `limit`.
         """
         lengths = np.sum(kept, axis=0) + self.special
         width = min(-(-int(lengths.max()) // multiple) * multiple, limit)
@@ -172,18 +172,18 @@ class Frame:
 
 
 def _shortest(tokenizer: Any, texts: Sequence[str]) -> str:
-    """The shortest of `texts` that is not without tokens."""
+    """The shortest of `texts` that has any tokens."""
     separated = [_separated(tokenizer, text) for text in sorted(texts, key=len)]
     for start in range(0, len(separated), _CHUNK):
         chunk = separated[start : start + _CHUNK]
         for text, ids in zip(chunk, _ids(tokenizer, chunk), strict=True):
             if ids:
                 return text
-    raise ValueError(f"it makes no token of any of {len(texts):,} texts")
+    raise ValueError(f"it makes no tokens from any of {len(texts):,} texts")
 
 
 def _separated(tokenizer: Any, text: str) -> str:
-    """`text` with the tokenizer's separator token, or a line break if it has none, in the place of each `JOINT`."""
+    """`text` with each `JOINT` replaced by the tokenizer's separator token, or a line break if it has none."""
     return text.replace(JOINT, f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n")
 
 
@@ -201,13 +201,13 @@ def _find(ids: list[int], part: list[int], start: int) -> int:
     for position in range(start, len(ids) - len(part) + 1):
         if ids[position : position + len(part)] == part:
             return position
-    raise ValueError(f"the tokenizer frames {part} as {ids}, which does not hold it")
+    raise ValueError(f"the tokenizer turns {part} into {ids}, which does not contain it")
 
 
 def cut(lengths: Sequence[NDArray[np.int64]], room: int) -> list[NDArray[np.int64]]:
-    """Tokens that each of one or two texts keeps where a row has `room` for them.
+    """Tokens that each of one or two texts keeps if a row has `room` for them.
 
-    Of a pair the longer text is cut first, as the tokenizers' `longest_first` does.
+    Of a pair, the longer text is cut first, like the tokenizers' `longest_first`.
     """
     if len(lengths) == 1:
         return [np.minimum(lengths[0], room)]

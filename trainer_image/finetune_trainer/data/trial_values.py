@@ -6,7 +6,7 @@ from finetune_api.study import StudySpec
 
 
 def trial_values(spec: StudySpec, name: str) -> list[Scalar]:
-    """Values of the hyperparameter with JSON name `name`: the fixed one or the default, and of each domain
+    """Values of the hyperparameter with JSON name `name`: the fixed one or the default, and from each domain
     those listed, or its ends."""
     attribute = JSON_NAMES[name]
     fixed = getattr(spec.hyperparameters, attribute, None)

@@ -1,4 +1,4 @@
-"""The training loop and its parts: usable and measurable alone, without Ray."""
+"""The training loop and its parts, which can be used and measured alone, without Ray."""
 
 from finetune_trainer.training.baseline import baseline_metrics
 from finetune_trainer.training.pretrained import Pretrained

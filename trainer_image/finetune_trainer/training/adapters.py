@@ -1,4 +1,4 @@
-"""Low-rank updates of an encoder (LoRA), by peft, and their way back into the weights."""
+"""Adds low-rank updates (LoRA, by peft) to an encoder, and merges them back into its weights."""
 
 import copy
 from typing import Any
@@ -11,7 +11,7 @@ from finetune_trainer.training.layers import Layers
 
 
 def add_adapters(model: Any, config: Hyperparameters, layers: Layers) -> None:
-    """Put low-rank updates beside every linear layer of the encoder's layers; at first they add nothing.
+    """Add low-rank updates to every linear layer of the encoder's layers; at first they change nothing.
 
     Raises TrialFailure("UserError") if the encoder has no such layer.
     """
@@ -25,7 +25,7 @@ def add_adapters(model: Any, config: Hyperparameters, layers: Layers) -> None:
     if not targets:
         raise TrialFailure(
             "UserError",
-            "spec.model.name must be an encoder with linear layers in a list of layers for loraRank "
+            "spec.model.name must be an encoder with linear layers in a list of layers to use loraRank "
             f"(got a model of type {model.config.model_type})",
         )
     lora = LoraConfig(

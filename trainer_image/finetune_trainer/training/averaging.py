@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Equal mean of the trained weights over the steps seen; Izmailov et al., "Averaging Weights Leads to
-    Wider Optima and Better Generalization", 2018, with a step in place of an epoch: fine-tuning has few."""
+    """Equal mean of the trained weights over the steps so far; Izmailov et al., "Averaging Weights Leads to
+    Wider Optima and Better Generalization", 2018, by step instead of by epoch: fine-tuning has few epochs."""
 
     def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
         """`weights` are those that training changes."""
@@ -26,14 +26,14 @@ class Average:
             self._mean[name].lerp_(weight, 1 / self.steps)
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start again with an empty mean."""
         self.steps = 0
         for mean in self._mean.values():
             mean.zero_()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Have the mean in the model inside `with`, what it is trained from outside."""
+        """Put the mean into the model inside `with`; training goes on from the weights outside."""
         self._swap()
         try:
             yield
@@ -49,7 +49,7 @@ class Average:
 
     @torch.no_grad()
     def replace(self, name: str, weight: nn.Parameter, widen: Callable[[Tensor], Tensor]) -> None:
-        """Have `weight` in place of the one called `name`; `widen` makes its mean of the old one's."""
+        """Put `weight` in place of the one called `name`; `widen` makes its mean from that of the old one."""
         self._weights[name] = weight
         self._mean[name] = widen(self._mean[name])
 
@@ -58,6 +58,6 @@ class Average:
         return {"steps": self.steps, "mean": self._mean}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from what `state` said."""
+        """Go on from what `state` returned."""
         self.steps = state["steps"]
         self._mean = {name: tensor.to(device) for name, tensor in state["mean"].items()}

@@ -1,4 +1,4 @@
-"""What a constant prediction reaches: the figures that a trained model must beat."""
+"""The metrics of a constant prediction, which a trained model must beat."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from finetune_trainer.training.metrics import compute_metrics
 def baseline_metrics(
     data: PreparedData, metrics: Iterable[str], part: str = "test"
 ) -> dict[str, float]:
-    """Metrics, on `part`, of the best that can be said without reading the texts of its rows.
+    """Metrics, on `part`, of the best prediction that does not read the texts of its rows.
 
     It is the mean for Regression and the most frequent class for SingleLabel. For MultiLabel it is the
     set of the most frequent labels with the best micro F1 on the training rows. `loss` is that of
@@ -35,7 +35,7 @@ def baseline_metrics(
 def _constants(
     data: PreparedData, known: NDArray[Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits of the constant prediction, and logits with the shares of the labels."""
+    """Logits of the constant prediction, and logits that predict the shares of the labels."""
     priors = label_priors(data.task, known, len(data.label_names)).astype(np.float32)
     return (_best_set(known) if data.task == "MultiLabel" else priors), priors
 

@@ -14,16 +14,16 @@ from finetune_trainer.data.prepared import PreparedData
 Rows: TypeAlias = NDArray[np.int64]
 
 _POOL = 50
-"""Batches whose rows are sorted by length together: little padding, and still random batches."""
+"""How many batches are sorted by length together: little padding, yet random batches."""
 
 
 def balanced_rows(
     rows: Rows, classes: NDArray[np.int64], balance: str, seed: int, epoch: int
 ) -> Rows:
-    """The rows of an epoch in which every class has as many: the most that any has, or the fewest.
+    """The rows of an epoch in which every class has equally many: as many as the most frequent or the rarest class.
 
     `classes` are those of `rows`. `balance` is Oversample, which repeats rows of rare classes as evenly as
-    whole rows allow, or Undersample. Which rows are repeated or left out is drawn anew each epoch.
+    whole rows allow, or Undersample. The rows to repeat or leave out are drawn anew each epoch.
     """
     generator = np.random.default_rng((seed, epoch, 1))
     counts = np.bincount(classes)
@@ -65,7 +65,7 @@ def training_steps(
 
 
 def evaluation_batches(rows: Rows, lengths: NDArray[np.int64], batch_size: int) -> list[Rows]:
-    """`rows` in batches of like length, the longest first, so that a lack of memory shows at once."""
+    """`rows` in batches of similar length, the longest first, so that a lack of memory shows at once."""
     order = rows[np.argsort(-lengths, kind="stable")]
     return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
 
@@ -77,17 +77,17 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
     filled: bool = False
-    """Whether no row is padded, so that the mask says nothing."""
+    """Whether no row is padded, so that the mask is not needed."""
 
 
 class Batcher:
-    """Makes batches of a study's rows, cut to `max_length` and padded to the longest among them."""
+    """Makes batches of a study's rows, cut to `max_length` and padded to the longest row of the batch."""
 
     def __init__(self, data: PreparedData, max_length: int, device: torch.device) -> None:
         self._data = data
         self._max_length = max_length
         self._device = device
-        # Tensor cores want multiples of 8; on a CPU that only costs time.
+        # Tensor cores need multiples of 8; on a CPU that only costs time.
         self._multiple = 8 if device.type == "cuda" and not data.padding_matters else 1
 
     def __call__(self, rows: Rows) -> Batch:
@@ -100,7 +100,7 @@ class Batcher:
         return Batch(inputs, self.labels(rows), filled)
 
     def together(self, rows: Rows) -> list[Rows]:
-        """`rows` in parts that can go into the model together: all, or those of each length where padding matters."""
+        """`rows` in parts that can go through the model together: all or, where padding matters, those of each length."""
         if not self._data.padding_matters:
             return [rows]
         lengths = self.lengths(rows)
@@ -115,7 +115,7 @@ class Batcher:
         return self._data.lengths(rows, self._max_length)
 
     def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
-        """Get ready for batches of `rows`: nothing to do, tokens are there."""
+        """Get ready for batches of `rows`: nothing to do, the tokens are there."""
         return True
 
     def tensor(self, array: NDArray[np.generic]) -> Tensor:

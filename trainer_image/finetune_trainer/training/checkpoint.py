@@ -1,4 +1,4 @@
-"""A trial on disk: everything it needs to go on as if it had never stopped."""
+"""A checkpoint: everything a trial needs to go on as if it had never stopped."""
 
 import json
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ class Checkpoint:
         state: dict[str, Any],
     ) -> None:
         """Write a trial, in place of what is in the folder: `weights` are those that training changes,
-        `tensors` what else there is beside them and the optimizer's."""
+        `tensors` all others except the optimizer's."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _STATE).unlink(missing_ok=True)
         save_file({name: one.detach() for name, one in weights.items()}, self.folder / _MODEL)
         with (self.folder / _TENSORS).open(
             "wb"
-        ) as file:  # by its name torch would not say why it cannot
+        ) as file:  # given a name instead of a file, torch would not say why it fails
             torch.save({"optimizer": optimizer.state_dict(), **tensors}, file)
         (self.folder / _STATE).write_text(json.dumps(state, indent=1))
 
@@ -47,7 +47,7 @@ class Checkpoint:
         return state
 
     def restore(self, weights: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
-        """Put `weights` and optimizer state back; the other tensors. Nothing is unpickled but tensors.
+        """Put weights and optimizer state back; returns the other tensors. Unpickles nothing but tensors.
 
         Raises TrialFailure if the checkpoint is of a model with other weights.
         """
@@ -55,14 +55,14 @@ class Checkpoint:
         if saved.keys() != weights.keys():
             other = sorted(saved.keys() ^ weights.keys())
             raise TrialFailure(
-                "UserError", f"the model has changed since the checkpoint was made: {other[0]}, …"
+                "UserError", f"the model has changed since the checkpoint was saved: {other[0]}, …"
             )
         with torch.no_grad():
             for name, parameter in weights.items():
                 if saved[name].shape != parameter.shape:
                     raise TrialFailure(
                         "UserError",
-                        f"the number of labels, or the model, has changed since the checkpoint was made: "
+                        f"the number of labels, or the model, has changed since the checkpoint was saved: "
                         f"{name} was {tuple(saved[name].shape)} and is {tuple(parameter.shape)}",
                     )
                 parameter.copy_(saved[name])

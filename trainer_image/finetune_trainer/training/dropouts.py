@@ -1,4 +1,4 @@
-"""Dropout: the names that each architecture's configuration has for it, and a quicker one on a CPU."""
+"""Dropout: what each architecture's configuration calls it, and a faster version for CPUs."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _CLASSIFIER = (
 
 
 def set_dropouts(config: Any, hyperparameters: Hyperparameters) -> None:
-    """Write the dropouts that are given into `config`, under every name for them that its architecture has."""
+    """Write the given dropouts into `config`, under every name that its architecture has for them."""
     for names, value in (
         (_HIDDEN, hyperparameters.hidden_dropout),
         (_ATTENTION, hyperparameters.attention_dropout),
@@ -39,7 +39,7 @@ def set_dropouts(config: Any, hyperparameters: Hyperparameters) -> None:
 
 
 def head_dropout(config: Any, hyperparameters: Hyperparameters) -> float:
-    """The dropout of a head of ours over the encoder with `config`: as given, or its own."""
+    """The dropout of a head of ours on the encoder with `config`: as given, or else the encoder's own."""
     own = (getattr(config, name, None) for name in (*_CLASSIFIER, *_HIDDEN))
     given = (hyperparameters.classifier_dropout, *own)
     return next((float(value) for value in given if value is not None), 0.0)
@@ -49,13 +49,13 @@ _STEPS = 1 << 16
 
 
 class QuickDropout(nn.Dropout):
-    """Dropout that draws 16 bits an element where torch draws a number: half the time, on a CPU.
+    """Dropout that draws only 16 random bits per element: on a CPU it takes half of torch's time.
 
-    Its probability is the nearest of 65,536 steps, and what stays is scaled by just that. Never in place.
+    Its probability is rounded to the nearest of 65,536 steps, and the rest is scaled by exactly that. Never in place.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """`input` with some elements 0, in training."""
+        """`input` with some elements set to 0, in training."""
         dropped = round(self.p * _STEPS)
         if not self.training or not 0 < dropped < _STEPS:
             return super().forward(input)
@@ -67,7 +67,7 @@ class QuickDropout(nn.Dropout):
 
 
 def quicken(model: nn.Module) -> None:
-    """Have `model`, which is on a CPU, with `QuickDropout` in place of torch's."""
+    """Replace torch's dropout in `model`, which is on a CPU, by `QuickDropout`."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.Dropout:
             model.set_submodule(name, QuickDropout(module.p).train(module.training))

@@ -1,4 +1,4 @@
-"""Several models as one: the mean of their probabilities, or of the ranks of these, and whether it is better."""
+"""Several models as one: the mean of their probabilities or of their ranks, and whether it is better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,40 +15,40 @@ from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.thresholds import probabilities
 
 QUANTILES = 1000
-"""The most reference values that are kept of an output."""
+"""How many reference values are kept per output, at most."""
 
 _LEAST = float(np.finfo(np.float64).tiny)
 _MOST = 1 - float(np.finfo(np.float64).epsneg)
-"""The probabilities nearest to 0 and 1 that have a logit."""
+"""The limits of the probabilities that are turned into logits."""
 
 _ROUNDING = 1e-6
-"""Share of a metric by which the rounding of logits can change it."""
+"""How much, relative to its value, a metric can change because logits are rounded."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model says of some rows."""
+    """What one model predicts for some rows."""
 
     logits: NDArray[np.float32]
     """(rows, outputs)."""
 
     thresholds: NDArray[np.float64] | None
-    """MultiLabel: probability from which on each label is predicted, (outputs,)."""
+    """MultiLabel: probability from which each label is predicted, (outputs,)."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """How the outputs of several models, the members, become those of one."""
+    """How the outputs of several models, the members, are combined into one."""
 
     task: Task
     weights: NDArray[np.float64]
-    """Of each member, (members,); their sum is 1."""
+    """Of each member, (members,); they add up to 1."""
 
     references: tuple[NDArray[np.float64], ...] | None = None
-    """RankMean: for each member the outputs for the reference rows, (rows, outputs), each column ascending.
+    """RankMean: for each member the outputs on the reference rows, (rows, outputs), each column ascending.
 
-    A row by itself has no rank. Its rank is the place that its probability would have among those of the
-    reference rows: validation rows, as a model said of them that had not seen them."""
+    A single row has no rank. Its rank is the place its probability would have among those of the reference
+    rows: validation rows, as predicted by a model that had not seen them."""
 
     @classmethod
     def of(
@@ -58,9 +58,9 @@ class Combination:
         leads: Sequence[float],
         validation: Sequence[NDArray[np.float32]],
     ) -> "Combination":
-        """The combination of members with these `leads` (as of `RefitItem`) and logits of the validation rows.
+        """The combination of members with these `leads` (see `RefitItem`) and logits of the validation rows.
 
-        Without any lead Weighted is Mean.
+        If no member has a lead, Weighted is the same as Mean.
         """
         weights = np.full(len(leads), 1 / len(leads))
         if method == "Weighted" and sum(leads) > 0:
@@ -70,16 +70,16 @@ class Combination:
         return cls(task, weights, tuple(_reference(outputs(task, found)) for found in validation))
 
     def __call__(self, members: Sequence[Answers]) -> Answers:
-        """What a single model with the mean of the members' outputs would say of the same rows.
+        """What one model with the mean of the members' outputs would predict for the same rows.
 
-        The thresholds are the means of those of the members; for RankMean, of their ranks.
+        Its thresholds are the means of the members' thresholds or, for RankMean, of their ranks.
         """
         mean = self._mean([outputs(self.task, member.logits) for member in members])
         own = [member.thresholds[None] for member in members if member.thresholds is not None]
         return Answers(_logits(self.task, mean), self._mean(own)[0] if own else None)
 
     def _mean(self, members: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """(rows, outputs) of members' (rows, outputs)."""
+        """The members' (rows, outputs), combined into one (rows, outputs)."""
         if self.references is not None:
             members = [
                 ranks(values, reference)
@@ -90,7 +90,7 @@ class Combination:
 
 
 def outputs(task: Task, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The probabilities (rows, outputs) that `logits` mean, or the numbers of Regression."""
+    """The probabilities (rows, outputs) that `logits` stand for, or the numbers of Regression."""
     if task == "SingleLabel":
         shares: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
         return shares
@@ -98,7 +98,7 @@ def outputs(task: Task, logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _logits(task: Task, values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Logits that mean `values`; those of a row of SingleLabel need not add up to 1."""
+    """Logits that stand for `values`; those of a row of SingleLabel need not add up to 1."""
     if task == "SingleLabel":
         values = np.log(np.maximum(values, _LEAST))
     elif task == "MultiLabel":
@@ -107,7 +107,7 @@ def _logits(task: Task, values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _reference(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each column of `values` (rows, outputs) ascending, evenly thinned out to QUANTILES rows at most."""
+    """Each column of `values` (rows, outputs) ascending, thinned out evenly to at most QUANTILES rows."""
     rows = len(values)
     kept = np.linspace(0, rows - 1, min(rows, QUANTILES)).round().astype(np.int64)
     ordered: NDArray[np.float64] = np.sort(values, axis=0)[kept]
@@ -117,8 +117,8 @@ def _reference(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def ranks(values: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """The place of each of `values` (rows, outputs) among the `reference` rows of its column, as a share.
 
-    It is above 0 and below 1. Of n reference values themselves the ranks are 1/(n + 1) to n/(n + 1), equal
-    ones have the mean of theirs, and what lies between two of them is half-way between their ranks.
+    It lies between 0 and 1. The n reference values themselves have the ranks 1/(n + 1) to n/(n + 1), equal
+    ones the mean of theirs; a value between two of them lies half-way between their ranks.
     """
     places = np.empty_like(values)
     for column in range(values.shape[1]):
@@ -134,10 +134,10 @@ class Verdict:
     """Whether an ensemble is better than each of its members."""
 
     value: float
-    """The objective of the ensemble."""
+    """The value of the objective for the ensemble."""
 
     singles: list[float]
-    """The objective of each member."""
+    """The value of the objective for each member."""
 
     best_single: float
     kept: bool
@@ -151,14 +151,14 @@ def judge(
 ) -> Verdict:
     """Compare the ensemble with its members on rows that none of them has seen, with these `labels`.
 
-    It is kept if it is better by more than rounding. Raises TrialFailure if the objective is not defined.
+    The ensemble is kept if it is better by more than rounding. Raises TrialFailure if the objective is undefined.
     """
 
     def value(answers: Answers) -> float:
         metric, task = objective.metric, combination.task
         found = compute_metrics(task, answers.logits, labels, [metric], answers.thresholds)
         if metric not in found:
-            raise TrialFailure("Diverged", f"{metric} is not defined for members of the ensemble")
+            raise TrialFailure("Diverged", f"{metric} is undefined for members of the ensemble")
         return found[metric]
 
     together, singles = value(combination(members)), [value(member) for member in members]

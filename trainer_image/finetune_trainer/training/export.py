@@ -1,4 +1,4 @@
-"""The finished model as a folder, which transformers loads without this project unless its head is ours."""
+"""The finished model as a folder, which transformers loads without this project unless it has a head of ours."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from finetune_trainer.data.prepared import PreparedData
 def export_model(model: Any, data: PreparedData, max_length: int, folder: Path) -> None:
     """Write weights (safetensors), configuration with the label names, and tokenizer into `folder`.
 
-    The tokenizer cuts where the trial did, if it is asked to truncate. A model with pooling Cls or Mean is written by `PooledClassifier.save_pretrained`.
+    The tokenizer truncates to the same length as the trial, if it is asked to truncate. A model with pooling
+    Cls or Mean is written by `PooledClassifier.save_pretrained`.
     """
     tokenizer = data.model.tokenizer()
     tokenizer.model_max_length = data.limit(max_length)
@@ -25,7 +26,7 @@ def export_model(model: Any, data: PreparedData, max_length: int, folder: Path) 
 
 
 def write_thresholds(names: Sequence[str], thresholds: NDArray[np.float64], folder: Path) -> None:
-    """Write `thresholds.json` beside the model: label → probability from which on it is predicted."""
+    """Write `thresholds.json` beside the model: label → probability from which it is predicted."""
     found = dict(zip(names, thresholds.tolist(), strict=True))
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
     (folder / "thresholds.json").write_text(text, encoding="utf-8")

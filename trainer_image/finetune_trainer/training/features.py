@@ -1,9 +1,9 @@
-"""What the frozen part of an encoder says of each row: computed once a process, for all trials, folds and epochs.
+"""The outputs of the frozen part of an encoder for each row: computed once per process, for all trials, folds and epochs.
 
-A wholly frozen encoder under pooling Cls or Mean leaves one vector a row, and only the head is built and
-trained. A partly frozen one (or a wholly frozen one under its architecture's own head) leaves the hidden
-states of each row's tokens, with which the layers above are trained. What is frozen has no dropout, so both
-are what the whole model would have computed, to floating-point tolerance.
+With a wholly frozen encoder and pooling Cls or Mean, the features are one vector per row, and only the head
+is built and trained. With a partly frozen one (or a wholly frozen one under its architecture's own head) they
+are the hidden states of each row's tokens, and the layers above are trained on them. Frozen layers have no
+dropout, so both equal what the whole model would have computed, to floating-point tolerance.
 """
 
 from collections import OrderedDict
@@ -25,11 +25,11 @@ from finetune_trainer.training.memory import available
 from finetune_trainer.training.pooling import PooledClassifier
 
 ROOM = 4 << 30
-"""The most bytes that features of a pretrained model, and the copies of it that compute them, may take in a
-process; what needs more is computed anew in every pass."""
+"""The most bytes that the features of a pretrained model, with the copies of it that compute them, may take in
+a process; what needs more is computed anew in every pass."""
 
 _SHARE = 4
-"""Features take one of so many parts of the memory that is still there: other slots and the training need some."""
+"""Features take at most one part in so many of the free memory: other slots and the training need some."""
 
 _ENCODING_BATCH = 64
 _CUT_OPEN = (
@@ -41,7 +41,7 @@ _CUT_OPEN = (
     "distilbert",
     "modernbert",
 )
-"""Model types that are embeddings followed by one list of layers, and nothing between."""
+"""Model types that consist of embeddings followed by one list of layers, with nothing between."""
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
@@ -60,7 +60,7 @@ class HeadOnly(nn.Module):
 
 @dataclass
 class RowFeatures:
-    """One array of features for all rows of a study, filled as rows are asked for.
+    """One array of features for all rows of a study, filled as rows are requested.
 
     Row `i` has `values[offsets[i]:offsets[i + 1]]` (tokens, width).
     """
@@ -70,7 +70,7 @@ class RowFeatures:
 
     layers: Layers
     values: Tensor
-    """In the memory of the device where that is large enough: a GPU waits long for what a CPU gathers."""
+    """On the device if it has enough memory: a GPU waits long for what a CPU gathers."""
 
     offsets: NDArray[np.int64]
     compute: Callable[[Any, Batch], Tensor]
@@ -80,16 +80,16 @@ class RowFeatures:
 
     @property
     def nbytes(self) -> int:
-        """Memory that is taken: the array and the model."""
+        """Memory in use: the array and the model."""
         weights = sum(one.numel() * one.element_size() for one in self.model.parameters())
         return int(self.values.nbytes + weights)
 
     def ensure(
         self, rows: Rows, batcher: Batcher, autocast: Autocast, should_pause: Callable[[], bool]
     ) -> bool:
-        """Compute what is missing of `rows`; False if `should_pause` said yes on the way.
+        """Compute what is missing of `rows`; False if `should_pause` interrupted it.
 
-        Rows are computed in the same company whoever asks first, so that a fresh process has the same.
+        Rows are always computed in the same batches, whoever asks first: a new process gets the same values.
         """
         if self.known[rows].all():
             return True
@@ -117,7 +117,7 @@ class RowFeatures:
         return True
 
     def of(self, rows: Rows, tokens: int) -> Tensor:
-        """The features (rows, tokens, width) of rows that are there; what lies beyond a row's end is arbitrary."""
+        """The features (rows, tokens, width) of computed rows; values beyond a row's end are arbitrary."""
         at, _ = self._places(rows, tokens)
         return self.values[at.to(self.values.device)]
 
@@ -130,12 +130,12 @@ class RowFeatures:
 
 @dataclass
 class FeatureStore:
-    """The features of a process; those used longest ago make room."""
+    """The features of a process; the least recently used make room for new ones."""
 
     entries: "OrderedDict[Hashable, RowFeatures]" = field(default_factory=OrderedDict)
 
     def get(self, key: Hashable, size: int, make: Callable[[], RowFeatures]) -> RowFeatures | None:
-        """The features of `key`, made if they are new; None if their `size` in bytes is more than there is room for."""
+        """The features of `key`, made if they are new; None if their `size` in bytes does not fit."""
         if key not in self.entries:
             room = min(ROOM, self._size() + available() // _SHARE)
             if size > room:
@@ -151,21 +151,21 @@ class FeatureStore:
 
 
 class FeatureBatcher:
-    """Makes batches of features in place of tokens."""
+    """Makes batches of features instead of tokens."""
 
     def __init__(self, features: RowFeatures, batcher: Batcher, autocast: Autocast) -> None:
         self._features, self._batcher, self._autocast = features, batcher, autocast
 
     def __call__(self, rows: Rows) -> Batch:
-        """The batch of `rows`, for which it is prepared."""
+        """The batch of `rows`, whose features are computed."""
         return self._batch(rows)
 
     def together(self, rows: Rows) -> list[Rows]:
-        """As that of `Batcher`; a vector a row is never padded."""
+        """Like `Batcher.together`, but one vector per row is never padded."""
         return [rows]
 
     def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
-        """Compute the features of all of `rows`; False if `should_pause` said yes on the way."""
+        """Compute the features of all of `rows`; False if `should_pause` interrupted it."""
         return self._features.ensure(rows, self._batcher, self._autocast, should_pause)
 
     def _batch(self, rows: Rows) -> Batch:
@@ -177,7 +177,7 @@ class HiddenBatcher(FeatureBatcher):
     """Makes batches whose embeddings are the hidden states below the first layer that is trained."""
 
     def together(self, rows: Rows) -> list[Rows]:
-        """As that of `Batcher`."""
+        """Like `Batcher.together`."""
         return self._batcher.together(rows)
 
     def _batch(self, rows: Rows) -> Batch:
@@ -189,7 +189,7 @@ class HiddenBatcher(FeatureBatcher):
 
 
 def pooled_features(model: PooledClassifier, layers: Layers, data: PreparedData) -> RowFeatures:
-    """Room for one vector (width) a row: what the head of `model` sees."""
+    """Room for one vector (width) per row: the input of the head of `model`."""
 
     def compute(model: PooledClassifier, batch: Batch) -> Tensor:
         hidden = model.encoder(**batch.inputs).last_hidden_state
@@ -204,7 +204,7 @@ def pooled_features(model: PooledClassifier, layers: Layers, data: PreparedData)
 def hidden_features(
     model: Any, layers: Layers, frozen: int, data: PreparedData, max_length: int
 ) -> RowFeatures:
-    """Room for the hidden states (tokens, width) of each row between the lowest `frozen` layers and the rest."""
+    """Room for each row's hidden states (tokens, width) above the lowest `frozen` layers."""
 
     def compute(model: Any, batch: Batch) -> Tensor:
         caught: list[Tensor] = []
@@ -226,7 +226,7 @@ def hidden_features(
 
 
 def _room(vectors: int, model: Any) -> Tensor:
-    """Room for so many vectors (width) of `model`, beside it where that leaves most of its device's memory."""
+    """Room for so many vectors (width) of `model`, on its device if that leaves most of the memory free."""
     device, width = next(model.parameters()).device, int(model.config.hidden_size)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -236,13 +236,13 @@ def _room(vectors: int, model: Any) -> Tensor:
 
 
 def can_be_cut(model: Any) -> bool:
-    """Whether `cut_open` knows the architecture of `model`."""
+    """Whether `cut_open` supports the architecture of `model`."""
     own = getattr(model.base_model, "embeddings_project", None) is None
     return model.config.model_type in _CUT_OPEN and own
 
 
 class _Given(nn.Module):
-    """In place of embeddings: what is given as `inputs_embeds` is what they make."""
+    """Replaces the embeddings: returns `inputs_embeds` as it is given."""
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """The hidden states among the arguments."""
@@ -251,7 +251,7 @@ class _Given(nn.Module):
 
 
 class _Passed(nn.Module):
-    """In place of a layer whose work is done."""
+    """Replaces a layer that has been computed already."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class _Passed(nn.Module):
 
 
 def cut_open(model: Any, layers: Layers, frozen: int) -> dict[str, nn.Module]:
-    """Take embeddings and the lowest `frozen` layers out of `model`; what was taken, by name, for `put_back`.
+    """Take embeddings and the lowest `frozen` layers out of `model`; returns them by name, for `put_back`.
 
     From then on the model takes the hidden states above them as `inputs_embeds`.
     """

@@ -1,4 +1,4 @@
-"""Which features a trial can train on in place of what is frozen in its model."""
+"""Which features a trial can train on instead of running the frozen part of its model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Frozen:
         return min(layers.count, layers.always_frozen_below(self.config) - 1)
 
     def pooled(self) -> RowFeatures | None:
-        """The vectors of all rows, where a head over them is all that is trained."""
+        """The vectors of all rows, if only a head over them is trained."""
         config, data = self.config, self.data
         has_head = needs_head(self.pretrained.config, config)
         if config.freeze != "Encoder" or not has_head or not self._has_fixed_texts:
@@ -64,13 +64,13 @@ class Frozen:
 
     @property
     def _has_fixed_texts(self) -> bool:
-        """Whether every epoch has the same texts."""
+        """Whether the texts are the same in every epoch."""
         return self.config.augmentation == "None"
 
     def _kept(
         self, kind: str | int, vectors: int, make: Callable[[], RowFeatures]
     ) -> RowFeatures | None:
-        """The features that the process has of this kind and of all that they depend on."""
+        """The process's features of this kind, by everything that they depend on."""
         digests = tuple(column.digest for column in self.data.columns)
         config = self.config
         key = (

@@ -1,9 +1,9 @@
-"""The first bias of a new head: what can be said before any text is read.
+"""The initial bias of a new head: the best guess before any text is read.
 
-A head that starts at the shares of the labels does not spend its first epochs on learning them, in which
+A head that starts at the shares of the labels need not spend its first epochs learning them, epochs in which
 small data sets lose the encoder's knowledge (Lin et al., "Focal Loss for Dense Object Detection", 2017,
-section 3.3, for rare classes). With equal classes the bias is zero, as it is without this, and so it is where
-classBalance has the loss see equal classes.
+section 3.3, for rare classes). With equal classes the bias is zero, as without this; so it is where
+classBalance makes the loss see equal classes.
 """
 
 from collections.abc import Collection
@@ -17,8 +17,8 @@ from torch import nn
 from finetune_api.metrics import Task
 
 EXTRA_ROWS = 10
-"""Rows that a class is taken to have more than it has when a head starts. The shares of many classes with few
-rows each are mostly chance, and would have the frequent ones predicted too often in the first epochs."""
+"""Rows that are added to each class when a head starts. The shares of many classes with few rows each are
+mostly chance; without this the frequent ones would be predicted too often in the first epochs."""
 
 
 def label_priors(
@@ -26,8 +26,8 @@ def label_priors(
 ) -> NDArray[np.float64]:
     """Logits (outputs,) that predict the shares of classes, the odds of labels or the mean of numbers.
 
-    `labels` are those of the training rows; a class is taken to have `extra` rows more. No share is taken for
-    less than half a row.
+    `labels` are those of the training rows; each class counts `extra` rows more. Every share counts as at least
+    half a row.
     """
     if task == "Regression":
         return np.array([labels.mean(dtype=np.float64)])
@@ -44,7 +44,7 @@ def label_priors(
 def start_at_priors(
     output: nn.Linear, task: Task, labels: NDArray[Any], balanced: bool = False
 ) -> None:
-    """Set the bias of the new layer `output` to the priors of `labels`, classes smoothed by `EXTRA_ROWS`.
+    """Set the bias of the new layer `output` to the priors of `labels`, with classes smoothed by `EXTRA_ROWS`.
 
     `balanced`: training weighs or draws rows so that classes, or a label and its absence, are equally frequent.
     """
@@ -59,7 +59,7 @@ def start_at_priors(
 
 
 def output_layer(model: nn.Module, new: Collection[str]) -> nn.Linear | None:
-    """The last linear layer whose bias is new: the layer that makes the outputs."""
+    """The last linear layer whose bias is new: the output layer."""
     layers = [
         module
         for name, module in model.named_modules()

@@ -1,6 +1,6 @@
-"""The layers of an encoder from the bottom up: which are trained, from when on, and at which rate.
+"""The layers of an encoder from the bottom up: which are trained, from which epoch, and at which rate.
 
-Depth 0 are the embeddings and what all layers share, 1 to n the encoder's layers, n + 1 what lies above them
+Depth 0 has the embeddings and what all layers share, 1 to n the encoder's layers, n + 1 what lies above them
 in the encoder (a last normalisation, a pooler), n + 2 the head and whatever else is not pretrained.
 """
 
@@ -19,8 +19,8 @@ _BESIDE: dict[str, dict[str, int]] = {
     "mpnet": {"encoder.relative_attention_bias": 0},
     "deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1},
 }
-"""By model type, the depth of what stands beside the list of layers and is used among them: what turns relative
-positions into attention, and the convolution whose output is added to that of the first layer."""
+"""By model type, the depth of modules that lie outside the list of layers but are used within it: the one that
+turns relative positions into attention, and the convolution whose output is added to that of the first layer."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Layers:
 
     count: int
     model_type: str = ""
-    """As the model's configuration has it."""
+    """As in the model's configuration."""
 
     new: frozenset[str] = frozenset()
-    """Names of the tensors that are not pretrained, also within the encoder."""
+    """Names of the tensors that are not pretrained, including those within the encoder."""
 
     @classmethod
     def of(cls, model: Any, new: Collection[str] = ()) -> "Layers":
@@ -74,7 +74,7 @@ class Layers:
         return 0 if "embed" in inside else self.head - 1
 
     def frozen_below(self, config: Hyperparameters, epochs: float) -> int:
-        """The depth from which on everything is trained when `epochs` have been.
+        """The depth from which everything is trained after `epochs` epochs.
 
         Raises TrialFailure("UserError") if the encoder has no list of layers and `config` needs one.
         """
@@ -86,7 +86,7 @@ class Layers:
         return max(lowest, opened)
 
     def always_frozen_below(self, config: Hyperparameters) -> int:
-        """The depth below which nothing is ever trained. Raises as `frozen_below`."""
+        """The depth below which nothing is ever trained. Raises the same as `frozen_below`."""
         self._must_have_layers(config)
         return {
             "None": 0,
@@ -100,11 +100,11 @@ class Layers:
         return list(model.get_submodule(f"{self.prefix}{self.stack}")) if self.stack else []
 
     def cut_off(self, model: Any, count: int) -> None:
-        """Leave the lowest `count` layers of `model` and no others."""
+        """Keep only the lowest `count` layers of `model`."""
         del model.get_submodule(f"{self.prefix}{self.stack}")[count:]
 
     def rate(self, name: str, config: Hyperparameters) -> float:
-        """Learning rate of a tensor as a share of that of the head."""
+        """Learning rate of a tensor relative to that of the head."""
         return config.layer_decay ** max(0, self.head - 1 - self.depth(name))
 
     def _must_have_layers(self, config: Hyperparameters) -> None:
@@ -118,16 +118,16 @@ class Layers:
         if asked and not self.stack:
             raise TrialFailure(
                 "UserError",
-                f"spec.model.name must be an encoder with a list of layers for {', '.join(asked)}",
+                f"spec.model.name must be an encoder with a list of layers to use {', '.join(asked)}",
             )
 
 
 def trainable(
     model: nn.Module, layers: Layers, frozen_below: int, has_lora: bool
 ) -> dict[str, nn.Parameter]:
-    """The parameters at `frozen_below` or above that training may change, by name.
+    """The parameters at depth `frozen_below` or above that training may change, by name.
 
-    With low-rank updates these are trained in place of the encoder.
+    With low-rank updates, these are trained instead of the encoder.
     """
     found = dict(model.named_parameters())
 
@@ -140,7 +140,7 @@ def trainable(
 
 
 def set_trained(model: nn.Module, layers: Layers, frozen_below: int, has_lora: bool) -> None:
-    """Let gradients reach what is `trainable`; what lies below `frozen_below` has no dropout in training."""
+    """Enable gradients for what is `trainable`, and disable dropout in training below `frozen_below`."""
     trained = trainable(model, layers, frozen_below, has_lora)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

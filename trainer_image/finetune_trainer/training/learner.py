@@ -1,4 +1,4 @@
-"""A model that learns: its weights, its optimizer, and one optimizer step."""
+"""A model in training: its weights, its optimizer, and one optimizer step."""
 
 import copy
 import logging
@@ -48,7 +48,7 @@ from finetune_trainer.training.targets import TargetScale
 from finetune_trainer.training.vocabulary import OccurringWords, leave_out, may_leave_out
 
 _MEMORY_SHORT = re.compile(r"can't allocate memory|could not create a primitive(?! descriptor)")
-"""What PyTorch and oneDNN say on a CPU; oneDNN's error has its status for itself."""
+"""What PyTorch and oneDNN say on a CPU when memory is short; oneDNN's message is nothing but its status."""
 
 _EVALUATION_BATCH = 64
 _AUTOCAST = {"BF16": torch.bfloat16, "FP16": torch.float16}
@@ -64,19 +64,19 @@ def never() -> bool:
 
 
 def _name_of(layer: nn.Linear | None, model: nn.Module) -> str:
-    """What `model` calls `layer`; empty for None."""
+    """The name of `layer` in `model`; empty for None."""
     return next((name for name, module in model.named_modules() if module is layer), "")
 
 
 def _built_with(config: Hyperparameters) -> tuple[object, ...]:
-    """What the model and its batches are made with, beside its structure."""
+    """What a model and its batches are made with, apart from its structure."""
     return (*dropouts(config), config.max_length, config.augmentation)
 
 
 class Learner:
     """A model with its optimizer on one device; whatever changes from step to step is saved and restored.
 
-    Raises TrialFailure("OutOfMemory") if the device's memory does not suffice even for single rows.
+    Raises TrialFailure("OutOfMemory") if the device has too little memory even for single rows.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Learner:
     ) -> None:
         self.config = config
         self.split = 1
-        """Parts that each batch is computed in, because the memory does not hold it as a whole."""
+        """How many parts each batch is computed in, because it does not fit into memory as a whole."""
 
         self._model: Any
         self._forward: Any
@@ -120,7 +120,7 @@ class Learner:
         self._loss = self._training_loss()
 
     def _build(self) -> nn.Linear | None:
-        """Make the model as it is before training; the new layer that makes its outputs."""
+        """Make the model as it is before training; returns the new output layer."""
         self._taken: dict[str, nn.Module] = {}
         self._output_name = ""
         self._frozen_below = None
@@ -173,7 +173,7 @@ class Learner:
                 )
                 raise TrialFailure("UserError", message)
             encoder.activation_checkpointing_enable({"use_reentrant": False})
-            # It makes gradients flow to the embeddings, also through layers that are frozen.
+            # It also lets gradients reach the embeddings through frozen layers.
             encoder.disable_input_require_grads()
         self._quicken()
         hidden = frozen.hidden(self._model, self._layers)
@@ -189,9 +189,9 @@ class Learner:
 
     @property
     def whole_model(self) -> Any:
-        """The model as it is now, with what is frozen in it and with all words; for reading, it may be a copy.
+        """The model as it is now, with its frozen part and its whole vocabulary; it may be a copy, so only read it.
 
-        Where it is the one that trains, it goes on with nothing precomputed.
+        If it is the model in training itself, training goes on with nothing precomputed.
         """
         if isinstance(self._model, HeadOnly):
             fresh = self._pretrained.fresh_model(self.config, self._seed)
@@ -203,13 +203,13 @@ class Learner:
             self._forward = self._model
             self._batch = Batcher(self._data, self.config.max_length, self._device)
         if self._words is not None:
-            # A copy that shares every tensor but the embeddings of its words.
+            # A copy that shares every tensor but the word embeddings.
             shared = {id(one): one for one in (*self._model.parameters(), *self._model.buffers())}
             return copy.deepcopy(self._model, {**shared, id(self._words): self._words.whole()})
         return self._model
 
     def _take_all_words(self) -> None:
-        """Have the whole vocabulary trained from now on; the optimizer has to be built anew."""
+        """Train the whole vocabulary from now on; the optimizer must be built anew."""
         self._has_all_words = True
         words, self._words = self._words, None
         if words is None:
@@ -232,9 +232,9 @@ class Learner:
         return TrainingLoss.of(data.task, labels, len(data.label_names), self.config, self._device)
 
     def reconfigure(self, config: Hyperparameters, data: PreparedData) -> None:
-        """Go on with other hyperparameters; weights and, for the same optimizer, its state stay.
+        """Go on with other hyperparameters; the weights stay and, for the same optimizer, its state.
 
-        `data` has the same rows; which of them are for training may be another matter. Raises
+        `data` has the same rows, but may assign others to training. Raises
         TrialFailure("Internal") if the model would have other tensors.
         """
         old = self.config
@@ -261,15 +261,15 @@ class Learner:
             self._average.restore(before.state(), self._device)
 
     def prepare(self, rows: Rows, should_pause: Callable[[], bool] = never) -> bool:
-        """Compute what of the model is frozen for `rows`; False if `should_pause` said yes on the way."""
+        """Compute the frozen part of the model for `rows`; False if `should_pause` interrupted it."""
         with self._memory_watched():
             return self._batch.prepare(rows, should_pause)
 
     @contextmanager
     def training(self, data: PreparedData) -> Iterator[None]:
-        """The model in training on rows of `data` inside `with`, by the trial's own random numbers.
+        """Put the model in training mode on rows of `data` inside `with`, with the trial's own random numbers.
 
-        `data` has the trial's rows, and perhaps more behind them.
+        `data` has the trial's rows, perhaps followed by more.
         """
         usual, self._frozen_below = self._batch, None
         if data is not self._data:
@@ -282,7 +282,7 @@ class Learner:
             self._model.eval()
 
     def thaw(self, epochs: float) -> None:
-        """Have everything trained that is due after `epochs`, and nothing else."""
+        """Train whatever is due after `epochs`, and nothing else."""
         below = self._layers.frozen_below(self.config, epochs)
         if below != self._frozen_below:
             self._frozen_below = below
@@ -292,9 +292,9 @@ class Learner:
     def step(
         self, batches: list[Rows], rate: float, should_pause: Callable[[], bool] = never
     ) -> Tensor | None:
-        """One optimizer step over the rows of `batches` at learning rate `rate`; the sum of their losses.
+        """One optimizer step over the rows of `batches` at learning rate `rate`; returns the sum of their losses.
 
-        None, with nothing changed: `should_pause`, which is asked before each forward pass, said yes.
+        None, with nothing changed, if `should_pause` said yes; it is asked before each forward pass.
         """
         before = self.random.snapshot()
 
@@ -306,12 +306,12 @@ class Learner:
         if loss is None:
             self._forget(before)
             return None
-        with self._memory_watched():  # an update that ends half-way cannot be tried again
+        with self._memory_watched():  # an update that fails half-way cannot be repeated
             self._update(rate)
         return loss
 
     def _in_parts(self, compute: Callable[[], _Result], rows: int) -> _Result:
-        """What `compute` returns, which is called anew in smaller parts of at most `rows` until it fits."""
+        """The result of `compute`, which is called again in smaller parts of at most `rows` until it fits."""
         while True:
             try:
                 with self._memory_watched():
@@ -320,17 +320,17 @@ class Learner:
                 if self.split >= rows:
                     raise
             self.split *= 2
-            log.warning("memory is short: batches are computed in %d parts", self.split)
+            log.warning("memory is short: batches are now computed in %d parts", self.split)
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _forget(self, before: dict[str, Tensor]) -> None:
-        """Gradients are not saved: a step begins anew, with the same random numbers."""
+        """Drop the gradients, which are not saved: the step begins again, with the same random numbers."""
         self._optimizer.zero_grad()
         self.random.rewind(before)
 
     def _gradients(self, batches: list[Rows], should_pause: Callable[[], bool]) -> Tensor | None:
-        """Leave the gradients of a step; the sum of the losses of its rows, None if told to pause."""
+        """Compute the gradients of a step; returns the sum of its rows' losses, or None if told to pause."""
         rows = sum(len(batch) for batch in batches)
         losses = []
         for chosen in batches:
@@ -354,11 +354,11 @@ class Learner:
             yield from self._batch.together(part)
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The model's arguments, without a mask that says nothing: attention is quicker without one.
+        """The model's arguments, without a mask if no row is padded: attention is faster without one.
 
-        A compiled model loses its mask only where all rows have one length, for it is compiled anew without.
-        It is told what varies from batch to batch, so that it is compiled once: rows, and tokens unless all
-        rows have one length. (`dynamic=True` would have every number vary, dropout's share too.)
+        A compiled model drops its mask only where all rows have one length, because it is compiled again without.
+        Only what varies from batch to batch is marked as dynamic, so that it is compiled once: rows, and tokens
+        unless all rows have one length. (`dynamic=True` would make every number dynamic, dropout's share too.)
         """
         compiled = self._compute.compile
         if not batch.filled or (compiled and not self._has_one_length):
@@ -385,7 +385,7 @@ class Learner:
     def _clip(self) -> None:
         gradients = [one.grad for one in self._weights.values() if one.grad is not None]
         norm, most = get_total_norm(gradients), self.config.max_grad_norm
-        # A GPU would have to be waited for to know; there, multiplying by 1 costs less.
+        # To know, the CPU would have to wait for a GPU; there, multiplying by 1 costs less.
         if self._device.type != "cpu" or norm > most:
             clip_grads_with_norm_(self._weights.values(), most, norm)
 
@@ -395,12 +395,12 @@ class Learner:
                 parameter.grad.add_(parameter.detach().sign(), alpha=self.config.l1_penalty)
 
     def take_into_average(self) -> None:
-        """Take the weights as they are now into their average."""
+        """Add the weights as they are now to their average."""
         assert self._average is not None
         self._average.add()
 
     def forget_average(self) -> None:
-        """Have no average yet, as where the hyperparameters have changed and it is to begin later."""
+        """Drop the average: the hyperparameters have changed, and it is to begin later."""
         if self._average is not None:
             self._average.forget()
 
@@ -412,7 +412,7 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model with the average of its weights inside `with`, once there is one."""
+        """Put the average of the weights into the model inside `with`, once there is one."""
         if self._average is None or not self._average.steps:
             yield
             return
@@ -424,7 +424,7 @@ class Learner:
     ) -> NDArray[np.float32] | None:
         """The logits (rows, outputs) for `rows` of the data; None if `should_pause` said yes.
 
-        Those of Regression are in the unit of the targets.
+        For Regression they are in the unit of the targets.
         """
         return self._in_parts(lambda: self._predict(rows, should_pause), _EVALUATION_BATCH)
 
@@ -449,12 +449,12 @@ class Learner:
 
     @property
     def loss_unit(self) -> float:
-        """What the losses of `step` are to be multiplied by: Regression's are those of standardised targets."""
+        """Factor for the losses of `step`, which for Regression are those of standardised targets."""
         return self._targets.deviation**2
 
     @contextmanager
     def finished(self) -> Iterator[Any]:
-        """The whole model, as whoever uses it shall have it, inside `with`: it answers in the unit of the targets."""
+        """The whole model inside `with`, ready for its users: it predicts in the unit of the targets."""
         model = merged(self.whole_model)
         if self._targets == TargetScale():
             yield model
@@ -476,11 +476,11 @@ class Learner:
         checkpoint.write(self._weights, self._optimizer, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Be as the learner of the same configuration that `save` wrote."""
+        """Restore what `save` wrote, in a learner of the same configuration."""
         state = checkpoint.state()
         self._targets = TargetScale(
             *state.get("targets", ())
-        )  # older ones learned in the unit itself
+        )  # older checkpoints learned in that unit itself
         with self._memory_watched():
             if state.get("all_words", True) and not self._has_all_words:
                 self._take_all_words()

@@ -1,4 +1,4 @@
-"""The loss of each task: mean over rows."""
+"""The loss of each task: the mean over rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,8 @@ def mean_loss(
 ) -> Tensor:
     """Cross entropy (SingleLabel), binary cross entropy (MultiLabel) or squared error (Regression).
 
-    `logits` is (rows, outputs). `labels` is int64 (rows,), (rows, outputs) or (rows,). `weights`
-    (outputs,) are those of a row of each class, or in MultiLabel of a row that has the label.
+    `logits` is (rows, outputs). `labels` is int64 (rows,), (rows, outputs) or (rows,). `weights` (outputs,) are
+    those of the rows of each class or, in MultiLabel, of the rows that have the label.
     """
     if task == "SingleLabel":
         losses = functional.cross_entropy(
@@ -37,10 +37,10 @@ def mean_loss(
 
 
 def balancing_weights(task: Task, labels: NDArray[Any], outputs: int) -> NDArray[np.float32]:
-    """What `mean_loss` weighs so that rare classes count as much as frequent ones: (outputs,).
+    """Weights for `mean_loss` that make rare classes count as much as frequent ones: (outputs,).
 
-    As scikit-learn's `balanced` for SingleLabel: rows over classes times the class's rows. For MultiLabel
-    the rows without a label over those with it. No class is taken for less than half a row.
+    As scikit-learn's `balanced` for SingleLabel: rows / (classes * rows of the class). For MultiLabel:
+    rows without the label / rows with it. Every class counts at least half a row.
     """
     rows = len(labels)
     if task == "SingleLabel":

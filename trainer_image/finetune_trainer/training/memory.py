@@ -1,4 +1,4 @@
-"""How much memory a process may still take: of the machine, and of the container that it is in."""
+"""How much memory a process may still take: of the machine, and of its container."""
 
 import os
 import re
@@ -11,7 +11,7 @@ MEMINFO = Path("/proc/meminfo")
 def available() -> int:
     """Bytes that can be taken before the machine or the container (cgroup v2 or v1) has none left.
 
-    What the container's limit counts but gives back when asked, cached files, is not taken.
+    Cached files count as free: they count towards the container's limit, but are given back on demand.
     """
     return max(0, min([_of_machine(), *_of_container()]))
 
@@ -19,7 +19,7 @@ def available() -> int:
 def _of_machine() -> int:
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         found = None
     if found is not None:
         return int(found[1]) * 1024
@@ -27,7 +27,7 @@ def _of_machine() -> int:
 
 
 def _of_container() -> list[int]:
-    """What each limit leaves; empty without one."""
+    """What remains under each limit; empty without any."""
     left = []
     for limit, used, cached in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -41,7 +41,7 @@ def _of_container() -> list[int]:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None if there is none, as where a limit is `max`."""
+    """The number in a file; None if it has none, for example the limit `max`."""
     try:
         text = path.read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The metrics a study can name, by scikit-learn."""
+"""The metrics a study can name, computed by scikit-learn."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -34,11 +34,11 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The metrics `names` of `logits` (rows, outputs) against `labels`; undefined ones are left out.
 
-    A label counts as predicted in MultiLabel from its threshold on: `thresholds` (outputs,) are
-    probabilities, None is one half for each. `roc_auc` and `average_precision`, and in MultiLabel `matthews`
-    and `balanced_accuracy`, are means over the labels that some rows have and some have not. `matthews` of
-    SingleLabel needs rows of two classes, and is 0 where only one is predicted. `r2` needs two rows,
-    `pearson` and `spearman` need predictions and labels that are not all the same.
+    In MultiLabel a label is predicted from its threshold on: `thresholds` (outputs,) are probabilities; None
+    means one half for each. `roc_auc` and `average_precision`, and in MultiLabel `matthews` and
+    `balanced_accuracy`, are means over the labels that some rows have and others lack. `matthews` of
+    SingleLabel needs rows of two classes, and is 0 if only one is predicted. `r2` needs two rows; `pearson`
+    and `spearman` need predictions and labels that are not all the same.
     """
     values = {name: _value(name, task, logits, labels, thresholds) for name in dict.fromkeys(names)}
     return {name: value for name, value in values.items() if math.isfinite(value)}
@@ -88,7 +88,7 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 def _ranking(name: str, task: Task, logits: NDArray[np.float32], labels: NDArray[Any]) -> float:
     if task == "MultiLabel":
         return _mean_over_labels(_RANKING[name], labels, logits)
-    # One class against the rest: probabilities, for logits of different rows do not compare.
+    # One class against the rest needs probabilities: logits of different rows cannot be compared.
     scores = torch.from_numpy(logits).double().softmax(dim=1).numpy()
     positive = labels[:, None] == np.arange(logits.shape[1])
     return _mean_over_labels(_RANKING[name], positive, scores)
@@ -111,7 +111,7 @@ def _classification(name: str, task: Task, predicted: NDArray[Any], labels: NDAr
         case "jaccard" if task == "MultiLabel":
             either = (labels | predicted).sum(axis=1)
             shares = (labels & predicted).sum(axis=1) / np.maximum(either, 1)
-            # A row without labels that is predicted to have none is right.
+            # A row without labels counts as right if none are predicted.
             return float(np.where(either > 0, shares, 1.0).mean())
         case "jaccard":
             score = sk.jaccard_score(labels, predicted, average="macro", zero_division=0.0)
@@ -119,7 +119,7 @@ def _classification(name: str, task: Task, predicted: NDArray[Any], labels: NDAr
         case _:
             kind, average = name.rsplit("_", 1)
             if labels.shape[1:] == (1,):
-                average = "binary"  # or scikit-learn would take a single label for two classes
+                average = "binary"  # otherwise scikit-learn takes a single label for two classes
             return float(_AVERAGED[kind](labels, predicted, average=average, zero_division=0.0))
 
 
@@ -141,7 +141,7 @@ def _balanced_accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
 def _mean_over_labels(
     metric: Callable[..., Any], labels: NDArray[np.bool_], scores: NDArray[Any]
 ) -> float:
-    """The mean of `metric` over the labels that some rows have and some have not; NaN without any."""
+    """The mean of `metric` over the labels that some rows have and others lack; NaN if there are none."""
     defined = np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
     values = [float(metric(labels[:, n], scores[:, n])) for n in defined]
     return float(np.mean(values)) if values else math.nan

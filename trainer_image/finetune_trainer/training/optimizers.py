@@ -11,23 +11,23 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.training.layers import Layers
 
 _DECOUPLED = ("AdamW", "Adam", "Adafactor")
-"""Optimizers that torch decays apart from the gradient; with the others it would add the decay to it."""
+"""Optimizers whose weight decay torch keeps apart from the gradient; to the others' gradient it would add it."""
 
 
 def has_decay(parameter: nn.Parameter) -> bool:
-    """Whether weight decay and L1 are for it: matrices, but no biases and normalisation layers."""
+    """Whether weight decay and L1 apply to it: to matrices, but not to biases and normalisation layers."""
     return parameter.ndim >= 2
 
 
 def build_optimizer(
     weights: Mapping[str, nn.Parameter], config: Hyperparameters, layers: Layers
 ) -> Optimizer:
-    """The optimizer of `config` over `weights`, by name; what has no gradient stays as it is.
+    """The optimizer of `config` for `weights`, by name; weights without a gradient stay as they are.
 
-    Vectors have no weight decay; matrices have. It is decoupled from the gradient with each optimizer
+    Matrices have weight decay, vectors do not. With every optimizer it is decoupled from the gradient
     (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019), so that a value means the same in a
-    search over optimizers; Adam with it is AdamW. `decay` does it where torch does not. The `share` of each
-    group is its learning rate relative to the head's.
+    search over optimizers; Adam with it is AdamW. Where torch does not apply it, `decay` does. The `share` of
+    each group is its learning rate relative to the head's.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in weights.items():
@@ -49,7 +49,7 @@ def build_optimizer(
 
 def _optimizer(groups: list[dict[str, Any]], config: Hyperparameters) -> Optimizer:
     rate, betas = config.learning_rate, (config.adam_beta1, config.adam_beta2)
-    # Fused kernels go through the memory once: several times as fast, on a CPU too.
+    # Fused kernels read the memory once: several times faster, on a CPU too.
     match config.optimizer:
         case "AdamW" | "Adam":
             return AdamW(groups, lr=rate, betas=betas, eps=config.adam_epsilon, fused=True)
@@ -71,13 +71,13 @@ def _optimizer(groups: list[dict[str, Any]], config: Hyperparameters) -> Optimiz
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the head, and of everything below it its share."""
+    """Set the learning rate of the head, and that of each layer below to its share of it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
 
 
 def decay(optimizer: Optimizer) -> None:
-    """Multiply all weights that have a gradient by 1 - learning rate * decay, where the step to come does not."""
+    """Multiply all weights that have a gradient by 1 - learning rate * decay, if the next step does not."""
     for group in optimizer.param_groups:
         factor = 1 - group["lr"] * group.get("decay", 0.0)
         if factor != 1:
@@ -87,9 +87,9 @@ def decay(optimizer: Optimizer) -> None:
 
 
 def begin_momentum(optimizer: Optimizer) -> None:
-    """Give each parameter that has a gradient for the first time the momentum of none before.
+    """Start the momentum of each parameter that has a gradient for the first time.
 
-    PyTorch's fused SGD takes all parameters of a group for new or none, and fails where a layer opens later.
+    PyTorch's fused SGD treats a group's parameters as all new or all old, and fails if a layer is unfrozen later.
     """
     if not isinstance(optimizer, SGD):
         return
@@ -103,9 +103,9 @@ def begin_momentum(optimizer: Optimizer) -> None:
 def adopt_state(
     optimizer: Optimizer, old: Optimizer, same: Callable[[nn.Parameter], nn.Parameter]
 ) -> None:
-    """Take over the moments of `old`, of the same class; `same` finds the old parameter of a new one.
+    """Take over the moments of `old`, of the same class; `same` finds the old parameter for a new one.
 
-    Momentum ends where there is none any more: it would be stale when it comes back.
+    Momentum that is switched off is dropped: it would be stale if switched on again.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -119,6 +119,6 @@ def adopt_state(
                 }
                 if isinstance(
                     optimizer, RMSprop
-                ):  # makes its buffers only if it begins with momentum
+                ):  # it only makes buffers if it starts with momentum
                     zeros = torch.zeros_like(parameter)
                     optimizer.state[parameter].setdefault("momentum_buffer", zeros)

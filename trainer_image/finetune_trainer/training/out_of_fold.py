@@ -1,8 +1,8 @@
-"""Metrics of validation rows by thresholds that were tuned on other rows.
+"""Metrics of validation rows with thresholds that were tuned on other rows.
 
-Thresholds that are tuned on the rows they are judged on look better than they are, most of all those of rare labels.
-So a study that tunes them deals its validation rows out to a few folds; those of each fold are judged by thresholds
-that were tuned on the others, and a metric is the mean over folds. It costs no training.
+Thresholds look better than they are on the rows they were tuned on, above all those of rare labels. So a study
+that tunes them divides its validation rows into a few folds; each fold is judged with thresholds tuned on the
+others, and a metric is the mean over folds. It costs no training.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from finetune_trainer.data.split import fold_rows
 from finetune_trainer.training.metrics import compute_metrics
 
 FOLDS = 5
-"""Folds of the validation rows; fewer where there are fewer rows, or groups of them."""
+"""Folds of the validation rows; fewer if there are fewer rows, or fewer groups of them."""
 
 Tune: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float64]]
 """Logits and labels (rows, outputs) to thresholds (outputs,)."""
@@ -25,10 +25,10 @@ Tune: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.
 def tuning_folds(
     labels: NDArray[np.bool_], groups: NDArray[np.int64] | None
 ) -> list[NDArray[np.int64]]:
-    """The folds of rows with `labels` (rows, outputs): numbers of rows, ascending.
+    """The folds of rows with `labels` (rows, outputs): row numbers, ascending.
 
-    They depend on nothing else. Label sets have the same share in each as nearly as may be; rows of the same
-    group are in one. Empty: there are not two rows, or groups, to be told apart.
+    They depend on nothing else. Each fold has nearly the same share of each label set; rows of the same group
+    are in one fold. Empty if there are fewer than two rows, or groups.
     """
     folds = min(FOLDS, len(labels) if groups is None else len(np.unique(groups)))
     return fold_rows(labels, folds, seed=0, stratify=True, groups=groups) if folds > 1 else []
@@ -41,9 +41,9 @@ def metrics_out_of_fold(
     names: Iterable[str],
     tune: Tune,
 ) -> dict[str, float]:
-    """The means over `folds` of the metrics `names`, the thresholds of each by `tune` from the rows of the others.
+    """The means over `folds` of the metrics `names`, with thresholds that `tune` finds on the rows of the other folds.
 
-    Of a metric that a fold leaves undefined it is the mean over the others; one that all do is left out.
+    If a metric is undefined in a fold, it is the mean over the others; if in all, it is left out.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for fold in folds:

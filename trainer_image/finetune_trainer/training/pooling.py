@@ -24,7 +24,7 @@ from finetune_trainer.modeling_finetune_pooled import (
 
 _SOURCE = Path(handed_over.__file__)
 CODE = _SOURCE.name
-"""The file beside a model with a head of ours that has its classes."""
+"""The file with the classes of a head of ours, saved beside the model."""
 
 _CLASSES = {
     "AutoConfig": PooledConfig,
@@ -36,15 +36,15 @@ _OWN_POOLING = {
     "modernbert": {"Cls": "cls", "Mean": "mean"},
     "eurobert": {"Cls": "bos", "Mean": "mean"},
 }
-"""Architectures whose own classifier pools as it is told by `classifier_pooling`."""
+"""Architectures whose own classifier can pool in either way, by `classifier_pooling`."""
 
 _OLD_HEAD = "head.safetensors"
 _OLD_SHAPE = "head.json"
-"""Beside the encoder in folders that older versions have written."""
+"""Lies beside the encoder in folders written by older versions."""
 
 
 class PooledClassifier(nn.Module):
-    """An encoder, the first token's last hidden state or the mean of all, and a head."""
+    """An encoder, pooling (the first token's last hidden state or the mean of all), and a head."""
 
     base_model_prefix = "encoder"
 
@@ -58,25 +58,25 @@ class PooledClassifier(nn.Module):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder, under the name that transformers models have for it."""
+        """The encoder, under the name that transformers models use for it."""
         encoder: nn.Module = self.encoder
         return encoder
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """The logits (rows, outputs) of token numbers with their mask, which may be missing if no row is padded."""
+        """The logits (rows, outputs) of token ids and their mask, which may be missing if no row is padded."""
         hidden = self.encoder(**inputs).last_hidden_state
         return SequenceClassifierOutput(
             logits=self.head(self.pool(hidden, inputs.get("attention_mask")))
         )
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """(rows, tokens, width) to (rows, width)."""
+        """Pool (rows, tokens, width) to (rows, width)."""
         return pooled(hidden, mask, self._pooling)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the model with the code that transformers loads it by, if it is told to trust it."""
+        """Write the model with its code, so that transformers loads it with `trust_remote_code`."""
         encoder = self.config.to_dict()
-        encoder.pop("_name_or_path", None)  # a place on this machine
+        encoder.pop("_name_or_path", None)  # a path on this machine
         names = ("id2label", "label2id", "problem_type")
         config = PooledConfig(
             encoder=encoder,
@@ -94,7 +94,7 @@ class PooledClassifier(nn.Module):
 
 
 def new_head(encoder: Any, widths: list[int], dropout: float) -> nn.Sequential:
-    """A head over vectors of the encoder with configuration `encoder`, its weights drawn anew."""
+    """A head on vectors of the encoder with configuration `encoder`, with new random weights."""
     head = head_of(int(encoder.hidden_size), widths[:-1], widths[-1], dropout)
     for module in head:
         if isinstance(module, nn.Linear):
@@ -116,7 +116,7 @@ def own_pooling(encoder: Any, config: Hyperparameters) -> str | None:
 
 
 def needs_head(encoder: Any, config: Hyperparameters) -> bool:
-    """Whether a model with the encoder of configuration `encoder` has a head of ours."""
+    """Whether `config` needs a head of ours on the encoder of configuration `encoder`."""
     return config.pooling != "Architecture" and own_pooling(encoder, config) is None
 
 
@@ -129,10 +129,10 @@ def is_pooled(folder: Path) -> bool:
 
 
 def load_classifier(folder: str | Path) -> nn.Module:
-    """The final model of a study with pooling Cls or Mean, ready to predict.
+    """Load the final model of a study with pooling Cls or Mean, ready to predict.
 
-    It is called like a model of transformers and answers with `logits`. No code in `folder` is run. Raises
-    FileNotFoundError if `folder` is not such a model; one with the pooling of its architecture is loaded by
+    Call it like a transformers model; it returns `logits`. No code in `folder` is run. Raises
+    FileNotFoundError if `folder` has no such model; load one with its architecture's own pooling by
     `AutoModelForSequenceClassification.from_pretrained`.
     """
     folder = Path(folder)
@@ -142,7 +142,7 @@ def load_classifier(folder: str | Path) -> nn.Module:
         older.head.load_state_dict(load_file(folder / _OLD_HEAD))
         return older.eval()
     if not is_pooled(folder):
-        raise FileNotFoundError(f"{folder} holds no model with pooling Cls or Mean")
+        raise FileNotFoundError(f"{folder} has no model with pooling Cls or Mean")
     config = PooledConfig.from_pretrained(folder)
     model: nn.Module = PooledForSequenceClassification.from_pretrained(
         folder, config=config, dtype="float32"

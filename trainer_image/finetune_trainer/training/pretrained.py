@@ -1,4 +1,4 @@
-"""The pretrained encoder with a fresh head: read from disk once a process, copied for every trial."""
+"""The pretrained encoder with a new head: read from disk once per process, copied for every trial."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -41,12 +41,12 @@ class Pretrained:
     """Pretrained tensors by name, on the CPU in float32; those of a new head are not among them."""
 
     new: frozenset[str]
-    """Names of the tensors that no pretrained weights exist for: those of the task's head, and of a pooler
+    """Names of the tensors without pretrained weights: those of the task's head, and of a pooler
     that the checkpoint lacks."""
 
     model_class: type[Any]
     features: FeatureStore = field(default_factory=FeatureStore, compare=False)
-    """What frozen parts of it say of the rows, for all trials of the process."""
+    """The outputs of its frozen parts for the rows, shared by all trials of the process."""
 
     @classmethod
     def load(cls, source: ModelSource, task: Task, label_names: Sequence[str]) -> "Pretrained":
@@ -58,7 +58,7 @@ class Pretrained:
             problem_type=_PROBLEM_TYPES[task],
         )
         model, info = source.weights(config)
-        # The layer that makes the outputs is always new: one of the same size was trained for something else.
+        # The output layer is always new: one of the same size was trained for something else.
         new = new_tensors(info) | _output_tensors(model, len(label_names))
         weights = {
             name: tensor.detach() for name, tensor in model.state_dict().items() if name not in new
@@ -66,7 +66,7 @@ class Pretrained:
         return cls(source, config, weights, frozenset(new), type(model))
 
     def fresh_model(self, hyperparameters: Hyperparameters, seed: int) -> "FreshModel":
-        """A copy of the model as `hyperparameters` want it built, what is new in it drawn from `seed`."""
+        """A copy of the model, built as `hyperparameters` say; its new tensors are drawn from `seed`."""
         config = copy.deepcopy(self.config)
         set_dropouts(config, hyperparameters)
         _keep_layers(config, hyperparameters.encoder_layers)
@@ -75,7 +75,7 @@ class Pretrained:
             config.classifier_pooling = own
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            # transformers adopts the tensors it is given: without a copy, trials would share weights.
+            # transformers keeps the tensors it is given: without a copy, trials would share weights.
             model: Any = self.model_class.from_pretrained(
                 None,
                 config=config,
@@ -84,7 +84,9 @@ class Pretrained:
             )
             new: Collection[str] = self.new
             if needs_head(config, hyperparameters):
-                torch.default_generator.manual_seed(seed)  # the same head whatever was drawn before
+                torch.default_generator.manual_seed(
+                    seed
+                )  # the same head, whatever was drawn before
                 widths = head_widths(config, hyperparameters, len(config.id2label))
                 dropout = head_dropout(config, hyperparameters)
                 model = PooledClassifier(model.base_model, hyperparameters.pooling, widths, dropout)
@@ -110,7 +112,7 @@ class FreshModel:
     model: Any
     layers: Layers
     output: nn.Linear | None
-    """The layer that makes the outputs, if it is new."""
+    """The output layer, if it is new."""
 
 
 def structure(config: Hyperparameters) -> tuple[object, ...]:
@@ -119,7 +121,7 @@ def structure(config: Hyperparameters) -> tuple[object, ...]:
 
 
 def dropouts(config: Hyperparameters) -> tuple[object, ...]:
-    """What else a model is built with."""
+    """What else a model is built with: its dropouts."""
     return (
         config.hidden_dropout,
         config.attention_dropout,
@@ -130,7 +132,7 @@ def dropouts(config: Hyperparameters) -> tuple[object, ...]:
 
 
 def _output_tensors(model: Any, outputs: int) -> set[str]:
-    """The names of the tensors of the last linear layer of the head; those of no layer if none has `outputs`."""
+    """The names of the tensors of the head's last linear layer; empty if none has `outputs`."""
     encoder = f"{model.base_model_prefix}."
     found = [
         name

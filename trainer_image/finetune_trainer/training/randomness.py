@@ -1,4 +1,4 @@
-"""The random state of one trial, apart from that of every other in the process."""
+"""The random state of one trial, separate from all others in the process."""
 
 from types import TracebackType
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Randomness:
-    """Torch's random numbers of one trial on the CPU and its device; in force inside `with`."""
+    """Torch's random numbers for one trial, on the CPU and its device; active inside `with`."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
@@ -35,16 +35,16 @@ class Randomness:
         self._set(self._outside)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The states in force, to `rewind` to."""
+        """The states now active, for `rewind`."""
         return self._current()
 
     def rewind(self, states: dict[str, Tensor]) -> None:
-        """Put `states` in force."""
+        """Activate `states`."""
         self._set(states)
 
     @property
     def states(self) -> dict[str, Tensor]:
-        """The trial's states while not in force, for a checkpoint."""
+        """The trial's states while inactive, for a checkpoint."""
         return self._states
 
     @states.setter

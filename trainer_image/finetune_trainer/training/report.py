@@ -1,4 +1,4 @@
-"""What single figures hide: how well each class is found, and what it is taken for."""
+"""What single figures hide: how well each class is found, and what it is confused with."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,32 +19,32 @@ class LabelReport:
 
     label: str
     precision: float
-    """0, as in the averages, where it is never predicted; so are recall and F1 where they are undefined."""
+    """0, as in the averages, if it is never predicted; recall and F1 likewise where undefined."""
 
     recall: float
     f1: float
     support: int
-    """Rows that have it."""
+    """Number of rows that have it."""
 
     threshold: float | None = None
-    """MultiLabel: probability from which on it is predicted."""
+    """MultiLabel: probability from which it is predicted."""
 
     confusion: list[list[int]] | None = None
-    """MultiLabel: rows [[without it, wrongly given it], [not given it, rightly given it]]."""
+    """MultiLabel: number of rows, [[true negatives, false positives], [false negatives, true positives]]."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a model does on some rows, in detail. What another task would have is None."""
+    """How a model does on some rows, in detail. What applies only to another task is None."""
 
     task: Task
     rows: int
     labels: list[LabelReport] | None = None
     confusion: list[list[int]] | None = None
-    """SingleLabel: rows of each class (down) that were taken for each class (across), in the order of `labels`."""
+    """SingleLabel: rows of each class (down) by predicted class (across), in the order of `labels`."""
 
     residuals: dict[str, float] | None = None
-    """Regression: quantile → label less prediction."""
+    """Regression: quantile → label minus prediction."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object, without what is None."""
@@ -60,7 +60,7 @@ def make_report(
 ) -> Report:
     """The report on `logits` (rows, outputs) against `labels`; `names` are those of the outputs.
 
-    `thresholds` (outputs,) are those of MultiLabel, which must have some.
+    `thresholds` (outputs,) are required for MultiLabel.
     """
     if task == "Regression":
         residuals = labels.astype(np.float64) - logits[:, 0]
@@ -78,7 +78,7 @@ def make_report(
 def _confusion(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """Rows of each class that were taken for each class: (classes, classes)."""
+    """Rows of each class by predicted class: (classes, classes)."""
     pairs = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return pairs.reshape(classes, classes)
 

@@ -1,4 +1,4 @@
-"""One training run: it trains epoch by epoch or in parts of one, can stop between any two batches, and goes on bit for bit."""
+"""One training, epoch by epoch or in parts of one; it can stop between any two batches, and resumes bit for bit."""
 
 import math
 import time
@@ -34,7 +34,7 @@ _STEPS_BETWEEN_CHECKS = {"cuda": 16}
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch, or part of one, showed. `metrics` are of the validation rows, empty if there are none."""
+    """The outcome of an epoch, or part of one. `metrics` are of the validation rows, empty if there are none."""
 
     epoch: float
     """Epochs trained so far."""
@@ -47,22 +47,22 @@ class EpochResult:
     """Seconds of training and evaluation since the last result, pauses left out."""
 
     split: int = 1
-    """Parts that batches are computed in, because the memory does not hold them as a whole."""
+    """How many parts each batch is computed in, because it does not fit into memory as a whole."""
 
     thresholds: list[float] | None = None
-    """Probability from which on each label is predicted, if it was tuned on the validation rows."""
+    """Probability from which each label is predicted, if it was tuned on the validation rows."""
 
 
 @dataclass
 class _Watch:
-    """How long a value has not become better."""
+    """Counts for how long a value has not improved."""
 
     best: float | None = None
     stale: int = 0
-    """Values since the best."""
+    """Values since the best one."""
 
     def see(self, value: float, min_delta: float = 0.0) -> None:
-        """Take in a value, larger is better."""
+        """Take in a value; larger is better."""
         if self.best is None or value > self.best + min_delta:
             self.best, self.stale = value, 0
         else:
@@ -73,13 +73,13 @@ class _Watch:
 class _Position:
     epoch: int = 0
     step: int = 0
-    """Optimizer steps done in the epoch under way."""
+    """Optimizer steps done in the current epoch."""
 
     evaluated: float = 0.0
     """Epochs trained when the model was last evaluated."""
 
     rows: int = 0
-    """Rows trained in the epoch under way."""
+    """Rows trained in the current epoch."""
 
     loss_sum: float = 0.0
     """Sum of their losses."""
@@ -109,10 +109,10 @@ def metric_names(objective: Objective) -> tuple[str, ...]:
 
 
 class TrialRun:
-    """A trial in memory, between two epochs or in the middle of one.
+    """A training in memory, between two epochs or in the middle of one.
 
     Raises TrialFailure("Diverged") as soon as the loss is NaN or infinite, TrialFailure("OutOfMemory") if
-    the device's memory does not suffice even for single rows, and TrialFailure("UserError") for
+    the device has too little memory even for single rows, and TrialFailure("UserError") for
     hyperparameters that the model cannot have.
     """
 
@@ -128,12 +128,12 @@ class TrialRun:
         history: Sequence[float] = (),
         out_of_fold: bool = False,
     ) -> None:
-        """`history` is what the objective was after each epoch of the trial that this one repeats: schedules
-        that depend on it have nothing else where there are no validation rows.
+        """`history` is the objective after each epoch of the trial that this one repeats: without validation
+        rows, schedules that depend on the objective have nothing else.
 
-        `out_of_fold`: the study tunes thresholds, so that metrics of its validation rows are means over folds, of
-        trials that do not tune too. Otherwise tuned thresholds are judged by the rows they were tuned on, as in
-        studies that have begun so.
+        `out_of_fold`: the study tunes thresholds, so metrics of its validation rows are means over folds, even for
+        trials that do not tune. Otherwise tuned thresholds are judged on the rows they were tuned on, as in
+        studies that began before there were folds.
         """
         self._all_rows = data
         self.data = data.deduplicated(config.duplicate_threshold)
@@ -147,14 +147,14 @@ class TrialRun:
         self._plateau = _Watch()
         self._history = history
         self._folds: list[NDArray[np.int64]] = []
-        """Of the validation rows, by their numbers within these."""
+        """Of the validation rows, by their positions among these."""
 
         if out_of_fold and data.task == "MultiLabel" and len(data.validation):
             groups = None if data.groups is None else data.groups[data.validation]
             self._folds = tuning_folds(data.labels[data.validation], groups)
         self._unread: list[Tensor] = []
         self.tuned: NDArray[np.float64] | None = None
-        """Thresholds by PerLabel of the last evaluation; a run without validation rows is given those of
+        """PerLabel thresholds of the last evaluation; a training without validation rows is given those of
         another."""
 
     @classmethod
@@ -170,15 +170,15 @@ class TrialRun:
         changed: Hyperparameters | None = None,
         out_of_fold: bool = False,
     ) -> "TrialRun":
-        """The trial that `save` wrote to `folder`, as it was, or with `changed` hyperparameters from there.
+        """The training that `save` wrote to `folder`, as it was, or with `changed` hyperparameters from there on.
 
-        Raises FileNotFoundError if there is none, TrialFailure if it was made on other rows.
+        Raises FileNotFoundError if there is none, TrialFailure if it was saved with other rows.
         """
         checkpoint = Checkpoint(folder)
         state = checkpoint.state()
         if state["data"] != data.fingerprint:
             raise TrialFailure(
-                "UserError", "the data set has changed since the checkpoint was made"
+                "UserError", "the data set has changed since the checkpoint was saved"
             )
         config = Hyperparameters.model_validate(state["config"])
         seed = state["seed"]
@@ -198,17 +198,17 @@ class TrialRun:
 
     @property
     def model(self) -> Any:
-        """The whole model as it is now; what a run had precomputed of it is not used any more."""
+        """The whole model as it is now; what the training had precomputed of it is no longer used."""
         return self.learner.whole_model
 
     def reconfigure(self, config: Hyperparameters) -> None:
         """Go on with other hyperparameters; weights, position and the optimizer's state stay.
 
-        Another optimizer begins with a state of its own. Raises TrialFailure("Internal") if the model
-        would have other tensors, and in mid-epoch if the batches would be others.
+        Another optimizer begins with new state. Raises TrialFailure("Internal") if the model
+        would have other tensors or, in mid-epoch, if the batches would be others.
         """
         if self._position.step and _batches(self.config) != _batches(config):
-            raise TrialFailure("Internal", "batches must change between epochs, not within one")
+            raise TrialFailure("Internal", "batches may change only between epochs")
         if config.duplicate_threshold != self.config.duplicate_threshold:
             self.data = self._all_rows.deduplicated(config.duplicate_threshold)
         self.learner.reconfigure(config, self.data)
@@ -234,7 +234,7 @@ class TrialRun:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the trial's patience is at its end."""
+        """Whether all epochs are done, or early stopping has ended the training."""
         patience = self.config.early_stopping_patience
         return self._position.epoch >= self.config.epochs or 0 < patience <= self._stopping.stale
 
@@ -245,7 +245,7 @@ class TrialRun:
 
     @property
     def thresholds(self) -> NDArray[np.float64] | None:
-        """Probability from which on each label is predicted, (outputs,); None unless the task is MultiLabel."""
+        """Probability from which each label is predicted, (outputs,); None unless the task is MultiLabel."""
         if self.data.task != "MultiLabel":
             return None
         if self.config.threshold_tuning == "PerLabel" and self.tuned is not None:
@@ -255,11 +255,11 @@ class TrialRun:
     def train_to(
         self, position: float, should_pause: Callable[[], bool] = never
     ) -> EpochResult | None:
-        """Train to the end of the epoch under way, or to `position` in it if that comes first, and evaluate.
+        """Train to the end of the current epoch, or to `position` in it if that comes first, and evaluate.
 
-        `position` is in epochs, beyond the run's own. A fraction of an epoch is that share of its
-        optimizer steps, rounded up. `should_pause` is asked before every batch and must be cheap. None: it
-        said yes, and the next call, of this run or of one resumed from its checkpoint, goes on where this
+        `position` is in epochs, and beyond the current one. A fraction of an epoch is that share of its
+        optimizer steps, rounded up. `should_pause` is asked before every batch and must be cheap. Returns None if
+        it said yes; the next call, on this training or on one resumed from its checkpoint, goes on where this
         one stopped.
         """
         assert position > self.position
@@ -279,7 +279,7 @@ class TrialRun:
             return False
         average_from = self.config.averaging_start * self.config.epochs * len(steps)
         if position.epoch * len(steps) + position.step < average_from:
-            self.learner.forget_average()  # of hyperparameters that had it begin sooner
+            self.learner.forget_average()  # from earlier hyperparameters, with which it began sooner
         with self.learner.training(data):
             for step in steps[position.step : last]:
                 self.learner.thaw(position.epoch + position.step / len(steps))
@@ -332,7 +332,7 @@ class TrialRun:
         return self._tune(logits, self.data.labels[self.data.validation])
 
     def _tune(self, logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The threshold of each label, (outputs,): tuned on these rows, unless the trial has one for all."""
+        """The threshold of each label, (outputs,): tuned on these rows, unless the trial sets one for all."""
         usual = self.config.decision_threshold
         if self.config.threshold_tuning == "None":
             return np.full(labels.shape[1], usual)
@@ -351,7 +351,7 @@ class TrialRun:
         value = metrics.get(objective.metric)
         if value is None and position.epoch < len(self._history):
             value = self._history[position.epoch]
-        reduces = config.lr_schedule == "ReduceOnPlateau"  # PBT may change to it, and from it
+        reduces = config.lr_schedule == "ReduceOnPlateau"  # PBT may change to it or from it
         if reduces and value is not None:
             self._plateau.see(score(value, objective.direction))
         if objective.stopping_metric in metrics:
@@ -383,7 +383,7 @@ class TrialRun:
         return self.measure(part, self.predict(self.data.part(part)))
 
     def measure(self, part: str, logits: NDArray[np.float32]) -> dict[str, float]:
-        """The metrics of `logits`, which are those of all rows of `validation` or `test`."""
+        """The metrics of `logits`, which must be for all rows of `validation` or `test`."""
         labels = self.data.labels[self.data.part(part)]
         if part == "validation" and self._folds:
             return metrics_out_of_fold(logits, labels, self._folds, self.metric_names, self._tune)
@@ -392,7 +392,7 @@ class TrialRun:
     def export(self, folder: Path) -> None:
         """Write the model as it is now for `AutoModelForSequenceClassification.from_pretrained`.
 
-        MultiLabel: and the probability from which on each label is predicted.
+        For MultiLabel, also the probability from which each label is predicted.
         """
         with self.learner.averaged(), self.learner.finished() as model:
             export_model(model, self.data, self.config.max_length, folder)

@@ -6,10 +6,10 @@ from finetune_api.hyperparameters import Hyperparameters
 
 
 def learning_rate(config: Hyperparameters, step: int, each: int, reductions: int = 0) -> float:
-    """The rate of optimizer step `step` (from 0), with `each` steps an epoch: a warm-up, then the schedule.
+    """The rate of optimizer step `step` (from 0), with `each` steps per epoch: a warm-up, then the schedule.
 
-    `reductions` is how often ReduceOnPlateau has reduced it so far. The same as transformers' and torch's
-    schedules of these names. It is a function of its arguments alone, so there is no state to save.
+    `reductions` is how often ReduceOnPlateau has reduced it so far. Equals the schedules of these names in
+    transformers and torch. It depends on its arguments alone, so there is no state to save.
     """
     total = config.epochs * each
     warmup = math.ceil(config.warmup_ratio * total)

@@ -1,4 +1,4 @@
-"""The unit of Regression's targets, which training does not see: the model learns them standardised."""
+"""The unit of Regression's targets. Training does not see it: the model learns standardised targets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ class TargetScale:
 
     @classmethod
     def of(cls, targets: NDArray[Any]) -> "TargetScale":
-        """That of `targets` (rows,). Where they are all the same, the deviation is 1."""
+        """The scale of `targets` (rows,). If they are all the same, the deviation is 1."""
         exact = targets.astype(np.float64)
         return cls(float(exact.mean()), float(exact.std()) or 1.0)
 
@@ -31,12 +31,12 @@ class TargetScale:
     def restored(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """A model's `outputs` in the targets' unit."""
         exact = outputs.astype(np.float64) * self.deviation + self.mean
-        with np.errstate(over="ignore"):  # what is infinite has diverged
+        with np.errstate(over="ignore"):  # infinite outputs have diverged
             return exact.astype(np.float32)
 
     @contextmanager
     def folded_into(self, model: nn.Module, name: str) -> Iterator[None]:
-        """`model` answering in the targets' unit inside `with`: its output layer, a linear one, is called `name`."""
+        """Make `model` predict in the targets' unit inside `with`; `name` is that of its linear output layer."""
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         folded = nn.Linear(layer.in_features, layer.out_features, device=layer.weight.device)

@@ -1,4 +1,4 @@
-"""From which probability on a label of a MultiLabel task is predicted."""
+"""The probability from which a label of a MultiLabel task is predicted."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ _CANDIDATES = 200
 """Quantiles of the probabilities that are tried as the common threshold."""
 
 _NEAREST = 1e-6
-"""Distance from 0 and 1 within which thresholds are taken for this far away when they are averaged as logits."""
+"""The least distance of thresholds from 0 and 1 when they are averaged as logits."""
 
 
 def probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The probability of each label, in float64: near one, float32 has too few of them to tell rows apart."""
+    """The probability of each label, in float64: close to 1, float32 cannot tell rows apart."""
     found: NDArray[np.float64] = expit(logits.astype(np.float64))
     return found
 
@@ -28,7 +28,7 @@ def predictions(
 ) -> NDArray[Any]:
     """The class (rows,) of SingleLabel or the labels, bool (rows, outputs), of MultiLabel that `logits` predict.
 
-    `thresholds` (outputs,) are those of MultiLabel; None is one half for each.
+    `thresholds` (outputs,) are those of MultiLabel; None means one half for each.
     """
     if task == "SingleLabel":
         classes: NDArray[np.int64] = logits.argmax(axis=1)
@@ -44,9 +44,9 @@ def tuned_thresholds(
 ) -> NDArray[np.float64]:
     """The threshold of each label, (outputs,), for rows like those with `logits` and `labels`.
 
-    It is the mean, as logits, of the label's own, with the best F1 on these rows, and of the common one, with the
-    best mean F1 over the labels. The own counts by the number of rows with the label, the common one by
-    FEW_ROWS. `usual` is taken of equally good ones, and where no row has any label.
+    It is the mean, as logits, of the label's own threshold, with the best F1 on these rows, and of a common one,
+    with the best mean F1 over the labels. The own one is weighted by the number of rows with the label, the
+    common one by FEW_ROWS. Among equally good ones, and if no row has any label, `usual` is taken.
     """
     shares = probabilities(logits)
     own, common = _each_best(shares, labels, usual), _common(shares, labels, usual)
@@ -61,7 +61,7 @@ def _logit(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _common(shares: NDArray[np.float64], labels: NDArray[np.bool_], usual: float) -> float:
-    """The threshold with the best mean F1 over labels; of equally good ones the nearest to `usual`."""
+    """The threshold with the best mean F1 over labels; among equally good ones, the nearest to `usual`."""
     quantiles = np.quantile(shares, np.linspace(0, 1, _CANDIDATES + 1)[1:-1])
     cuts = np.unique(np.append(quantiles, usual))
     total = np.zeros(len(cuts))
@@ -78,8 +78,8 @@ def best_thresholds(
 ) -> NDArray[np.float64]:
     """The threshold of each label, (outputs,), with the best F1 on rows with `logits` and `labels`.
 
-    It is one of those half-way between two neighbouring probabilities, or `usual`. Of equally good ones it
-    is that nearest to `usual`, and `usual` where no row has the label.
+    It lies half-way between two neighbouring probabilities, or is `usual`. Among equally good ones it is the
+    nearest to `usual`, and `usual` itself if no row has the label.
     """
     return _each_best(probabilities(logits), labels, usual)
 
@@ -98,7 +98,7 @@ def _best(shares: NDArray[np.float64], having: NDArray[np.bool_], usual: float) 
     below = np.append(ranked[1:], 0.0)
     ends = np.flatnonzero(ranked > below)  # rows of equal probability are chosen together
     middles = (ranked[ends] + below[ends]) / 2
-    # Neighbouring floats have nothing between them.
+    # Between neighbouring floats there is nothing.
     cuts = np.append(np.where(middles > below[ends], middles, ranked[ends]), usual)
     as_usual = shares >= usual
     found = np.append(np.cumsum(having[order])[ends], (as_usual & having).sum())
