@@ -17,7 +17,9 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.cli import main
 from finetune_trainer.console import _screen, duration, trials_table
 from finetune_trainer.progress import LocalSink
+from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import AtWork
+from finetune_trainer.search.storage import Storage
 from tests.api.wrong_manifests import VALID, changed
 from tests.trainer.search_studies import epoch_done
 from tests.trainer.test_search_state import Desk
@@ -105,7 +107,7 @@ def test_a_finished_study_is_told_again_without_starting_anything(
     assert main(run) == 0
     told = capsys.readouterr().out
     assert "best parameters (trial 0): learningRate=0.0001" in told
-    assert "Finished (SearchFinished: all 2 trials ended): 1 completed" in told
+    assert "Finished: all 2 trials ended: 1 trained to the end, 1 paused" in told
     assert "1 paused" in told
     assert "…" not in told, "a file is wider than a terminal"
     assert study().spec.objective.metric in told
@@ -128,11 +130,39 @@ def test_a_study_that_was_changed_since_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished(tmp_path)
-    more = study(**{"spec.budget.maxTrials": 77})
-    (tmp_path / "study.yaml").write_text(dump_yaml(more.to_json()))
+    other = study(**{"spec.refit": False})
+    (tmp_path / "study.yaml").write_text(dump_yaml(other.to_json()))
     monkeypatch.setitem(sys.modules, "finetune_trainer.driver", None)
     with pytest.raises(ImportError):
         main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")])
+
+
+def test_a_larger_budget_for_a_search_that_has_ended_is_told_to_have_no_effect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    more = study(**{"spec.budget.maxTrials": 77})
+    (tmp_path / "study.yaml").write_text(dump_yaml(more.to_json()))
+    assert main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "the changed budget has no effect" in told
+    assert f"search.warmStart: [{{uri: {tmp_path / 'run'}}}]" in told
+
+
+def test_a_refused_run_changes_nothing_and_says_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = finished(tmp_path)
+    claim(Storage.open(str(tmp_path / "run")), parts_of(made.spec))
+    before = (tmp_path / "run" / "study.yaml").read_text()
+    other = study(**{"spec.search.seed": 8})
+    (tmp_path / "study.yaml").write_text(dump_yaml(other.to_json()))
+    monkeypatch.setitem(sys.modules, "finetune_trainer.driver", None)
+    assert main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert f"spec.search.seed: must be {made.spec.search.seed}, as when" in told
+    assert "(got 8)" in told
+    assert (tmp_path / "run" / "study.yaml").read_text() == before
 
 
 def test_the_second_process_on_a_folder_is_told_who_has_it(tmp_path: Path) -> None:

@@ -435,7 +435,8 @@ def test_a_budget_spent_before_the_first_value_has_no_successful_trial() -> None
     desk.state.apply(ev.Requeued(desk.now, item.trial))
     assert desk.start().trial == item.trial  # it goes on to its rung
     desk.fail(item, "Diverged")
-    assert desk.next().reason == "NoSuccessfulTrial"
+    said = "spec.budget.maxDurationSeconds = 5 passed before a trial had a value"
+    assert desk.next() == End("NoSuccessfulTrial", said)
 
 
 # The refit.

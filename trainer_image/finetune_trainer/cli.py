@@ -22,8 +22,10 @@ from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
+from finetune_trainer.search.identity import has_begun, parts_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.storage import Storage
 
 PACKAGE = "finetune-operator"
 """The distribution that this module belongs to."""
@@ -89,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"finetune: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("finetune: stopped; everything saved so far is kept", file=sys.stderr)
+        print(
+            "finetune: stopped; run the same command to go on from what is saved", file=sys.stderr
+        )
         return 130
 
 
@@ -146,7 +150,7 @@ def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
     if plan.whole_trials is not None and plan.whole_trials != plan.trials:
         yield f"trained to the end: {plan.whole_trials} of {plan.trials} trials"
     figures = {
-        "epochs if each rung promotes its share": plan.expected_epochs,
+        "expected epochs": plan.expected_epochs,
         "worst-case epochs": plan.worst_case_epochs,
         "worst-case GPU hours": plan.worst_case_gpu_hours,
         "worst-case price": plan.worst_case_price,
@@ -157,8 +161,8 @@ def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
 def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, console: Console) -> int:
     finished = _finished(study, into)
     if finished is not None:
-        console.print(f"{study.metadata.name} has ended; results in {into}", highlight=False)
-        return _tell_finished(finished, into, console)
+        return _tell_finished(study, finished, into, console)
+    has_begun(Storage.open(str(into)), parts_of(study.spec))  # a refused run changes nothing there
     from finetune_trainer.console import StudyConsole  # Ray and torch are slow to import
     from finetune_trainer.driver import Driver, Workplace
     from finetune_trainer.progress import LocalSink
@@ -166,7 +170,8 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     slots = slots or max(1, min(study.spec.cluster.slots, os.cpu_count() or 1))
     sink = LocalSink(into)
     started = datetime.now(UTC)
-    console.print(f"{study.metadata.name}: {slots} slots, results in {into}", highlight=False)
+    at_once = "one trial at a time" if slots == 1 else f"{slots} trials at a time"
+    console.print(f"{study.metadata.name}: {at_once}, results in {into}", highlight=False)
     try:
         screen = StudyConsole(study, console)
         place = Workplace(
@@ -189,31 +194,45 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
                 watch.stop()
     finally:
         sink.release()
-    ended = study.model_copy(update={"status": status_of(study, progress, started)})
-    (into / "study.yaml").write_text(dump_yaml(ended.to_json()))
-    how = f"{progress.phase} ({progress.reason}: {progress.message})"
+    result = into / "study.yaml"
+    if progress.findings != Findings() or not result.exists():  # else nothing was done
+        ended = study.model_copy(update={"status": status_of(study, progress, started)})
+        result.write_text(dump_yaml(ended.to_json()))
+    how = {
+        "Drained": f"Stopped ({progress.message}); run the same command to go on",
+        "Finished": f"Finished: {progress.message}",
+    }.get(progress.phase, f"Failed ({progress.reason}): {progress.message}")
     _report(study, how, progress.findings, into, console)
     return 0 if progress.phase == "Finished" else 1
 
 
 def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
-    """The same study with its result, if it has already ended in that folder."""
+    """The same study with its result, if it has already ended in that folder: another budget changes nothing then."""
     try:
         found = read_study(into / "study.yaml")
     except (FileNotFoundError, ManifestError):  # none, or of another version
         return None
-    status = found.status
-    ended = status is not None and status.is_true("Complete")
-    return found if ended and found.spec == study.spec else None
+    ended = found.status is not None and found.status.is_true("Complete")
+    same = found.spec == study.spec.model_copy(update={"budget": found.spec.budget})
+    return found if ended and same else None
 
 
-def _tell_finished(study: FineTuneStudy, into: Path, console: Console) -> int:
+def _tell_finished(
+    study: FineTuneStudy, finished: FineTuneStudy, into: Path, console: Console
+) -> int:
     """Print the result of a study that has ended."""
-    status = study.status
+    status = finished.status
     complete = None if status is None else status.condition("Complete")
     assert status is not None
     assert complete is not None
-    _report(study, f"Finished ({complete.reason}: {complete.message})", status, into, console)
+    console.print(f"{study.metadata.name} has already ended; its result:", highlight=False)
+    _report(study, f"Finished: {complete.message}", status, into, console)
+    if finished.spec.budget != study.spec.budget:
+        console.print(
+            "The search has ended, so the changed budget has no effect. To search further, run a study with "
+            f"search.warmStart: [{{uri: {into.absolute()}}}] and a folder of its own (--into).",
+            highlight=False,
+        )
     return 0
 
 
@@ -272,32 +291,39 @@ class _Watch:
 
 def _report(study: FineTuneStudy, how: str, found: Findings, into: Path, console: Console) -> None:
     """Print the result; `how` says how the study ended."""
-    from finetune_trainer.console import format_value, metrics_table, trials_table
+    from finetune_trainer.console import counted, format_value, metrics_table, trials_table
 
-    console.print(trials_table(study, found.top_trials, "Best trials", console.width))
+    if found.top_trials:
+        console.print(trials_table(study, found.top_trials, "Best trials", console.width))
     if found.best:
         params = ", ".join(
             f"{name}={format_value(value)}" for name, value in found.best.params.items()
         )
-        console.print(f"best parameters (trial {found.best.trial}): {params}", highlight=False)
+        so_far = " so far" if how.startswith("Stopped") else ""
+        best = f"best parameters{so_far} (trial {found.best.trial}): {params}"
+        console.print(best, highlight=False)
     if found.final:
-        columns = {"test": found.final.test_metrics, "constant prediction": found.final.baseline}
-        console.print(
-            metrics_table("Held-out test set, winner trained on train + validation", columns)
+        columns = {
+            "final model": found.final.test_metrics,
+            "constant prediction": found.final.baseline,
+        }
+        table = metrics_table("Test rows, which no trial has seen", columns)
+        table.caption = (
+            "constant prediction: the same answer for every row (most frequent class, mean)"
         )
+        table.caption_justify = "left"
+        console.print(table)
         if found.final.ensemble:
             console.print(f"ensemble {found.final.ensemble.message}", highlight=False)
         console.print(f"model:   {found.final.model_uri}", highlight=False)
     for warning in found.warnings:
         console.print(f"warning: {warning}", highlight=False)
-    counts = found.trials
     console.print(
-        f"{how}: {counts.completed} completed, {counts.stopped} stopped, {counts.paused} paused,"
-        f" {counts.diverged} diverged, {counts.failed} failed",
-        highlight=False,
+        f"{how}: {counted(found.trials)}" if found.trials.planned else how, highlight=False
     )
-    console.print(f"trials:  {into / 'results' / 'trials.csv'}", highlight=False)
-    console.print(f"study:   {into / 'study.yaml'}", highlight=False)
+    for name, path in (("trials", into / "results" / "trials.csv"), ("study", into / "study.yaml")):
+        if path.exists():
+            console.print(f"{name + ':':8} {path.absolute()}", highlight=False)
 
 
 if __name__ == "__main__":

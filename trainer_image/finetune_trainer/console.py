@@ -88,6 +88,20 @@ def _ended(counts: TrialCounts) -> int:
     return counts.completed + counts.stopped + counts.diverged + counts.failed
 
 
+def counted(counts: TrialCounts) -> str:
+    """How many trials came to which end; those that none came to are left out."""
+    named = {
+        "trained to the end": counts.completed,
+        "stopped early": counts.stopped,
+        "paused": counts.paused,
+        "diverged": counts.diverged,
+        "failed": counts.failed,
+    }
+    return (
+        ", ".join(f"{count} {name}" for name, count in named.items() if count) or "no trial ended"
+    )
+
+
 def _line(study: FineTuneStudy, phase: str, findings: Findings) -> str:
     counts = findings.trials
     text = f"{phase}: {counts.summary or '0'} trials"

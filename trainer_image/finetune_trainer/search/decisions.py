@@ -144,7 +144,7 @@ def _after_search(state: StudyState) -> Decision:
         return outcome
     winner = state.best_trial()
     if winner is None:
-        return End("NoSuccessfulTrial", _no_success(state))
+        return End("NoSuccessfulTrial", _no_success(state, state.ended))
     if not state.problem.refit or state.refit is not None:
         return outcome
     if state.refit_slot is not None:
@@ -154,7 +154,9 @@ def _after_search(state: StudyState) -> Decision:
     return state.refit_item(winner)
 
 
-def _no_success(state: StudyState) -> str:
+def _no_success(state: StudyState, ended: ev.SearchEnded | None = None) -> str:
+    if ended is not None and ended.reason == "BudgetSpent":
+        return f"{ended.message} before a trial had a value"
     if not state.trials:
         return "no trial could be proposed"
     classes = sorted({trial.failure_class or trial.status for trial in state.trials})

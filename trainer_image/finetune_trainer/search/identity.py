@@ -42,21 +42,57 @@ def _lasting(name: str, value: Any) -> Any:
 def claim(storage: Storage, parts: dict[str, Any]) -> None:
     """Mark the folder as that of the study with these `parts` (JSON), or check that it is.
 
-    The API server holds a study to what it was; on a laptop a manifest may have been edited between two
+    The API server keeps a study as it was; on a laptop, a manifest may have been edited between two
     runs. Raises SpecError with the first part that differs.
+    """
+    if has_begun(storage, parts):
+        return
+    storage.write(STUDY, json.dumps({**parts, "rules": RULES}, indent=1).encode())
+
+
+def has_begun(storage: Storage, parts: dict[str, Any]) -> bool:
+    """Whether the folder is already that of the study with these `parts` (JSON).
+
+    Raises SpecError with the first part that differs if it is another study's.
     """
     try:
         found = parts_in(storage)
     except FileNotFoundError:
-        storage.write(STUDY, json.dumps({**parts, "rules": RULES}, indent=1).encode())
-        return
+        return False
     for name, value in parts.items():
-        if _lasting(name, found.get(name)) != value:
+        difference = _difference(name, _lasting(name, found.get(name)), value)
+        if difference is not None:
+            path, before, now = difference
             raise SpecError(
-                f"spec.{name}",
-                f"must be what it was when the records in {storage.uri()} began; "
-                "a changed study needs a folder of its own",
+                f"spec.{path}",
+                f"must be {_shown(before)}, as when the records in {storage.uri()} began (got {_shown(now)}); "
+                "to run the changed study, give it a folder of its own, or another metadata.name",
             )
+    return True
+
+
+_MISSING = object()
+
+
+def _difference(path: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
+    """The first field in which two JSON values differ, with both values; None if they are the same."""
+    if before == now:
+        return None
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [*before, *(name for name in now if name not in before)]
+        each = ((f"{path}.{n}", before.get(n, _MISSING), now.get(n, _MISSING)) for n in names)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        each = ((f"{path}[{n}]", *pair) for n, pair in enumerate(zip(before, now, strict=True)))
+    else:
+        return path, before, now
+    return next((found for one in each if (found := _difference(*one)) is not None), None)
+
+
+def _shown(value: Any) -> str:
+    if value is _MISSING or value is None:
+        return "unset"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def parts_in(storage: Storage) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What a model of the hyperparameters learns from: results at one rung, never a mixture of depths.
 
-The rule of BOHB (Falkner et al., "BOHB: Robust and Efficient Hyperparameter Optimization at Scale", ICML 2018,
-section 4): the model is that of the highest rung with enough results, and a share of the trials is drawn at
-random, since what is best at that rung need not be best in the end.
+The rule is that of BOHB (Falkner et al., "BOHB: Robust and Efficient Hyperparameter Optimization at Scale", ICML
+2018, section 4) but for one thing: the model is that of the highest rung with enough results, and a share of the
+trials is drawn at random, since what is best at that rung need not be best in the end. Unlike BOHB, it learns
+nothing from rungs that are far from a whole training. What is best after one of 52 epochs is often bad after all of
+them: on LCBench a model of such rungs is worse than random draws (docs/search.md has the figures).
 """
 
 import math
@@ -17,6 +19,9 @@ from finetune_trainer.search.trials import Trial
 
 RANDOM_SHARE = 1 / 3
 """Of the trials of a search with rungs: as in BOHB."""
+
+_DEEP = 2
+"""A model learns at rungs with more than 1 / reductionFactor ** _DEEP of a whole training."""
 
 STARTUP = 10
 """Results that a model needs where all trials are trained whole."""
@@ -38,9 +43,6 @@ class Lesson:
     failed: list[Trial]
     """Trials that failed or diverged before they came there."""
 
-    dimensions: int
-    """The most hyperparameters that one of the trials with a result has."""
-
 
 def draws_at_random(problem: Problem, number: int) -> bool:
     """Whether trial `number` belongs to the share that no model proposes."""
@@ -55,7 +57,7 @@ def lesson(problem: Problem, trials: Sequence[Trial], least: int | None = None) 
 
     Where all trials are trained whole, `least` are enough, by default STARTUP.
     """
-    for level in reversed(range(len(problem.resources))):
+    for level in reversed(range(_lowest(problem, trials), len(problem.resources))):
         results = _results(problem, trials, level)
         if _enough(problem, [trial for trial, _ in results], least):
             there = {trial.number for trial, _ in results}
@@ -64,9 +66,19 @@ def lesson(problem: Problem, trials: Sequence[Trial], least: int | None = None) 
                 level,
                 results,
                 [trial for trial in failed if trial.number not in there],
-                max((len(trial.params) for trial, _ in results), default=0),
             )
     return None
+
+
+def _lowest(problem: Problem, trials: Sequence[Trial]) -> int:
+    """The lowest rung that a model may learn from."""
+    *rungs, whole = problem.resources
+    if problem.rung_by in ("Epochs", "Folds"):
+        share = float(problem.search.scheduler.reduction_factor) ** -_DEEP
+        return sum(resource <= whole * share for resource in rungs)
+    # How many rows or seconds a whole training has is known only once a trial was there.
+    highest = max((max(trial.rung_values) for trial in trials if trial.rung_values), default=0)
+    return max(1, highest - 1)
 
 
 def _results(problem: Problem, trials: Sequence[Trial], level: int) -> list[tuple[Trial, float]]:

@@ -38,13 +38,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _SPACE = "space"
 
-_GOOD_SHARE = 0.15
-"""Of the results at a rung, those that TPE takes for good: as in BOHB."""
-
-
-def _GOOD(results: int, dimensions: int) -> int:
-    return min(max(math.ceil(_GOOD_SHARE * results), dimensions + 1), results - 1)
-
+_GOOD_SHARE, _GOOD_LEAST = 0.15, 3
+"""How many of the results at a rung TPE takes for good: that share, and at least so many."""
 
 _Point: TypeAlias = dict[str, Scalar]
 """Optuna's parameters: which space, and a coordinate for each of its active domains."""
@@ -97,7 +92,8 @@ class OptunaSampler:
             return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
         options: dict[str, Any] = {}
         if learned is not None and len(self._problem.resources) > 1:
-            good = _GOOD(len(learned.results) + len(self._inherited), learned.dimensions)
+            results = len(learned.results) + len(self._inherited)
+            good = min(max(math.ceil(_GOOD_SHARE * results), _GOOD_LEAST), results - 1)
             options["gamma"] = lambda _: good
         with warnings.catch_warnings():
             # Conditions need `group`, and BOHB's rule `gamma`, which Optuna below 6 (pinned) has, with warnings.
