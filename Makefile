@@ -45,6 +45,7 @@ examples/data/.prepared: $(STAMP) examples/prepare.py
 demo: examples/data/.prepared ## Run an example study on this machine, without Kubernetes
 	@echo "== Running examples/library.yaml: which library does a docstring come from?"
 	$(VENV)/bin/finetune run examples/library.yaml --into runs/library
+	@echo "Your own data: docs/first-study.md; $(VENV)/bin/finetune plan my.yaml, then $(VENV)/bin/finetune run my.yaml"
 
 test: examples/data/.prepared ## Quick tests: in process, and on one real API server (built once, cached)
 	@$(PYTHON) -m tests.cluster.onenode program etcd kube-apiserver kube-controller-manager kubectl > /dev/null || test -z "$$CI"
@@ -84,7 +85,7 @@ format: $(STAMP) ## Format and fix what can be fixed
 lock: $(STAMP) ## Pin the newest packages that pyproject.toml allows (UPGRADE="--upgrade-package torch" for one)
 	UV=$(VENV)/bin/uv tools/lock.sh $(or $(UPGRADE),--upgrade)
 
-generate: $(STAMP) ## Write the CRD, its copy in the chart and the reference of hyperparameters
+generate: $(STAMP) ## Write the CRD, its copy in the chart, and the references of fields and hyperparameters
 	$(PYTHON) -m finetune_api.generate
 
 cluster-up: $(STAMP) ## Start a one-node Kubernetes on this machine; prints its kubeconfig

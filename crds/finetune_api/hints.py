@@ -75,6 +75,28 @@ _EXAMPLES: Sequence[tuple[str, str]] = (
     (r"spec\.searchSpaces\[\d+\]\.\w+", "{values: [8, 16]} or {min: 1e-5, max: 1e-3}"),
     (r"spec\.storage", "{uri: s3://bucket/studies}"),
 )
+"""What an object of the manifest, by its path, looks like."""
+
+_GIVEN: Sequence[tuple[str, str]] = (
+    *_EXAMPLES,
+    (r"apiVersion", "finetune.dev/v1alpha1"),
+    (r"kind", "FineTuneStudy"),
+    (r"metadata", "{name: my-study}"),
+    (r"metadata\.name", "my-study"),
+    (r"spec\.task", "SingleLabel"),
+    (r"spec\.model\.name", "bert-base-uncased"),
+    (r"spec\.dataset\.textColumns", "[text]"),
+    (r"spec\.dataset\.files\.train", "rows.csv"),
+    (r"spec\.dataset\.hub\.path", "ag_news"),
+    (r"spec\.objective\.metric", "f1_macro"),
+    (r"spec\.searchSpaces", "[{learningRate: {min: 1e-5, max: 1e-3, scale: Log}}]"),
+    (r"spec\.search\.algorithm", "TPE"),
+)
+"""What a field that must be given may be."""
+
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_RANGE = re.compile(rf"\s*({_NUMBER})\s*(?:[-:,\u2013\u2014\u2026]|\.\.+|to)\s*({_NUMBER})\s*")
+_BYTES = re.compile(r"\s*([0-9.]+)\s*([kKMGTPE]|[mgtpe](?=i?[bB]))(i?)[bB]?\s*")
 
 
 def hint(root: type[Model], location: Sequence[int | str], kind: str, value: Any) -> str:
@@ -82,6 +104,15 @@ def hint(root: type[Model], location: Sequence[int | str], kind: str, value: Any
     path = dotted(location)
     if kind == "extra_forbidden":
         return _of_unknown(root, location)
+    if kind == "missing":
+        example = _example(_GIVEN, path)
+        return f", such as {location[-1]}: {example}" if example else ""
+    if kind == "quantity":
+        return _of_quantity(value)
+    if re.fullmatch(r"spec\.(hyperparameters|search\.points\[\d+\])\.\w+", path):
+        several = _of_several(value)
+        if several:
+            return several
     if kind == "string_type" and isinstance(value, bool):
         return "; YAML reads y, n, yes, no, on and off as true or false: write it in quotes"
     if kind == "string_type" and isinstance(value, int | float):
@@ -95,9 +126,39 @@ def hint(root: type[Model], location: Sequence[int | str], kind: str, value: Any
             else "; write it as a list: - …"
         )
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        example = next((text for pattern, text in _EXAMPLES if re.fullmatch(pattern, path)), "")
+        example = _example(_EXAMPLES, path)
         return f", such as {example}" if example else ""
     return ""
+
+
+def _example(examples: Sequence[tuple[str, str]], path: str) -> str:
+    return next((text for pattern, text in examples if re.fullmatch(pattern, path)), "")
+
+
+def _of_quantity(value: Any) -> str:
+    """How to write an amount that is no quantity, because YAML reads it as a float or its unit is another."""
+    if isinstance(value, float) and value > 0:
+        thousandths = round(value * 1000, 6)
+        or_else = f", or {thousandths:.0f}m" if thousandths.is_integer() else ""
+        return f'; write it in quotes: "{value!r}"{or_else}'
+    unit = _BYTES.fullmatch(value) if isinstance(value, str) else None
+    if unit is None:
+        return ""
+    number, letter, binary = unit.groups()
+    letter = letter.upper()
+    letter = "k" if letter == "K" and not binary else letter
+    return f"; did you mean {number}{letter}{binary}?"
+
+
+def _of_several(value: Any) -> str:
+    """Where several values belong that are given as one."""
+    if isinstance(value, list | dict):
+        return "; values to search belong in spec.searchSpaces"
+    found = _RANGE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return ""
+    low, high = found.groups()
+    return f"; a range belongs in spec.searchSpaces, as {{min: {low}, max: {high}}}"
 
 
 def metrics_of(task: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ of these, so it gets kubectl's rules here.
 
 import math
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from finetune_api.hints import dotted, hint, metrics_of, nearest
 from finetune_api.metrics import ALL_METRICS
-from finetune_api.study import FineTuneStudy
+from finetune_api.spaces import when_may_not_name
+from finetune_api.study import FineTuneStudy, name_problem
 
 _INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -157,11 +158,37 @@ def load_yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: "\\U00110000"
-        raise ManifestError([Problem("", f"must be one YAML document: {error}")]) from error
+        raise ManifestError([_unreadable(error, text)]) from error
     except RecursionError as error:
         raise ManifestError([_too_large()]) from error
     _check_size(value)
     return value
+
+
+_TEMPLATE = re.compile(r"(?:^|[:-]\s|[,\[{])\s*(\{\{|\{%)")
+"""Where a value or a key of YAML would begin."""
+
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|(?:^|\s)#.*")
+"""Quoted text and comments of a line."""
+
+
+def _unreadable(error: Exception, text: str) -> "Problem":
+    """What keeps `text` from being YAML of JSON values, and where."""
+    line, why = None, str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        line = None if mark is None else mark.line + 1
+        why = ", ".join(part for part in (error.context, error.problem) if part)
+    elif isinstance(error, yaml.reader.ReaderError):
+        line = text[: error.position].count("\n") + 1
+        why = f"the character U+{error.character:04X} must not be used"
+    for number, written in enumerate(text.splitlines()[:line], start=1):
+        template = _TEMPLATE.search(_QUOTED.sub("", written))
+        if template is not None:
+            shown = "{{ … }}" if template[1] == "{{" else "{% … %}"
+            told = f"{shown} is a template: render it first, or write it in quotes"
+            return Problem("", told, number)
+    return Problem("", f"must be one YAML document: {why}", line)
 
 
 def dump_yaml(value: Any) -> str:
@@ -179,8 +206,10 @@ class Problem:
     """Where in the file, from 1."""
 
     def __str__(self) -> str:
+        if not self.field:
+            return self.message if self.line is None else f"line {self.line}: {self.message}"
         where = "" if self.line is None else f" (line {self.line})"
-        return f"{self.field}: {self.message}{where}" if self.field else f"{self.message}{where}"
+        return f"{self.field}: {self.message}{where}"
 
 
 class ManifestError(ValueError):
@@ -201,20 +230,29 @@ def parse_study(document: Any) -> FineTuneStudy:
     try:
         return FineTuneStudy.model_validate(_without_nulls(document), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ManifestError(list(problems(error, document))) from error
+        raise ManifestError(problems(error, document)) from error
 
 
 def read_study(path: Path) -> FineTuneStudy:
     """The study in the YAML or JSON file `path`. Raises ManifestError, or OSError if it cannot be read."""
     text = _decoded(path.read_bytes())
     document = load_yaml(text)
+    if document is None:
+        raise ManifestError([Problem("", "the file is empty")])
     try:
         return parse_study(document)
     except ManifestError as error:
         lines = _lines(text)
         raise ManifestError(
-            [replace(problem, line=lines.get(problem.field)) for problem in error.problems]
+            [replace(problem, line=_line(problem.field, lines)) for problem in error.problems]
         ) from error
+
+
+def _line(field: str, lines: dict[str, int]) -> int | None:
+    """The line of a field or, if it is not there, of what it is missing in."""
+    while field and field not in lines:
+        field = field[: max(0, field.rfind("."), field.rfind("["))]
+    return lines.get(field)
 
 
 _MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"\x1f\x8b", "compressed with gzip"))
@@ -305,29 +343,48 @@ _MESSAGES = {
 }
 
 
-def problems(error: ValidationError, document: Any = None) -> Iterable[Problem]:
+def problems(error: ValidationError, document: Any = None) -> list[Problem]:
     """The problems in our own words, with fields relative to what was validated.
 
     `document` is given for a whole study, to which hints are added.
     """
     spec = document.get("spec") if isinstance(document, dict) else None
     task = str(spec.get("task")) if isinstance(spec, dict) else ""
+    found: dict[Problem, None] = {}  # each once, in order
     for item in error.errors():
         path = dotted(item["loc"])
-        context = item.get("ctx", {})
         if item["type"] == "rule":
-            for field, text in context["broken"]:
-                yield Problem(path + field if path else field.lstrip("."), text)
+            for field, text in item["ctx"]["broken"]:
+                found[Problem(path + field if path else field.lstrip("."), text)] = None
             continue
-        template, kind, value = _MESSAGES.get(item["type"]), item["type"], item["input"]
-        message = template.format(**context) if template else item["msg"]
-        if kind == "literal_error":
-            message = _choice(context["expected"], value, task)
-        elif kind not in ("missing", "extra_forbidden"):
-            message += f" (got {_short(value)})"
-        if spec is not None:
-            message += hint(FineTuneStudy, item["loc"], kind, value)
-        yield Problem(path, message)
+        problem = _own(item["loc"], item["type"], item["input"])
+        found[problem or Problem(path, _message(item, task, whole=document is not None))] = None
+    return list(found)
+
+
+def _own(location: Sequence[int | str], kind: str, value: Any) -> Problem | None:
+    """A problem that says more than pydantic's."""
+    if tuple(location) == ("metadata", "name") and kind == "string_type":
+        message = name_problem(value)
+        return None if message is None else Problem("metadata.name", message)
+    match = re.fullmatch(r"(.*\.when\.(\w+))(\[\d+\])?", dotted(location))
+    refused = when_may_not_name(match[2]) if match else None
+    return Problem(match[1], refused) if match and refused else None
+
+
+def _message(item: Any, task: str, whole: bool) -> str:
+    """What one of pydantic's errors says, with hints if it is about a `whole` study."""
+    context, kind, value = item.get("ctx", {}), item["type"], item["input"]
+    template = _MESSAGES.get(kind)
+    message = template.format(**context) if template else str(item["msg"])
+    if kind == "literal_error":
+        message = _choice(context["expected"], value, task)
+    elif kind not in ("missing", "extra_forbidden"):
+        message += f" (got {_short(value)})"
+    if whole:
+        more = hint(FineTuneStudy, item["loc"], kind, value)
+        message += more.replace("f1_macro", "rmse") if task == "Regression" else more
+    return message
 
 
 def _choice(expected: str, value: Any, task: str) -> str:
@@ -337,7 +394,7 @@ def _choice(expected: str, value: Any, task: str) -> str:
     if set(words) == set(ALL_METRICS) and known:
         words, expected = known, f"a metric of {task}: {', '.join(known)}"
     else:
-        expected = f"one of {expected}"
+        expected = f"one of {expected}" if len(words) > 1 else words[0]
     meant = nearest(value, words) if isinstance(value, str) else None
     return f"must be {expected} (got {_short(value)}{f'; did you mean {meant}?' if meant else ''})"
 

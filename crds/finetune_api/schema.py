@@ -22,7 +22,8 @@ class Rule:
 
     `cel` and `holds` must accept the same objects. `field` is the JSON path, relative to the model,
     that an error is reported at (`.min`); `detail` adds the offending values to the Python message and
-    `message_cel` does the same in the API server.
+    `message_cel` does the same in the API server. `each` is for rules that several fields can break: in Python
+    every field at fault is named, with a message of its own.
     """
 
     cel: str
@@ -31,6 +32,7 @@ class Rule:
     field: str = ""
     message_cel: str = ""
     detail: Callable[[Any], str] | None = None
+    each: Callable[[Any], list[tuple[str, str]]] | None = None
     once: bool = False
     """Whether the API server checks it only at creation."""
 
@@ -41,6 +43,12 @@ class Rule:
     def explain(self, value: Any) -> str:
         """The message for `value`, which breaks the rule."""
         return f"{self.message} ({self.detail(value)})" if self.detail else self.message
+
+    def broken(self, value: Any) -> list[tuple[str, str]]:
+        """The fields of `value` that break the rule, each with what must hold; empty if none does."""
+        if self.holds(value):
+            return []
+        return self.each(value) if self.each else [(self.field, self.explain(value))]
 
     def as_validation(self) -> dict[str, str | bool]:
         """The rule as an entry of `x-kubernetes-validations`."""
@@ -74,7 +82,7 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        broken = [(rule.field, rule.explain(self)) for rule in self.RULES if not rule.holds(self)]
+        broken = [problem for rule in self.RULES for problem in rule.broken(self)]
         if broken:
             raise PydanticCustomError("rule", "{text}", {"text": broken[0][1], "broken": broken})
         return self

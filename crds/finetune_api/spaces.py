@@ -10,8 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args,
 from pydantic import Field, create_model
 from pydantic.config import JsonDict
 
+from finetune_api.hints import nearest
 from finetune_api.hyperparameters import (
     CATEGORICAL,
+    JSON_NAMES,
     Hyperparameters,
     Scalar,
     described,
@@ -242,14 +244,50 @@ def _when_cel(space: str) -> str:
     return f"[{conditions}].all(w, w.all(k, {arms} : false))"
 
 
-def _wrong_whens(spec: Any) -> list[str]:
-    """Where (`searchSpaces[0].momentum`) a `when` names what its space does not have."""
+_WORDS = {json_name(name): DOMAINS[name] for name in CATEGORICAL}
+"""Hyperparameters (JSON names) whose values are words."""
+
+
+def when_may_not_name(name: str) -> str | None:
+    """Why a `when` of a manifest cannot name this hyperparameter (JSON name) in any space; None if it can."""
+    if name in _WORDS:
+        return None
+    only = f"when may only name hyperparameters whose values are words ({', '.join(_WORDS)})"
+    if name not in JSON_NAMES:
+        meant = nearest(name, list(_WORDS))
+        guess = f"; did you mean {meant}?" if meant else ""
+        return f"{only}; {name} is no hyperparameter{guess}"
+    kinds = {str: "the name of a model", int: "a number", float: "a number"}
+    return f"{only}; {name} is {kinds[kind_of(JSON_NAMES[name])]}"
+
+
+def _wrong_whens(spec: Any) -> list[tuple[str, str]]:
+    """Where (`.searchSpaces[0].momentum.when.optimizer`) a `when` names what its space does not have, and what must hold."""
     return [
-        f"searchSpaces[{number}].{name}"
+        (f".searchSpaces[{number}].{name}.when.{key}", problem)
         for number, space in enumerate(spec.search_spaces)
         for name, domain in space.domains().items()
-        if not can_hold(domain.when or {}, space.domains())
+        for key, words in (domain.when or {}).items()
+        if (problem := _wrong_when(key, words, space.domains())) is not None
     ]
+
+
+def _wrong_when(key: str, words: Sequence[str], domains: Mapping[str, Domain]) -> str | None:
+    refused = when_may_not_name(key)
+    if refused is not None:
+        return refused
+    target = domains.get(key)
+    if not isinstance(target, ChoiceDomain):
+        return f"{key} must be searched in the same space (which has {', '.join(domains)})"
+    if target.when is not None:
+        return f"{key} must have no when of its own"
+    unknown = next((word for word in words if word not in target.values), None)
+    if unknown is None:
+        return None
+    known = [str(value) for value in target.values]
+    meant = nearest(unknown, known)
+    guess = f"; did you mean {meant}?" if meant else ""
+    return f"must be values of {key} in the same space: {', '.join(known)} (got {unknown!r}{guess})"
 
 
 def can_hold(when: When, domains: Mapping[str, Domain]) -> bool:
@@ -265,11 +303,11 @@ def can_hold(when: When, domains: Mapping[str, Domain]) -> bool:
 
 WHEN_RULE = Rule(
     cel=f"self.searchSpaces.all(s, {_when_cel('s')})",
-    message="when must name values of categorical hyperparameters searched in the same space, "
-    "which have no when of their own",
+    message="when must name hyperparameters whose values are words, which are searched in the same space and have no "
+    "when of their own, and some of these values",
     holds=lambda self: not _wrong_whens(self),
+    each=_wrong_whens,
     field=".searchSpaces",
-    detail=lambda self: f"got others in {', '.join(_wrong_whens(self))}",
 )
 """A rule of the spec, which can be checked only at creation; a rule of a space could not."""
 

@@ -734,6 +734,19 @@ def _finite(domain: str, name: str) -> str:
 _NUMERIC = [name for name, domain in DOMAINS.items() if issubclass(domain, NumericDomain)]
 
 
+def _continuous(spec: Any) -> list[tuple[str, str]]:
+    """Where a Grid has a hyperparameter with any number of values."""
+    return [
+        (
+            f".searchSpaces[{number}].{name}",
+            "must have values or step with algorithm Grid, which tries every combination",
+        )
+        for number, space in enumerate(spec.search_spaces)
+        for name, domain in space.domains().items()
+        if domain.finite_values() is None
+    ]
+
+
 def _epochs(spec: Any) -> int:
     fixed = spec.hyperparameters.epochs if spec.hyperparameters else None
     return int(fixed if fixed is not None else Hyperparameters.model_fields["epochs"].default)
@@ -767,14 +780,16 @@ _NOT_FOR: dict[Task, tuple[str, ...]] = {
 _ONLY_SINGLE = ("Oversample", "Undersample")
 
 
-def _named(spec: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each hyperparameter (JSON name) that a study fixes, searches or sets in a point, with its listed values."""
-    for fixed in (spec.hyperparameters, *spec.search.points):
+def _named(spec: Any) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+    """Where a study fixes, searches or sets in a point which hyperparameter (JSON name), with its listed values."""
+    points = {f".search.points[{n}]": point for n, point in enumerate(spec.search.points)}
+    for place, fixed in {".hyperparameters": spec.hyperparameters, **points}.items():
         if fixed is not None:
-            yield from ((name, (value,)) for name, value in fixed.to_json().items())
-    for space in spec.search_spaces:
+            for name, value in fixed.to_json().items():
+                yield f"{place}.{name}", name, (value,)
+    for number, space in enumerate(spec.search_spaces):
         for name, domain in space.domains().items():
-            yield name, tuple(domain.values or ())
+            yield f".searchSpaces[{number}].{name}", name, tuple(domain.values or ())
 
 
 def _everywhere(hyperparameter: str, fixed: str, searched: str) -> str:
@@ -787,9 +802,20 @@ def _everywhere(hyperparameter: str, fixed: str, searched: str) -> str:
     )
 
 
-def _unsuited(spec: Any) -> list[str]:
+def _unsuited(spec: Any) -> list[tuple[str, str]]:
+    """Where a hyperparameter means nothing for the task."""
     names = {json_name(name) for name in _NOT_FOR[spec.task]}
-    return sorted({name for name, _ in _named(spec) if name in names})
+    message = f"must not be given with task {spec.task}, for which it means nothing"
+    return [(place, message) for place, name, _ in _named(spec) if name in names]
+
+
+def _resampled(spec: Any) -> list[tuple[str, str]]:
+    """Where classes are to be sampled, which MultiLabel does not have."""
+    return [
+        (place, "must be None or Weights with task MultiLabel")
+        for place, name, values in _named(spec)
+        if name == "classBalance" and set(values) & set(_ONLY_SINGLE)
+    ]
 
 
 _TASK_RULES = (
@@ -799,6 +825,7 @@ _TASK_RULES = (
             + " && ".join(_everywhere(json_name(name), "false", "false") for name in names),
             message=f"with task {task} there must be no {', '.join(map(json_name, names))}",
             holds=lambda self, task=task: self.task != task or not _unsuited(self),  # type: ignore[misc]  # the task of this rule
+            each=_unsuited,
             field=".hyperparameters",
         )
         for task, names in _NOT_FOR.items()
@@ -812,13 +839,8 @@ _TASK_RULES = (
             f"s.classBalance.values.all(v, !(v in {list(_ONLY_SINGLE)!r}))",
         ),
         message="with task MultiLabel classBalance must be None or Weights",
-        holds=lambda self: (
-            self.task != "MultiLabel"
-            or not any(
-                name == "classBalance" and set(values) & set(_ONLY_SINGLE)
-                for name, values in _named(self)
-            )
-        ),
+        holds=lambda self: self.task != "MultiLabel" or not _resampled(self),
+        each=_resampled,
         field=".hyperparameters",
     ),
     Rule(
@@ -919,15 +941,9 @@ SEARCH_RULES = (
         cel="self.search.algorithm != 'Grid' || self.searchSpaces.all(s, "
         + " && ".join(_finite("s", name) for name in _NUMERIC)
         + ")",
-        message="with algorithm Grid every domain must have values or step",
-        holds=lambda self: (
-            self.search.algorithm != "Grid"
-            or all(
-                d.finite_values() is not None
-                for s in self.search_spaces
-                for d in s.domains().values()
-            )
-        ),
+        message="with algorithm Grid every hyperparameter must have values or step",
+        holds=lambda self: self.search.algorithm != "Grid" or not _continuous(self),
+        each=_continuous,
         field=".searchSpaces",
     ),
     Rule(
@@ -1124,14 +1140,23 @@ class ObjectMeta(Model):
 
 
 _NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+_NAMES = (
+    f"lower-case letters, digits and hyphens, begin with a letter, at most {MAX_NAME} characters"
+)
 
 
-def _name_holds(study: Any) -> bool:
+def name_problem(name: object) -> str | None:
+    """What must hold for the name of a study, if `name` cannot be one."""
+    if isinstance(name, str) and len(name) <= MAX_NAME and re.fullmatch(_NAME[1:-1], name):
+        return None
+    end = ", not end with a hyphen" if isinstance(name, str) and name.endswith("-") else ""
+    shown = repr(name)
+    return f"must be {_NAMES}{end} (got {shown if len(shown) <= 80 else f'{shown[:77]}...'})"
 
-    return (
-        len(study.metadata.name) <= MAX_NAME
-        and re.fullmatch(_NAME[1:-1], study.metadata.name) is not None
-    )
+
+def _wrong_name(study: Any) -> list[tuple[str, str]]:
+    problem = name_problem(study.metadata.name)
+    return [] if problem is None else [(".metadata.name", problem)]
 
 
 _EDITABLE = ("suspend", "budget", "ttl_seconds_after_finished", "objective")
@@ -1181,8 +1206,9 @@ class FineTuneStudy(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('{_NAME}')",
-            message=f"metadata.name must be a DNS label of at most {MAX_NAME} characters that begins with a letter",
-            holds=_name_holds,
+            message=f"metadata.name must be {_NAMES}",
+            holds=lambda self: not _wrong_name(self),
+            each=_wrong_name,
             field=".metadata",
         ),
     )

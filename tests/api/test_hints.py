@@ -8,6 +8,11 @@ import pytest
 from finetune_api.manifest import ManifestError, dump_yaml, parse_study, read_study
 from tests.api.wrong_manifests import GONE, VALID, changed
 
+NAMES = "lower-case letters, digits and hyphens, begin with a letter, at most 40 characters"
+CPU = "spec.cluster.resourcesPerWorker.cpu"
+MEMORY = "spec.cluster.resourcesPerWorker.memory"
+MOMENTUM = "spec.searchSpaces.0.momentum"
+
 
 def told(changes: dict[str, Any]) -> str:
     with pytest.raises(ManifestError) as error:
@@ -38,6 +43,32 @@ def told(changes: dict[str, Any]) -> str:
         ({"spec.objective.metric": "F1 macro"}, "must be a metric of SingleLabel: accuracy, "),
         ({"spec.objective.metric": "F1 macro"}, "(got 'F1 macro'; did you mean f1_macro?)"),
         ({"spec.dataset.labelColumn": "text"}, "labelColumn must not be one of textColumns"),
+        ({"apiVersion": "v1"}, "apiVersion: must be finetune.dev/v1alpha1 (got 'v1')"),
+        ({"kind": "Study"}, "kind: must be FineTuneStudy (got 'Study'"),
+        ({"metadata.name": "My_Study"}, f"metadata.name: must be {NAMES} (got 'My_Study')"),
+        ({"metadata.name": "réglage"}, f"metadata.name: must be {NAMES} (got 'réglage')"),
+        ({"metadata.name": 7}, f"metadata.name: must be {NAMES} (got 7)"),
+        ({"metadata.name": True}, f"metadata.name: must be {NAMES} (got True)"),
+        ({"metadata.name": "ends-"}, f"metadata.name: must be {NAMES}, not end with a hyphen (got 'ends-')"),
+        ({"metadata.name": GONE}, "metadata.name: must be given, such as name: my-study"),
+        ({"spec.objective": GONE}, "spec.objective: must be given, such as objective: {metric: f1_macro}"),
+        ({"spec.task": "Regression", "spec.objective": {}}, "must be given, such as metric: rmse"),
+        ({"spec.searchSpaces": GONE}, "such as searchSpaces: [{learningRate: {min: 1e-5, max: 1e-3, scale: Log}}]"),
+        ({"spec.dataset.textColumns": GONE}, "spec.dataset.textColumns: must be given, such as textColumns: [text]"),
+        ({"spec.hyperparameters": {"weightDecay": "0.1 to 0.2"}}, "a range belongs in spec.searchSpaces, as {min: 0.1, max: 0.2}"),
+        ({"spec.hyperparameters": {"epochs": "2-4"}}, "a range belongs in spec.searchSpaces, as {min: 2, max: 4}"),
+        ({"spec.hyperparameters": {"epochs": [2, 4]}}, "values to search belong in spec.searchSpaces"),
+        ({"spec.hyperparameters": {"pooling": ["Cls", "Mean"]}}, "values to search belong in spec.searchSpaces"),
+        ({"spec.hyperparameters": {"maxLength": {"min": 8, "max": 9}}}, "values to search belong in spec.searchSpaces"),
+        ({CPU: 0.25}, '; write it in quotes: "0.25", or 250m'),
+        ({CPU: 1.5}, '; write it in quotes: "1.5", or 1500m'),
+        ({CPU: 0.00025}, '; write it in quotes: "0.00025"'),
+        ({MEMORY: "32GB"}, "(got '32GB'); did you mean 32G?"),
+        ({MEMORY: "32 GiB"}, "did you mean 32Gi?"),
+        ({MEMORY: "500 kb"}, "did you mean 500k?"),
+        ({f"{MOMENTUM}.when": {"optimizer": ["sgd"]}}, "(got 'sgd'; did you mean SGD?)"),
+        ({f"{MOMENTUM}.when": {"Optimizer": ["SGD"]}}, "did you mean optimizer?"),
+        ({f"{MOMENTUM}.when": {"batchSize": 16}}, "momentum.when.batchSize: when may only name hyperparameters whose"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -65,8 +96,31 @@ def test_a_file_says_in_which_lines(tmp_path: Path) -> None:
         assert (name if "[" not in name else "x") in lines[problem.line - 1]
     missing = changed(VALID, {"spec.objective": GONE})
     path.write_text(dump_yaml(missing))
-    with pytest.raises(ManifestError, match=r"^spec\.objective: must be given$"):
+    line = path.read_text().splitlines().index("spec:") + 1
+    with pytest.raises(
+        ManifestError, match=rf"^spec\.objective: must be given, .* \(line {line}\)$"
+    ):
         read_study(path)
+
+
+def test_numbers_that_a_when_cannot_name_are_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_yaml(changed(VALID, {f"{MOMENTUM}.when": {"batchSize": [16, 32]}})))
+    with pytest.raises(ManifestError) as error:
+        read_study(path)
+    (problem,) = error.value.problems
+    assert problem.field == "spec.searchSpaces[0].momentum.when.batchSize"
+    assert problem.line == path.read_text().splitlines().index("        batchSize:") + 1
+
+
+def test_every_hyperparameter_that_a_grid_cannot_have_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_yaml(changed(VALID, {"spec.search.algorithm": "Grid"})))
+    with pytest.raises(ManifestError) as error:
+        read_study(path)
+    named = [problem.field.rpartition(".")[2] for problem in error.value.problems]
+    assert named == ["learningRate", "momentum"]
+    assert len({problem.line for problem in error.value.problems}) == 2
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,18 @@ GONE = object()
 
 @dataclass(frozen=True)
 class Wrong:
-    """One manifest: `VALID` with `changes` (dotted path → value), refused at `field` for `reason`."""
+    """One manifest: `VALID` with `changes` (dotted path → value), refused at `field` for `reason`.
+
+    `finetune plan` may be more exact than the API server: `closer` and `clearer` are its field and reason.
+    """
 
     name: str
     changes: dict[str, Any]
     field: str
     reason: str = ""
     update: bool = False
+    closer: str = ""
+    clearer: str = ""
 
     def manifest(self) -> dict[str, Any]:
         """The wrong manifest."""
@@ -75,6 +80,8 @@ WRONG = (
         {f"{_SPACE}.decisionThreshold": {"min": 0.2, "max": 0.8}},
         "spec.hyperparameters",
         "with task SingleLabel there must be no decisionThreshold",
+        closer="spec.searchSpaces[0].decisionThreshold",
+        clearer="must not be given with task SingleLabel",
     ),
     Wrong(
         "label smoothing of numbers",
@@ -85,12 +92,16 @@ WRONG = (
         },
         "spec.hyperparameters",
         "with task Regression there must be no labelSmoothing",
+        closer="spec.hyperparameters.labelSmoothing",
+        clearer="must not be given with task Regression",
     ),
     Wrong(
         "classes repeated where rows have several labels",
         {"spec.task": "MultiLabel", f"{_SPACE}.classBalance": {"values": ["None", "Oversample"]}},
         "spec.hyperparameters",
         "with task MultiLabel classBalance must be None or Weights",
+        closer="spec.searchSpaces[0].classBalance",
+        clearer="must be None or Weights with task MultiLabel",
     ),
     Wrong("an ensemble of one", {"spec.ensemble": {"size": 1}}, "spec.ensemble.size"),
     Wrong(
@@ -235,20 +246,56 @@ WRONG = (
         "when names what is not searched",
         {f"{_SPACE}.momentum.when": {"lrSchedule": ["Linear"]}},
         "spec.searchSpaces",
-        "when must name values of categorical hyperparameters",
+        "when must name hyperparameters whose values are words",
+        closer="spec.searchSpaces[0].momentum.when.lrSchedule",
+        clearer="lrSchedule must be searched in the same space",
     ),
     Wrong(
         "when names a value that cannot occur",
         {f"{_SPACE}.momentum.when": {"optimizer": ["RMSprop"]}},
         "spec.searchSpaces",
-        "when must name values of categorical hyperparameters",
+        "when must name hyperparameters whose values are words",
+        closer="spec.searchSpaces[0].momentum.when.optimizer",
+        clearer="must be values of optimizer in the same space: AdamW, SGD (got 'RMSprop')",
+    ),
+    Wrong(
+        "when names a number",
+        {f"{_SPACE}.momentum.when": {"batchSize": ["16"]}},
+        "spec.searchSpaces",
+        "when must name hyperparameters whose values are words",
+        closer="spec.searchSpaces[0].momentum.when.batchSize",
+        clearer="batchSize is a number",
+    ),
+    Wrong(
+        "when names a pretrained model",
+        {
+            f"{_SPACE}.pretrainedModel": {"values": ["a", "b"]},
+            f"{_SPACE}.momentum.when": {"pretrainedModel": ["a"]},
+        },
+        "spec.searchSpaces",
+        "when must name hyperparameters whose values are words",
+        closer="spec.searchSpaces[0].momentum.when.pretrainedModel",
+        clearer="pretrainedModel is the name of a model",
+    ),
+    Wrong(
+        "when names what has a when itself",
+        {
+            f"{_SPACE}.lrSchedule": {"values": ["Linear"], "when": {"optimizer": ["SGD"]}},
+            f"{_SPACE}.momentum.when": {"lrSchedule": ["Linear"]},
+        },
+        "spec.searchSpaces",
+        "when must name hyperparameters whose values are words",
+        closer="spec.searchSpaces[0].momentum.when.lrSchedule",
+        clearer="lrSchedule must have no when of its own",
     ),
     Wrong("no search space", {"spec.searchSpaces": []}, "spec.searchSpaces"),
     Wrong(
         "Grid over a continuous range",
-        {"spec.search.algorithm": "Grid"},
+        {"spec.search.algorithm": "Grid", f"{_SPACE}.momentum": GONE},
         "spec.searchSpaces",
-        "with algorithm Grid every domain must have values or step",
+        "with algorithm Grid every hyperparameter must have values or step",
+        closer="spec.searchSpaces[0].learningRate",
+        clearer="must have values or step with algorithm Grid",
     ),
     Wrong(
         "Random without an end",
@@ -468,7 +515,9 @@ WRONG = (
         "a name too long for its children",
         {"metadata.name": "x" * 41},
         "metadata",
-        "metadata.name must be a DNS label",
+        "metadata.name must be lower-case letters, digits and hyphens",
+        closer="metadata.name",
+        clearer="must be lower-case letters, digits and hyphens, begin with a letter, at most 40 characters (got 'x",
     ),
 )
 

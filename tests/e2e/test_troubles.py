@@ -120,6 +120,7 @@ def test_worker_that_runs_out_of_memory(platform: Platform) -> None:
         assert platform.study("hungry")["status"]["attempts"] == 1
 
 
+@pytest.mark.extended
 def test_head_that_is_evicted(platform: Platform) -> None:
     with applied(platform, "evicted", budget={"maxTrials": 3}):
         platform.wait("a trial at its rung", lambda: running_trials(platform, "evicted"), 240)

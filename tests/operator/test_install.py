@@ -83,20 +83,59 @@ def test_an_environment_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_says_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-c", "print('no such package'); raise SystemExit(3)"]
-    for way in (install.run, install.follow):
-        with pytest.raises(install.Missing, match=r"(?s)failed:.*no such package"):
+    for way in (install.run, install.Downloads(1e9).follow):
+        with pytest.raises(install.Missing, match=r"(?s)failed:.*no such package$"):
             way(command)
     assert capsys.readouterr().out == ""
 
 
-def test_downloads_are_told_by_quarters(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = "for n in 'abcd': print(f'Downloading {n} (500.0MiB)')"
-    ends = "for n in 'abcd': print(f' Downloaded {n}')"
+NO_NAME = """\
+error: Request failed after 3 retries in 6.2s
+  cause: Failed to fetch: https://download.pytorch.org/whl/cpu/torch/
+  cause: error sending request for url (https://download.pytorch.org/whl/cpu/torch/)
+  cause: client error (Connect)
+  cause: dns error
+"""
+"""What uv says where the host is unknown."""
+
+
+def test_torchs_index_that_cannot_be_reached_ends_with_what_to_do() -> None:
+    command = [sys.executable, "-c", f"print({NO_NAME!r}); raise SystemExit(2)"]
+    with pytest.raises(install.Missing) as raised:
+        install.Downloads(1e9).follow(command)
+    *output, last = str(raised.value).splitlines()
+    assert "  cause: dns error" in output
+    assert "run plain `make demo`, which takes torch with CUDA from PyPI" in last
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        NO_NAME.replace("download.pytorch.org", "pypi.org"),
+        "error: there is no torch==9 at https://download.pytorch.org/whl/cpu/torch/",
+    ],
+)
+def test_other_failures_do_not_blame_torchs_index(output: str) -> None:
+    assert install.remedy(output) == ""
+
+
+def test_downloads_are_told_by_quarters_of_what_was_announced(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    downloads = install.Downloads(2000 * 2**20)
     small = "print('Downloading e (1.0KiB)'); print(' Downloaded e')"
-    install.follow([sys.executable, "-c", f"{sizes}\n{ends}\n{small}"])
+    for names in ("ab", "cd"):  # two commands, one sum
+        sizes = f"for n in {names!r}: print(f'Downloading {{n}} (500.0MiB)')"
+        ends = f"for n in {names!r}: print(f' Downloaded {{n}}')"
+        downloads.follow([sys.executable, "-c", f"{sizes}\n{ends}\n{small}"])
     told = capsys.readouterr().out.splitlines()
-    assert len(told) == 4
-    assert told[0].split() == ["0.5", "of", "2.1", "GB", "downloaded"]
+    assert [line.split()[0] for line in told] == ["0.5", "1.0", "1.6", "2.1"]
+    assert {line.split(maxsplit=1)[1] for line in told} == {"GB downloaded"}
+
+
+def test_the_readme_says_the_size_that_is_announced() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"{install.DOWNLOAD_GB['']:g} GB to download, 7 GB unpacked" in readme
 
 
 def test_every_package_is_pinned_with_its_hashes() -> None:

@@ -1,6 +1,7 @@
 """What `Study` is given is checked at once, with the argument, the value and what would be right; no Ray starts."""
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from finetune_trainer import Study, cli
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import Functions, FunctionWorker
+from finetune_trainer.progress import FolderInUse, LocalSink
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import TrainItem
 
@@ -43,6 +45,22 @@ def study(folder: Path, **changes: Any) -> Study:
         ({"goal": "max"}, r"^goal: must be one of Maximize, Minimize \(got 'max'"),
         ({"goal": "maximize"}, r"^goal: "),
         ({"points": {"x": 0.5}}, r"^points: must be a list of configurations"),
+        ({"points": [{"x": "0.25"}]}, r"^points\[0\]\.x: must be a number \(got '0\.25'\)$"),
+        ({"points": [{"x": True}]}, r"^points\[0\]\.x: must be a number \(got True\)$"),
+        ({"points": [{}, {"x": None}]}, r"^points\[1\]\.x: must be a number, text, .*got None"),
+        ({"points": [{"x": [0.25]}]}, r"^points\[0\]\.x: must be a number, text, .*got \[0\.25\]"),
+        ({"points": [{}, "x"]}, r"^points\[1\]: must be a mapping of names to values \(got 'x'\)$"),
+        ({"points": [None]}, r"^points\[0\]: must be a mapping .*got None"),
+        ({"points": [{7: 0.25}]}, r"^points\[0\]: must have names that are text \(got 7\)$"),
+        ({"points": [{"y": 1}]}, r"^points\[0\]\.y: must be searched \(the space has x\)$"),
+        ({"points": [{"x": 2}]}, r"^points\[0\]\.x: must be in its domain .*got 2"),
+        ({"spaces": KIND, "points": [{"kind": 1}]}, r"^points\[0\]\.kind: must be in its domain"),
+        (
+            {"points": [{"x": 0.25}], "search": {"constraints": ["x > 0.5"]}},
+            r"^points\[0\]: must fulfil search\.constraints \(got ",
+        ),
+        ({"search": {"constraints": ["y > 0.5"]}}, r"^search\.constraints\[0\]: must name only"),
+        ({"search": {"algorithm": "Grid"}}, r"^spaces\[0\]\.x: must have values or step with"),
         ({"points": [{"x": 2**70}]}, r"^points\[0\]\.x: must be a 64-bit integer"),
         (
             {"spaces": {"x": {"values": [1, 2**63]}}},
@@ -148,6 +166,18 @@ def test_a_metric_that_is_no_number_is_a_missing_one(nothing: Any, tmp_path: Pat
     (failed,) = told(score=nothing)
     assert isinstance(failed, ev.Failed)
     assert failed.failure_class == "Diverged"
+
+
+@pytest.mark.parametrize("option", ["--into", "into"])
+def test_who_uses_a_folder_is_told_in_words(option: str, tmp_path: Path) -> None:
+    first = LocalSink(tmp_path)
+    first.claim_term()
+    with pytest.raises(FolderInUse) as error:
+        LocalSink(tmp_path, option).claim_term()
+    told = str(error.value)
+    assert told.startswith(f"{tmp_path} is used by process {os.getpid()} on ")
+    assert told.endswith(f": end it, or choose another folder with {option}")
+    first.release()
 
 
 def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:

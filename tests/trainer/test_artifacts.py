@@ -22,7 +22,9 @@ from finetune_trainer.artifacts.attributions import Attributor
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.artifacts.onnx_export import export_onnx
 from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.final_model import card
 from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
@@ -174,7 +176,52 @@ def test_the_weights_of_the_best_epoch_are_restored(searched: Searched) -> None:
         run.train_to(best.epoch)
     assert run.evaluate("validation")["loss"] == best.metrics["loss"]
     assert_same(load_file(folder / "model/model.safetensors"), weights(run))
-    assert "on 96 train rows, for" in (folder / "model/README.md").read_text()
+    assert "It was trained on 96 training rows, for" in (folder / "model/README.md").read_text()
+
+
+def test_the_card_tells_how_long_and_on_which_rows_the_model_was_trained(
+    searched: Searched,
+) -> None:
+    spec, data, folder, events = searched
+    state = StudyState.replayed(Problem.of(spec), events)
+    item, storage = state.refit_item(state.trials[0]), Storage.open(str(folder))
+    count = len(data.labels)
+    pairs = np.arange(1, count, dtype=np.int32)
+    alike = replace(
+        data,
+        near_duplicates=NearDuplicates(
+            np.arange(count, dtype=np.int32),
+            later=pairs,
+            earlier=pairs - 1,  # each row is like the one before it
+            cosine=np.where(pairs < 4, 0.9, 0.7).astype(np.float32),
+        ),
+    )
+
+    def told(rows: str, threshold: float) -> tuple[str, PreparedData]:
+        asked = spec.model_copy(update={"refit_rows": rows})
+        config = resolve(spec.hyperparameters, {"duplicateThreshold": threshold})
+        text = card(Workbench(asked, alike, storage, "cpu", "tickets"), item, config, {}).text()
+        merged = alike if rows == "Train" else alike.merged()
+        return text, merged.deduplicated(threshold)
+
+    text, _ = told("Train", 1.0)
+    assert "\n# tickets\n" in text
+    assert (
+        f"trained on 96 training rows, for {item.epochs:g} epochs. Its trial had the best loss"
+        in text
+    )
+    assert (
+        f"after {item.epochs:g} epochs of 8; the learning-rate schedule is that of 8 epochs."
+        in text
+    )
+    assert "On 24 test rows, which no trial has seen" in text
+    text, _ = told("TrainAndValidation", 1.0)
+    assert "trained on 120 rows (96 for training and 24 for validation), for" in text
+    for rows, given in (("Train", "the 96 training rows"), ("TrainAndValidation", "120 rows (96")):
+        text, left = told(rows, 0.8)
+        assert len(left.train) < 120
+        assert f"trained on {len(left.train)} of {given}" in text
+        assert "duplicateThreshold 0.8" in text
 
 
 def test_a_refit_goes_on_from_its_last_save_that_is_whole(
@@ -397,7 +444,9 @@ def test_the_card_tells_what_the_model_was_made_of(
         "| pooling | Mean | the study |",
         "| learningRate | ",
         f"Grid, seed 0: 2 trials, of which trial {done.trial} won",
-        f"after 1 epochs: {max(values):.4f}",
+        "It was trained on 22 rows (16 for training and 6 for validation), for 1 epoch.",
+        "On 6 test rows, which no trial has seen",
+        f"after 1 epoch: {max(values):.4f}",
         f"| torch | {torch.__version__} |",
         "`model.onnx`",
     ]

@@ -149,6 +149,15 @@ def test_a_larger_budget_for_a_search_that_has_ended_is_told_to_have_no_effect(
     assert f"search.warmStart: [{{uri: {tmp_path / 'run'}}}]" in told
 
 
+def test_a_manifest_that_is_not_there_is_told_with_its_whole_path(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "nothere.yaml"]) == 2
+    told = capsys.readouterr().err
+    assert told == f"finetune: {tmp_path / 'nothere.yaml'}: No such file or directory\n"
+
+
 def test_a_refused_run_changes_nothing_and_says_what_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

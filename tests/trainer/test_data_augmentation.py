@@ -270,7 +270,7 @@ def test_synonyms_from_a_file(prepare_columns: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "must be a file that can be read"),
+        (None, "must be a file that exists"),
         (b"the a, an\n", "must have a word, a tab and synonyms separated by commas"),
         (b"word\tsynonym\nthe\t ,\n", "line 2"),
         (b"the\t\xff\n", "UTF-8"),

@@ -114,7 +114,8 @@ def test_rows_without_a_text_after_cleaning_are_dropped_from_every_part(
     parts = {name: [*numbered(6), {"text": "<hr>", "label": "good"}] for name in ("train", "test")}
     data = prepare_rows(make_spec, tmp_path, parts, dataset={"cleaning": {"stripHtml": True}})
     for name in parts:
-        warning = f"spec.dataset.files.{name}: dropped 1 of 7 {name} rows without a text"
+        told = f"1 of 7 {name} rows (14.3%) have no text and are left out (line 7)"
+        warning = f"spec.dataset.files.{name}: {told}"
         assert warning in data.warnings
     assert len(data.test) == 6
 
@@ -150,7 +151,7 @@ def test_the_first_of_equal_rows_is_kept() -> None:
     (step,) = account.steps
     assert (step.step, step.rows_in, step.dropped) == ("duplicates", 6, 3)
     assert account.warnings == [
-        "files.train: dropped 3 of 6 train rows with the texts and the label of an earlier row"
+        "files.train: left out 3 of 6 train rows with the same texts and label as an earlier row"
     ]
 
 
@@ -176,7 +177,7 @@ def test_what_is_tested_on_is_not_trained_on() -> None:
     ("folds", "told"),
     [
         (1, ["2 of 3 validation rows", "2 of 3 test rows"]),
-        (5, ["5 of 7 validation rows", "2 of 3 test rows"]),
+        (5, ["5 of 7 rows of the folds", "2 of 3 test rows"]),
     ],
 )
 def test_held_out_rows_that_are_trained_on_are_told(folds: int, told: list[str]) -> None:
@@ -247,12 +248,17 @@ CONFLICT = [("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"), ("c", "y")]
         (
             "Report",
             CONFLICT,
-            ["files.train: kept 2 of 5 train rows with the texts of a row with another label"],
+            [
+                "spec.dataset.cleaning.conflicts: 2 of 5 train rows have the same texts as a row with a different "
+                "label; they were kept (conflicts: Drop leaves them out)"
+            ],
         ),
         (
             "Drop",
             [("b", "x"), ("c", "y"), ("c", "y")],
-            ["files.train: dropped 2 of 5 train rows with the texts of a row with another label"],
+            [
+                "files.train: left out 2 of 5 train rows with the same texts as a row with a different label"
+            ],
         ),
     ],
 )
@@ -341,5 +347,5 @@ def test_the_report_counts_rows_labels_and_steps(make_spec: MakeSpec, tmp_path: 
         "rows_in": 20,
         "changed": 0,
         "dropped": 0,
-        "why": "not readable",
+        "why": "",
     }

@@ -171,7 +171,9 @@ def test_too_few_groups_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None
 
 def test_a_group_column_of_lists_or_none_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
     lists: list[Row] = [{**row, "patient": [row["patient"]]} for row in visits()]
-    with pytest.raises(DataError, match=r"one value per row \(got \[0\]\)") as error:
+    with pytest.raises(
+        DataError, match=r"one value per row \(got \[0\] on line 1 of train\.jsonl and"
+    ) as error:
         grouped(make_spec, tmp_path, {"train": lists})
     assert error.value.field == "spec.dataset.groupColumn"
     with pytest.raises(

@@ -20,7 +20,7 @@ def hub(spec: MakeSpec, path: Path | str, **changes: Any) -> Any:
 
 
 def store(folder: Path, split: str, label: Any, labels: list[Any]) -> None:
-    texts = [f"sentence number {row}" for row in range(len(labels))]
+    texts = [f"sentence number {row} for {split}" for row in range(len(labels))]
     features = Features({"text": Value("string"), "label": label})
     rows = Dataset.from_dict({"text": texts, "label": labels}, features=features)
     rows.to_parquet(folder / f"{split}-00000.parquet")

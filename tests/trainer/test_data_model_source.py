@@ -141,3 +141,46 @@ def test_another_pretrained_model_is_refused_where_it_is_named(
         prepare(make_spec(**changes), Path("/"))
     assert error.value.field == field
     assert error.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("tiny/config.json", r"\(got tiny/config\.json, a file\); name its folder tiny$"),
+        ("tiny/none", r"\(got tiny/none; no such folder: /\S+/tiny/none\)$"),
+        ("./none", r"\(got \./none; no such folder: /\S+/none\)$"),
+        ("../a/none", r"\(got \.\./a/none; no such folder: /\S+/a/none\)$"),
+        ("/no/such/model", r"\(got /no/such/model; no such folder: /no/such/model\)$"),
+    ],
+)
+def test_a_path_without_a_model_folder_says_what_is_there(
+    name: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    start = r"^spec\.model\.name: must be a folder or hub id of a model "
+    with pytest.raises(ModelError, match=start + says):
+        ModelSource.find(PretrainedModel(name=name), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "org/model"])
+def test_what_may_be_a_hub_id_is_asked_for_there_and_says_where_else(
+    name: str, tmp_path: Path
+) -> None:
+    source = ModelSource.find(PretrainedModel(name=name, revision="main"), tmp_path)
+    assert source == ModelSource(name, "main")
+    with pytest.raises(ModelError) as error:
+        source.config()
+    assert f"no such folder: {tmp_path / name}, and HF_HUB_OFFLINE forbids" in error.value.message
+
+
+def test_a_model_without_a_padding_token_says_where_to_set_it(
+    examples: Path, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    tokenizer = ModelSource(str(examples / "models" / "all-MiniLM-L6-v2")).tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    size = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": len(tokenizer)}
+    config = transformers.AutoConfig.for_model("gpt2", pad_token_id=None, **size)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"; set pad_token_id in the model's configuration\)$"):
+        prepare(make_spec(model={"name": str(tmp_path)}), Path("/"))

@@ -69,7 +69,9 @@ def test_examples_are_prepared_in_whole(make_spec: MakeSpec, examples: Path) -> 
         assert counts.max() - counts.min() <= 1
     # Libraries that copied from each other have a docstring in common.
     assert not [
-        text for text in data.warnings if "the texts of a row with another label" not in text
+        text
+        for text in data.warnings
+        if "the same texts as a row with a different label" not in text
     ]
     merged = data.merged()
     assert len(merged.train) == 432
@@ -160,7 +162,7 @@ def test_label_sets_from_lists_and_from_text(prepare_files: Any, tmp_path: Path)
     separated = prepare_files({"train": words}, dataset={"labelSeparator": ";"}, **MULTI)
     assert separated.labels.sum() == 21
     assert separated.warnings == (
-        "spec.dataset.files.train: dropped 7 of 21 train rows without a label",
+        "spec.dataset.files.train: 7 of 21 train rows (33.3%) have no label and are left out (lines 3, 6, 9, 12, 15, …)",
     )
 
 
@@ -180,7 +182,18 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         "files.train",
         r"at least 5 usable rows to be split \(got 4",
     ),
-    "singletons": (list("abcdefgh"), {}, "split.stratify", "must be false if no class"),
+    "singletons": (
+        list("abcdefgh"),
+        {},
+        "labelColumn",
+        r"label has 8 different values in 8 rows; is it the right column\?",
+    ),
+    "no class to spare": (
+        ["a", *"abcdefg"],
+        {},
+        "split.stratify",
+        "must be false: of 7 classes in 8 rows, none has a row to spare for test",
+    ),
     "a list as class": ([["a"], ["b"]] * 9, {}, "labelColumn", r"one class per row .*got \['a'\]"),
     "words as numbers": (
         [1, "2.5", "many"] * 9,
@@ -210,12 +223,29 @@ def test_unusable_rows_are_refused_at_their_field(
     ("dataset", "field", "message"),
     [
         ({"files": {"train": "none.csv"}}, "files.train", r"file that exists \(got .*/none.csv"),
-        ({"files": {"train": "."}}, "files.train", "must end in .csv"),
-        ({"files": {"train": "folder.csv"}}, "files.train", "must be a file that exists"),
+        (
+            {"files": {"train": "."}},
+            "files.train",
+            r"a file \(got /.*, a folder\): name a file in it",
+        ),
+        ({"files": {"train": "folder.csv"}}, "files.train", r"got /.*/folder\.csv, a folder"),
+        ({"files": {"train": "../*.csv"}}, "files.train", r"patterns are not expanded: name one"),
         ({"files": {"train": "rows.xlsx"}}, "files.train", "must end in .csv"),
         ({"files": {"train": "bad.parquet"}}, "files.train", "is not a Parquet file"),
         ({"files": {"train": "file:///none.csv"}}, "files.train", "must be a file that exists"),
-        ({"files": {"train": "nope://x/rows.csv"}}, "files.train", "must be readable"),
+        (
+            {"files": {"train": "nope://x/rows.csv"}},
+            "files.train",
+            r"must be a path, or a URI .*csv\)$",
+        ),
+        ({"files": {"train": "https://x/rows.csv"}}, "files.train", "s3://.*; download it first"),
+        ({"files": {"train": "ftp://x/rows.csv"}}, "files.train", "s3://.*; download it first"),
+        ({"files": {"train": "hf://x/rows.csv"}}, "files.train", "spec.dataset.hub reads"),
+        ({"files": {"train": "file:///a b.csv"}}, "files.train", "as %20, or give the plain path"),
+        ({"files": {"train": "file:///tmp.csv"}}, "files.train", r"got file:///tmp\.csv\)"),
+        ({"labelNamesFile": "folder.csv"}, "labelNamesFile", "a folder.: name a file"),
+        ({"labelNamesFile": "none.txt"}, "labelNamesFile", r"exists \(got /.*/none\.txt\)"),
+        ({"labelColumn": "Label"}, "labelColumn", "text, label.*; is label meant"),
         ({"files": {"train": "rows.csv", "test": "none.csv"}}, "files.test", "must be a file"),
         (
             {"files": {"train": "rows.csv", "validation": "empty.csv"}},
@@ -247,9 +277,14 @@ def test_bad_rows_are_counted_and_no_other_is_lost(prepare_files: Any, tmp_path:
     rows[3] = ('"broken', "cats")
     rows[5] = (rows[5][0], "")
     rows[6] = (rows[6][0], "NaN")
+    rows[7] = (rows[7][0], "NaN")
     rows[8] = ("", "dogs")
     rows[9] = ("word " * 10_000, "cats")
-    test = [*good(5), ("meow", "lions"), ("roar", "tigers")]
+    test = [
+        *((f"new {text}", label) for text, label in good(5)),
+        ("meow", "lions"),
+        ("roar", "tigers"),
+    ]
     data = prepare_files(
         {
             "train": write_csv(tmp_path / "train.csv", rows),
@@ -258,24 +293,26 @@ def test_bad_rows_are_counted_and_no_other_is_lost(prepare_files: Any, tmp_path:
         }
     )
     assert data.warnings == (
-        "spec.dataset.files.train: skipped 1 of 30 rows (3.3%) that cannot be read: quotes or characters that CSV does not "
-        "allow (unexpected end of data) (line 5)",
-        "spec.dataset.files.train: dropped 2 of 29 train rows without a label",
-        "spec.dataset.files.train: dropped 1 of 29 train rows without a text",
-        "spec.dataset.files.test: 2 of 7 test rows have labels that no training row has and are dropped "
-        "(lions, tigers)",
-        "spec.dataset.textColumns: 1 of 31 rows are longer than 128 tokens and are cut off there "
+        "spec.dataset.files.train: skipped 1 of 30 rows (3.3%) that cannot be read: a quote that opens a field must be "
+        "closed at its end (line 5)",
+        "spec.dataset.files.train: 2 of 29 train rows (6.9%) say 'NaN' as their label, which is read as no label, and are "
+        "left out (lines 8, 9); rename it if it is a class",
+        "spec.dataset.files.train: 1 of 29 train rows (3.4%) have no label and are left out (line 7)",
+        "spec.dataset.files.train: 1 of 29 train rows (3.4%) have no text and are left out (line 10)",
+        "spec.dataset.files.test: 2 of 7 test rows have labels that no training row has and are left out "
+        "(lions, tigers; the training rows have cats, dogs)",
+        "spec.dataset.textColumns: 1 of 30 rows are longer than 128 tokens and are cut off there "
         "(the longest has 10002)",
     )
-    assert len(data.train) + len(data.validation) == 26
+    assert len(data.train) + len(data.validation) == 25
     assert len(data.test) == 5
 
 
 def test_a_file_of_broken_rows_says_so(prepare_files: Any, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\none;a\ntwo;b\n")
-    why = r"\(got 2 of 2 rows \(100.0%\) that cannot be read: 1 fields where the header has 2 \(lines 2, 3\)\)"
+    why = r"\(got 2 of 2 rows \(100.0%\) that cannot be read: 1 field where the header has 2 \(lines 2, 3\)\)"
     with pytest.raises(
-        DataError, match=rf"readable, except for a share of at most 0\.01 of its rows.* {why}"
+        DataError, match=rf"must be readable {why}; does the header name each column"
     ):
         prepare_files({"train": "train.csv"})
     with pytest.raises(DataError, match=r"got 0 readable rows.*; skipped 2 of 2 rows"):
@@ -289,7 +326,7 @@ def test_classes_that_go_with_unreadable_rows_are_named(prepare_files: Any, tmp_
         ("text,label\n" + "\n".join(rows) + "\n").encode("latin-1")
     )
     with pytest.raises(
-        DataError, match=r"including all rows of gelb.*encoding be another"
+        DataError, match=r"including all rows of gelb.*set spec\.dataset\.files\.encoding"
     ) as error:
         prepare_files({"train": "train.csv"})
     assert error.value.field == "spec.dataset.files.train"
@@ -318,7 +355,8 @@ def test_rows_of_goemotions_kind_need_no_script(make_spec: Any, tmp_path: Path) 
     dataset["labelNames"] = names[:3]
     del dataset["labelNamesFile"]
     with pytest.raises(
-        DataError, match=r"numbers from 0 to 2, the positions in .*\(got '3'\)"
+        DataError,
+        match=r"numbers from 0 to 2, the positions in .*\(got '3' on line 3 of train\.tsv and",
     ) as error:
         prepare(make_spec(task="MultiLabel", dataset=dataset, objective=objective), tmp_path)
     assert error.value.field == "spec.dataset.labelColumn"
@@ -347,7 +385,8 @@ def test_a_part_with_unknown_labels_only_is_refused(prepare_files: Any, tmp_path
         "validation": write_csv(tmp_path / "validation.csv", [("roar", "lions")]),
     }
     with pytest.raises(
-        DataError, match=r"1 of 1 validation rows have labels that no .*\(lions\)"
+        DataError,
+        match=r"1 of 1 validation rows have labels that no .*\(lions; the training rows have cats",
     ) as error:
         prepare_files(files)
     assert error.value.field == "spec.dataset.files.validation"
@@ -361,7 +400,7 @@ def test_warnings_stay_within_what_the_status_holds(prepare_files: Any, tmp_path
             "test": write_csv(tmp_path / "test.csv", rows),
         }
     )
-    (warning,) = data.warnings
+    (warning,) = [text for text in data.warnings if "no training row" in text]
     assert len(warning) == 256
     assert warning.startswith("spec.dataset.files.test: 5 of 25 test rows")
 
@@ -394,7 +433,13 @@ def test_roc_auc_says_which_labels_it_leaves_out(prepare_files: Any, tmp_path: P
     }
     objective = {"metric": "roc_auc"}
     data = prepare_files(files, objective=objective)
-    assert data.warnings[0].startswith("roc_auc is the mean over 2 of 3 labels")
+    assert [
+        text for text in data.warnings if text.startswith("roc_auc is the mean over 2 of 3 labels")
+    ]
+    alone = (
+        "spec.dataset.labelColumn: 1 of 3 classes has a single row (lions), which cannot be both"
+    )
+    assert [text for text in data.warnings if text.startswith(alone)]
     write_csv(tmp_path / "validation.csv", good(1))
     with pytest.raises(DataError, match="roc_auc must have") as error:
         prepare_files(files, objective=objective)

@@ -1,7 +1,9 @@
 """Ensembles of the best trials: how outputs are combined, when that is kept, and what becomes of it."""
 
 import json
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from finetune_trainer.artifacts.ensemble import (
     load_ensemble,
 )
 from finetune_trainer.data import PreparedData, prepare
+from finetune_trainer.errors import TrialFailure
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.problem import Problem
@@ -39,7 +42,8 @@ from finetune_trainer.training.ensemble import (
     ranks,
 )
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.thresholds import predictions
+from finetune_trainer.training.out_of_fold import metrics_out_of_fold, tuning_folds
+from finetune_trainer.training.thresholds import predictions, trial_thresholds
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.data_files import texts_of
 from tests.trainer.one_slot import run_study
@@ -188,6 +192,48 @@ def test_the_direction_is_that_of_the_goal() -> None:
     assert (found.value, found.best_single, found.kept) == (1.0, 0.75, False)
 
 
+def test_no_rows_are_judged_by_thresholds_that_were_tuned_on_them() -> None:
+    generator = np.random.default_rng(5)
+    labels = generator.random((60, 4)) < 0.15
+    logits = [generator.normal(size=(60, 4)).astype(np.float32) for _ in range(3)]
+    config = Hyperparameters(threshold_tuning="PerLabel")
+    tune = partial(trial_thresholds, config=config, out_of_fold=True)
+    members = [Answers(each, tune(each, labels)) for each in logits]
+    combination = Combination.of("MultiLabel", "Mean", [0.0] * 3, logits)
+    objective, folds = Objective(metric="f1_macro"), tuning_folds(labels, None)
+    flattered = judge(combination, members, labels, objective)
+    honest = judge(combination, members, labels, objective, folds, [tune] * 3)
+
+    expected = []
+    for fold in folds:
+        others = np.setdiff1d(np.arange(60), fold)
+        tuned = [tune(each[others], labels[others]) for each in logits]
+        asked = [Answers(each[fold], own) for each, own in zip(logits, tuned, strict=True)]
+        answers = combination(asked)
+        expected.append(
+            compute_metrics(
+                "MultiLabel", answers.logits, labels[fold], ["f1_macro"], answers.thresholds
+            )["f1_macro"]
+        )
+    assert honest.value == pytest.approx(np.mean(expected))
+    alone = [
+        metrics_out_of_fold(each, labels, folds, ["f1_macro"], tune)["f1_macro"] for each in logits
+    ]
+    assert honest.singles == pytest.approx(alone)
+    assert all(knows > says for knows, says in zip(flattered.singles, honest.singles, strict=True))
+
+
+def test_an_objective_that_no_fold_has_is_told() -> None:
+    labels = np.zeros((10, 2), dtype=np.bool_)
+    members = [multi(*[[0.4, 0.6]] * 10, thresholds=[0.5, 0.5])] * 2
+    combination = Combination.of("MultiLabel", "Mean", [0.0] * 2, [])
+    tune = partial(trial_thresholds, config=Hyperparameters(), out_of_fold=True)
+    folds = tuning_folds(labels, None)
+    for more in ((), (folds, [tune, tune])):
+        with pytest.raises(TrialFailure, match="roc_auc is undefined for members"):
+            judge(combination, members, labels, Objective(metric="roc_auc"), *more)
+
+
 # The members.
 
 
@@ -321,6 +367,27 @@ def test_members_are_trained_as_their_trials_were(kept: Ran) -> None:
     )
 
 
+@pytest.mark.parametrize("tuning", ["PerLabel", "None"])
+def test_members_are_judged_as_the_search_judged_their_trials(
+    tuning: str, make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    tasks = {
+        "task": "MultiLabel",
+        "dataset": {"files": {"train": "data/parameters.jsonl"}, "labelColumn": "parameters"},
+        "objective": {"metric": "f1_macro"},
+    }
+    spec = make_spec(
+        **tasks,
+        hyperparameters={"epochs": 1, "maxLength": 16, "thresholdTuning": tuning, **TOP_LAYER},
+        searchSpaces=[{"learningRate": {"values": [1e-3, 2e-3]}}],
+        ensemble={"size": 2},
+    )
+    events = run_study(spec, small(prepare(spec, examples), 48, 40), tmp_path)
+    judged = only(events, ev.EnsembleJudged)
+    values = [event.value for event in events if isinstance(event, ev.EpochDone)]
+    assert judged.best_single == pytest.approx(max(values))
+
+
 def test_the_loaded_ensemble_says_of_the_test_rows_what_was_measured(
     kept: Ran, data: PreparedData
 ) -> None:
@@ -341,7 +408,8 @@ def test_the_card_of_an_ensemble_tells_how_to_ask_it(kept: Ran, data: PreparedDa
     _, folder, events, _ = kept
     card = (folder / "model" / "README.md").read_text()
     for trial in only(events, ev.EnsembleJudged).trials:
-        assert f"\n| {trial} | " in card
+        (row,) = re.findall(rf"\n\| {trial} \| .* \|", card)
+        assert row.endswith(" | 48 |")  # 32 for training and 16 for validation
     code = card.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
     exec(code.replace('"."', repr(str(folder / "model"))), names)

@@ -47,6 +47,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 QUICK = ("bert", "roberta", "modernbert", "nomic_bert", "squeezebert", "fnet", "convbert", "esm")
 """One of each kind: of positions, of pooling of its own, of names that are converted, of padding that matters."""
+CUT_OTHERWISE = ("longformer", "albert")
+"""With a list that has an entry for each layer, and with layers that share their weights."""
 
 CONFIG = Hyperparameters(epochs=1, batch_size=8, max_length=64, learning_rate=1e-3)
 OBJECTIVE = Objective(metric="accuracy", additional_metrics=["loss"])
@@ -152,6 +154,40 @@ def test_what_is_trained_is_what_is_handed_over(
     for name, tensor in trained.items():
         if "pooler" not in name:
             assert torch.equal(encoder.weights[f"{prefix}.{name}"], tensor), name
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        name if name in (*QUICK, *CUT_OTHERWISE) else pytest.param(name, marks=pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
+def test_the_upper_layers_of_any_family_can_be_cut_off(
+    family: str, examples: Path, tmp_path: Path
+) -> None:
+    source = ModelSource(str(tiny(family, tmp_path / "pretrained", examples)))
+    pretrained = Pretrained.load(source, "SingleLabel", ["cat", "dog"])
+    tokens = torch.tensor([[101, 2035, 2003, 2092, 102]])
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    hidden = {}
+    for layers in (0, 1):
+        fresh = pretrained.fresh_model(Hyperparameters(encoder_layers=layers), seed=3).model
+        encoder = fresh.base_model.eval()
+        assert encoder.config.num_hidden_layers == (layers or 2)
+        with torch.inference_mode():
+            hidden[layers] = encoder(**inputs)[0]
+        kept = {
+            name: tensor for name, tensor in fresh.state_dict().items() if "contact" not in name
+        }
+        for name, tensor in kept.items():
+            if name in pretrained.weights:
+                assert torch.equal(tensor, pretrained.weights[name]), name
+    assert not torch.allclose(hidden[0], hidden[1], atol=1e-4)
+    fresh.save_pretrained(tmp_path / "cut")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "cut").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(again(**inputs)[0], hidden[1])
 
 
 def test_padding_is_noticed_where_it_matters(

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.study import Budget, StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.decisions import begun, next_item, search_ending, starting
 from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import MAX_LOSSES, MAX_RETRIES, StudyState
@@ -28,8 +28,11 @@ class Desk:
     def start(self, budget: Budget | None = None) -> TrainItem:
         item = self.next(budget)
         assert isinstance(item, TrainItem)
-        unlimited = Budget(max_duration_seconds=1)  # nothing is out of reach
-        for event in starting(self.state, budget or unlimited, item, "slot/1", self.now):
+        if budget is None:  # nothing is given up
+            events = begun(item, "slot/1", self.now)
+        else:
+            events = starting(self.state, budget, item, "slot/1", self.now)
+        for event in events:
             self.state.apply(event)
         return item
 

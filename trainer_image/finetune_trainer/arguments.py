@@ -36,6 +36,25 @@ def check_integers(field: str, value: Any) -> None:
         raise SpecError(field, f"must be a 64-bit integer, or text (got {value})")
 
 
+def check_points(value: Any) -> None:
+    """Raises SpecError unless `value` is a list of configurations, each a mapping of names to values."""
+    if not isinstance(value, list):
+        raise SpecError("points", f"must be a list of configurations (got {value!r})")
+    for index, point in enumerate(value):
+        if not isinstance(point, Mapping):
+            raise SpecError(
+                f"points[{index}]", f"must be a mapping of names to values (got {point!r})"
+            )
+        for key, one in point.items():
+            if not isinstance(key, str):
+                raise SpecError(f"points[{index}]", f"must have names that are text (got {key!r})")
+            if not isinstance(one, str | int | float):
+                raise SpecError(
+                    f"points[{index}].{key}",
+                    f"must be a number, text, true or false (got {one!r})",
+                )
+
+
 def whole(field: str, value: Any, least: int) -> int:
     """`value` as an int, if it is a whole number of at least `least`. Raises SpecError."""
     try:

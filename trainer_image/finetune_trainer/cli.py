@@ -84,8 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.trial is not None:
             return _train_again(study, parsed.study.parent, into, parsed.trial, console)
         return _run(study, parsed.study.parent, into, parsed.slots, console)
-    except (ManifestError, ConstraintError, StudyError, OSError) as error:
+    except (ManifestError, ConstraintError, StudyError) as error:
         print(f"finetune: {parsed.study}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"finetune: {_os_error(error)}", file=sys.stderr)
         return 2
     except RayUnavailable as error:
         print(f"finetune: {error}", file=sys.stderr)
@@ -95,6 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "finetune: stopped; run the same command to go on from what is saved", file=sys.stderr
         )
         return 130
+
+
+def _os_error(error: OSError) -> str:
+    """What an error of the operating system says, without its number."""
+    if isinstance(error, BlockingIOError) or not (error.filename and error.strerror):
+        return str(error)
+    return f"{Path(str(error.filename)).absolute()}: {error.strerror}"
 
 
 def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) -> int:

@@ -212,7 +212,8 @@ class Driver:
                 storage, "other studies", lambda: inherit(self._spec, self._place.base)
             )
             self._await(self._broker.inherit.remote(inherited))
-        material = Material(self._spec, self._place.storage, data, self._place.resources)
+        place, name = self._place, self._place.study.metadata.name
+        material = Material(self._spec, place.storage, data, place.resources, name)
         tracker = start_tracker(
             self._place.study, self._place.storage, self._term, self._broker, _this_node()
         )

@@ -68,6 +68,7 @@ def card(
     history = read_history(bench.storage)
     state = StudyState.replayed(problem_of(bench.spec, bench.storage), history.events)
     return Card(
+        name=bench.name,
         spec=bench.spec,
         data=bench.data.read_by(config.pretrained_model),
         state=state,

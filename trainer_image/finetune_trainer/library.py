@@ -46,6 +46,20 @@ _POLL_SECONDS = 1.0
 log = logging.getLogger("finetune.library")
 
 
+_ARGUMENTS = {
+    "metric": ("metric", "goal"),
+    "training": ("epochs", "folds", "repeats", "rows"),
+}
+"""Arguments of a study that stand in a list in its parts."""
+
+
+def _argument(path: str) -> str:
+    """A path in the parts of a study, as its caller knows it."""
+    name, _, rest = path.partition("[")
+    place = rest.partition("]")[0]
+    return _ARGUMENTS[name][int(place)] if name in _ARGUMENTS and place else path
+
+
 class StudyFailed(Exception):
     """The search ended without a result; the message says why."""
 
@@ -101,8 +115,7 @@ class Study:
         target = None if target is None else arguments.finite("target", target)
         search, budget = arguments.plain(search or {}), arguments.plain(budget or {})
         spaces, points = arguments.plain(spaces), arguments.plain(points)
-        if not isinstance(points, list):
-            raise SpecError("points", f"must be a list of configurations (got {points!r})")
+        arguments.check_points(points)
         for field, given in (("spaces", spaces), ("points", points)):
             arguments.check_integers(field, given)
         parsed_search = _parsed(Search, "search", {"algorithm": "Random", **search})
@@ -172,9 +185,12 @@ class Study:
             objective=SimpleNamespace(secondary=[]),
         )
         for rule in (*SEARCH_RULES, *BUDGET_RULES):
-            if not rule.holds(as_spec):
-                raise SpecError(rule.field.lstrip("."), rule.explain(as_spec))
-        Proposer(problem).check()
+            for field, message in rule.broken(as_spec):
+                raise SpecError(field.lstrip(".").replace("searchSpaces", "spaces"), message)
+        try:
+            Proposer(problem).check()
+        except SpecError as error:
+            raise SpecError(*map(_as_argument, (error.field, error.message))) from error
 
     def run(self, progress: bool = True) -> "Study":
         """Search until the budget is spent or everything is tried, then refit; returns this study.
@@ -185,11 +201,11 @@ class Study:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
-        claim(storage, self._parts)
+        claim(storage, self._parts, _argument)
         self._problem = replace(self._problem, rung_rule=rung_rule_of(storage))
         state = self._replayed(storage)
         if state.ended is None or not isinstance(next_item(state, self._budget, 0.0), End):
-            sink = LocalSink(self._folder)
+            sink = LocalSink(self._folder, "into")
             term = sink.claim_term()
             try:
                 self._run(term, progress)
@@ -317,6 +333,11 @@ class Study:
             "status": trial.status,
             "message": trial.message,
         }
+
+
+def _as_argument(text: str) -> str:
+    """`text` with the fields of a manifest as arguments of `Study`."""
+    return text.replace("spec.search.points", "points").replace("spec.search.", "search.")
 
 
 def _parsed(kind: type[Any], field: str, given: Mapping[str, Any]) -> Any:

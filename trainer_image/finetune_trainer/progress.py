@@ -73,18 +73,27 @@ class ConfigMapSink:
             raise
 
 
+class FolderInUse(BlockingIOError):
+    """Another process has the folder; the text says which, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
+
 class LocalSink:
     """A folder on this machine: a file lock admits one driver at a time."""
 
     job_uid = "local"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, option: str = "--into") -> None:
+        """`option` is what names the folder."""
         self._folder = folder
+        self._option = option
         self._lock: IO[str] | None = None
         self.latest: StudyProgress | None = None
 
     def claim_term(self, above: int = 0) -> int:
-        """Raise the number in `<folder>/term` by one, or above `above`. Raises BlockingIOError if another driver runs."""
+        """Raise the number in `<folder>/term` by one, or above `above`. Raises FolderInUse if another driver runs."""
         lock = self._lock or self._locked()
         lock.seek(0)
         term = max(above, int(lock.read() or 0)) + 1
@@ -104,9 +113,9 @@ class LocalSink:
         except BlockingIOError as error:
             lock.close()
             who = holder.read_text().strip() if holder.is_file() else "another process"
-            raise BlockingIOError(
+            raise FolderInUse(
                 error.errno,
-                f"is used by {who}; end it, or choose another folder",
+                f"is used by {who}: end it, or choose another folder with {self._option}",
                 str(self._folder),
             ) from error
         with suppress(OSError):  # a full disk is waited for later

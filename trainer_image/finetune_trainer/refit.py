@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
+from finetune_trainer.training.out_of_fold import validation_folds
 from finetune_trainer.training.pooling import is_pooled
+from finetune_trainer.training.thresholds import trial_thresholds
 from finetune_trainer.workbench import Workbench
 
 log = logging.getLogger("finetune.trainer")
@@ -95,7 +98,13 @@ class Refit:
         leads = [member.lead for member in members]
         combination = Combination.of(data.task, wanted.method, leads, logits)
         labels = data.labels[data.validation]
-        verdict = judge(combination, known, labels, self._bench.spec.objective)
+        folds = validation_folds(data) if self._bench.out_of_fold else []
+        tunes = [
+            partial(trial_thresholds, config=self._config(member), out_of_fold=True)
+            for member in members
+        ]
+        objective = self._bench.spec.objective
+        verdict = judge(combination, known, labels, objective, folds, tunes)
         told = ev.EnsembleJudged(
             time.time(),
             [member.trial for member in members],

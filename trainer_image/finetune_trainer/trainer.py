@@ -46,6 +46,7 @@ class Trainer:
             data=data,
             storage=self._storage,
             device="cuda" if self._gpus else "cpu",
+            name=material.name,
         )
         self._rows_of: dict[tuple[int | None, int | None], PreparedData] = {}
         """(fold, training rows) → the data with that fold for validation and that many rows."""

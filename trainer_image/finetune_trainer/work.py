@@ -33,6 +33,8 @@ class Material:
     storage: str
     data: Any
     resources: SlotResources
+    name: str = ""
+    """Of the study, for the card of its model."""
 
 
 class ItemWorker(Protocol):

@@ -26,6 +26,8 @@ class Workbench:
 
     storage: Storage
     device: str
+    name: str = ""
+    """Of the study."""
 
     _loaded: dict[ModelSource, Pretrained] = field(default_factory=dict)
     """Weights are read from disk once."""
@@ -36,7 +38,7 @@ class Workbench:
         return setting(self.device, self.spec.compute)
 
     @cached_property
-    def _out_of_fold(self) -> bool:
+    def out_of_fold(self) -> bool:
         """Whether metrics of the validation rows are means over folds; see `TrialRun`."""
         if "PerLabel" not in trial_values(self.spec, "thresholdTuning"):
             return False
@@ -64,7 +66,7 @@ class Workbench:
             self.device,
             self.spec.compute,
             history,
-            self._out_of_fold,
+            self.out_of_fold,
         )
 
     def resume(
@@ -92,7 +94,7 @@ class Workbench:
                     self.spec.compute,
                     history,
                     changed,
-                    self._out_of_fold,
+                    self.out_of_fold,
                 )
 
         return self.storage.persist("read", resumed)

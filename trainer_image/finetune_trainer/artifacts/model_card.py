@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from finetune_api.hyperparameters import Hyperparameters, Scalar
+from finetune_api.hyperparameters import Hyperparameters, Scalar, resolve
 from finetune_api.manifest import dump_yaml
 from finetune_api.study import StudySpec
 from finetune_trainer.artifacts.ensemble import EnsembleAbout, load_ensemble
@@ -38,6 +39,12 @@ _ANSWERS_TOGETHER = {
         "if share >= least]"
     ),
     "Regression": "number = float(outputs[0, 0])",
+}
+
+_CONSTANT = {
+    "SingleLabel": "the most frequent class of the",
+    "MultiLabel": "the labels that together have the best micro F1 on the",
+    "Regression": "the mean of the",
 }
 
 
@@ -75,22 +82,26 @@ class Card:
     ensemble: EnsembleAbout | None = None
     """None if the winner alone is the final model."""
 
+    name: str = ""
+    """Of the study; without one, the base model is the title."""
+
     def text(self) -> str:
         """The card as Markdown, with the front matter that the Hugging Face hub reads."""
         parts = [
             f"---\n{dump_yaml(self._front_matter())}---",
-            f"# {self._base_name} for {self._purpose}",
-            f"Trained by a FineTuneStudy from {self._base} on {self._trained_rows} rows, for "
-            f"{self.epochs:g} epochs.",
+            f"# {self.name or self._base_name}",
+            f"{self._base}, fine-tuned by a FineTuneStudy to predict {self._purpose}. It was trained on {self._trained_rows}, for "
+            f"{_counted(self.epochs, 'epoch')}.{self._why_epochs}",
             *self._ensemble_part(),
             "## Data",
             *self._data_part(),
             "## Test",
-            f"On the {self._rows('test')} held-out test rows, which were used only once:",
+            f"On {self._rows('test')} test rows, which no trial has seen and which were used only once:",
             _table(("metric", "this model", "constant prediction"), self._test_rows()),
+            f"The constant prediction is the same for every row: {_CONSTANT[self.spec.task]} training rows.",
             "## Hyperparameters",
             _table(("name", "value", "from"), self._hyperparameter_rows()),
-            "All others have their defaults.",
+            "All other hyperparameters have their default values.",
             "## Search",
             *self._search_part(),
             "## Use",
@@ -107,12 +118,22 @@ class Card:
         if about is None:
             return
         yield (
-            f"An ensemble of {len(about.members)} models ({about.method}). Trial {self.winner.number} is one of "
-            "them: the epochs above and the hyperparameters below are its own. Trained on the train rows only, the "
-            f"ensemble reached {about.metric} {about.value:.4f} on the validation rows. Its members alone:"
+            f"This is an ensemble of {len(about.members)} models ({about.method}), each from one trial. What is said "
+            f"above, and the hyperparameters below, are those of trial {self.winner.number}, the winner. To decide "
+            "whether they are better together, the members were first trained on the training rows only: the ensemble "
+            f"reached {about.metric} {about.value:.4f} on the validation rows, each member alone the value in the "
+            "table."
         )
-        rows = [(str(m.trial), f"{m.weight:.3f}", f"{m.value:.4f}") for m in about.members]
-        yield _table(("trial", "weight", about.metric), rows)
+        rows = [
+            (
+                str(member.trial),
+                f"{member.weight:.3f}",
+                f"{member.value:.4f}",
+                f"{self._count_trained(self._config_of(member.trial)):,}",
+            )
+            for member in about.members
+        ]
+        yield _table(("trial", "weight", about.metric, "rows trained on"), rows)
 
     def _front_matter(self) -> dict[str, object]:
         source = self.data.model
@@ -148,23 +169,57 @@ class Card:
             case "MultiLabel":
                 return f"any of {len(names)} labels"
             case "Regression":
-                return f"the number {names[0]}"
+                return f"the number `{names[0]}`"
 
     @property
     def _trained_rows(self) -> str:
-        if self.spec.refit_rows == "Train":
-            return self._rows("train")
-        return f"{self._rows('train')} and {self._rows('validation')}"
+        """How many rows the model was trained on, and which."""
+        alone = self.spec.refit_rows == "Train"
+        given = self._rows("train") if alone else f"{len(self._refit_data.train):,}"
+        parts = f"{self._rows('train')} for training and {self._rows('validation')} for validation"
+        count = self._count_trained(self.config)
+        if count == len(self._refit_data.train):
+            return f"{given} training rows" if alone else f"{given} rows ({parts})"
+        of = f"the {given} training rows" if alone else f"{given} rows ({parts})"
+        threshold = f"duplicateThreshold {self.config.duplicate_threshold:g}"
+        return f"{count:,} of {of}: by {threshold}, the others are near-duplicates"
+
+    @cached_property
+    def _refit_data(self) -> PreparedData:
+        """The data of the refit."""
+        return self.data if self.spec.refit_rows == "Train" else self.data.merged()
+
+    def _count_trained(self, config: Hyperparameters) -> int:
+        """How many rows a refit with `config` trains on."""
+        data = self._refit_data
+        if config.duplicate_threshold >= 1:
+            return len(data.train)
+        return len(data.distinct(config.duplicate_threshold)[0])
+
+    def _config_of(self, trial: int) -> Hyperparameters:
+        return resolve(self.spec.hyperparameters, self.state.trials[trial].params)
+
+    @property
+    def _why_epochs(self) -> str:
+        """Why it was not trained for all epochs of its hyperparameters; empty if it was."""
+        most = self.config.epochs
+        if self.epochs >= most:
+            return ""
+        end = f" after {_counted(self.epochs, 'epoch')} of {most}"
+        why = f"Its trial ended{end}"
+        if self.spec.objective.best_of == "Max":
+            why = f"Its trial had the best {self.spec.objective.metric} on validation rows{end}"
+        return f" {why}; the learning-rate schedule is that of {most} epochs."
 
     def _rows(self, part: str) -> str:
-        return f"{len(self.data.part(part)):,} {part}"
+        return f"{len(self.data.part(part)):,}"
 
     def _data_part(self) -> Iterator[str]:
         columns = ", ".join(f"`{name}`" for name in self.spec.dataset.text_columns)
         parts = ("train", "validation", "test")
-        yield _table(("part", "rows"), [(part, f"{len(self.data.part(part)):,}") for part in parts])
-        yield f"Reads the text of {columns}, up to {self._limit} tokens per row."
-        yield f"Predicts {', '.join(f'`{name}`' for name in self.data.label_names)}."
+        yield _table(("split", "rows"), [(part, self._rows(part)) for part in parts])
+        yield f"The model reads {columns}, up to {self._limit} tokens per row."
+        yield f"It predicts {', '.join(f'`{name}`' for name in self.data.label_names)}."
         yield f"Fingerprint of the prepared rows: `{self.data.fingerprint}`."
         if self.data.warnings:
             yield "Warnings:"
@@ -192,19 +247,21 @@ class Card:
         search, trials = self.spec.search, self.state.trials
         scheduler = "" if search.scheduler.type == "None" else f" with {search.scheduler.type}"
         yield (
-            f"{search.algorithm}{scheduler}, seed {search.seed}: {len(trials)} trials, of which trial "
+            f"{search.algorithm}{scheduler}, seed {search.seed}: {_counted(len(trials), 'trial')}, of which trial "
             f"{self.winner.number} won."
         )
         best, validation = self.winner.best, self.spec.validation
         assert best is not None  # a winner has one
         error = best.standard_error
         spread = "" if error is None else f" ± {error:.4f} (standard error)"
-        trainings = self.state.problem.trainings
-        mean = "" if trainings == 1 else (
-            f", the mean of {validation.folds} folds and {validation.repeats} repeats"
-        )  # fmt: skip
+        several = [
+            _counted(count, what)
+            for count, what in ((validation.folds, "fold"), (validation.repeats, "repeat"))
+            if count > 1
+        ]
+        mean = f", the mean over {' and '.join(several)}" if several else ""
         yield (
-            f"Its {self.spec.objective.metric} on validation rows after {best.epoch:g} epochs: "
+            f"Its {self.spec.objective.metric} on validation rows after {_counted(best.epoch, 'epoch')}: "
             f"{best.value:.4f}{spread}{mean}."
         )
 
@@ -268,19 +325,25 @@ class Card:
         return "\n".join(lines)
 
     def _limits(self) -> Iterator[str]:
-        yield "It knows only texts like those it was trained on, in their language."
+        yield "Expect worse predictions for texts unlike those it was trained on, and for other languages."
         end = "last" if self.data.frame.left else "first"
-        yield f"Of a longer text, it reads only the {end} {self._limit} tokens."
+        yield f"It reads only the {end} {self._limit} tokens of a longer row."
         if self.data.padding_matters:
-            yield "Padding changes its answers: give it one text at a time, or texts of the same length."
-        if self.spec.task != "Regression":
-            yield "It knows only the labels above: it cannot say that a text belongs to something else."
+            yield "Padding changes its predictions: give it one text at a time, or texts of the same length."
+        if self.spec.task == "SingleLabel":
+            yield "It predicts one of the labels above even for a text to which none of them applies."
+        if self.spec.task == "MultiLabel":
+            yield "It knows no labels other than those above."
         yield (
-            f"The metrics come from a sample of {self._rows('test')} rows. The value on validation rows is the "
-            "best of many, so it is likely to be worse on other rows."
+            f"The test metrics come from a sample of {self._rows('test')} rows. The value on validation rows is the "
+            "best of many trials and epochs, so expect a worse one on other rows."
         )
-        yield "Unfairness in the data or in the base model is likely to appear in its predictions."
-        yield "The terms of the base model and of the data apply to it; this card does not list them."
+        yield "Biases in the data or in the base model are likely to show in its predictions."
+        yield "The licences of the base model and of the data apply to this model as well; this card does not list them."
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:,g} {what}" if count == 1 else f"{count:,g} {what}s"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

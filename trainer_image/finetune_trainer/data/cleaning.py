@@ -11,6 +11,7 @@ from finetune_api.study import Cleaning
 from finetune_trainer.data.cells import text_of
 from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.load import RawRows
+from finetune_trainer.data.places import read_each
 from finetune_trainer.data.steps import Account
 from finetune_trainer.data.tokens import JOINT
 
@@ -31,14 +32,14 @@ def cleaned(raw: RawRows, cleaning: Cleaning, account: Account) -> RawRows:
 
     Raises DataError for cells that cannot be text.
     """
-    columns = [[text_of(value, raw.part) for value in column] for column in raw.texts]
+    columns = [read_each(column, text_of, raw.places) for column in raw.texts]
     for field, why, clean in _STEPS:
         if not getattr(cleaning, field):
             continue
         changed = set()
         for column in columns:
             for row, text in enumerate(column):
-                column[row] = None if text is None else text_of(clean(text), raw.part)
+                column[row] = None if text is None else text_of(clean(text))
                 if column[row] != text:
                     changed.add(row)
         step = str(Cleaning.model_fields[field].alias)

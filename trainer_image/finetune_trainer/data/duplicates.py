@@ -22,43 +22,40 @@ def without_duplicates(
         seen = {key for part in held_out if part in once for key in once[part].by_row()}
         if name in once and any(part in once for part in held_out):
             leaks = {row for row, key in enumerate(once[name].by_row()) if key in seen}
-            why = f"with the texts of a {' or '.join(held_out)} row"
+            why = f"with the same texts as a {' or '.join(held_out)} row"
             once[name] = once[name].without(leaks, "duplicates", why, account)
     return once
 
 
 def warn_of_shared_texts(parts: Mapping[str, LabelledRows], folds: int, account: Account) -> None:
-    """Warn of held-out rows whose texts the model trains on: what they measure is too good.
+    """Warn of validation and test rows with texts that the model is trained on: their metrics are too optimistic.
 
-    Those of the test rows count as shared with training and validation rows, on both of which the final model
-    trains. With cross-validation the validation rows are those of the folds.
+    The final model is trained on training and validation rows. With cross-validation both are divided into
+    `folds`, so a row shares its texts with training if another of them, of either part, has the same.
     """
-    field, remedy = "spec.dataset.cleaning.duplicates", "Drop leaves the training rows out"
     train, validation, test = (parts[name].by_row() for name in PARTS)
-    searched = [*train, *validation]
-    counts = Counter(searched)
+    trained = Counter([*train, *validation])
     if folds > 1:
-        held_out, shared = searched, [key for key in searched if counts[key] > 1]
-        other = "another row, perhaps of another fold"
+        count = sum(times for times in trained.values() if times > 1)
+        whose = f"{len(train) + len(validation)} rows of the folds"
+        _warn_if_shared(count, whose, "another one, perhaps of another fold", "validation", account)
     else:
-        known = set(train)
-        held_out, shared = validation, [key for key in validation if key in known]
-        other = "a training row"
-    for name, rows, found, where in (
-        ("validation", held_out, shared, other),
-        (
-            "test",
-            test,
-            [key for key in test if key in counts],
-            "a row that the final model trains on",
-        ),
-    ):
-        if found:
-            account.warn(
-                field,
-                f"{len(found)} of {len(rows)} {name} rows have the same texts as {where}, so the {name} metrics "
-                f"are too good; {remedy}",
-            )
+        known = {*train}
+        count = sum(texts in known for texts in validation)
+        whose = f"{len(validation)} validation rows"
+        _warn_if_shared(count, whose, "a training row", "validation", account)
+    count = sum(texts in trained for texts in test)
+    whose = f"{len(test)} test rows"
+    _warn_if_shared(count, whose, "a training or validation row", "test", account)
+
+
+def _warn_if_shared(count: int, whose: str, other: str, metrics: str, account: Account) -> None:
+    if count:
+        account.warn(
+            "spec.dataset.cleaning.duplicates",
+            f"{count} of {whose} have the same texts as {other}, so {metrics} metrics are too optimistic "
+            "(duplicates: Drop prevents this)",
+        )
 
 
 def _first_of_each(rows: LabelledRows, account: Account) -> LabelledRows:
@@ -68,7 +65,7 @@ def _first_of_each(rows: LabelledRows, account: Account) -> LabelledRows:
         if known in seen:
             repeated.add(row)
         seen.add(known)
-    why = "with the texts and the label of an earlier row"
+    why = "with the same texts and label as an earlier row"
     return rows.without(repeated, "duplicates", why, account)
 
 
@@ -91,12 +88,15 @@ def without_conflicts(
     for name in trained if conflicts != "Keep" else ():
         rows = parts[name]
         unclear = {row for row, key in enumerate(rows.by_row()) if len(labels[key]) > 1}
-        why = "with the texts of a row with another label"
+        alike = "the same texts as a row with a different label"
         if conflicts == "Drop":
-            found[name] = rows.without(unclear, "conflicts", why, account)
+            found[name] = rows.without(unclear, "conflicts", f"with {alike}", account)
             continue
-        account.add(name, "conflicts", len(rows), f"{len(unclear)} {why}, kept")
+        account.add(name, "conflicts", len(rows), f"with {alike}", kept=len(unclear))
         if unclear:
-            count = f"{len(unclear)} of {len(rows)}"
-            account.warn(rows.field, f"kept {count} {name} rows {why}")
+            account.warn(
+                "spec.dataset.cleaning.conflicts",
+                f"{len(unclear)} of {len(rows)} {name} rows have {alike}; they were kept "
+                "(conflicts: Drop leaves them out)",
+            )
     return found

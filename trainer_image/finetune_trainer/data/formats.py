@@ -9,15 +9,19 @@ import re
 import sys
 import unicodedata
 import zlib
-from collections import Counter, deque
+from array import array
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from finetune_trainer.data.places import Unit
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # Python's default refuses texts over 128 KiB
 
@@ -35,12 +39,13 @@ class WrongColumn(Exception):
 
 
 class MissingColumn(WrongColumn):
-    """A column that the study names is not in the data."""
+    """A column that the study names is not in the data; `near` is one with nearly the same name, if there is one."""
 
     def __init__(self, name: str, available: Sequence[str]) -> None:
-        shown = ", ".join(map(_quoted, available[:20])) + (", …" if len(available) > 20 else "")
+        shown = ", ".join(map(quoted, available[:20])) + (", …" if len(available) > 20 else "")
+        self.near = next((other for other in available if is_near(name, other)), None)
         super().__init__(
-            name, f"must name a column of the data (got {_quoted(name)}; the columns are: {shown})"
+            name, f"must name a column of the data (got {quoted(name)}; the columns are: {shown})"
         )
 
 
@@ -53,7 +58,7 @@ class AmbiguousColumn(WrongColumn):
         )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """A column's name, cut to 60 characters, and in quotes if it would be ambiguous without."""
     name = name if len(name) <= 60 else f"{name[:59]}…"
     return (
@@ -61,6 +66,18 @@ def _quoted(name: str) -> str:
         if name.isprintable() and name == name.strip() != "" and "," not in name
         else repr(name)
     )
+
+
+def is_near(name: str, other: str) -> bool:
+    """Whether two names differ only in case, in blanks and marks, or in a final s."""
+    alike = _skeleton(name) == _skeleton(other) != ""
+    return alike and in_composed_form(name) != in_composed_form(other)
+
+
+@cache
+def _skeleton(name: str) -> str:
+    letters = "".join(letter for letter in in_composed_form(name).casefold() if letter.isalnum())
+    return letters.removesuffix("s")
 
 
 def in_composed_form(name: str) -> str:
@@ -111,7 +128,7 @@ class Unread:
     """A row that could not be read."""
 
     line: int
-    """Its first line, counted from 1."""
+    """Its first line, or in a JSON array its number, counted from 1."""
 
     why: str
     label: str | None = None
@@ -124,6 +141,15 @@ class FileRows:
 
     columns: dict[str, list[Any]]
     unread: list[Unread] = field(default_factory=list)
+    numbers: Sequence[int] | None = None
+    """The first line of each row, or its number in the file, counted from 1; None if they are 1, 2, 3, …"""
+
+    unit: Unit = "line"
+    """What `numbers` and the places of unread rows count."""
+
+    near: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    """By the name of a wanted column and a key that is nearly the same: the numbers of the rows (JSON) that have
+    this key instead."""
 
     @property
     def total(self) -> int:
@@ -147,6 +173,11 @@ class _Lines:
         line = self._ahead.popleft() if self._ahead else next(self._lines)
         self._record.append(line)
         return line
+
+    @property
+    def current(self) -> Sequence[str]:
+        """The lines of the current record as far as it was read."""
+        return self._record
 
     def accept(self) -> None:
         """The record is read: go on after it."""
@@ -252,7 +283,8 @@ def _csv_rows(
 ) -> FileRows:
     positions = [_position(header, name) for name in wanted]
     label = wanted.index(layout.label) if layout.label in wanted else None
-    rows = FileRows({name: [] for name in wanted})
+    numbers = array("q")
+    rows = FileRows({name: [] for name in wanted}, numbers=numbers)
     records = csv.reader(lines, delimiter=delimiter, strict=True)
 
     def skip(why: str, record: Sequence[str] = ()) -> None:
@@ -266,18 +298,33 @@ def _csv_rows(
         except StopIteration:
             return rows
         except csv.Error as error:
-            skip(f"quotes or characters that CSV does not allow ({error})")
+            skip(_why_broken(error, lines.current))
             lines.skip_first()
             records = csv.reader(lines, delimiter=delimiter, strict=True)
             continue
         if record and len(record) != len(header):
-            skip(f"{len(record)} fields where the header has {len(header)}")
+            many = f"{len(record)} field{'s' if len(record) > 1 else ''}"
+            skip(f"{many} where the header has {len(header)}")
         elif record and not all(is_unicode(record[at]) for at in positions):
             skip("bytes that are not UTF-8", record)
         elif record:
+            numbers.append(lines.first_line)
             for name, at in zip(wanted, positions, strict=True):
                 rows.columns[name].append(record[at])
         lines.accept()
+
+
+def _why_broken(error: csv.Error, lines: Sequence[str]) -> str:
+    """Why the record of these lines is no CSV, and how it should be written."""
+    said = str(error)
+    if any('\\"' in line for line in (*lines[:1], *lines[-1:])):
+        return 'quotes inside a field must be doubled (""), not escaped by a backslash'
+    if "unexpected end of data" in said:
+        return "a quote that opens a field must be closed at its end"
+    if "expected after" not in said:
+        return f"characters that CSV does not allow ({said})"
+    doubled = 'quotes inside a quoted field must be doubled ("")'
+    return doubled if len(lines) == 1 else f"{doubled} and those around it closed"
 
 
 def _position(header: Sequence[str], name: str) -> int:
@@ -296,22 +343,61 @@ def read_json(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout(
 
     A line, or an element, that is not a JSON object cannot be read.
     """
-    keys: dict[str, None] = {}
-    rows = FileRows({name: [] for name in wanted})
+    keys = _Keys(wanted)
+    numbers = array("q")
+    rows = FileRows({name: [] for name in wanted}, numbers=numbers)
     with _decoded(stream, layout) as text:
-        for line, record, why in _records(text.read()):
+        content = text.read()
+        rows.unit = "row" if content.lstrip()[:1] == "[" else "line"
+        for number, record, why in _records(content):
             if record is None:
-                rows.unread.append(Unread(line, why))
+                rows.unread.append(Unread(number, why))
                 continue
-            keys |= dict.fromkeys(record)
+            keys.add(record, number)
+            numbers.append(number)
             for name in wanted:
                 if name in record.twice:
                     raise AmbiguousColumn(name)
                 rows.columns[name].append(record.value(name))
-    if keys:
+    if keys.names:
         for name in wanted:
-            _position(list({in_composed_form(key): None for key in keys}), name)
+            _position(list({in_composed_form(key): None for key in keys.names}), name)
+    rows.near = keys.instead
     return rows
+
+
+class _Keys:
+    """The keys of a file's objects, and those that some have instead of a wanted one."""
+
+    def __init__(self, wanted: Sequence[str]) -> None:
+        self.names: dict[str, None] = {}
+        self._near: dict[str, list[str]] = {name: [] for name in wanted}
+        self._instead: dict[tuple[str, str], list[int]] = defaultdict(list)
+        self._beside: set[tuple[str, str]] = set()
+
+    def add(self, record: "_Record", number: int) -> None:
+        """Count the keys of one object."""
+        for key in record:
+            if key not in self.names:
+                self.names[key] = None
+                for name, near in self._near.items():
+                    if key not in self._near and is_near(name, key):
+                        near.append(key)
+        for name, near in self._near.items():
+            for key in near:
+                if key in record:
+                    if record.has(name):
+                        self._beside.add((name, key))
+                    else:
+                        self._instead[name, key].append(number)
+
+    @property
+    def instead(self) -> dict[tuple[str, str], list[int]]:
+        """For each wanted name and a key like it: the numbers of the objects with that key only.
+
+        A key that some object has beside the wanted one is another column.
+        """
+        return {which: rows for which, rows in self._instead.items() if which not in self._beside}
 
 
 def _records(content: str) -> Iterator[tuple[int, "_Record | None", str]]:
@@ -376,6 +462,12 @@ class _Record(dict[str, Any]):
             counts = Counter(key for key, _ in pairs)
             self.twice = frozenset(key for key, count in counts.items() if count > 1)
 
+    def has(self, name: str) -> bool:
+        """Whether it has the key `name`, in any Unicode form."""
+        return name in self or (
+            not name.isascii() and in_composed_form(name) in {in_composed_form(key) for key in self}
+        )
+
     def value(self, name: str) -> Any:
         """The value of the key `name` in any Unicode form; None if there is none."""
         if name in self or name.isascii():
@@ -394,7 +486,8 @@ def read_parquet(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layo
     except pa.ArrowException as error:
         raise Unreadable(f"is not a Parquet file: {error}") from error
     return FileRows(
-        {name: table.column(own).to_pylist() for name, own in zip(wanted, names, strict=True)}
+        {name: table.column(own).to_pylist() for name, own in zip(wanted, names, strict=True)},
+        unit="row",
     )
 
 
@@ -425,6 +518,11 @@ def reader_for(name: str) -> Reader | None:
         return READERS.get(path.suffix)
     inner = READERS.get(PurePosixPath(path.stem).suffix)
     return None if inner is None else _unpacking(inner)
+
+
+def format_of(name: str) -> Reader | None:
+    """What reads the file `name` once it is unpacked: files of one format have the same."""
+    return READERS.get(PurePosixPath(name.lower().removesuffix(".gz")).suffix)
 
 
 def _unpacking(reader: Reader) -> Reader:

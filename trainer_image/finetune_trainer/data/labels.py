@@ -2,11 +2,11 @@
 
 import ast
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,16 +14,25 @@ from numpy.typing import NDArray
 
 from finetune_api.metrics import Task
 from finetune_api.study import Dataset
-from finetune_trainer.data.cells import decoded, group_of, is_missing, is_yes, name_of, shown
+from finetune_trainer.data.cells import (
+    LABEL_FIELD,
+    decoded,
+    group_of,
+    is_missing,
+    is_yes,
+    name_of,
+    shown,
+)
 from finetune_trainer.data.load import RawRows
+from finetune_trainer.data.lost_labels import warn_of_separator, warn_of_words
+from finetune_trainer.data.number_cells import number_of
+from finetune_trainer.data.places import WrongCell, read_each
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
 
 Label: TypeAlias = str | tuple[str, ...] | float
 """A class (SingleLabel), any number of labels (MultiLabel) or a number (Regression)."""
 
-LABEL_FIELD = "spec.dataset.labelColumn"
-_LARGEST = float(np.finfo(np.float32).max)
 _BRACKETS = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""\s*\[\s*['"]""")
 _SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
@@ -74,7 +83,7 @@ class LabelledRows:
             text = f"must have {self.part} rows left after {step} (got {len(self)} rows, all {why})"
             raise DataError(self.field, text)
         count = f"{len(dropped)} of {len(self)}"
-        account.warn(self.field, f"dropped {count} {self.part} rows {why}")
+        account.warn(self.field, f"left out {count} {self.part} rows {why}")
         return self.keep(row for row in range(len(self)) if row not in dropped)
 
 
@@ -90,13 +99,16 @@ def usable_rows(
     `names` are the labels' names where the rows have numbers. Raises DataError for a label that the task
     cannot have, and if no row is left.
     """
-    labels = _read(raw, task, dataset)
+    cells, labels = _read(raw, task, dataset, account)
     if names is not None:
-        labels = [_named(label, names) for label in labels]
-    no_label = {row for row, label in enumerate(labels) if label is None}
-    no_text = {row for column in raw.texts for row, text in enumerate(column) if text is None}
-    no_text -= no_label
-    unusable = no_label | no_text
+        labels = read_each(labels, lambda label: _named(label, names), raw.places)
+    no_label = [row for row, label in enumerate(labels) if label is None]
+    told: set[int] = set()
+    if dataset.label_column is not None and task != "Regression":  # a number may be nan
+        told = warn_of_words(raw, cells, dataset.label_separator, {*no_label}, account)
+    empty = {row for column in raw.texts for row, text in enumerate(column) if text is None}
+    no_text = sorted(empty - {*no_label})
+    unusable = {*no_label, *no_text}
     if len(unusable) == len(raw):
         earlier = [
             text.removeprefix(f"{raw.field}: ") for text in account.warnings if raw.field in text
@@ -109,27 +121,34 @@ def usable_rows(
         )
     for step, dropped in (("label", no_label), ("text", no_text)):
         account.add(raw.part, step, len(raw), f"without a {step}", dropped=len(dropped))
-        if dropped:
-            count = f"{len(dropped)} of {len(raw)}"
-            account.warn(raw.field, f"dropped {count} {raw.part} rows without a {step}")
-    groups = [group_of(value) for value in raw.groups]
+        untold = [row for row in dropped if row not in told]
+        if untold:
+            share = f"{len(untold)} of {len(raw)} {raw.part} rows ({len(untold) / len(raw):.1%})"
+            where = raw.places.of(untold)
+            account.warn(raw.field, f"{share} have no {step} and are left out ({where})")
+    groups = read_each(raw.groups, group_of, raw.places)
     complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups)  # type: ignore[arg-type]  # no None is left
     return complete.keep(row for row in range(len(raw)) if row not in unusable)
 
 
-def _read(raw: RawRows, task: Task, dataset: Dataset) -> list[Label | None]:
+def _read(
+    raw: RawRows, task: Task, dataset: Dataset, account: Account
+) -> tuple[list[Any], list[Label | None]]:
+    """The cells of the label column (none of label columns), as lists where they are such, and the label of each row."""
     if dataset.label_columns is not None:
-        return [*_marked(raw.labels, dataset.label_columns)]
-    read = _reader(task, dataset.label_separator)
-    cells = [decoded(value, LABEL_FIELD) for value in raw.labels[0]]
+        return [], [*_marked(raw, dataset.label_columns)]
+    places, separator = raw.places, dataset.label_separator
+    cells = read_each(raw.labels[0], lambda value: decoded(value, LABEL_FIELD), places)
     if task == "MultiLabel":
-        cells = [_as_list(value) for value in cells]
+        cells = read_each(cells, _as_list, places)
         _refuse_marks(cells)
-    return [read(value) for value in cells]
+        if separator is not None and raw.part == "train":
+            warn_of_separator(cells, separator, account)
+    return cells, read_each(cells, _reader(task, separator), places)
 
 
 def _named(label: Label | None, names: Sequence[str]) -> Label | None:
-    """`label` with names instead of numbers. Raises DataError for a number without a name."""
+    """`label` with names instead of numbers. Raises WrongCell for a number without a name."""
     if label is None:
         return None
     if isinstance(label, tuple):
@@ -139,17 +158,15 @@ def _named(label: Label | None, names: Sequence[str]) -> Label | None:
 
 def _name_at(number: str, names: Sequence[str]) -> str:
     if not number.isdecimal() or int(number) >= len(names):
-        raise DataError(
-            LABEL_FIELD,
-            f"must hold numbers from 0 to {len(names) - 1}, the positions in spec.dataset.labelNames (got {shown(number)})",
-        )
+        must = f"must hold numbers from 0 to {len(names) - 1}, the positions in spec.dataset.labelNames"
+        raise WrongCell(LABEL_FIELD, must, shown(number))
     return names[int(number)]
 
 
 def _as_list(value: Any) -> Any:
     """The list that a cell contains as text (JSON, or as Python prints it); any other cell as it is.
 
-    Raises DataError for what begins like a list of quoted labels but is not one.
+    Raises WrongCell for what begins like a list of quoted labels but is not one.
     """
     if not isinstance(value, str) or not _BRACKETS.fullmatch(value):
         return value
@@ -163,11 +180,9 @@ def _as_list(value: Any) -> Any:
         return found
     if not _QUOTED.match(value):
         return value  # labels may contain brackets
-    raise DataError(
-        LABEL_FIELD,
-        f"must hold lists of labels with task MultiLabel (got {shown(value)}: a list as text must be JSON,"
-        ' as in ["a", "b"])',
-    )
+    must = "must hold lists of labels with task MultiLabel"
+    remedy = 'a list as text must be JSON, as in ["a", "b"]'
+    raise WrongCell(LABEL_FIELD, must, shown(value), remedy)
 
 
 def _refuse_marks(cells: Sequence[Any]) -> None:
@@ -184,11 +199,11 @@ def _refuse_marks(cells: Sequence[Any]) -> None:
         )
 
 
-def _marked(columns: Sequence[list[Any]], names: Sequence[str]) -> list[tuple[str, ...]]:
+def _marked(raw: RawRows, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The label set of each row, where each label has a yes-or-no column of its own."""
     marks = [
-        [is_yes(value, f"{LABEL_FIELD}s[{number}]") for value in column]
-        for number, column in enumerate(columns)
+        read_each(column, partial(is_yes, field=f"{LABEL_FIELD}s[{number}]"), raw.places)
+        for number, column in enumerate(raw.labels)
     ]
     return [
         tuple(sorted(name for name, yes in zip(names, row, strict=True) if yes))
@@ -200,36 +215,15 @@ def _reader(task: Task, separator: str | None) -> Callable[[Any], Label | None]:
     if task == "SingleLabel":
         return _class
     if task == "Regression":
-        return _number
+        return number_of
     return lambda value: _label_set(value, separator)
 
 
 def _class(value: Any) -> str | None:
     if isinstance(value, list | dict):
-        raise DataError(
-            LABEL_FIELD, f"must hold one class per row with task SingleLabel (got {shown(value)})"
-        )
+        must = "must hold one class per row with task SingleLabel"
+        raise WrongCell(LABEL_FIELD, must, shown(value))
     return name_of(value)
-
-
-def _number(value: Any) -> float | None:
-    if is_missing(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan")):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.inf
-    if not math.isfinite(number):
-        raise DataError(
-            LABEL_FIELD, f"must hold finite numbers with task Regression (got {shown(value)})"
-        )
-    if abs(number) > _LARGEST:
-        raise DataError(
-            LABEL_FIELD,
-            f"must hold numbers of at most {_LARGEST:.2g} with task Regression, which float32 can hold"
-            f" (got {shown(value)})",
-        )
-    return number
 
 
 def _label_set(value: Any, separator: str | None) -> tuple[str, ...] | None:
@@ -237,16 +231,14 @@ def _label_set(value: Any, separator: str | None) -> tuple[str, ...] | None:
         return None
     if isinstance(value, str):
         if separator is None:
-            raise DataError(
-                "spec.dataset.labelSeparator",
-                f"must be given where the label column holds text, not lists (got {shown(value)})",
-            )
+            must = "must be given where the label column holds text, not lists"
+            raise WrongCell("spec.dataset.labelSeparator", must, shown(value))
         value = value.split(separator)
         if not any(part.strip() for part in value):
             return None
     if not isinstance(value, list):
-        raise DataError(
-            LABEL_FIELD, f"must hold a list of labels with task MultiLabel (got {shown(value)})"
+        raise WrongCell(
+            LABEL_FIELD, "must hold a list of labels with task MultiLabel", shown(value)
         )
     return tuple(sorted({name for name in map(name_of, value) if name is not None}))
 
@@ -302,12 +294,17 @@ def known_rows(rows: LabelledRows, names: Sequence[str], account: Account) -> La
     if not lost:
         return rows
     unseen = sorted({name for label in rows.labels for name in names_of(label)} - known)
-    listed = ", ".join(unseen[:3]) + (", …" if len(unseen) > 3 else "")
     text = f"{lost} of {len(rows)} {rows.part} rows have labels that no training row has"
+    which = f"({listed(unseen)}; the training rows have {listed(names)})"
     if not kept:
-        raise DataError(rows.field, f"{text} ({listed})")
-    account.warn(rows.field, f"{text} and are dropped ({listed})")
+        raise DataError(rows.field, f"{text} {which}")
+    account.warn(rows.field, f"{text} and are left out {which}")
     return rows.keep(kept)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def encode(labels: Sequence[Label], task: Task, names: Sequence[str]) -> NDArray[Any]:

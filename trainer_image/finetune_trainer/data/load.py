@@ -1,9 +1,11 @@
 """Where the rows come from: files on disk or in an object store, or the hub."""
 
 import codecs
+import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -11,19 +13,22 @@ import pyarrow as pa
 
 from finetune_api.metrics import Task
 from finetune_api.study import Dataset, DatasetFiles
+from finetune_trainer.data.cells import with_one_spelling
 from finetune_trainer.data.formats import (
     READERS,
     UTF8,
     FileRows,
     Layout,
     MissingColumn,
-    Unread,
     Unreadable,
     WrongColumn,
+    format_of,
     in_composed_form,
+    quoted,
     reader_for,
 )
 from finetune_trainer.data.hub import first_line, hub_splits
+from finetune_trainer.data.places import IN_ORDER, Places, numbered
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
 from finetune_trainer.search.locations import open_filesystem, shown
@@ -32,6 +37,13 @@ PARTS = ("train", "validation", "test")
 
 DEFAULT_UNREADABLE = 0.01
 """Share of the rows of a file that may be unreadable unless the study says otherwise."""
+
+_SCHEMES = frozenset({"file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
+_ELSEWHERE = {
+    **dict.fromkeys(("http", "https", "ftp", "ftps", "sftp"), "; download it first"),
+    "hf": "; spec.dataset.hub reads data sets of the hub",
+}
+"""What to do about a URI of another scheme."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class RawRows:
 
     groups: list[Any]
     """The values of `groupColumn`, or None for every row without that field."""
+
+    places: Places = IN_ORDER
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -80,7 +94,7 @@ def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, Raw
     files = dataset.files
     assert files is not None  # the caller checks
     layout = _layout(files, dataset)
-    parts = {}
+    parts, formats = {}, set()
     for part in PARTS:
         location = getattr(files, part)
         if location is None:
@@ -89,9 +103,28 @@ def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, Raw
         rows = _read(location, base, field, dataset, layout)
         if rows.unread:
             _tell_unread(rows, field, files, layout, account)
-        parts[part] = _raw(field, part, rows.columns, dataset)
-        account.add(part, "read", rows.total, "not readable", dropped=len(rows.unread))
-    return parts
+        if rows.near:
+            _tell_near(rows, field, files, account)
+        places = Places(rows.numbers, rows.unit, shown(location).rpartition("/")[2])
+        parts[part] = _raw(field, part, rows.columns, dataset, places)
+        formats.add(format_of(shown(location)))
+        account.add(part, "read", rows.total, "that cannot be read", dropped=len(rows.unread))
+    return _alike(parts) if len(formats) > 1 else parts
+
+
+def _alike(parts: dict[str, RawRows]) -> dict[str, RawRows]:
+    """`parts`, of which some may have true and false as values where others have them as text, with one spelling."""
+    labels = [
+        with_one_spelling(same)
+        for same in zip(*(rows.labels for rows in parts.values()), strict=True)
+    ]
+    groups = with_one_spelling([rows.groups for rows in parts.values()])
+    return {
+        part: replace(rows, labels=tuple(own), groups=group)
+        for (part, rows), own, group in zip(
+            parts.items(), zip(*labels, strict=True), groups, strict=True
+        )
+    }
 
 
 def _layout(files: DatasetFiles, dataset: Dataset) -> Layout:
@@ -118,18 +151,8 @@ def named_labels(dataset: Dataset, task: Task, base: Path) -> list[str] | None:
     field, names = "spec.dataset.labelNames", dataset.label_names
     if dataset.label_names_file is not None:
         field = f"{field}File"
-        try:
-            with open_location(dataset.label_names_file, base) as stream:
-                lines = stream.read().decode("utf-8-sig").splitlines()
-        except (FileNotFoundError, IsADirectoryError, UnicodeError) as error:
-            where = _where(dataset.label_names_file, base)
-            raise DataError(
-                field,
-                f"must be a text file in UTF-8 with one name per line (got {where}: {first_line(error)})",
-            ) from error
-        except OSError as error:
-            raise_if_away(error, dataset.label_names_file, base)
-            raise
+        content = read_whole(dataset.label_names_file, base, field)
+        lines = content.splitlines()
         names = [line.strip() for line in lines if line.strip()]
     if names is None:
         return None
@@ -147,30 +170,55 @@ def _tell_unread(
 ) -> None:
     """Warn of rows that cannot be read. Raises DataError if there are more than the study allows."""
     text = f"{_unread(rows)}{_lost(rows, layout)}"
-    allowed = DEFAULT_UNREADABLE if files.max_unreadable is None else files.max_unreadable
-    if len(rows.unread) / rows.total > allowed:
-        raise DataError(
-            field,
-            f"must be readable, except for a share of at most {allowed:g} of its rows, or spec.dataset.files.maxUnreadable must be "
-            f"larger (got {text}){_remedy(rows.unread)}",
-        )
+    if _too_many(len(rows.unread), rows, files):
+        remedy = f"; {_correction(rows)}"
+        if len(rows.unread) < rows.total:
+            remedy += f", or leave them out {_allow(len(rows.unread), rows, files)}"
+        raise DataError(field, f"must be readable (got {text}){remedy}")
     account.warn(field, f"skipped {text}")
 
 
+def _tell_near(rows: FileRows, field: str, files: DatasetFiles, account: Account) -> None:
+    """Warn of rows that have a key like the name of a column instead of the column.
+
+    Raises DataError if they are more than the study allows to be unreadable.
+    """
+    for (name, key), numbers in rows.near.items():
+        count = len(numbers)
+        share = f"{count} of {rows.total} rows ({count / rows.total:.1%})"
+        text = f"{share} have no key {name}, but {key} ({numbered(numbers, rows.unit)})"
+        if _too_many(count, rows, files):
+            remedy = f"rename {key}, or accept it {_allow(count, rows, files)}"
+            raise DataError(field, f"must have the key {name} in each row: {text}; {remedy}")
+        account.warn(field, text)
+
+
+def _too_many(count: int, rows: FileRows, files: DatasetFiles) -> bool:
+    """Whether the study does not allow so many rows of a file to be lost."""
+    return count / rows.total > _allowed(files)
+
+
+def _allowed(files: DatasetFiles) -> float:
+    return DEFAULT_UNREADABLE if files.max_unreadable is None else files.max_unreadable
+
+
+def _allow(count: int, rows: FileRows, files: DatasetFiles) -> str:
+    """How a study allows so many rows to be lost."""
+    least = math.ceil(100 * count / rows.total) / 100
+    return (
+        f"with spec.dataset.files.maxUnreadable of at least {least:g} (it is {_allowed(files):g})"
+    )
+
+
 def _unread(rows: FileRows) -> str:
-    """How many rows cannot be read, where they are, and why."""
+    """How many rows cannot be read, why, and where they are."""
     count, total = len(rows.unread), rows.total
-    lines: dict[str, list[int]] = defaultdict(list)
+    places: dict[str, list[int]] = defaultdict(list)
     for row in rows.unread:
-        lines[row.why].append(row.line)
-    reasons = sorted(lines, key=lambda why: -len(lines[why]))[:3]
-    told = "; ".join(f"{why} ({_places(lines[why])})" for why in reasons)
+        places[row.why].append(row.line)
+    reasons = sorted(places, key=lambda why: -len(places[why]))[:3]
+    told = "; ".join(f"{why} ({numbered(places[why], rows.unit)})" for why in reasons)
     return f"{count} of {total} rows ({count / total:.1%}) that cannot be read: {told}"
-
-
-def _places(lines: Sequence[int]) -> str:
-    first = ", ".join(str(line) for line in lines[:5]) + (", …" if len(lines) > 5 else "")
-    return f"lines {first}" if len(lines) > 1 else f"line {first}"
 
 
 def _lost(rows: FileRows, layout: Layout) -> str:
@@ -181,14 +229,21 @@ def _lost(rows: FileRows, layout: Layout) -> str:
     return f", including all rows of {named}" if lost else ""
 
 
-def _remedy(unread: Sequence[Unread]) -> str:
-    if any("UTF-8" in row.why for row in unread):
-        return "; should spec.dataset.files.encoding be another one, such as ISO-8859-1 or windows-1252?"
-    return ""
+def _correction(rows: FileRows) -> str:
+    """What to do about rows that cannot be read."""
+    whys = {row.why for row in rows.unread}
+    if any("UTF-8" in why for why in whys):
+        return "set spec.dataset.files.encoding, perhaps to ISO-8859-1 or windows-1252, or correct them"
+    if len(rows.unread) == rows.total and len(whys) == 1 and "the header has" in whys.pop():
+        return "does the header name each column, and is spec.dataset.files.delimiter right?"
+    return "correct them"
 
 
 def _read(location: str, base: Path, field: str, dataset: Dataset, layout: Layout) -> FileRows:
     name = shown(location)
+    if "://" not in location and (base / location).is_dir():
+        raise DataError(field, _no_file(location, base))
+    _refuse_strange_scheme(location, field)
     reader = reader_for(name)
     if reader is None:
         suffixes = f"{', '.join(READERS)}, or one of these followed by .gz"
@@ -204,23 +259,75 @@ def _read(location: str, base: Path, field: str, dataset: Dataset, layout: Layou
     except Unreadable as error:
         raise DataError(field, f"{name} {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(
-            field, f"must be a file that exists (got {_where(location, base)})"
-        ) from error
+        raise DataError(field, _no_file(location, base)) from error
     except (OSError, pa.ArrowInvalid) as error:
         raise_if_away(error, location, base)
-        raise DataError(
-            field, f"must be readable (got {_where(location, base)}: {first_line(error)})"
-        ) from error
+        raise DataError(field, _unreadable(error, location, base)) from error
 
 
 def _header_hint(error: WrongColumn, name: str, layout: Layout) -> str:
+    if not isinstance(error, MissingColumn):
+        return ""
+    if error.near is not None:
+        return f"; is {quoted(error.near)} meant?"
     has_header = layout.header is None and name.lower().removesuffix(".gz").endswith(
         (".csv", ".tsv")
     )
-    if not isinstance(error, MissingColumn) or not has_header:
+    if not has_header:
         return ""
     return "; if its first line is not a header, name the columns in spec.dataset.files.columnNames"
+
+
+def _refuse_strange_scheme(location: str, field: str) -> None:
+    """Raises DataError, naming `field`, for a URI from which no rows can be read."""
+    scheme = location.partition("://")[0].lower()
+    if "://" not in location or scheme in _SCHEMES:
+        return
+    remedy = _ELSEWHERE.get(scheme, "")
+    raise DataError(
+        field,
+        f"must be a path, or a URI that begins with file://, s3://, gs:// or abfs:// (got {shown(location)}){remedy}",
+    )
+
+
+def read_whole(location: str, base: Path, field: str) -> str:
+    """The text of a file in UTF-8. Raises DataError, naming `field`, if there is none; StorageUnavailable."""
+    _refuse_strange_scheme(location, field)
+    try:
+        with open_location(location, base) as stream:
+            return stream.read().decode("utf-8-sig")
+    except UnicodeError as error:
+        where = _where(location, base)
+        raise DataError(
+            field, f"must be a text file in UTF-8 (got {where}: {first_line(error)})"
+        ) from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(field, _no_file(location, base)) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise_if_away(error, location, base)
+        raise DataError(field, _unreadable(error, location, base)) from error
+
+
+def _no_file(location: str, base: Path) -> str:
+    """Why there is no file to read at a location, with its full path."""
+    where = _where(location, base)
+    if "://" not in location and (base / location).is_dir():
+        return f"must be a file (got {where}, a folder): name a file in it"
+    pattern = (
+        "; patterns are not expanded: name one file" if set(shown(location)) & set("*?[") else ""
+    )
+    return f"must be a file that exists (got {where}{pattern})"
+
+
+def _unreadable(error: Exception, location: str, base: Path) -> str:
+    """Why a file that may be there cannot be read, as `error` of opening or reading it says."""
+    where = _where(location, base)
+    if "is a directory" in str(error):
+        return f"must be a file (got {where}, a folder): name a file in it"
+    if isinstance(error, pa.ArrowInvalid) and "://" in location and " " in location:
+        plain = ", or give the plain path" if location.startswith("file://") else ""
+        return f"must be a URI without blanks (got {where}): write them as %20{plain}"
+    return f"must be readable (got {where}: {first_line(error)})"
 
 
 def raise_if_away(error: Exception, location: str, base: Path) -> None:
@@ -239,16 +346,23 @@ def open_location(location: str, base: Path) -> IO[bytes]:
 
 
 def _where(location: str, base: Path) -> str:
-    return shown(location) if "://" in location else str(base / location)
+    """The URI, or the full path."""
+    return shown(location) if "://" in location else os.path.abspath(base / location)
 
 
-def _raw(field: str, part: str, columns: dict[str, list[Any]], dataset: Dataset) -> RawRows:
+def _raw(
+    field: str,
+    part: str,
+    columns: dict[str, list[Any]],
+    dataset: Dataset,
+    places: Places = IN_ORDER,
+) -> RawRows:
     texts = tuple(columns[name] for name in dataset.text_columns)
     names = dataset.label_columns or [str(dataset.label_column)]
     labels = tuple(columns[name] for name in names)
     group = dataset.group_column
     groups = [None] * len(texts[0]) if group is None else columns[group]
-    return RawRows(field, part, texts, labels, groups)
+    return RawRows(field, part, texts, labels, groups, places)
 
 
 def _load_hub(dataset: Dataset, account: Account) -> dict[str, RawRows]:
@@ -266,7 +380,7 @@ def _load_hub(dataset: Dataset, account: Account) -> dict[str, RawRows]:
             del parts[part]
             account.warn(field, f"the {part} split has no labels; training rows replace it")
     for part, rows in parts.items():
-        account.add(part, "read", len(rows), "broken")
+        account.add(part, "read", len(rows), "that cannot be read")
     return parts
 
 

@@ -1,8 +1,9 @@
 """Finds the pretrained encoder: in a folder, an object store or the hub."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,32 @@ class ModelSource:
 
     name: str
     revision: str | None = None
+    absent: str = field(default="", compare=False, repr=False)
+    """The full path of the folder that is not there, which a hub id might have meant."""
 
     @classmethod
     def find(cls, model: PretrainedModel, base: Path) -> "ModelSource":
-        """What `model` names: a folder in an object store, one below `base`, or else a model of the hub."""
+        """What `model` names: a folder in an object store, one below `base`, or else a model of the hub.
+
+        Raises ModelError for the path of a file, and for what can only be a path if there is no folder.
+        """
         if "://" in model.name:
             return cls(model.name)
         folder = base / model.name
-        return cls(str(folder)) if folder.is_dir() else cls(model.name, model.revision)
+        if folder.is_dir():
+            return cls(str(folder))
+        full = os.path.abspath(folder)
+        if folder.exists():
+            remedy = f"; name its folder {Path(model.name).parent}" if folder.is_file() else ""
+            raise ModelError(
+                FIELD, f"must be a folder or hub id of a model (got {model.name}, a file){remedy}"
+            )
+        if _is_path(model.name, base):
+            raise ModelError(
+                FIELD,
+                f"must be a folder or hub id of a model (got {model.name}; no such folder: {full})",
+            )
+        return cls(model.name, model.revision, full)
 
     @property
     def _place(self) -> str:
@@ -165,8 +184,8 @@ class ModelSource:
         return model.eval()
 
     def _not_a_folder(self) -> str:
-        offline = ", and HF_HUB_OFFLINE forbids asking the hub"
-        return f"; no such folder{offline if constants.HF_HUB_OFFLINE else ''}"
+        offline = ", and HF_HUB_OFFLINE forbids asking the hub" if constants.HF_HUB_OFFLINE else ""
+        return f"; no such folder{f': {self.absent}' if self.absent else ''}{offline}"
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -184,6 +203,13 @@ class ModelSource:
                 f"must be a folder or hub id of a model whose {what} can be loaded without remote code "
                 f"(got {shown(self.name)}: {first_line(error)}{note})",
             ) from error
+
+
+def _is_path(name: str, base: Path) -> bool:
+    """Whether a name is a path and not a hub id: by its form, or because the folder that it begins with is there."""
+    if name.startswith((".", "/", "~")) or name.endswith("/"):
+        return True
+    return name.count("/") > 1 or ("/" in name and (base / name).parent.is_dir())
 
 
 def max_tokens(tokenizer: Any, config: Any) -> int:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.study import Dataset, StudySpec
+from finetune_trainer.data.cells import LABEL_FIELD
 from finetune_trainer.data.cleaning import cleaned, joined, within_lengths
 from finetune_trainer.data.duplicates import without_conflicts, without_duplicates
 from finetune_trainer.data.groups import row_groups
-from finetune_trainer.data.labels import LabelledRows, usable_rows
+from finetune_trainer.data.labels import LabelledRows, names_of, usable_rows
 from finetune_trainer.data.load import PARTS, load, named_labels
 from finetune_trainer.data.split import split_rows
 from finetune_trainer.data.steps import Account
@@ -77,6 +78,13 @@ def split_parts(
             GROUP_FIELD if dataset.group_column else train.field,
             f"must give at least {len(missing) + 1} groups of rows to be split (got {groups.max() + 1})",
         )
+    classes = {name for label in train.labels for name in names_of(label)}
+    if dataset.label_column is not None and len(classes) == len(train) > 1 and split.stratify:
+        raise DataError(
+            LABEL_FIELD,
+            f"must hold classes that several rows have: {dataset.label_column} has {len(classes)} different values "
+            f"in {len(train)} rows; is it the right column?",
+        )
     shares = [getattr(split, name) for name in missing]
     *aside, left = split_rows(train.labels, shares, split.seed, split.stratify, groups)
     if not len(left):
@@ -92,7 +100,7 @@ def split_parts(
         if not len(rows):
             raise DataError(
                 "spec.dataset.split.stratify",
-                f"must be false if no class has rows to spare for {name} (of {len(train)} rows)",
+                f"must be false: of {len(classes)} classes in {len(train)} rows, none has a row to spare for {name}",
             )
         found[name] = replace(train.keep(rows), part=name)
     return found

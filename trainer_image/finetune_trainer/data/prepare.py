@@ -11,17 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.metrics import Task, best_value, natural_goal, score
-from finetune_api.study import PretrainedModel, StudySpec
+from finetune_api.study import Dataset, PretrainedModel, StudySpec
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
+from finetune_trainer.data.cells import LABEL_FIELD
 from finetune_trainer.data.duplicates import warn_of_shared_texts
 from finetune_trainer.data.groups import row_groups
-from finetune_trainer.data.labels import LabelledRows, encode, known_rows, label_names
+from finetune_trainer.data.labels import (
+    LabelledRows,
+    encode,
+    known_rows,
+    label_names,
+    listed,
+)
 from finetune_trainer.data.leak import refuse_labels_in_texts
 from finetune_trainer.data.load import PARTS
 from finetune_trainer.data.model_source import FIELD, ModelSource, max_tokens
 from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.data.parts import labelled_parts
-from finetune_trainer.data.prepared import FEW_ROWS, PreparedData, Reading
+from finetune_trainer.data.prepared import FEW_ROWS, PreparedData, Reading, label_counts
 from finetune_trainer.data.reads import check_reads
 from finetune_trainer.data.steps import Account
 from finetune_trainer.data.synonyms import Synonyms, read_synonyms
@@ -72,7 +79,7 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     data = _with_near_duplicates(data, spec, base, parts, account)
     warnings = [*account.warnings, *_cut_off(data, spec)]
     validated = _validation_parts(data, spec)
-    warnings += _odd_objective(spec)
+    warnings += [*_single_rows(data, spec.dataset), *_odd_objective(spec)]
     warnings += [*_undefined_metrics(data, spec, validated), *_rare_labels(data, spec, validated)]
     return replace(
         data,
@@ -213,15 +220,38 @@ def _with_near_duplicates(
 
 
 def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
-    limit = data.limit(_longest(spec))
+    longest = _longest(spec)
+    limit = data.limit(longest)
     lengths = np.sum([column.lengths for column in data.columns], axis=0) + data.frame.special
     count = int((lengths > limit).sum())
     if not count:
         return []
+    rows, most = f"{count} of {len(lengths)} rows", f"the longest has {int(lengths.max())}"
+    if limit == longest:
+        field = "spec.dataset.textColumns"
+        return [f"{field}: {rows} are longer than {limit} tokens and are cut off there ({most})"]
+    searched = any("maxLength" in space.domains() for space in spec.spaces)
+    field = "spec.searchSpaces" if searched else "spec.hyperparameters.maxLength"
     return [
-        f"spec.dataset.textColumns: {count} of {len(lengths)} rows are longer than {limit} tokens and "
-        f"are cut off there (the longest has {int(lengths.max())})"
+        f"{field}: the model reads {limit} tokens at most, so maxLength {longest} is lowered to {limit}; "
+        f"{rows} are cut off there ({most})"
     ]
+
+
+def _single_rows(data: PreparedData, dataset: Dataset) -> Iterator[str]:
+    """A warning about classes that have a single row."""
+    if data.task == "Regression":
+        return
+    counts = label_counts(data, np.arange(len(data.labels)))
+    single = [data.label_names[at] for at in np.flatnonzero(counts == 1)]
+    if single:
+        field = LABEL_FIELD if dataset.label_column is not None else f"{LABEL_FIELD}s"
+        have = "has" if len(single) == 1 else "have"
+        odd = "; is it the right column?" if 2 * len(single) > len(counts) > 4 else ""
+        yield (
+            f"{field}: {len(single)} of {len(counts)} classes {have} a single row ({listed(single)}), which cannot "
+            f"be both trained on and measured{odd}"
+        )
 
 
 def _validation_parts(data: PreparedData, spec: StudySpec) -> list[NDArray[np.int64]]:

@@ -261,6 +261,14 @@ class PreparedData:
         return digest.hexdigest()[:32]
 
 
+def label_counts(data: PreparedData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of `rows` have each output of the model, (outputs,); not for Regression."""
+    labels = data.labels[rows]
+    if data.task == "MultiLabel":
+        return np.asarray(labels.sum(axis=0), dtype=np.int64)
+    return np.bincount(labels, minlength=len(data.label_names))
+
+
 @cache
 def _tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model, read once per process."""

@@ -39,8 +39,11 @@ def check_reads(
                 model.eval()(**{name: torch.from_numpy(array) for name, array in inputs.items()})
             except Exception as error:  # whatever the architecture raises
                 width = inputs["input_ids"].shape[1]
+                no_padding = len(rows) > 1 and getattr(model.config, "pad_token_id", None) is None
+                remedy = "; set pad_token_id in the model's configuration" if no_padding else ""
                 raise _refused(
-                    source, f"on {len(rows)} rows of up to {width} tokens it raises {_told(error)}"
+                    source,
+                    f"on {len(rows)} rows of up to {width} tokens it raises {_told(error)}{remedy}",
                 ) from error
             finally:
                 handle.remove()

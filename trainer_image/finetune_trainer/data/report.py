@@ -3,11 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from finetune_trainer.data.load import PARTS
-from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.data.prepared import PreparedData, label_counts
 
 
 def report(data: PreparedData) -> dict[str, Any]:
@@ -20,7 +17,7 @@ def report(data: PreparedData) -> dict[str, Any]:
         rows = data.part(name)
         parts[name] = {"rows": len(rows)}
         if data.task != "Regression":
-            counts = _label_counts(data, rows).tolist()
+            counts = label_counts(data, rows).tolist()
             parts[name]["labels"] = dict(zip(data.label_names, counts, strict=True))
     return {
         "fingerprint": data.fingerprint,
@@ -28,10 +25,3 @@ def report(data: PreparedData) -> dict[str, Any]:
         "steps": [asdict(step) for step in data.steps],
         "warnings": list(data.warnings),
     }
-
-
-def _label_counts(data: PreparedData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    labels = data.labels[rows]
-    if data.task == "MultiLabel":
-        return np.asarray(labels.sum(axis=0), dtype=np.int64)
-    return np.bincount(labels, minlength=len(data.label_names))

@@ -24,7 +24,7 @@ class Step:
     """Rows that left the part."""
 
     why: str
-    """What the changed or dropped rows have in common."""
+    """What the changed, dropped or knowingly kept rows have in common; empty if there are none."""
 
 
 class Account:
@@ -35,10 +35,20 @@ class Account:
         self.warnings: list[str] = []
 
     def add(
-        self, part: str, step: str, rows_in: int, why: str, changed: int = 0, dropped: int = 0
+        self,
+        part: str,
+        step: str,
+        rows_in: int,
+        why: str,
+        changed: int = 0,
+        dropped: int = 0,
+        kept: int = 0,
     ) -> None:
-        """Count a step, even one that found nothing to do."""
-        self.steps.append(Step(part, step, rows_in, changed, dropped, why))
+        """Count a step, even one that found nothing to do; `kept` rows are worth telling of, but stay."""
+        if kept:
+            why = f"{kept} {why}, kept"
+        found = why if changed or dropped or kept else ""
+        self.steps.append(Step(part, step, rows_in, changed, dropped, found))
 
     def warn(self, field: str, text: str) -> None:
         """Warn the user with `text` about what `field` (of the spec) names."""

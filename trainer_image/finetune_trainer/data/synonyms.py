@@ -6,12 +6,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-import pyarrow as pa
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from finetune_trainer.data.cells import shown as shown_cell
-from finetune_trainer.data.hub import first_line
-from finetune_trainer.data.load import open_location, raise_if_away
+from finetune_trainer.data.load import read_whole
 from finetune_trainer.errors import DataError
 from finetune_trainer.search.locations import shown
 
@@ -47,7 +45,7 @@ def read_synonyms(location: str | None, base: Path, words: Collection[str]) -> S
 
 def _file_synonyms(location: str, base: Path) -> Synonyms:
     found: dict[str, dict[str, None]] = defaultdict(dict)
-    for number, line in enumerate(_lines(location, base), start=1):
+    for number, line in enumerate(read_whole(location, base, _FIELD).split("\n"), start=1):
         if not line.strip():
             continue
         word, _, listed = line.partition("\t")
@@ -60,19 +58,6 @@ def _file_synonyms(location: str, base: Path) -> Synonyms:
             )
         found[word.strip().lower()] |= dict.fromkeys(synonyms)
     return {word: tuple(synonyms) for word, synonyms in found.items()}
-
-
-def _lines(location: str, base: Path) -> list[str]:
-    try:
-        with open_location(location, base) as stream:
-            return stream.read().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(_FIELD, f"must be a text file in UTF-8 (got {shown(location)})") from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise_if_away(error, location, base)
-        raise DataError(
-            _FIELD, f"must be a file that can be read (got {shown(location)}: {first_line(error)})"
-        ) from error
 
 
 def wordnet(words: Collection[str]) -> Synonyms:

@@ -43,13 +43,18 @@ def starting(
 ) -> list[ev.Event]:
     """What must be in the records before `slot` has its item."""
     # What cannot be promoted any more gives its checkpoint back.
-    events: list[ev.Event] = [ev.Stopped(now, number) for number in state.out_of_reach(budget)]
+    stopped = [ev.Stopped(now, number) for number in state.out_of_reach(budget)]
+    return [*stopped, *begun(item, slot, now)]
+
+
+def begun(item: TrainItem, slot: str, now: float) -> list[ev.Event]:
+    """The item itself, as the records have it."""
+    started = ev.Started(now, item.trial, slot, item.to_epoch, item.run, item.seed)
     new = item.new
-    if new is not None:
-        events.append(
-            ev.Proposed(now, new.number, new.params, new.generation, new.parent, new.member)
-        )
-    return [*events, ev.Started(now, item.trial, slot, item.to_epoch, item.run, item.seed)]
+    if new is None:
+        return [started]
+    proposed = ev.Proposed(now, new.number, new.params, new.generation, new.parent, new.member)
+    return [proposed, started]
 
 
 def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:

@@ -72,9 +72,16 @@ def member(domain: Domain, value: Scalar) -> Scalar | None:
     values = values_of(domain)
     if values is not None:
         return values[values.index(value)] if value in values else None
+    if not is_number(value):
+        return None
     numeric = cast(NumericDomain, domain)
     inside = cast(float, numeric.min) <= cast(float, value) <= cast(float, numeric.max)
     return float(value) if inside else None
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def space_of(spaces: Sequence[Space], params: Params) -> Space | None:

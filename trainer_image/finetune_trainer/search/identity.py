@@ -1,6 +1,7 @@
 """What makes a study the one whose records are in a folder."""
 
 import json
+from collections.abc import Callable
 from typing import Any, cast, get_args
 
 from finetune_api.rungs import RungRule
@@ -39,21 +40,30 @@ def _lasting(name: str, value: Any) -> Any:
     return {**value, "target": None} if name == "objective" and value else value
 
 
-def claim(storage: Storage, parts: dict[str, Any]) -> None:
+def spec_field(path: str) -> str:
+    """A path in the parts of a manifest's study, as people know it."""
+    return f"spec.{path}"
+
+
+def claim(
+    storage: Storage, parts: dict[str, Any], field: Callable[[str], str] = spec_field
+) -> None:
     """Mark the folder as that of the study with these `parts` (JSON), or check that it is.
 
     The API server keeps a study as it was; on a laptop, a manifest may have been edited between two
-    runs. Raises SpecError with the first part that differs.
+    runs. Raises SpecError with the first part that differs; `field` names it.
     """
-    if has_begun(storage, parts):
+    if has_begun(storage, parts, field):
         return
     storage.write(STUDY, json.dumps({**parts, "rules": RULES}, indent=1).encode())
 
 
-def has_begun(storage: Storage, parts: dict[str, Any]) -> bool:
+def has_begun(
+    storage: Storage, parts: dict[str, Any], field: Callable[[str], str] = spec_field
+) -> bool:
     """Whether the folder is already that of the study with these `parts` (JSON).
 
-    Raises SpecError with the first part that differs if it is another study's.
+    Raises SpecError with the first part that differs if it is another study's; `field` names it.
     """
     try:
         found = parts_in(storage)
@@ -64,9 +74,9 @@ def has_begun(storage: Storage, parts: dict[str, Any]) -> bool:
         if difference is not None:
             path, before, now = difference
             raise SpecError(
-                f"spec.{path}",
+                field(path),
                 f"must be {_shown(before)}, as when the records in {storage.uri()} began (got {_shown(now)}); "
-                "to run the changed study, give it a folder of its own, or another metadata.name",
+                "a changed study needs a folder of its own",
             )
     return True
 

@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator, Sequence
 
 from finetune_api.combinations import Params, Space, conditions_last, is_active
-from finetune_api.spaces import Domain
+from finetune_api.spaces import Domain, NumericDomain
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.domains import draw, member
+from finetune_trainer.search.domains import draw, is_number, member
 from finetune_trainer.search.problem import Problem
 
 _FIELD = "spec.search.points"
@@ -80,7 +80,11 @@ def _problem(domains: dict[str, Domain], given: Params) -> tuple[str, str] | Non
             searched = ", ".join(sorted(domains))
             return name, f"must be searched (the space has {searched})"
         if member(domains[name], value) is None:
-            return name, f"must be in its domain {domains[name].to_json()} (got {value})"
+            numeric = isinstance(domains[name], NumericDomain)
+            what = f"in its domain {domains[name].to_json()}"
+            if numeric and not is_number(value):
+                what = "a number"
+            return name, f"must be {what} (got {value!r})"
         if not is_active(domains[name], given):
             return name, f"must go with {domains[name].when} (got {given})"
     return None

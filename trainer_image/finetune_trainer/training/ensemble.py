@@ -1,5 +1,6 @@
 """Several models as one: the mean of their probabilities or of their ranks, and whether it is better."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from finetune_api.metrics import Task, score
 from finetune_api.study import EnsembleMethod, Objective
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.metrics import compute_metrics
+from finetune_trainer.training.out_of_fold import Tune
 from finetune_trainer.training.thresholds import probabilities
 
 QUANTILES = 1000
@@ -148,20 +150,49 @@ def judge(
     members: Sequence[Answers],
     labels: NDArray[Any],
     objective: Objective,
+    folds: Sequence[NDArray[np.int64]] = (),
+    tunes: Sequence[Tune] = (),
 ) -> Verdict:
     """Compare the ensemble with its members on rows that none of them has seen, with these `labels`.
 
+    The thresholds of members may have been tuned on these rows. With `folds`, each fold is judged with thresholds
+    that `tunes`, one for each member, find on the rows of the other folds, and a value is the mean over folds.
     The ensemble is kept if it is better by more than rounding. Raises TrialFailure if the objective is undefined.
     """
 
-    def value(answers: Answers) -> float:
-        metric, task = objective.metric, combination.task
-        found = compute_metrics(task, answers.logits, labels, [metric], answers.thresholds)
-        if metric not in found:
-            raise TrialFailure("Diverged", f"{metric} is undefined for members of the ensemble")
-        return found[metric]
+    def values(rows: slice | NDArray[np.int64], asked: Sequence[Answers]) -> list[float]:
+        """The objective of the ensemble, then those of the members, on these rows; NaN where it is undefined."""
+        there = [Answers(member.logits[rows], member.thresholds) for member in asked]
+        return [
+            compute_metrics(
+                combination.task, each.logits, labels[rows], [objective.metric], each.thresholds
+            ).get(objective.metric, math.nan)
+            for each in (combination(there), *there)
+        ]
 
-    together, singles = value(combination(members)), [value(member) for member in members]
+    if folds:
+        found = [values(fold, _tuned_elsewhere(members, labels, fold, tunes)) for fold in folds]
+    else:
+        found = [values(slice(None), members)]
+    defined = [each for each in found if not any(map(math.isnan, each))]
+    if not defined:
+        name = objective.metric
+        raise TrialFailure("Diverged", f"{name} is undefined for members of the ensemble")
+    together, *singles = np.mean(defined, axis=0).tolist()
     best = max(singles, key=lambda single: score(single, objective.direction))
     lead = score(together, objective.direction) - score(best, objective.direction)
     return Verdict(together, singles, best, lead > _ROUNDING * abs(best))
+
+
+def _tuned_elsewhere(
+    members: Sequence[Answers],
+    labels: NDArray[np.bool_],
+    fold: NDArray[np.int64],
+    tunes: Sequence[Tune],
+) -> list[Answers]:
+    """The members with thresholds that are tuned on the rows outside of `fold`."""
+    others = np.setdiff1d(np.arange(len(labels)), fold)
+    return [
+        Answers(member.logits, tune(member.logits[others], labels[others]))
+        for member, tune in zip(members, tunes, strict=True)
+    ]

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.data.split import fold_rows
 from finetune_trainer.training.metrics import compute_metrics
 
@@ -32,6 +33,14 @@ def tuning_folds(
     """
     folds = min(FOLDS, len(labels) if groups is None else len(np.unique(groups)))
     return fold_rows(labels, folds, seed=0, stratify=True, groups=groups) if folds > 1 else []
+
+
+def validation_folds(data: PreparedData) -> list[NDArray[np.int64]]:
+    """The folds of the validation rows, by their positions among these; empty unless the task is MultiLabel."""
+    if data.task != "MultiLabel" or not len(data.validation):
+        return []
+    groups = None if data.groups is None else data.groups[data.validation]
+    return tuning_folds(data.labels[data.validation], groups)
 
 
 def metrics_out_of_fold(

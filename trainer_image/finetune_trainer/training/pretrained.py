@@ -69,7 +69,7 @@ class Pretrained:
         """A copy of the model, built as `hyperparameters` say; its new tensors are drawn from `seed`."""
         config = copy.deepcopy(self.config)
         set_dropouts(config, hyperparameters)
-        _keep_layers(config, hyperparameters.encoder_layers)
+        cut = _keep_layers(config, hyperparameters.encoder_layers)
         own = own_pooling(config, hyperparameters)
         if own is not None:
             config.classifier_pooling = own
@@ -81,6 +81,7 @@ class Pretrained:
                 config=config,
                 state_dict={name: tensor.clone() for name, tensor in self.weights.items()},
                 dtype="float32",
+                ignore_mismatched_sizes=cut,  # a tensor over all layers (ESM's contact head) is drawn anew
             )
             new: Collection[str] = self.new
             if needs_head(config, hyperparameters):
@@ -148,8 +149,17 @@ def _output_tensors(model: Any, outputs: int) -> set[str]:
     )
 
 
-def _keep_layers(config: Any, count: int) -> None:
-    if 0 < count < config.num_hidden_layers:
-        config.num_hidden_layers = count
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:count]
+_OF_EACH_LAYER = ("layer_types", "attention_window")
+"""Lists of a configuration with an entry for each layer, where it has them."""
+
+
+def _keep_layers(config: Any, count: int) -> bool:
+    """Let `config` have only the lowest `count` layers; False if it has no more anyway."""
+    if not 0 < count < config.num_hidden_layers:
+        return False
+    config.num_hidden_layers = count
+    for name in _OF_EACH_LAYER:
+        entries = getattr(config, name, None)
+        if isinstance(entries, list | tuple):
+            setattr(config, name, list(entries[:count]))
+    return True

@@ -22,10 +22,10 @@ from finetune_trainer.training.checkpoint import Checkpoint
 from finetune_trainer.training.export import export_model, write_thresholds
 from finetune_trainer.training.learner import Learner, never
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.out_of_fold import metrics_out_of_fold, tuning_folds
+from finetune_trainer.training.out_of_fold import metrics_out_of_fold, validation_folds
 from finetune_trainer.training.pretrained import Pretrained
 from finetune_trainer.training.schedules import learning_rate
-from finetune_trainer.training.thresholds import best_thresholds, tuned_thresholds
+from finetune_trainer.training.thresholds import trial_thresholds
 
 _SAMPLING = ("Oversample", "Undersample")
 _STEPS_BETWEEN_CHECKS = {"cuda": 16}
@@ -149,9 +149,8 @@ class TrialRun:
         self._folds: list[NDArray[np.int64]] = []
         """Of the validation rows, by their positions among these."""
 
-        if out_of_fold and data.task == "MultiLabel" and len(data.validation):
-            groups = None if data.groups is None else data.groups[data.validation]
-            self._folds = tuning_folds(data.labels[data.validation], groups)
+        if out_of_fold:
+            self._folds = validation_folds(data)
         self._unread: list[Tensor] = []
         self.tuned: NDArray[np.float64] | None = None
         """PerLabel thresholds of the last evaluation; a training without validation rows is given those of
@@ -333,11 +332,7 @@ class TrialRun:
 
     def _tune(self, logits: NDArray[np.float32], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The threshold of each label, (outputs,): tuned on these rows, unless the trial sets one for all."""
-        usual = self.config.decision_threshold
-        if self.config.threshold_tuning == "None":
-            return np.full(labels.shape[1], usual)
-        tune = tuned_thresholds if self._folds else best_thresholds
-        return tune(logits, labels, usual)
+        return trial_thresholds(logits, labels, self.config, bool(self._folds))
 
     def _evaluated(self, stop: float, metrics: dict[str, float]) -> EpochResult:
         position = self._position

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.metrics import Task
 from finetune_trainer.data.prepared import FEW_ROWS
 
@@ -53,6 +54,23 @@ def tuned_thresholds(
     having = labels.sum(axis=0)
     weights = having / (having + FEW_ROWS)
     return np.asarray(expit(weights * _logit(own) + (1 - weights) * _logit(np.array(common))))
+
+
+def trial_thresholds(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    config: Hyperparameters,
+    out_of_fold: bool,
+) -> NDArray[np.float64]:
+    """The threshold of each label, (outputs,), of a trial: tuned on these rows, unless it sets one for all.
+
+    Without `out_of_fold`, those with the best F1 on these rows, as in studies that began before there were folds.
+    """
+    usual = config.decision_threshold
+    if config.threshold_tuning == "None":
+        return np.full(labels.shape[1], usual)
+    tune = tuned_thresholds if out_of_fold else best_thresholds
+    return tune(logits, labels, usual)
 
 
 def _logit(shares: NDArray[np.float64]) -> NDArray[np.float64]:
