@@ -28,9 +28,13 @@ class Line:
     def __init__(self, should_pause: Callable[[], bool]) -> None:
         self.should_pause = should_pause
         self.said: list[ev.Event] = []
+        self.told: list[str] = []
 
     def waits(self, message: str) -> None:
         raise AssertionError(message)
+
+    def progress(self, message: str) -> None:
+        self.told.append(message)
 
     def say(self, *events: ev.Event) -> None:
         self.said.extend(events)

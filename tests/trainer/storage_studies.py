@@ -76,6 +76,10 @@ class Line:
         told = self._broker.waits(SLOT, message)
         asyncio.run_coroutine_threadsafe(told, self._loop).result()
 
+    def progress(self, message: str) -> None:
+        told = self._broker.progress(SLOT, message)
+        asyncio.run_coroutine_threadsafe(told, self._loop).result()
+
 
 def worker(spec: StudySpec, location: str, fault: Fault) -> FunctionWorker:
     """The worker of an imaginary model, whose checkpoints have some size."""

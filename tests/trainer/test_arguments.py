@@ -123,6 +123,9 @@ class Listens:
     def waits(self, message: str) -> None:
         """Nothing."""
 
+    def progress(self, message: str) -> None:
+        """Nothing."""
+
 
 @pytest.mark.parametrize("code", [1, "no such file", None])
 def test_a_function_that_exits_fails_its_trial_and_not_its_process(

@@ -530,3 +530,18 @@ async def test_storage_that_does_not_answer_is_told_and_who_asks_is_heard(
     answers.set()
     assert isinstance(await soon(call), TrainItem)
     assert await broker.waiting() == ""
+
+
+async def test_what_a_slot_is_busy_with_is_told_until_its_next_report(tmp_path: Path) -> None:
+    spec = study_spec(**ONE_EPOCH)
+    broker = await begun(tmp_path, spec)
+    item = await train(broker, A)
+    await soon(broker.progress(A, "frozen layers: 64 of 600 rows"))
+
+    async def doing() -> list[str]:
+        snapshot = await soon(broker.snapshot(spec.budget, None))
+        return [one.doing for one in snapshot.at_work]
+
+    assert await doing() == ["frozen layers: 64 of 600 rows"]
+    await soon(broker.epoch(A, [epoch_done(item.trial, 1, 0.9)]))
+    assert await doing() == [""]

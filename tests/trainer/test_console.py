@@ -207,7 +207,7 @@ def test_a_plan_without_a_gpu_has_hours(
 def test_the_screen_has_what_trains_and_how_long_it_will_take() -> None:
     counts = TrialCounts(planned=8, completed=2, running=2, summary="2/8")
     found = Findings(trials=counts, best=trials(1)[0], top_trials=trials(2))
-    busy = (AtWork(3, 0, 1, 3), AtWork(12, 1, 0.5, 9))
+    busy = (AtWork(3, 0, 1, 3), AtWork(12, 1, 0.5, 9, "frozen layers: 1 of 9 rows"))
     for width in (80, 160):
         out = io.StringIO()
         screen = _screen(study(), "Searching", found, busy, 754.0, width)
@@ -216,7 +216,7 @@ def test_the_screen_has_what_trains_and_how_long_it_will_take() -> None:
         text = " ".join(out.getvalue().split())
         assert "2/8 trials, 2 running, 0 paused, best" in text
         assert "about 13 min left" in text
-        assert "in training: trial 3: 1 of 3 epochs, trial 12: 0.5 of 9 epochs" in text
+        assert "in training: trial 3: 1 of 3 epochs, trial 12: 0.5 of 9 epochs (frozen" in text
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_rows_are_those_of_the_first_slot_that_was_ready() -> None:
     ready = [*began, ev.SlotReady(2, "a/1", "old", {}), ev.TermStarted(3, 2)]
     check_same_data(ready, "old")
     for more in ([], [ev.SlotReady(4, "b/1", "new", {})]):
-        with pytest.raises(DataError, match=r"began with \(.* was old, it is new\)") as error:
+        with pytest.raises(DataError, match=r"began with \(.* was old, now it is new\)") as error:
             check_same_data([*ready, *more], "new")
         assert error.value.field == "spec.dataset"
 

@@ -254,7 +254,7 @@ def test_the_folder_of_another_study_ends_with_42_and_is_left_alone(pod: Pod) ->
     assert driver.main() == 42
     last = pod.server.told[-1]
     assert last.reason == "InvalidSpec"
-    assert last.message.startswith("spec.hyperparameters: must be what it was")
+    assert last.message.startswith("spec.hyperparameters.epochs: must be 5, as when the records")
     assert sorted(path.name for path in pod.storage.rglob("*")) == before
 
 

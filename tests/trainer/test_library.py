@@ -142,12 +142,12 @@ def test_promotions_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     ).run(progress=False)
     for trial in study.state.trials:
         values = [e.value for e in trial.runs[0].epochs]
-        seed = study.state.item(trial).seed
+        seed = study.state.item(trial, 0).seed
         folder = tmp_path / f"again-{trial.number}"
         folder.mkdir()
         epochs = Resource(len(values), seed=seed)
         assert values == list(fit_epochs(trial.params, epochs, folder)), "bit for bit"
-    assert {len(t.runs[0].epochs) for t in study.state.trials} >= {1, 3}
+    assert {len(t.runs[0].epochs) for t in study.state.trials} >= {1, 9}
 
 
 @pytest.mark.slow

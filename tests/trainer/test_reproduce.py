@@ -205,7 +205,7 @@ def test_records_of_another_study_are_refused(
     path = study.with_name("other.yaml")
     path.write_text(dump_yaml(other))
     assert again(path, 0) == 2
-    assert "spec.hyperparameters: must be what it was" in capsys.readouterr().err
+    assert "spec.hyperparameters.epochs: must be 2, as when the records" in capsys.readouterr().err
 
 
 RATES = [{"learningRate": {"values": [1e-5, 1e-4, 3e-4]}}]

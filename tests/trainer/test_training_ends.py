@@ -206,6 +206,22 @@ def test_a_slot_told_to_pause_saves_and_another_goes_on_from_there(
     assert values(resumed) == values(unbroken)
 
 
+def test_frozen_layers_say_how_far_they_are_before_the_first_epoch(
+    make_spec: MakeSpec, data: PreparedData, tmp_path: Path
+) -> None:
+    spec = make_spec(hyperparameters={"freeze": "Encoder", "pooling": "Mean", "epochs": 2})
+    claim(Storage.open(str(tmp_path)), parts_of(spec))
+    material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
+    item = TrainItem(trial=3, params={"learningRate": 1e-3}, to_epoch=2, checkpoint=None, seed=1)
+    line = Line(lambda: False)
+    slot = Trainer(material, data)
+    slot.work(item, line)
+    assert line.told[0].startswith("frozen layers: 0 of ")
+    again = Line(lambda: False)
+    slot.work(replace(item, trial=4), again)
+    assert again.told == [], "they are computed once"
+
+
 def test_a_step_of_a_population_has_its_own_hyperparameters_also_where_its_parent_was_trained(
     make_spec: MakeSpec, data: PreparedData, tmp_path: Path
 ) -> None:

@@ -190,7 +190,9 @@ def test_low_rank_updates_are_asked_for_only_of_models_that_have_layers_for_them
     tmp_path: Path,
 ) -> None:
     pretrained = masked("albert", tmp_path)
-    with pytest.raises(TrialFailure, match=r"for loraRank \(got a model of type albert") as error:
+    with pytest.raises(
+        TrialFailure, match=r"to use loraRank \(got a model of type albert"
+    ) as error:
         pretrained.fresh_model(Hyperparameters(lora_rank=2), 1)
     assert error.value.failure_class == "UserError"
     assert error.value.message.startswith("spec.model.name must be an encoder with linear layers")

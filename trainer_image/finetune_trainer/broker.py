@@ -97,6 +97,9 @@ class Broker:
         self._asking: set[str] = set()
         """Slots that are asking what to do next."""
 
+        self._progress: dict[str, str] = {}
+        """Slot → what it is busy with until its next report."""
+
         self._troubles: dict[str, str] = {}
         """Field of the spec → what is wrong there now that does not harm the search."""
 
@@ -201,6 +204,7 @@ class Broker:
             self._asking.discard(slot)
 
     async def _take(self, slot: str, report: list[ev.Event]) -> None:
+        self._progress.pop(slot, None)
         await self._write(event for event in report if self._owns(slot, event))
 
     async def _decide(self, slot: str) -> TrainItem | RefitItem | Release | Wait | None:
@@ -432,7 +436,18 @@ class Broker:
         found = findings(self._state, budget, self._storage, self._waits.now(), warnings)
         refitting = self._state.refit_slot is not None or self._state.refit is not None
         outcome = None if self._abandoned else self._outcome
-        return Snapshot(found, refitting, outcome, self._torn, waiting, self._state.at_work())
+        return Snapshot(found, refitting, outcome, self._torn, waiting, self._at_work())
+
+    def _at_work(self) -> tuple[AtWork, ...]:
+        trials = self._state.trials
+        return tuple(
+            replace(one, doing=self._progress.get(trials[one.trial].runs[one.run].slot, ""))
+            for one in self._state.at_work()
+        )
+
+    async def progress(self, slot: str, message: str) -> None:
+        """What a slot is busy with until it reports."""
+        self._progress[slot] = message
 
     async def write_results(self) -> None:
         """Write the tables of trials; when the study is over, remove what only a resume would need.

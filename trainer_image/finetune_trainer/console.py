@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -125,7 +126,10 @@ def _screen(
     line = _line(study, phase, findings)
     if seconds_left:
         line += f", about {duration(seconds_left)} left"
-    rows: list[RenderableType] = [Text(line), bar]
+    rows: list[RenderableType] = [
+        Text(line),
+        Padding(bar, 0),
+    ]  # a bar alone ends without a new line
     if at_work:
         rows.append(Text(f"in training: {at_work_line(study, at_work)}"))
     rows.append(trials_table(study, findings.top_trials, "Best trials so far", width))
@@ -138,7 +142,8 @@ def at_work_line(study: FineTuneStudy, at_work: Sequence[AtWork]) -> str:
 
     def told(one: AtWork) -> str:
         fold = f" (fold {one.run % folds})" if folds > 1 else ""
-        return f"trial {one.trial}{fold}: {one.epochs:g} of {one.to_epoch:g} epochs"
+        doing = f" ({one.doing})" if one.doing else ""
+        return f"trial {one.trial}{fold}: {one.epochs:g} of {one.to_epoch:g} epochs{doing}"
 
     return ", ".join(map(told, at_work))
 

@@ -121,6 +121,9 @@ class _Listener:
         if message:
             log.warning(message)
 
+    def progress(self, message: str) -> None:
+        """Nothing: the epochs are compared when all are there."""
+
     def say(self, *events: ev.Event) -> None:
         """Keep what was reported."""
         for event in events:

@@ -118,6 +118,7 @@ class Trainer:
 
     def _train(self, item: TrainItem, work: Listener) -> list[ev.Event]:
         run = self._start(item)
+        run.learner.progress = work.progress
         seconds, saved = item.seconds, time.monotonic()
 
         def goes_on() -> bool:

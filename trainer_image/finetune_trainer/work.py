@@ -16,6 +16,7 @@ from finetune_trainer.search.items import RefitItem, TrainItem
 Item: TypeAlias = TrainItem | RefitItem
 
 _POLL_SECONDS = 0.25
+_TELL_SECONDS = 1.0
 
 
 def requeued(item: Item) -> ev.Event:
@@ -62,6 +63,10 @@ class Listener(Protocol):
         """Take in why the work waits for storage; an empty message says that it goes on."""
         ...
 
+    def progress(self, message: str) -> None:
+        """Take in what the work is busy with before its next report; told often."""
+        ...
+
 
 class Work:
     """One item in progress: reports to the broker, and knows when to stop."""
@@ -71,6 +76,7 @@ class Work:
         self._recalled: Any = None
         self._said: Any = None
         self._asked = 0.0
+        self._told = 0.0
         self._drain_file = Path(os.environ.get(DRAIN_FILE, os.devnull + "/none"))
 
     def should_pause(self) -> bool:
@@ -101,6 +107,13 @@ class Work:
     def waits(self, message: str) -> None:
         """Tell the broker why this slot waits for storage; with an empty message that it goes on."""
         ray.get(self._broker.waits.remote(self.slot, message))
+
+    def progress(self, message: str) -> None:
+        """Tell the broker what this slot is busy with, about once a second; nobody waits for it to arrive."""
+        now = time.monotonic()
+        if now - self._told >= _TELL_SECONDS:
+            self._told = now
+            self._broker.progress.remote(self.slot, message)
 
     def settle(self) -> None:
         """Wait until the broker has all reports: calls to an actor may overtake each other."""

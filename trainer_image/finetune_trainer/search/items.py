@@ -103,3 +103,6 @@ class AtWork:
 
     to_epoch: float
     """Epochs after which the trial is compared with others, or ends."""
+
+    doing: str = ""
+    """What it is busy with before its next epoch, where that takes long."""

@@ -114,7 +114,9 @@ class Batcher:
         """Tokens of each of `rows` as batched."""
         return self._data.lengths(rows, self._max_length)
 
-    def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
+    def prepare(
+        self, rows: Rows, should_pause: Callable[[], bool], progress: Callable[[str], None]
+    ) -> bool:
         """Get ready for batches of `rows`: nothing to do, the tokens are there."""
         return True
 

@@ -85,9 +85,14 @@ class RowFeatures:
         return int(self.values.nbytes + weights)
 
     def ensure(
-        self, rows: Rows, batcher: Batcher, autocast: Autocast, should_pause: Callable[[], bool]
+        self,
+        rows: Rows,
+        batcher: Batcher,
+        autocast: Autocast,
+        should_pause: Callable[[], bool],
+        progress: Callable[[str], None],
     ) -> bool:
-        """Compute what is missing of `rows`; False if `should_pause` interrupted it.
+        """Compute what is missing of `rows`; False if `should_pause` interrupted it. `progress` is told how far it is.
 
         Rows are always computed in the same batches, whoever asks first: a new process gets the same values.
         """
@@ -101,12 +106,14 @@ class RowFeatures:
         ]
         missing = np.zeros_like(self.known)
         missing[rows] = ~self.known[rows]
+        wanted = [chosen for chosen in blocks if missing[chosen].any()]
+        done, total = 0, sum(map(len, wanted))
         with torch.inference_mode(), autocast():
-            for chosen in blocks:
-                if not missing[chosen].any():
-                    continue
+            for chosen in wanted:
                 if should_pause():
                     return False
+                progress(f"frozen layers: {done} of {total} rows")
+                done += len(chosen)
                 found = self.compute(self.model, batcher(chosen))
                 at, inside = self._places(chosen, found.shape[1])
                 to = self.values.device
@@ -164,9 +171,11 @@ class FeatureBatcher:
         """Like `Batcher.together`, but one vector per row is never padded."""
         return [rows]
 
-    def prepare(self, rows: Rows, should_pause: Callable[[], bool]) -> bool:
+    def prepare(
+        self, rows: Rows, should_pause: Callable[[], bool], progress: Callable[[str], None]
+    ) -> bool:
         """Compute the features of all of `rows`; False if `should_pause` interrupted it."""
-        return self._features.ensure(rows, self._batcher, self._autocast, should_pause)
+        return self._features.ensure(rows, self._batcher, self._autocast, should_pause, progress)
 
     def _batch(self, rows: Rows) -> Batch:
         features = self._batcher.place(self._features.of(rows, 1)[:, 0])

@@ -63,6 +63,10 @@ def never() -> bool:
     return False
 
 
+def _tell_nobody(message: str) -> None:
+    del message
+
+
 def _name_of(layer: nn.Linear | None, model: nn.Module) -> str:
     """The name of `layer` in `model`; empty for None."""
     return next((name for name, module in model.named_modules() if module is layer), "")
@@ -99,6 +103,9 @@ class Learner:
         self._device = device
         self._compute = compute
         self._pretrained = pretrained
+        self.progress: Callable[[str], None] = _tell_nobody
+        """Told what takes long before an epoch can begin; must be cheap."""
+
         self._frozen_below: int | None = None
         self._words: OccurringWords | None = None
         self._has_all_words = not may_leave_out(config)
@@ -263,7 +270,7 @@ class Learner:
     def prepare(self, rows: Rows, should_pause: Callable[[], bool] = never) -> bool:
         """Compute the frozen part of the model for `rows`; False if `should_pause` interrupted it."""
         with self._memory_watched():
-            return self._batch.prepare(rows, should_pause)
+            return self._batch.prepare(rows, should_pause, self.progress)
 
     @contextmanager
     def training(self, data: PreparedData) -> Iterator[None]:
@@ -434,7 +441,7 @@ class Learner:
         places = evaluation_batches(np.arange(len(rows)), lengths, size)
         outputs, batches = [], []
         with torch.inference_mode(), self._autocast():
-            if not self._batch.prepare(rows, should_pause):
+            if not self._batch.prepare(rows, should_pause, self.progress):
                 return None
             for at in places:
                 for part in self._batch.together(rows[at]):
