@@ -1,6 +1,7 @@
 """Builds the programs of a Kubernetes node from their Go modules, once, into a cache outside the checkout."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -123,15 +124,16 @@ def program(name: str) -> Path:
 
 
 def source(name: str, package: str) -> Path:
-    """The folder of the Go module `package` that module `name` is built from."""
+    """The folder of the Go module `package` that module `name` is built from, downloaded if Go does not have it:
+    the programs may have been built long ago, with another home."""
     found = subprocess.run(
-        [_go(), "list", "-m", "-f", "{{.Dir}}", package],
+        [_go(), "mod", "download", "-json", package],
         cwd=MODULES[name].folder,
         check=True,
         text=True,
         capture_output=True,
     )
-    return Path(found.stdout.strip())
+    return Path(json.loads(found.stdout)["Dir"])
 
 
 def build_all(names: Iterable[str]) -> None:
