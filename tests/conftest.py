@@ -49,20 +49,6 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-_LONG = (
-    "test_driver",
-    "test_library",
-    "test_answers",
-    "test_training_memory",
-    "test_examples",
-    "test_faults",
-    "test_reproduce",
-    "test_object_stores",
-    "test_artifacts",
-)
-"""Modules whose slow tests take minutes: begun first, so that no worker has one of them left when the others are done."""
-
-
 def pytest_configure(config: pytest.Config) -> None:
     for tier, what in TIERS.items():
         config.addinivalue_line("markers", f"{tier}: {what}")
@@ -95,12 +81,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
         gone = set(others)
         items[:] = [item for item in items if item not in gone]
-    if wanted == "slow":
-        items.sort(key=lambda item: _rank(item.path.stem))  # stable: within a module nothing moves
-
-
-def _rank(module: str) -> int:
-    return _LONG.index(module) if module in _LONG else len(_LONG)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
