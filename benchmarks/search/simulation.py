@@ -24,21 +24,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
 import optuna
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from benchmarks.machine import describe
+from benchmarks.search.adapters import OurDecisions, RayDecisions, optuna_goes_on
 from benchmarks.search.digits import EPOCHS, Curves, curves
 from finetune_api.spaces import FloatDomain
 from finetune_api.study import Budget, Scheduler, SchedulerType, Search
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.state import StudyState
 
 FACTOR = 3
 TARGETS = (0.99, 0.9975)
@@ -62,67 +58,32 @@ class Searcher(Protocol):
         ...
 
 
-@dataclass
 class Ours:
     """The study's decisions under one of its schedulers."""
 
-    trials: int
-    scheduler: SchedulerType = "ASHA"
-
-    def __post_init__(self) -> None:
-        scheduler = Scheduler(type=self.scheduler, reduction_factor=FACTOR)
-        search = Search(algorithm="Random", scheduler=scheduler)
+    def __init__(self, trials: int, scheduler: SchedulerType = "ASHA") -> None:
+        rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
+        search = Search(algorithm="Random", scheduler=rungs)
         spaces = [{"configuration": FloatDomain(min=0.0, max=1.0)}]
         problem = Problem(search, spaces, ("accuracy",), ("Maximize",), EPOCHS)
-        self._state, self._budget = StudyState(problem), Budget(max_trials=self.trials)
+        self._decisions = OurDecisions(problem, Budget(max_trials=trials))
+        self.goes_on = self._decisions.goes_on
 
     def next(self) -> tuple[TrainItem, int, int] | None:
-        item = next_item(self._state, self._budget, 0.0)
-        if not isinstance(item, TrainItem):
-            return None
-        for event in starting(self._state, self._budget, item, "slot", 0.0):
-            self._state.apply(event)
-        return item, item.trial, int(self._state.trials[item.trial].trained)
-
-    def goes_on(self, job: TrainItem, epoch: int, value: float) -> bool:
-        self._state.apply(ev.EpochDone(0.0, job.trial, epoch, value, {}, 0.0, 1.0, 0.0))
-        if epoch < job.to_epoch:
-            return True
-        self._state.apply(ev.Reached(0.0, job.trial, epoch == EPOCHS))
-        return False
+        item = self._decisions.take()
+        return None if item is None else (item, item.trial, self._decisions.epochs(item))
 
 
-@dataclass
 class Rays:
     """Ray's ASHA: a trial runs until the scheduler stops it."""
 
-    trials: int
-    begun: int = 0
-
-    def __post_init__(self) -> None:
-        self._scheduler = AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric="accuracy",
-            mode="max",
-            max_t=EPOCHS,
-            grace_period=1,
-            reduction_factor=FACTOR,
-        )
+    def __init__(self, trials: int) -> None:
+        self._trials, self._decisions = trials, RayDecisions(EPOCHS, FACTOR)
+        self.goes_on = self._decisions.goes_on
 
     def next(self) -> tuple[Any, int, int] | None:
-        if self.begun == self.trials:
-            return None
-        trial = SimpleNamespace(trial_id=str(self.begun))
-        self._scheduler.on_trial_add(None, trial)
-        self.begun += 1
-        return trial, self.begun - 1, 0
-
-    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
-        result = {"epoch": epoch, "accuracy": value}
-        return bool(
-            self._scheduler.on_trial_result(None, job, result) != TrialScheduler.STOP
-            and epoch < EPOCHS
-        )
+        number = self._decisions.begun
+        return None if number == self._trials else (self._decisions.take(), number, 0)
 
 
 @dataclass
@@ -144,14 +105,7 @@ class Optunas:
         return self._study.ask(), self.begun - 1, 0
 
     def goes_on(self, job: optuna.Trial, epoch: int, value: float) -> bool:
-        job.report(value, epoch)
-        if epoch == EPOCHS:
-            self._study.tell(job, value)
-            return False
-        if job.should_prune():
-            self._study.tell(job, state=optuna.trial.TrialState.PRUNED)
-            return False
-        return True
+        return optuna_goes_on(self._study, job, epoch, value, EPOCHS)
 
 
 @dataclass

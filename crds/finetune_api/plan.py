@@ -128,7 +128,6 @@ def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:
         """If each trial is better than all before it; no other order of results needs more.
 
         ASHA and PASHA count half of the results that are on their way, one for each of the other slots.
-        ASHA and PASHA count half of the results that are on their way, of which other slots have one each.
         """
         if scheduler.type == "MedianStop":
             return results

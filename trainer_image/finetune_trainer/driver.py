@@ -423,7 +423,7 @@ class _Places(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._asked = -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self._there) >= min(self._slots, self.useful()):
+        if len(self._there) >= self._slots or len(self._there) >= self.useful():
             return None
         self._there.add(trial_id)
         return {}

@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 def run(setting: Setting) -> dict[str, Any]:
     """The best values at each mark, and what the search cost."""
     curves = Curves(setting.task)
-    search = SEARCHES[setting.search](setting.seed, setting.workers, setting.trainings)
+    search = SEARCHES[setting.search](setting.seed, setting.workers)
     marks = {mark * EPOCHS // setting.workers: mark for mark in MARKS if mark <= setting.trainings}
     best, found, asked, seconds, whole, begun = -1.0, dict[int, float](), 0, 0.0, 0, 0
     slots: list[tuple[Any, dict[str, Any], int]] = []

@@ -1,5 +1,6 @@
-"""The searches that are compared: ours, and those of Ray, Optuna, Syne Tune and SMAC3 where they are installed."""
+"""The searches that are compared: ours, those of Ray and Optuna, and those of Syne Tune where it is installed."""
 
+import importlib.util
 import logging
 import random
 import warnings
@@ -8,16 +9,13 @@ from types import SimpleNamespace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import optuna
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from benchmarks.search.adapters import OurDecisions, RayDecisions, optuna_goes_on
 from benchmarks.search.lcbench.curves import EPOCHS, SPACE, draw
 from finetune_api.spaces import FloatDomain, IntegerDomain
 from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.state import StudyState
 
 FACTOR = 3
 """Of the rungs of every search: 1, 3, 9, 27 and 52 epochs."""
@@ -43,9 +41,7 @@ class Searcher(Protocol):
 class Ours:
     """The study's own state and decisions."""
 
-    def __init__(
-        self, seed: int, algorithm: Algorithm, scheduler: SchedulerType, trials: int | None = None
-    ) -> None:
+    def __init__(self, seed: int, algorithm: Algorithm, scheduler: SchedulerType) -> None:
         rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
         space: dict[str, FloatDomain | IntegerDomain] = {}
         for name, kind, low, high, log in SPACE:
@@ -56,48 +52,23 @@ class Ours:
                 space[name] = FloatDomain(min=low, max=high, scale=scale)
         search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
         problem = Problem(search, [space], ("accuracy",), ("Maximize",), EPOCHS)
-        self.state, self._budget = StudyState(problem), Budget(max_trials=trials)
+        self._decisions = OurDecisions(problem, Budget())
+        self.goes_on = self._decisions.goes_on
 
     def next(self) -> tuple[TrainItem, Config, int] | None:
-        item = next_item(self.state, self._budget, 0.0)
-        if not isinstance(item, TrainItem):
-            return None
-        for event in starting(self.state, self._budget, item, "slot/1", 0.0):
-            self.state.apply(event)
-        return item, dict(item.params), int(self.state.trials[item.trial].trained)
-
-    def goes_on(self, job: TrainItem, epoch: int, value: float) -> bool:
-        self.state.apply(ev.EpochDone(0.0, job.trial, epoch, value, {}, 0.0, 1.0, 0.0))
-        if epoch < job.to_epoch:
-            return True
-        self.state.apply(ev.Reached(0.0, job.trial, epoch == EPOCHS))
-        return False
+        item = self._decisions.take()
+        return None if item is None else (item, dict(item.params), self._decisions.epochs(item))
 
 
 class RayASHA:
     """Ray's scheduler over random draws."""
 
     def __init__(self, seed: int) -> None:
-        self._scheduler = AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric="accuracy",
-            mode="max",
-            max_t=EPOCHS,
-            grace_period=1,
-            reduction_factor=FACTOR,
-        )
-        self._rng, self._begun = random.Random(seed), 0
+        self._decisions, self._rng = RayDecisions(EPOCHS, FACTOR), random.Random(seed)
+        self.goes_on = self._decisions.goes_on
 
     def next(self) -> tuple[SimpleNamespace, Config, int]:
-        trial = SimpleNamespace(trial_id=str(self._begun))
-        self._begun += 1
-        self._scheduler.on_trial_add(None, trial)
-        return trial, draw(self._rng), 0
-
-    def goes_on(self, job: SimpleNamespace, epoch: int, value: float) -> bool:
-        result = {"epoch": epoch, "accuracy": value, "training_iteration": epoch}
-        decision = self._scheduler.on_trial_result(None, job, result)
-        return decision != TrialScheduler.STOP and epoch < EPOCHS
+        return self._decisions.take(), draw(self._rng), 0
 
 
 class OptunaTPE:
@@ -132,14 +103,7 @@ class OptunaTPE:
         return trial, dict(trial.params), 0
 
     def goes_on(self, job: optuna.Trial, epoch: int, value: float) -> bool:
-        job.report(value, epoch)
-        if epoch == EPOCHS:
-            self._study.tell(job, value)
-            return False
-        if job.should_prune():
-            self._study.tell(job, state=optuna.trial.TrialState.PRUNED)
-            return False
-        return True
+        return optuna_goes_on(self._study, job, epoch, value, EPOCHS)
 
 
 class SyneTune:
@@ -188,12 +152,12 @@ class SyneTune:
         return bool(decision == "CONTINUE") and epoch < EPOCHS
 
 
-Maker: TypeAlias = Callable[[int, int, int], Searcher]
-"""(seed, workers, whole trainings of the budget) → the search."""
+Maker: TypeAlias = Callable[[int, int], Searcher]
+"""(seed, workers) → the search."""
 
 
 def _ours(algorithm: Algorithm, scheduler: SchedulerType) -> Maker:
-    return lambda seed, workers, trainings: Ours(seed, algorithm, scheduler)
+    return lambda seed, workers: Ours(seed, algorithm, scheduler)
 
 
 BASE = "ours Random + ASHA"
@@ -208,11 +172,10 @@ SEARCHES: dict[str, Maker] = {
         for scheduler in ("None", "ASHA", "Hyperband", "PASHA")
         if (algorithm, scheduler) != ("Random", "ASHA")
     },
-    RAY: lambda seed, workers, trainings: RayASHA(seed),
-    "Optuna TPE": lambda seed, workers, trainings: OptunaTPE(seed, workers, "none"),
-    "Optuna TPE + HyperbandPruner": lambda seed, workers, trainings: OptunaTPE(
-        seed, workers, "Hyperband"
-    ),
-    "Syne Tune ASHA": lambda seed, workers, trainings: SyneTune(seed, "ASHA"),
-    "Syne Tune BOHB": lambda seed, workers, trainings: SyneTune(seed, "BOHB"),
+    RAY: lambda seed, workers: RayASHA(seed),
+    "Optuna TPE": lambda seed, workers: OptunaTPE(seed, workers, "none"),
+    "Optuna TPE + HyperbandPruner": lambda seed, workers: OptunaTPE(seed, workers, "Hyperband"),
 }
+if importlib.util.find_spec("syne_tune") is not None:
+    SEARCHES["Syne Tune ASHA"] = lambda seed, workers: SyneTune(seed, "ASHA")
+    SEARCHES["Syne Tune BOHB"] = lambda seed, workers: SyneTune(seed, "BOHB")

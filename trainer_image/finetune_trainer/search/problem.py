@@ -50,7 +50,7 @@ class Problem:
 
     @classmethod
     def of(cls, spec: StudySpec, rung_rule: RungRule = "SomeWhole") -> "Problem":
-        """The search of a study; `rung_rule` is `search.identity.rung_rule` of one that has begun."""
+        """The search of a study; `rung_rule` is that of one that has begun (`search.identity.problem_of`)."""
         objective = spec.objective
         return cls(
             search=spec.search,

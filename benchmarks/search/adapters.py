@@ -1,0 +1,86 @@
+"""Searches that are asked for work in virtual time and told every epoch, whatever they search in."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from finetune_api.study import Budget
+from finetune_trainer.search import events as ev
+from finetune_trainer.search.decisions import next_item, starting
+from finetune_trainer.search.items import TrainItem
+from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.state import StudyState
+
+
+class OurDecisions:
+    """The study's own state and decisions."""
+
+    def __init__(self, problem: Problem, budget: Budget) -> None:
+        self.state, self._budget = StudyState(problem), budget
+
+    def take(self) -> TrainItem | None:
+        """What a free worker does next; None while there is nothing to do."""
+        item = next_item(self.state, self._budget, 0.0)
+        if not isinstance(item, TrainItem):
+            return None
+        for event in starting(self.state, self._budget, item, "slot/1", 0.0):
+            self.state.apply(event)
+        return item
+
+    def epochs(self, item: TrainItem) -> int:
+        """Epochs that the item's trial was trained so far."""
+        return int(self.state.trials[item.trial].trained)
+
+    def goes_on(self, item: TrainItem, epoch: int, value: float) -> bool:
+        """Take in the value after `epoch`; whether the worker trains on."""
+        self.state.apply(ev.EpochDone(0.0, item.trial, epoch, value, {}, 0.0, 1.0, 0.0))
+        if epoch < item.to_epoch:
+            return True
+        whole = epoch == self.state.problem.max_epochs
+        self.state.apply(ev.Reached(0.0, item.trial, whole))
+        return False
+
+
+class RayDecisions:
+    """Ray's ASHA: a trial runs until the scheduler stops it."""
+
+    def __init__(self, epochs: int, factor: int) -> None:
+        self._epochs = epochs
+        self._scheduler = AsyncHyperBandScheduler(
+            time_attr="epoch",
+            metric="accuracy",
+            mode="max",
+            max_t=epochs,
+            grace_period=1,
+            reduction_factor=factor,
+        )
+        self.begun = 0
+
+    def take(self) -> SimpleNamespace:
+        """A new trial."""
+        trial = SimpleNamespace(trial_id=str(self.begun))
+        self.begun += 1
+        self._scheduler.on_trial_add(None, trial)
+        return trial
+
+    def goes_on(self, trial: Any, epoch: int, value: float) -> bool:
+        """Take in the value after `epoch`; whether the worker trains on."""
+        result = {"epoch": epoch, "accuracy": value, "training_iteration": epoch}
+        decision = self._scheduler.on_trial_result(None, trial, result)
+        return bool(decision != TrialScheduler.STOP and epoch < self._epochs)
+
+
+def optuna_goes_on(
+    study: optuna.Study, trial: optuna.Trial, epoch: int, value: float, epochs: int
+) -> bool:
+    """Tell Optuna the value after `epoch` of `epochs`; whether the worker trains on."""
+    trial.report(value, epoch)
+    if epoch == epochs:
+        study.tell(trial, value)
+        return False
+    if trial.should_prune():
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return False
+    return True
