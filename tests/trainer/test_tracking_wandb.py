@@ -79,7 +79,11 @@ class Shown:
 
 
 def shown(folder: Path) -> dict[str, list[Shown]]:
-    """Run id → its offline runs, in order; one each time it was opened."""
+    """Run id → its offline runs, in order; one each time it was opened.
+
+    The client is shut down first: an offline run's file may be written after `finish` has returned.
+    """
+    wandb.teardown()
     found: dict[str, list[Shown]] = {}
     for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         run = Shown(path)
