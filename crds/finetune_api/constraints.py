@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import cel
 
-from finetune_api.hyperparameters import Scalar
+from finetune_api.hyperparameters import Scalar, resolve
+from finetune_api.study import StudySpec
 
 FIELD = "spec.search.constraints"
 
@@ -92,3 +93,9 @@ class Constraints:
                 field, f"must be true or false (got {answer!r} of {program.source!r})"
             )
         return answer
+
+
+def constraints_of(spec: StudySpec) -> Constraints:
+    """The constraints of a study. Raises ConstraintError if one cannot be evaluated."""
+    defaults = resolve(spec.hyperparameters, {}).to_json()
+    return Constraints(spec.search.constraints, defaults)

@@ -124,7 +124,7 @@ def custom_resource_definition() -> dict[str, Any]:
                         _column("Best", ".status.best.value", "number"),
                         _column("Metric", ".spec.objective.metric"),
                         _column("Age", ".metadata.creationTimestamp", "date"),
-                        _column("Algorithm", ".spec.search.algorithm", priority=1),
+                        _column("Algorithm", ".status.plan.search.algorithm", priority=1),
                         _column("GPU-Seconds", ".status.gpuSeconds", "number", priority=1),
                         _column("Message", ".status.message", priority=1),
                     ],

@@ -4,34 +4,33 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 
+from finetune_api.auto import described, settled
 from finetune_api.combinations import grid_size, values_of
-from finetune_api.constraints import Constraints
-from finetune_api.hyperparameters import resolve
+from finetune_api.constraints import constraints_of
 from finetune_api.rungs import placements, promotions, resources_of
 from finetune_api.spaces import MAX_GRID
-from finetune_api.status import PlannedRung, StudyPlan
+from finetune_api.status import ChosenSearch, PlannedRung, StudyPlan
 from finetune_api.study import StudySpec
 
 
-def constraints_of(spec: StudySpec) -> Constraints:
-    """The constraints of a study. Raises ConstraintError if one cannot be evaluated."""
-    defaults = resolve(spec.hyperparameters, {}).to_json()
-    return Constraints(spec.search.constraints, defaults)
-
-
 def make_plan(
-    spec: StudySpec, rows: int | None = None, gpu_seconds_per_epoch: float | None = None
+    spec: StudySpec,
+    rows: int | None = None,
+    gpu_seconds_per_epoch: float | None = None,
+    choice: ChosenSearch | None = None,
 ) -> StudyPlan:
     """The plan of a study.
 
     `rows`, the training rows, are needed for its epochs if rungs are Samples; GPU hours and price follow
-    from `gpu_seconds_per_epoch`. Raises ConstraintError if a constraint cannot be evaluated.
+    from `gpu_seconds_per_epoch`. `choice` is what was chosen for a study with algorithm Auto that has begun. Raises
+    ConstraintError if a constraint cannot be evaluated.
     """
+    spec = settled(spec, choice)
     trials = _trials(spec)
     if trials is None:
-        return StudyPlan()
+        return StudyPlan(search=described(spec.search))
     each = spec.validation.trainings
-    plan = StudyPlan(trials=trials, trainings=trials * each)
+    plan = StudyPlan(search=described(spec.search), trials=trials, trainings=trials * each)
     if spec.search.algorithm == "PBT":
         rungs, epochs = _steps(spec, trials)
         whole = rungs[-1].trials if rungs and rungs[-1].resource == spec.max_epochs else 0

@@ -156,8 +156,22 @@ class PlannedRung(Model):
     """Epochs that they train to reach it, from the rung before or, over Samples, from the start; over folds and repeats."""
 
 
+class ChosenSearch(Model):
+    """What the parts of `spec.search` that are Auto stand for, chosen when the study began."""
+
+    algorithm: str = Field(max_length=32)
+    scheduler: str = Field(max_length=32)
+    """Its type."""
+
+    min_resource: float | None = Field(None, gt=0)
+    """Resource of the first rung; unset without a scheduler."""
+
+
 class StudyPlan(Model):
     """What the study will do at most, known before anything runs."""
+
+    search: ChosenSearch | None = None
+    """How the study searches: what it says, and what was chosen where it says Auto."""
 
     trials: int | None = Field(None, ge=0)
     """Unset where only time limits the search."""
@@ -247,6 +261,9 @@ class FinalModel(Model):
 
 class Findings(Model):
     """What the search has found so far: the part of the status that the driver computes."""
+
+    search: ChosenSearch | None = None
+    """Of a study with algorithm Auto: how it searches since it began."""
 
     trials: TrialCounts = TrialCounts()
     best: TrialResult | None = None

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.functional_validators import BeforeValidator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
@@ -363,11 +363,11 @@ class Validation(Model):
 
 
 Algorithm: TypeAlias = Literal[
-    "Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES", "PBT"
+    "Auto", "Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES", "PBT"
 ]
 Resource: TypeAlias = Literal["Epochs", "Samples", "Folds", "Seconds"]
 SchedulerType: TypeAlias = Literal[
-    "None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA"
+    "Auto", "None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA"
 ]
 
 
@@ -413,13 +413,14 @@ class Scheduler(Model):
         ),
     )
 
-    type: SchedulerType = "None"
-    """None trains every trial to its end. ASHA promotes the best 1/reductionFactor of each rung as soon as
+    type: SchedulerType = "Auto"
+    """Auto is chosen together with `algorithm: Auto`, and is None with every other algorithm. None trains every
+    trial to its end. ASHA promotes the best 1/reductionFactor of each rung as soon as
     they qualify (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
     SuccessiveHalving first waits until all trials have reached the rung (Jamieson and Talwalkar, AISTATS
     2016): no promotion is premature, but slots may wait for the slowest trial. Hyperband runs successive
     halving in brackets, from many trials that start low to few that start high (Li et al., JMLR 2018);
-    with algorithm TPE or GP that is BOHB (Falkner et al., ICML 2018). MedianStop lets a trial go on while
+    with algorithm TPE it is close to BOHB (Falkner et al., ICML 2018). MedianStop lets a trial go on while
     it is at least as good as the median of all trials that came as far (Golovin et al., "Google Vizier", KDD 2017);
     it compares at every multiple of minResource. PASHA is ASHA that adds a higher rung only when the ranking at the highest two
     differs (Bohdal et al., ICLR 2023)."""
@@ -430,7 +431,7 @@ class Scheduler(Model):
     expensive configuration gets no more time than a cheap one."""
 
     min_resource: float = Field(1, gt=0, le=1000000000)
-    """Resource of the first rung; fractions of an epoch are allowed."""
+    """Resource of the first rung; fractions of an epoch are allowed. With type Auto, the least it may be."""
 
     reduction_factor: int = Field(3, ge=2, le=16)
     """Each rung has this many times the resource of the one below."""
@@ -450,8 +451,9 @@ class WarmStart(Model):
 class Search(Model):
     """How trials are proposed and scheduled."""
 
-    algorithm: Algorithm
-    """Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
+    algorithm: Algorithm = "Auto"
+    """Auto is TPE, with a scheduler that suits the number of trials and the epochs of a training; the status and
+    `finetune plan` show what was chosen. Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
     space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
     Parzen estimators, after 10 trials at random); GP maximises the expected improvement under a Gaussian
     process (for tens of trials and a single space; hyperparameters with a `when` are drawn at random); Evolution
@@ -465,6 +467,10 @@ class Search(Model):
 
     points: list[FixedHyperparameters] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Trials to try first, for example values that worked well before. What a point does not set is drawn at random."""
+
+    defaults: bool = True
+    """Try what the literature recommends for the model's family and size and the number of rows right after `points`,
+    unless the algorithm is Grid. Hyperparameters without a recommendation are drawn at random."""
 
     constraints: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
         [], max_length=16, json_schema_extra=ATOMIC
@@ -483,6 +489,14 @@ class Search(Model):
     """PBT: epochs between two steps of a member."""
 
     scheduler: Scheduler = Scheduler()
+
+    @model_validator(mode="after")
+    def _settle(self) -> Self:
+        """With an algorithm of its own, a search whose scheduler is Auto has none."""
+        if self.algorithm != "Auto" and self.scheduler.type == "Auto":
+            settled = self.scheduler.model_copy(update={"type": "None"})
+            object.__setattr__(self, "scheduler", settled)  # nobody has seen the frozen model yet
+        return self
 
 
 class Budget(Model):
@@ -936,6 +950,14 @@ _TASK_RULES = (
     ),
 )
 
+_NONE = ("None", "Auto")
+"""Schedulers that may have no rungs: where rungs are impossible, Auto has none."""
+
+_NO_RUNGS = (
+    "(self.search.scheduler.type == 'None'"
+    " || self.search.scheduler.type == 'Auto' && self.search.algorithm != 'Auto')"
+)
+
 SEARCH_RULES = (
     Rule(
         cel="self.search.algorithm != 'Grid' || self.searchSpaces.all(s, "
@@ -947,16 +969,16 @@ SEARCH_RULES = (
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.search.scheduler.type == 'None' || self.searchSpaces.all(s, !has(s.epochs))",
+        cel="self.search.scheduler.type in ['None', 'Auto'] || self.searchSpaces.all(s, !has(s.epochs))",
         message="with a scheduler epochs must be fixed, not searched",
         holds=lambda self: (
-            self.search.scheduler.type == "None"
+            self.search.scheduler.type in _NONE
             or all("epochs" not in space.domains() for space in self.search_spaces)
         ),
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.search.scheduler.type == 'None' || self.search.scheduler.resource != 'Epochs'"
+        cel=f"{_NO_RUNGS} || self.search.scheduler.resource != 'Epochs'"
         " || self.search.scheduler.minResource <= double("
         + _CEL_EPOCHS.format(Hyperparameters.model_fields["epochs"].default)
         + ")",
@@ -970,7 +992,7 @@ SEARCH_RULES = (
         detail=lambda self: f"got {self.search.scheduler.min_resource:g}, {_epochs(self)}",
     ),
     Rule(
-        cel="self.search.scheduler.type == 'None' || self.search.scheduler.resource != 'Folds'"
+        cel=f"{_NO_RUNGS} || self.search.scheduler.resource != 'Folds'"
         " || has(self.validation.crossValidation)"
         " && self.search.scheduler.minResource <= double(self.validation.crossValidation.folds)",
         message="resource Folds must go with validation.crossValidation, minResource at most its folds",
@@ -985,14 +1007,14 @@ SEARCH_RULES = (
         field=".search.scheduler.resource",
     ),
     Rule(
-        cel="self.search.algorithm != 'PBT' || self.search.scheduler.type == 'None'"
+        cel="self.search.algorithm != 'PBT' || self.search.scheduler.type in ['None', 'Auto']"
         " && !has(self.validation.crossValidation) && self.validation.repeats == 1"
         " && self.searchSpaces.all(s, !has(s.epochs))",
         message="algorithm PBT must have scheduler None, no cross-validation or repeats, and fixed epochs",
         holds=lambda self: (
             self.search.algorithm != "PBT"
             or (
-                self.search.scheduler.type == "None"
+                self.search.scheduler.type in _NONE
                 and self.validation.cross_validation is None
                 and self.validation.repeats == 1
                 and all("epochs" not in space.domains() for space in self.search_spaces)
@@ -1018,14 +1040,14 @@ SEARCH_RULES = (
         field=".searchSpaces",
     ),
     Rule(
-        cel="self.objective.secondary.size() == 0 || self.search.scheduler.type == 'None' && "
+        cel="self.objective.secondary.size() == 0 || self.search.scheduler.type in ['None', 'Auto'] && "
         "self.search.algorithm != 'CMAES' && self.search.algorithm != 'PBT'",
         message="with secondary objectives the scheduler must be None, the algorithm not CMAES or PBT: "
         "rungs, CMAES and PBT compare by one objective",
         holds=lambda self: (
             not self.objective.secondary
             or (
-                self.search.scheduler.type == "None"
+                self.search.scheduler.type in _NONE
                 and self.search.algorithm not in ("CMAES", "PBT")
             )
         ),
@@ -1082,7 +1104,7 @@ class StudySpec(Model):
 
     validation: Validation = Validation()
     compute: Compute = Compute()
-    search: Search
+    search: Search = Search()
     budget: Budget = Budget()
     refit: bool = True
     """Train the winner again, and test it once on the held-out test rows."""

@@ -77,7 +77,9 @@ class _Case:
         """
         old = self.study.status
         known = old.observed_generation == self.study.metadata.generation
-        plan = old.plan if known and old.plan is not None else make_plan(self.study.spec)
+        choice = self.findings.search
+        current = known and old.plan is not None and choice in (None, old.plan.search)
+        plan = old.plan if current and old.plan else make_plan(self.study.spec, choice=choice)
         spending, seconds = self.findings.spending, self.findings.gpu_seconds
         if spending is None or not spending.epochs or not seconds:
             return plan

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from finetune_api.auto import described
 from finetune_api.conditions import status_of
 from finetune_api.constraints import ConstraintError
 from finetune_api.manifest import ManifestError, dump_yaml, read_study
@@ -23,7 +24,7 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
 from finetune_trainer.search.identity import has_begun, parts_of
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.storage import Storage
 
@@ -112,10 +113,13 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
     Proposer(Problem.of(spec)).check()
     warnings: tuple[str, ...] = ()
     rows: int | None = None
+    first: Recommended | None = None
     if not parsed.manifest_only:
         from finetune_trainer.data.prepare import prepare  # slow to import
+        from finetune_trainer.first_trial import first_trial
 
         data = prepare(spec, parsed.study.parent)
+        first = first_trial(spec, data)
         if spec.validation.cross_validation:
             folds = spec.validation.cross_validation
             data = data.fold(0, folds.folds, folds.stratify, folds.seed)
@@ -126,7 +130,7 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
     share = WorkerResources.of(spec.cluster).slot(spec.cluster.trials_per_worker)
     share.check()
     plan = make_plan(spec, rows, None if seconds is None else seconds * share.gpus)
-    for line in _plan_lines(study, plan):
+    for line in _plan_lines(study, plan, first):
         console.print(line, highlight=False)
     if seconds is not None and not share.gpus and plan.worst_case_epochs is not None:
         hours, slots = plan.worst_case_epochs * seconds / 3600, spec.cluster.slots
@@ -138,10 +142,15 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
     return 0
 
 
-def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
+def _plan_lines(
+    study: FineTuneStudy, plan: StudyPlan, recommended: Recommended | None
+) -> Iterator[str | Table]:
     spec = study.spec
     trials = "unlimited" if plan.trials is None else plan.trials
-    yield f"{study.metadata.name}: {spec.search.algorithm}, {spec.search.scheduler.type}, {trials} trials"
+    search = plan.search or described(spec.search)
+    yield f"{study.metadata.name}: {search.algorithm}, {search.scheduler}, {trials} trials"
+    if spec.search.algorithm == "Auto":
+        yield f"{search.algorithm} and {search.scheduler} were chosen by search.algorithm Auto"
     if plan.trainings != plan.trials:
         validation = spec.validation
         yield (
@@ -150,9 +159,12 @@ def _plan_lines(study: FineTuneStudy, plan: StudyPlan) -> Iterator[str | Table]:
         )
     if spec.search.points:
         yield f"first {len(spec.search.points)} named by spec.search.points"
+    if recommended is not None:
+        values = ", ".join(f"{name} {value}" for name, value in recommended.params.items())
+        then = "then" if spec.search.points else "first"
+        yield f"{then} what is recommended for such a model and data: {values}"
     if plan.rungs:
-        scheduler = spec.search.scheduler
-        unit = "Epochs" if scheduler.type == "None" else scheduler.resource
+        unit = "Epochs" if search.scheduler == "None" else spec.search.scheduler.resource
         table = Table(unit.lower(), "trials that reach it", "epochs to reach it")
         for rung in plan.rungs:
             table.add_row(f"{rung.resource:g}", str(rung.trials), f"{rung.epochs:g}")

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -35,12 +35,12 @@ from finetune_trainer.errors import (
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import FAILURES
-from finetune_trainer.search.identity import claim, parts_of, problem_of
+from finetune_trainer.search.identity import begin, problem_of, tries_defaults
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
 from finetune_trainer.search.locations import shown
 from finetune_trainer.search.patience import Patience, gist
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import last_term, read_history
 from finetune_trainer.search.results import RESULTS
@@ -191,16 +191,18 @@ class Driver:
         self._place.resources.check()
         _check_precision(self._spec, self._place.resources)
         storage = self._opened()
-        claim(storage, parts_of(self._spec))
+        begin(storage, self._spec)
         problem = problem_of(self._spec, storage)
         self._outlive(storage)
-        told, data = self._prepared(storage)
+        preparation, data = self._prepared(storage)
+        if tries_defaults(storage):
+            problem = replace(problem, recommended=preparation.recommended)
         self._broker = start_broker(
             problem,
             self._spec.budget,
             self._place.storage,
             self._term,
-            told,
+            preparation.warnings,
             releases=self._spec.cluster.scales,
         )
         if self._must_end():
@@ -252,8 +254,8 @@ class Driver:
                 "spec.storage.uri", f"must be a location that pyarrow can open ({why})"
             ) from error
 
-    def _prepared(self, storage: Storage) -> tuple[tuple[str, ...], Any]:
-        """Warnings, and a reference to the data in this node's object store. Raises StudyError.
+    def _prepared(self, storage: Storage) -> tuple["Preparation", Any]:
+        """What is known of the data, and a reference to the data in this node's object store. Raises StudyError.
 
         No slot computes yet, so it may use the threads of all slots that this node will have.
         """
@@ -269,7 +271,7 @@ class Driver:
 
         preparation, data = self._trusted(storage, "the data", prepared)
         storage.write(f"{RESULTS}/data.json", preparation.report)
-        return preparation.warnings, data
+        return preparation, data
 
     def _trusted(self, storage: Storage, what: str, read: Callable[[], T]) -> T:
         """What `read` returns. Its StudyError counts only if storage is there: without its files everything looks wrong."""
@@ -489,6 +491,8 @@ class Preparation:
     """The report on what was done to the rows (JSON)."""
 
     fingerprint: str
+    recommended: Recommended | None = None
+    """What the study tries first."""
 
 
 def _prepare(
@@ -499,14 +503,16 @@ def _prepare(
 
     from finetune_trainer.data import prepare
     from finetune_trainer.data.report import report
+    from finetune_trainer.first_trial import first_trial
 
     torch.set_num_threads(threads)  # Ray gives a task that reserves no CPU a single thread
     try:
         data = prepare(spec, base)
+        first = first_trial(spec, data)
     except (StudyError, StorageUnavailable) as error:
         return error, None
     document = json.dumps(report(data), indent=1, ensure_ascii=False)
-    return Preparation(data.warnings, document.encode(), data.fingerprint), data
+    return Preparation(data.warnings, document.encode(), data.fingerprint, first), data
 
 
 def _prepare_here(spec: StudySpec, base: Path, threads: int) -> tuple[Preparation, Any]:

@@ -5,7 +5,8 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import ray
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from finetune_api.auto import choose, described, restored
 from finetune_api.combinations import Params, Space
 from finetune_api.manifest import problems
 from finetune_api.metrics import Goal
@@ -29,10 +31,10 @@ from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
 from finetune_trainer.search.decisions import FAILURES, next_item
-from finetune_trainer.search.identity import claim, rung_rule_of
+from finetune_trainer.search.identity import choice_of, claim, rung_rule_of
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.problem import Problem, told_of_constraints
 from finetune_trainer.search.proposals import Proposer, inheritable
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
@@ -118,7 +120,7 @@ class Study:
         arguments.check_points(points)
         for field, given in (("spaces", spaces), ("points", points)):
             arguments.check_integers(field, given)
-        parsed_search = _parsed(Search, "search", {"algorithm": "Random", **search})
+        parsed_search = _parsed(Search, "search", search)
         self._budget = _parsed(Budget, "budget", budget)
         several = [spaces] if isinstance(spaces, Mapping) else list(spaces)
         domains = [
@@ -139,6 +141,10 @@ class Study:
             refit=refit is not None,
         )
         self._check(several)
+        is_chosen = parsed_search.algorithm == "Auto"
+        self._problem = replace(self._problem, search=self._chosen(), is_chosen=is_chosen)
+        with _as_arguments():
+            Proposer(self._problem).check()
         for index, other in enumerate(warm_start):
             theirs, ours = (*other._problem.metrics, *other._problem.goals), (metric, goal)
             if theirs != ours:
@@ -187,10 +193,13 @@ class Study:
         for rule in (*SEARCH_RULES, *BUDGET_RULES):
             for field, message in rule.broken(as_spec):
                 raise SpecError(field.lstrip(".").replace("searchSpaces", "spaces"), message)
-        try:
-            Proposer(problem).check()
-        except SpecError as error:
-            raise SpecError(*map(_as_argument, (error.field, error.message))) from error
+
+    def _chosen(self) -> Search:
+        problem = self._problem
+        with _as_arguments(), told_of_constraints():
+            constraints = problem.constraints
+            budget, epochs = self._budget, problem.max_epochs
+            return choose(problem.search, problem.spaces, budget, epochs, constraints)
 
     def run(self, progress: bool = True) -> "Study":
         """Search until the budget is spent or everything is tried, then refit; returns this study.
@@ -201,8 +210,12 @@ class Study:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
-        claim(storage, self._parts, _argument)
-        self._problem = replace(self._problem, rung_rule=rung_rule_of(storage))
+        problem = self._problem
+        own = described(problem.search) if problem.is_chosen else None
+        claim(storage, self._parts, _argument, own)
+        choice = choice_of(storage)
+        search = problem.search if choice is None else restored(problem.search, choice)
+        self._problem = replace(problem, search=search, rung_rule=rung_rule_of(storage))
         state = self._replayed(storage)
         if state.ended is None or not isinstance(next_item(state, self._budget, 0.0), End):
             sink = LocalSink(self._folder, "into")
@@ -333,6 +346,15 @@ class Study:
             "status": trial.status,
             "message": trial.message,
         }
+
+
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """A SpecError names an argument of `Study`."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(*map(_as_argument, (error.field, error.message))) from error
 
 
 def _as_argument(text: str) -> str:

@@ -14,7 +14,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError, SpecError
 from finetune_trainer.provenance import differences
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of, problem_of
+from finetune_trainer.search.identity import begin, claim, parts_of, problem_of
 from finetune_trainer.search.records import FOLDER, read_history
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trainings import Result, Trainings
@@ -78,7 +78,7 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
     if not (folder / FOLDER).is_dir():
         raise SpecError("--into", f"must be a folder with the records of the study (got {folder})")
     storage = Storage.open(str(folder))
-    claim(storage, parts_of(spec))
+    begin(storage, spec)
     trainings = Trainings(problem_of(spec, storage), read_history(storage).events)
     trial = trainings.trial(number)
     slots = trainings.slots(trial)

@@ -244,7 +244,7 @@ class Card:
                 yield name, value, "the study"
 
     def _search_part(self) -> Iterator[str]:
-        search, trials = self.spec.search, self.state.trials
+        search, trials = self.state.problem.search, self.state.trials
         scheduler = "" if search.scheduler.type == "None" else f" with {search.scheduler.type}"
         yield (
             f"{search.algorithm}{scheduler}, seed {search.seed}: {_counted(len(trials), 'trial')}, of which trial "

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
+from finetune_api.auto import described, settled
 from finetune_api.rungs import RungRule
+from finetune_api.status import ChosenSearch
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.problem import Problem, told_of_constraints
 from finetune_trainer.search.storage import STUDY, Storage
 
 _PARTS = (
@@ -21,11 +23,12 @@ _PARTS = (
     "search",
 )
 
-RULES = {"thresholds": "OutOfFold", "rungs": "SomeWhole"}
+RULES = {"thresholds": "OutOfFold", "rungs": "SomeWhole", "defaults": "First"}
 """By which rules a study that begins now is judged: each goes on by those that it began with.
 
 thresholds: tuned ones are judged by rows they were not tuned on; without it, by the same rows.
 rungs: `finetune_api.rungs.RungRule`; without it, Share.
+defaults: what is recommended is tried first; without it, never.
 """
 
 
@@ -36,8 +39,12 @@ def parts_of(spec: StudySpec) -> dict[str, Any]:
 
 
 def _lasting(name: str, value: Any) -> Any:
-    """What of a part may never change."""
-    return {**value, "target": None} if name == "objective" and value else value
+    """What of a part may never change, with fields that it had no value for when it was written."""
+    if name == "objective" and value:
+        return {**value, "target": None}
+    if name == "search" and value:
+        return {"defaults": True, **value}  # `rules` says that they are not tried
+    return value
 
 
 def spec_field(path: str) -> str:
@@ -46,16 +53,44 @@ def spec_field(path: str) -> str:
 
 
 def claim(
-    storage: Storage, parts: dict[str, Any], field: Callable[[str], str] = spec_field
+    storage: Storage,
+    parts: dict[str, Any],
+    field: Callable[[str], str] = spec_field,
+    choice: ChosenSearch | None = None,
 ) -> None:
     """Mark the folder as that of the study with these `parts` (JSON), or check that it is.
 
     The API server keeps a study as it was; on a laptop, a manifest may have been edited between two
-    runs. Raises SpecError with the first part that differs; `field` names it.
+    runs. A study that begins is recorded with `choice`, what its Auto stands for. Raises SpecError with the first
+    part that differs; `field` names it.
     """
     if has_begun(storage, parts, field):
         return
-    storage.write(STUDY, json.dumps({**parts, "rules": RULES}, indent=1).encode())
+    begun = {**parts, "rules": RULES}
+    if choice is not None:
+        begun["chosen"] = choice.to_json()
+    storage.write(STUDY, json.dumps(begun, indent=1).encode())
+
+
+def begin(storage: Storage, spec: StudySpec) -> None:
+    """Mark the folder as that of this study, with what its Auto stands for, or check that it is.
+
+    Raises SpecError as `claim`, and if a constraint cannot be evaluated.
+    """
+    choice = None
+    if spec.search.algorithm == "Auto":
+        with told_of_constraints():
+            choice = described(settled(spec).search)
+    claim(storage, parts_of(spec), choice=choice)
+
+
+def choice_of(storage: Storage) -> ChosenSearch | None:
+    """What Auto stands for in the study in `storage`; None if none has begun there, or before it could be said."""
+    try:
+        found = json.loads(storage.read(STUDY)).get("chosen")
+    except FileNotFoundError:
+        return None
+    return None if found is None else ChosenSearch.model_validate(found)
 
 
 def has_begun(
@@ -108,8 +143,7 @@ def _shown(value: Any) -> str:
 def parts_in(storage: Storage) -> dict[str, Any]:
     """The parts of the study in `storage`, as `parts_of`. Raises FileNotFoundError if none has begun there."""
     found: dict[str, Any] = json.loads(storage.read(STUDY))
-    found.pop("rules", None)
-    return found
+    return {name: part for name, part in found.items() if name not in ("rules", "chosen")}
 
 
 def rules_of(storage: Storage) -> dict[str, str]:
@@ -121,12 +155,17 @@ def rules_of(storage: Storage) -> dict[str, str]:
     return found
 
 
+def tries_defaults(storage: Storage) -> bool:
+    """Whether the study in `storage` began with a version that tries what is recommended, or has not begun."""
+    return "defaults" in rules_of(storage)
+
+
 def problem_of(spec: StudySpec, storage: Storage) -> Problem:
     """The search of a study by the rules that it began with in `storage`, those of a new one if it has not begun.
 
     Raises ValueError for a rule that a later version made.
     """
-    return Problem.of(spec, rung_rule_of(storage))
+    return Problem.of(spec, rung_rule_of(storage), choice_of(storage))
 
 
 def rung_rule_of(storage: Storage) -> RungRule:

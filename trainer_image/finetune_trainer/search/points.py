@@ -1,4 +1,4 @@
-"""The trials that a study names itself: `spec.search.points`."""
+"""The trials that a search begins with: those that a study names (`spec.search.points`), and what is recommended."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -31,6 +31,17 @@ def named_points(problem: Problem) -> Iterator[Params]:
                 f"{_FIELD}[{index}]", f"must fulfil spec.search.constraints (got {given})"
             )
         yield params
+
+
+def recommended_point(problem: Problem) -> Params | None:
+    """What is recommended, completed by draws from the study's seed; None if nothing is, or no completion is admissible."""
+    given = problem.recommended
+    if given is None:
+        return None
+    space = conditions_last(problem.spaces[given.space])
+    rng = random.Random(f"{problem.search.seed}/recommended")
+    completions = (_completed(space, given.params, rng) for _ in range(_DRAWS))
+    return next(filter(problem.admits, completions), None)
 
 
 def fitting(problem: Problem, config: Params) -> Params | None:

@@ -7,13 +7,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from finetune_api.auto import settled
 from finetune_api.combinations import Params, Space
 from finetune_api.constraints import ConstraintError, Constraints
 from finetune_api.hyperparameters import Scalar, resolve
 from finetune_api.metrics import Goal, score
 from finetune_api.rungs import RungRule, rung_resources
+from finetune_api.status import ChosenSearch
 from finetune_api.study import Resource, Search, StudySpec
 from finetune_trainer.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What is recommended for a study's model and rows."""
+
+    space: int
+    """Index of the search space that it is in."""
+
+    params: Params
+    """Values of that space; others are drawn."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,9 @@ class Problem:
     points: tuple[Params, ...] = ()
     """What to try first."""
 
+    recommended: Recommended | None = None
+    """What to try after the points."""
+
     folds: int = 1
     repeats: int = 1
     best_of_last: bool = False
@@ -48,9 +64,23 @@ class Problem:
     rung_rule: RungRule = "SomeWhole"
     """The rule by which trials are promoted: that of a study's beginning."""
 
+    is_chosen: bool = False
+    """Whether the study left its search to be chosen (algorithm Auto)."""
+
     @classmethod
-    def of(cls, spec: StudySpec, rung_rule: RungRule = "SomeWhole") -> "Problem":
-        """The search of a study; `rung_rule` is that of one that has begun (`search.identity.problem_of`)."""
+    def of(
+        cls,
+        spec: StudySpec,
+        rung_rule: RungRule = "SomeWhole",
+        choice: ChosenSearch | None = None,
+    ) -> "Problem":
+        """The search of a study; `rung_rule` and `choice` are those of one that has begun (`identity.problem_of`).
+
+        Raises SpecError if the search is Auto and a constraint cannot be evaluated.
+        """
+        is_chosen = spec.search.algorithm == "Auto"
+        with told_of_constraints():
+            spec = settled(spec, choice)
         objective = spec.objective
         return cls(
             search=spec.search,
@@ -67,6 +97,7 @@ class Problem:
             ensemble=spec.ensemble.size if spec.ensemble else 0,
             defaults=resolve(spec.hyperparameters, {}).to_json(),
             rung_rule=rung_rule,
+            is_chosen=is_chosen,
         )
 
     @cached_property
@@ -78,7 +109,7 @@ class Problem:
     def constraints(self) -> Constraints:
         """What every trial must fulfil. Raises SpecError if a constraint cannot be evaluated."""
         searched = {name for space in self.spaces for name in space}
-        with _told():
+        with told_of_constraints():
             return _Told(self.search.constraints, self.defaults, searched)
 
     def admits(self, params: Params) -> bool:
@@ -116,12 +147,13 @@ class _Told(Constraints):
     """Constraints whose errors are the study's."""
 
     def hold(self, params: Mapping[str, Scalar]) -> bool:
-        with _told():
+        with told_of_constraints():
             return super().hold(params)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told_of_constraints() -> Iterator[None]:
+    """ConstraintError becomes the study's SpecError."""
     try:
         yield
     except ConstraintError as error:

@@ -1,6 +1,6 @@
 """Proposes trials: the next one follows from the problem and the records, never from parallelism alone.
 
-The points that the study names come first, then the best of what it inherited. Grid, Random and
+The points that the study names come first, then what is recommended and the best of what it inherited. Grid, Random and
 QuasiRandom follow from the trial's number; the others also from the results so far.
 """
 
@@ -19,7 +19,7 @@ from finetune_api.combinations import (
 )
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search.domains import draw_params, place
-from finetune_trainer.search.points import fitting, named_points
+from finetune_trainer.search.points import fitting, named_points, recommended_point
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Proposal, Trial
 
@@ -51,6 +51,7 @@ class Proposer:
         """Raises SpecError if the problem names a point that no space has, or wrong constraints."""
         self._problem = problem
         self._points = list(named_points(problem))
+        self._recommended = len(self._points), recommended_point(problem)
         self._adaptive = problem.search.algorithm in ("TPE", "GP", "Evolution", "CMAES")
         self._inherited: list[tuple[Params, float]] = []
         self._draws = _draws(problem, self._inherited)
@@ -99,8 +100,14 @@ class Proposer:
             )
 
     def _new(self, trials: Sequence[Trial]) -> Proposal | None:
-        for params in self._points:
-            if self._is_new(params):
+        named, recommended = self._recommended
+        points = [*self._points[:named], recommended, *self._points[named:]]
+        if (
+            self._recorded > named
+        ):  # it had its turn, perhaps in a version with other recommendations
+            points.remove(recommended)
+        for params in points:
+            if params is not None and self._is_new(params):
                 return Proposal(params)
         for draw, attempts in self._draws:
             for attempt in range(attempts):
@@ -149,6 +156,8 @@ def _draws(
             return ((CovarianceAdaptation(problem, inherited), _MODEL_DRAWS), (at_random, draws))
         case "Random" | "PBT":
             return ((at_random, draws),)
+        case "Auto":
+            raise ValueError("the search must be chosen before it proposes")
 
 
 def inheritable(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from finetune_api.auto import described
 from finetune_api.combinations import Params
 from finetune_api.status import (
     MAX_SPLITS,
@@ -57,6 +58,7 @@ def findings(
             ensemble=_ensemble(state),
         )
     return Findings(
+        search=described(state.problem.search) if state.problem.is_chosen else None,
         trials=_counts(state, budget),
         best=best,
         top_trials=top,
