@@ -2,7 +2,8 @@
 
 Each search proposes configurations of seven hyperparameters to so many workers, which train one epoch a tick of
 virtual time, on real tasks by the surrogate of LCBench. Its regret at a budget is the share of (best known - median
-of random whole trainings) that its best value so far lacks. All searches have rungs at 1, 3, 9, 27 and 52 epochs.
+of random whole trainings) that its best value so far lacks. All searches have rungs at 1, 3, 9, 27 and 52 epochs
+(SMAC3 at 2, 6, 17 and 52).
 
 Prints for each budget the mean regret with its 95 % interval, its difference to our Random + ASHA in the same task
 and seed, and the mean rank (intervals: bootstrap over tasks, then seeds). What was run is kept in `--out`, a file of

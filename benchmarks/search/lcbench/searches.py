@@ -1,13 +1,16 @@
-"""The searches that are compared: ours, those of Ray and Optuna, and those of Syne Tune where it is installed."""
+"""The searches that are compared: ours, those of Ray and Optuna, and those of Syne Tune, SMAC3 and HEBO where installed."""
 
 import importlib.util
 import logging
 import random
+import tempfile
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy as np
 import optuna
 
 from benchmarks.search.adapters import OurDecisions, RayDecisions, optuna_goes_on
@@ -18,7 +21,7 @@ from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 
 FACTOR = 3
-"""Of the rungs of every search: 1, 3, 9, 27 and 52 epochs."""
+"""Of the rungs of every search: 1, 3, 9, 27 and 52 epochs (SMAC3: 2, 6, 17 and 52)."""
 
 Job: TypeAlias = Any
 """What a worker trains, in the form of its search."""
@@ -111,7 +114,6 @@ class SyneTune:
 
     def __init__(self, seed: int, kind: str) -> None:
         logging.disable(logging.WARNING)
-        import numpy as np
         from syne_tune import config_space
         from syne_tune.optimizer import baselines
 
@@ -152,6 +154,97 @@ class SyneTune:
         return bool(decision == "CONTINUE") and epoch < EPOCHS
 
 
+class SMAC:
+    """SMAC3's multi-fidelity facade, asked and told: Hyperband over a random forest.
+
+    Its Hyperband has rungs at 52/27, 52/9, 52/3 and 52 epochs: rounded, 2, 6, 17 and 52. It knows of no checkpoints.
+    A configuration that it asks for again, with a larger budget, trains on from where it was, as it would for a user
+    who keeps checkpoints by hand. It draws 20 configurations at random first, as by default when it is given as many
+    trials as 12 whole trainings hold. The same seed gives the same run only with the same PYTHONHASHSEED.
+    """
+
+    def __init__(self, seed: int, workers: int) -> None:
+        logging.disable(logging.WARNING)
+        spaces, smac = import_module("ConfigSpace"), import_module("smac")
+        space = spaces.ConfigurationSpace(seed=seed)
+        for name, kind, low, high, log in SPACE:
+            form = "UniformIntegerHyperparameter" if kind == "int" else "UniformFloatHyperparameter"
+            space.add(getattr(spaces, form)(name, low, high, log=log))
+        self._folder = tempfile.TemporaryDirectory()  # it writes files
+        facade = smac.MultiFidelityFacade
+        scenario = smac.Scenario(
+            space,
+            output_directory=self._folder.name,
+            deterministic=True,
+            n_trials=1_000_000,
+            min_budget=1,
+            max_budget=EPOCHS,
+            seed=seed,
+            n_workers=workers,
+        )
+        self._smac = facade(
+            scenario,
+            intensifier=facade.get_intensifier(scenario, eta=FACTOR),
+            initial_design=facade.get_initial_design(scenario, n_configs=20),
+            logging_level=False,
+        )
+        self._value = import_module("smac.runhistory").TrialValue
+        self._trained: dict[Any, int] = {}
+
+    def next(self) -> tuple[Any, Config, int] | None:
+        try:
+            info = self._smac.ask()
+        except StopIteration:
+            return None
+        return info, dict(info.config), self._trained.get(info.config, 0)
+
+    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
+        if epoch < round(job.budget):
+            return True
+        self._trained[job.config] = epoch
+        self._smac.tell(job, self._value(cost=-value), save=False)
+        return False
+
+
+class HEBO:
+    """HEBO, whole trainings only, suggested in batches of as many as there are workers."""
+
+    def __init__(self, seed: int, workers: int) -> None:
+        import torch
+
+        warnings.simplefilter("ignore")
+        np.random.seed(seed)  # it draws from there too
+        torch.manual_seed(seed)
+        kinds = {
+            ("int", True): "pow_int",
+            ("int", False): "int",
+            ("float", True): "pow",
+            ("float", False): "num",
+        }
+        space = import_module("hebo.design_space.design_space").DesignSpace()
+        space.parse(
+            [
+                {"name": name, "type": kinds[form, log], "lb": low, "ub": high}
+                for name, form, low, high, log in SPACE
+            ]
+        )
+        self._hebo = import_module("hebo.optimizers.hebo").HEBO(space, scramble_seed=seed)
+        self._workers, self._batch = workers, list[Any]()
+
+    def next(self) -> tuple[Any, Config, int]:
+        if not self._batch:
+            suggested = self._hebo.suggest(self._workers)
+            self._batch = [suggested.iloc[[n]] for n in range(self._workers)]
+        row = self._batch.pop(0)
+        return row, row.iloc[0].to_dict(), 0
+
+    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
+        if epoch < EPOCHS:
+            return True
+        self._hebo.observe(job, np.array([[-value]]))
+        return False
+
+
 Maker: TypeAlias = Callable[[int, int], Searcher]
 """(seed, workers) → the search."""
 
@@ -179,3 +272,7 @@ SEARCHES: dict[str, Maker] = {
 if importlib.util.find_spec("syne_tune") is not None:
     SEARCHES["Syne Tune ASHA"] = lambda seed, workers: SyneTune(seed, "ASHA")
     SEARCHES["Syne Tune BOHB"] = lambda seed, workers: SyneTune(seed, "BOHB")
+if importlib.util.find_spec("smac") is not None:
+    SEARCHES["SMAC3 multi-fidelity"] = SMAC
+if importlib.util.find_spec("hebo") is not None:
+    SEARCHES["HEBO"] = HEBO
