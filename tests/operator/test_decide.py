@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from finetune_api.conditions import with_condition
 from finetune_api.status import (
     MAX_PROGRESS_BYTES,
+    ChosenSearch,
     ConditionType,
     FinalModel,
     Findings,
@@ -714,6 +715,30 @@ def test_the_plan_is_in_the_status_before_the_first_pod_and_follows_the_budget()
     plan = decide(edited, Observed(), SETTINGS, NOW).status.plan
     assert plan is not None
     assert plan.trials == 27
+
+
+def test_a_chosen_search_is_planned_by_the_rule_and_then_as_the_driver_chose_it() -> None:
+    few, many = {"maxTrials": 6}, {"maxTrials": 1000}
+    first = decide(study(search={}, budget=few), Observed(), SETTINGS, NOW).status
+    assert first.plan is not None
+    chosen = first.plan.search
+    assert chosen is not None
+    assert (chosen.scheduler, chosen.min_resource) == ("Hyperband", 1)  # of three epochs
+    begun = first.model_copy(update={"search": chosen})
+    edited = study(begun, search={}, budget=many)
+    edited = edited.model_copy(
+        update={"metadata": edited.metadata.model_copy(update={"generation": 2})}
+    )
+    plan = decide(edited, Observed(), SETTINGS, NOW).status.plan
+    assert plan is not None
+    assert (plan.trials, plan.search) == (1000, chosen)
+    told = ChosenSearch(algorithm="Random", scheduler="None")  # by an earlier version's rule
+    said = progress(findings=Findings(search=told))
+    plan = decide(
+        study(first, search={}, budget=few), observed(job(), document=said), SETTINGS, NOW
+    ).status.plan
+    assert plan is not None
+    assert plan.search == told
 
 
 def test_hours_and_price_are_planned_as_soon_as_an_epoch_is_measured() -> None:
