@@ -16,6 +16,9 @@ from finetune_api.study import Budget, Scheduler, Search, StudySpec
 _WHOLE = 2
 """Trials that the rungs leave to be trained whole, at least, if each rung promotes its share."""
 
+_GP_TRIALS = 200
+"""Most trials that GP is chosen for, where their number is known: its proposals take longer the more it knows."""
+
 
 def choose(
     search: Search,
@@ -32,20 +35,28 @@ def choose(
     """
     if search.algorithm != "Auto":
         return search
+    trials = _trials(spaces, budget, constraints)
+    gaussian = (
+        len(spaces) == 1
+        and objectives == 1
+        and (trials is None or trials <= _GP_TRIALS)
+        and not any(domain.when for domain in spaces[0].values())
+    )
     scheduler = search.scheduler
     if scheduler.type == "Auto":
         if objectives > 1 or any("epochs" in space for space in spaces):
             scheduler = _of_type(
                 scheduler, "None"
             )  # rungs compare one objective at the same epochs
-        elif scheduler.resource in ("Samples", "Seconds"):  # how many at most is not known
+        elif (gaussian and trials is not None) or scheduler.resource in ("Samples", "Seconds"):
+            # A model of few trials needs their results early; Samples and Seconds have no maximum for brackets.
             scheduler = _of_type(scheduler, "ASHA")
         else:
             scheduler = _of_type(scheduler, "Hyperband")
-            if scheduler.resource == "Epochs":
-                trials = _trials(spaces, budget, constraints)
-                scheduler = _with_rungs(scheduler, trials, epochs)
-    return search.model_copy(update={"algorithm": "TPE", "scheduler": scheduler})
+        if scheduler.type != "None" and scheduler.resource == "Epochs":
+            scheduler = _with_rungs(scheduler, trials, epochs)
+    algorithm = "GP" if gaussian else "TPE"
+    return search.model_copy(update={"algorithm": algorithm, "scheduler": scheduler})
 
 
 def _trials(spaces: Sequence[Space], budget: Budget, constraints: Constraints) -> int | None:

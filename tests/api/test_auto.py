@@ -46,23 +46,23 @@ def choice(**changes: Any) -> tuple[str, str, float | None]:
     ("trials", "epochs", "scheduler", "first"),
     [
         (5, 27, "None", None),  # a rung would leave one
-        (6, 27, "Hyperband", 9),
-        (17, 27, "Hyperband", 9),
-        (18, 27, "Hyperband", 3),
-        (20, 52, "Hyperband", 6),
-        (54, 27, "Hyperband", 1),
-        (1000, 27, "Hyperband", 1),
-        (20, 3, "Hyperband", 1),
-        (20, 2, "Hyperband", 1),
+        (6, 27, "ASHA", 9),
+        (17, 27, "ASHA", 9),
+        (18, 27, "ASHA", 3),
+        (20, 52, "ASHA", 6),
+        (54, 27, "ASHA", 1),
+        (200, 27, "ASHA", 1),
+        (20, 3, "ASHA", 1),
+        (20, 2, "ASHA", 1),
         (20, 1, "None", None),
-        (6, 10, "Hyperband", 3),
+        (6, 10, "ASHA", 3),
     ],
 )
 def test_the_first_rung_follows_from_trials_and_epochs(
     trials: int, epochs: int, scheduler: str, first: float | None
 ) -> None:
     found = choice(budget={"maxTrials": trials}, hyperparameters={"epochs": epochs})
-    assert found == ("TPE", scheduler, first)
+    assert found == ("GP", scheduler, first)
 
 
 def test_at_least_two_trials_are_trained_whole_whatever_the_budget() -> None:
@@ -78,19 +78,26 @@ def test_at_least_two_trials_are_trained_whole_whatever_the_budget() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"budget": {"maxDurationSeconds": 60}}, ("TPE", "Hyperband", 1)),
-        ({"budget": {"maxDurationSeconds": 60}, "searchSpaces": [FINITE]}, ("TPE", "Hyperband", 9)),
-        ({"searchSpaces": [FINITE], "search": {"constraints": ["batchSize < 16"]}}, ("TPE", "None", None)),
-        ({"hyperparameters": None, "searchSpaces": [{**SPACE, "epochs": {"values": [2, 3]}}]}, ("TPE", "None", None)),
+        ({"budget": {"maxTrials": 201}}, ("TPE", "Hyperband", 1)),
+        ({"budget": {"maxDurationSeconds": 60}}, ("GP", "Hyperband", 1)),
+        ({"budget": {"maxDurationSeconds": 60}, "searchSpaces": [FINITE]}, ("GP", "ASHA", 9)),
+        ({"searchSpaces": [SPACE, FINITE]}, ("TPE", "Hyperband", 3)),
+        (
+            {"searchSpaces": [{**SPACE, "optimizer": {"values": ["AdamW", "SGD"]},
+                               "momentum": {"min": 0.5, "max": 0.9, "when": {"optimizer": ["SGD"]}}}]},
+            ("TPE", "Hyperband", 3),
+        ),
+        ({"searchSpaces": [FINITE], "search": {"constraints": ["batchSize < 16"]}}, ("GP", "None", None)),
+        ({"hyperparameters": None, "searchSpaces": [{**SPACE, "epochs": {"values": [2, 3]}}]}, ("GP", "None", None)),
         ({"objective": {"metric": "accuracy", "secondary": [{"metric": "loss"}]}}, ("TPE", "None", None)),
-        ({"search": {"scheduler": {"type": "ASHA"}}}, ("TPE", "ASHA", 1)),
-        ({"search": {"scheduler": {"type": "None"}}}, ("TPE", "None", None)),
-        ({"search": {"scheduler": {"minResource": 4}}}, ("TPE", "Hyperband", 4)),
-        ({"search": {"scheduler": {"resource": "Samples", "minResource": 100}}}, ("TPE", "ASHA", 100)),
-        ({"search": {"scheduler": {"resource": "Seconds", "minResource": 60}}}, ("TPE", "ASHA", 60)),
+        ({"search": {"scheduler": {"type": "ASHA"}}}, ("GP", "ASHA", 1)),
+        ({"search": {"scheduler": {"type": "None"}}}, ("GP", "None", None)),
+        ({"search": {"scheduler": {"minResource": 4}}}, ("GP", "ASHA", 4)),
+        ({"search": {"scheduler": {"resource": "Samples", "minResource": 100}}}, ("GP", "ASHA", 100)),
+        ({"search": {"scheduler": {"resource": "Seconds", "minResource": 60}}}, ("GP", "ASHA", 60)),
         (
             {"validation": {"crossValidation": {"folds": 5}}, "search": {"scheduler": {"resource": "Folds"}}},
-            ("TPE", "Hyperband", 1),
+            ("GP", "ASHA", 1),
         ),
         ({"search": {"algorithm": "Random"}}, ("Random", "None", None)),
         ({"search": {"algorithm": "GP", "scheduler": {"type": "Auto"}}}, ("GP", "None", None)),

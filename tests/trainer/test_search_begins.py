@@ -32,7 +32,7 @@ def test_a_choice_is_recorded_and_outlives_the_budget(tmp_path: Path) -> None:
     storage = Storage.open(str(tmp_path))
     begin(storage, auto(6))
     chosen = problem_of(auto(6), storage)
-    assert (chosen.search.algorithm, chosen.resources) == ("TPE", (3, 9))
+    assert (chosen.search.algorithm, chosen.resources) == ("GP", (3, 9))
     begin(storage, auto(1000))
     assert problem_of(auto(1000), storage) == chosen
     assert Problem.of(auto(1000)).resources == (1, 3, 9)  # what it would have chosen

@@ -67,12 +67,12 @@ def test_nothing_is_learned_from_rungs_far_from_a_whole_training(
         assert lesson(of, below) is None
 
 
-def test_without_rungs_ten_whole_trials_are_enough() -> None:
-    whole = [trial(n, n / 10, status="Completed") for n in range(10)]
-    assert lesson(problem("None"), whole[:9]) is None
+def test_without_rungs_five_whole_trials_are_enough() -> None:
+    whole = [trial(n, n / 10, status="Completed") for n in range(5)]
+    assert lesson(problem("None"), whole[:4]) is None
     learned = lesson(problem("None"), whole)
     assert learned is not None
-    assert len(learned.results) == 10
+    assert len(learned.results) == 5
 
 
 def test_each_space_needs_results_for_its_own_hyperparameters() -> None:

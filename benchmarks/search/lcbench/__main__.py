@@ -11,6 +11,9 @@ JSON lines, and not run again.
 
     python -m benchmarks.search.lcbench --out runs.jsonl [--workers 4] [--trainings 25] [--seeds 0 10]
         [--tasks 3945 …] [--searches "ours TPE + ASHA" …]
+
+With `--trials 30` each search has 30 trials and ends by itself, whatever it trains; then the table says how many whole
+trainings its epochs make.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,17 +48,21 @@ class Setting(NamedTuple):
     seed: int
     workers: int
     trainings: int
+    """The budget in whole trainings; 0 if trials limit the search."""
+
+    limit: int = 0
+    """Trials that there are at most; 0 if there is no limit."""
 
 
 def run(setting: Setting) -> dict[str, Any]:
-    """The best values at each mark, and what the search cost."""
-    curves = Curves(setting.task)
-    search = SEARCHES[setting.search](setting.seed, setting.workers)
-    marks = {mark * EPOCHS // setting.workers: mark for mark in MARKS if mark <= setting.trainings}
-    best, found, asked, seconds, whole, begun = -1.0, dict[int, float](), 0, 0.0, 0, 0
+    """The best value after each whole training, or at the end, and what the search cost."""
+    curves, limit = Curves(setting.task), setting.limit or None
+    search = SEARCHES[setting.search](setting.seed, setting.workers, limit)
+    ends = {mark * EPOCHS // setting.workers: mark for mark in range(1, setting.trainings + 1)}
+    best, found, asked, seconds, whole, begun, trained = -1.0, dict[int, float](), 0, 0.0, 0, 0, 0
     slots: list[tuple[Any, dict[str, Any], int]] = []
-    for tick in range(1, setting.trainings * EPOCHS // setting.workers + 1):
-        while len(slots) < setting.workers:
+    for tick in count(1):
+        while len(slots) < setting.workers and not (begun == limit and not search.limits_itself):
             since = time.process_time()
             given = search.next()
             seconds += time.process_time() - since
@@ -63,6 +71,8 @@ def run(setting: Setting) -> dict[str, Any]:
             asked += 1
             begun += given[2] == 0
             slots.append(given)
+        if not slots:
+            break
         going_on = []
         for job, config, epochs in slots:
             value = curves.at(config, epochs + 1)
@@ -70,14 +80,18 @@ def run(setting: Setting) -> dict[str, Any]:
             whole += epochs + 1 == EPOCHS
             if search.goes_on(job, epochs + 1, value):
                 going_on.append((job, config, epochs + 1))
+        trained += len(slots)
         slots = going_on
-        if tick in marks:
-            found[marks[tick]] = best
+        if tick in ends:
+            found[ends[tick]] = best
+            if ends[tick] == setting.trainings:
+                break
     return {
         **setting._asdict(),
-        "best": found,
+        "best": found or {setting.limit: best},
         "trials": begun,
         "whole": whole,
+        "worth": round(trained / EPOCHS, 2),
         "ms": round(1000 * seconds / max(1, asked), 2),
     }
 
@@ -87,7 +101,7 @@ def _missing(settings: Sequence[Setting], out: Path) -> tuple[list[dict[str, Any
     known = {}
     for line in lines:
         result = json.loads(line)
-        known[Setting(*(result[name] for name in Setting._fields))] = result
+        known[Setting(*(result.get(name, 0) for name in Setting._fields))] = result
     return [known[s] for s in settings if s in known], [s for s in settings if s not in known]
 
 
@@ -106,7 +120,7 @@ def results(settings: Sequence[Setting], out: Path) -> list[dict[str, Any]]:
     return known
 
 
-def _interval(values: "np.ndarray[Any, Any]", tasks: Sequence[str]) -> tuple[float, float]:
+def interval(values: "np.ndarray[Any, Any]", tasks: Sequence[str]) -> tuple[float, float]:
     """95 % interval of the mean, tasks drawn first and then seeds."""
     rng = np.random.default_rng(0)
     each = [np.flatnonzero(np.array(tasks) == task) for task in sorted(set(tasks))]
@@ -118,20 +132,28 @@ def _interval(values: "np.ndarray[Any, Any]", tasks: Sequence[str]) -> tuple[flo
     return float(low), float(high)
 
 
-def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The lines of a table for each mark."""
+def regrets_of(
+    found: Sequence[dict[str, Any]], mark: int
+) -> dict[str, dict[tuple[str, int], float]]:
+    """Search → (task, seed) → its regret at that mark."""
     known = reference()
     best = {task: known[task]["best"] for task in {result["task"] for result in found}}
     for result in found:  # a surrogate may predict more than was ever published
         best[result["task"]] = max(best[result["task"]], *result["best"].values())
-    for mark in MARKS:
-        regrets: dict[str, dict[tuple[str, int], float]] = {}
-        for result in found:
-            value = result["best"].get(str(mark))
-            if value is not None:
-                task = result["task"]
-                regret = (best[task] - value) / (best[task] - known[task]["median"])
-                regrets.setdefault(result["search"], {})[task, result["seed"]] = regret
+    regrets: dict[str, dict[tuple[str, int], float]] = {}
+    for result in found:
+        value = result["best"].get(str(mark))
+        if value is not None:
+            task = result["task"]
+            regret = (best[task] - value) / (best[task] - known[task]["median"])
+            regrets.setdefault(result["search"], {})[task, result["seed"]] = regret
+    return regrets
+
+
+def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The lines of a table for each mark."""
+    for mark in dict.fromkeys((*MARKS, *(result.get("limit", 0) for result in found))):
+        regrets = regrets_of(found, mark)
         if not regrets:
             continue
         runs = sorted(set.intersection(*(set(each) for each in regrets.values())))
@@ -140,12 +162,13 @@ def tables(found: Sequence[dict[str, Any]]) -> Iterator[str]:
         ranks = rankdata(values, axis=0)
         names = list(regrets)
         base = values[names.index(BASE)] if BASE in names else values[0]
-        yield f"\nafter {mark} whole trainings, {len(runs)} runs each"
+        unit = "trials" if any(result.get("limit") for result in found) else "whole trainings"
+        yield f"\nafter {mark} {unit}, {len(runs)} runs each"
         yield f"  {'search':32} {'regret':22} {'difference to ' + BASE:34} rank"
         for n in np.argsort(ranks.mean(axis=1)):
-            low, high = _interval(values[n], tasks)
-            below, above = _interval(values[n] - base, tasks)
-            first, last = _interval(ranks[n], tasks)
+            low, high = interval(values[n], tasks)
+            below, above = interval(values[n] - base, tasks)
+            first, last = interval(ranks[n], tasks)
             yield (
                 f"  {names[n]:32} {values[n].mean():.3f} [{low:.3f}, {high:.3f}]   "
                 f"{(values[n] - base).mean():+.3f} [{below:+.3f}, {above:+.3f}]           "
@@ -159,13 +182,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--trainings", type=int, default=25)
+    parser.add_argument("--trials", type=int, default=0, metavar="N", help="end after N trials")
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 10), metavar=("FIRST", "END"))
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
     given = parser.parse_args()
     print(describe())
     settings = [
-        Setting(search, task, seed, given.workers, given.trainings)
+        Setting(
+            search, task, seed, given.workers, 0 if given.trials else given.trainings, given.trials
+        )
         for seed in range(*given.seeds)
         for search in given.searches
         for task in given.tasks
@@ -174,13 +200,16 @@ def main() -> int:
     print(f"{given.workers} workers, tasks {', '.join(given.tasks)}")
     for line in tables(found):
         print(line)
-    print("\ntrials begun, trained whole, milliseconds of a proposal (means)")
+    print(
+        "\ntrials begun, trained whole, whole trainings' worth of epochs, milliseconds of a proposal (means)"
+    )
     for name in given.searches:
         own = [result for result in found if result["search"] == name]
+        keys = ("trials", "whole", "worth", "ms")
         means = [
-            float(np.mean([result[key] for result in own])) for key in ("trials", "whole", "ms")
+            float(np.mean([result.get(key, given.trainings) for result in own])) for key in keys
         ]
-        print(f"  {name:32} {means[0]:7.1f} {means[1]:7.1f} {means[2]:7.1f}")
+        print(f"  {name:32}", *(f"{mean:7.1f}" for mean in means))
     return 0
 
 

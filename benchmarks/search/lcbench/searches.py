@@ -15,6 +15,8 @@ import optuna
 
 from benchmarks.search.adapters import OurDecisions, RayDecisions, optuna_goes_on
 from benchmarks.search.lcbench.curves import EPOCHS, SPACE, draw
+from finetune_api.auto import choose
+from finetune_api.constraints import Constraints
 from finetune_api.spaces import FloatDomain, IntegerDomain
 from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
 from finetune_trainer.search.items import TrainItem
@@ -32,6 +34,9 @@ Config: TypeAlias = dict[str, Any]
 class Searcher(Protocol):
     """A search that is asked for work and told the value of every epoch."""
 
+    limits_itself: bool
+    """Whether it knows how many trials there are, and promotes trials when there are no new ones."""
+
     def next(self) -> tuple[Job, Config, int] | None:
         """A job, its configuration and its epochs so far; None while there is nothing to do."""
         ...
@@ -44,7 +49,11 @@ class Searcher(Protocol):
 class Ours:
     """The study's own state and decisions."""
 
-    def __init__(self, seed: int, algorithm: Algorithm, scheduler: SchedulerType) -> None:
+    limits_itself = True
+
+    def __init__(
+        self, seed: int, algorithm: Algorithm, scheduler: SchedulerType, limit: int | None
+    ) -> None:
         rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
         space: dict[str, FloatDomain | IntegerDomain] = {}
         for name, kind, low, high, log in SPACE:
@@ -54,8 +63,10 @@ class Ours:
             else:
                 space[name] = FloatDomain(min=low, max=high, scale=scale)
         search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
+        budget = Budget(max_trials=limit)
+        search = choose(search, [space], budget, EPOCHS, Constraints([], {}))
         problem = Problem(search, [space], ("accuracy",), ("Maximize",), EPOCHS)
-        self._decisions = OurDecisions(problem, Budget())
+        self._decisions = OurDecisions(problem, budget)
         self.goes_on = self._decisions.goes_on
 
     def next(self) -> tuple[TrainItem, Config, int] | None:
@@ -65,6 +76,8 @@ class Ours:
 
 class RayASHA:
     """Ray's scheduler over random draws."""
+
+    limits_itself = False
 
     def __init__(self, seed: int) -> None:
         self._decisions, self._rng = RayDecisions(EPOCHS, FACTOR), random.Random(seed)
@@ -76,6 +89,8 @@ class RayASHA:
 
 class OptunaTPE:
     """Optuna's own loop: its multivariate TPE, told of running trials if there are several workers, and a pruner."""
+
+    limits_itself = False
 
     def __init__(self, seed: int, workers: int, pruner: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -111,6 +126,8 @@ class OptunaTPE:
 
 class SyneTune:
     """A multi-fidelity search of Syne Tune."""
+
+    limits_itself = False
 
     def __init__(self, seed: int, kind: str) -> None:
         logging.disable(logging.WARNING)
@@ -163,6 +180,8 @@ class SMAC:
     trials as 12 whole trainings hold. The same seed gives the same run only with the same PYTHONHASHSEED.
     """
 
+    limits_itself = False
+
     def __init__(self, seed: int, workers: int) -> None:
         logging.disable(logging.WARNING)
         spaces, smac = import_module("ConfigSpace"), import_module("smac")
@@ -209,6 +228,8 @@ class SMAC:
 class HEBO:
     """HEBO, whole trainings only, suggested in batches of as many as there are workers."""
 
+    limits_itself = False
+
     def __init__(self, seed: int, workers: int) -> None:
         import torch
 
@@ -245,15 +266,16 @@ class HEBO:
         return False
 
 
-Maker: TypeAlias = Callable[[int, int], Searcher]
-"""(seed, workers) → the search."""
+Maker: TypeAlias = Callable[[int, int, int | None], Searcher]
+"""(seed, workers, number of trials if it is limited) → the search."""
 
 
 def _ours(algorithm: Algorithm, scheduler: SchedulerType) -> Maker:
-    return lambda seed, workers: Ours(seed, algorithm, scheduler)
+    return lambda seed, workers, limit: Ours(seed, algorithm, scheduler, limit)
 
 
 BASE = "ours Random + ASHA"
+AUTO = "ours Auto"
 RAY = "Ray ASHA"
 SEARCHES: dict[str, Maker] = {
     BASE: _ours("Random", "ASHA"),
@@ -265,14 +287,17 @@ SEARCHES: dict[str, Maker] = {
         for scheduler in ("None", "ASHA", "Hyperband", "PASHA")
         if (algorithm, scheduler) != ("Random", "ASHA")
     },
-    RAY: lambda seed, workers: RayASHA(seed),
-    "Optuna TPE": lambda seed, workers: OptunaTPE(seed, workers, "none"),
-    "Optuna TPE + HyperbandPruner": lambda seed, workers: OptunaTPE(seed, workers, "Hyperband"),
+    AUTO: _ours("Auto", "Auto"),
+    RAY: lambda seed, workers, limit: RayASHA(seed),
+    "Optuna TPE": lambda seed, workers, limit: OptunaTPE(seed, workers, "none"),
+    "Optuna TPE + HyperbandPruner": lambda seed, workers, limit: OptunaTPE(
+        seed, workers, "Hyperband"
+    ),
 }
 if importlib.util.find_spec("syne_tune") is not None:
-    SEARCHES["Syne Tune ASHA"] = lambda seed, workers: SyneTune(seed, "ASHA")
-    SEARCHES["Syne Tune BOHB"] = lambda seed, workers: SyneTune(seed, "BOHB")
+    SEARCHES["Syne Tune ASHA"] = lambda seed, workers, limit: SyneTune(seed, "ASHA")
+    SEARCHES["Syne Tune BOHB"] = lambda seed, workers, limit: SyneTune(seed, "BOHB")
 if importlib.util.find_spec("smac") is not None:
-    SEARCHES["SMAC3 multi-fidelity"] = SMAC
+    SEARCHES["SMAC3 multi-fidelity"] = lambda seed, workers, limit: SMAC(seed, workers)
 if importlib.util.find_spec("hebo") is not None:
-    SEARCHES["HEBO"] = HEBO
+    SEARCHES["HEBO"] = lambda seed, workers, limit: HEBO(seed, workers)

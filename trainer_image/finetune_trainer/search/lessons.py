@@ -23,11 +23,11 @@ RANDOM_SHARE = 1 / 3
 _DEEP = 2
 """A model learns at rungs with more than 1 / reductionFactor ** _DEEP of a whole training."""
 
-STARTUP = 10
-"""Results that a model needs where all trials are trained whole."""
+STARTUP = 5
+"""Results that a model needs where all trials are trained whole, and a Gaussian process at any rung."""
 
 _BEYOND_DIMENSIONS = 3
-"""Results that a model of a rung needs beyond one for each hyperparameter of a trial: as in BOHB."""
+"""Results that a model of densities (TPE, CMAES) needs at a rung beyond one for each hyperparameter: as in BOHB."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def _value_at(trial: Trial, level: int) -> float | None:
 
 def _enough(problem: Problem, trials: Sequence[Trial], least: int | None) -> bool:
     """Whether a model can be made of them: at a rung one of some space, by the hyperparameters of its trials."""
-    if len(problem.resources) == 1 or len(trials) < (least or 0):
+    simple = len(problem.resources) == 1 or problem.search.algorithm == "GP"
+    if simple or len(trials) < (least or 0):
         return len(trials) >= (STARTUP if least is None else least)
     counts, dimensions = Counter[int](), Counter[int]()
     for trial in trials:

@@ -41,6 +41,9 @@ _SPACE = "space"
 _GOOD_SHARE, _GOOD_LEAST = 0.15, 3
 """How many of the results at a rung TPE takes for good: that share, and at least so many."""
 
+_GP_RESULTS = 250
+"""Results that a Gaussian process is told, the best of all: its cost grows with the third power of their number."""
+
 _Point: TypeAlias = dict[str, Scalar]
 """Optuna's parameters: which space, and a coordinate for each of its active domains."""
 
@@ -66,7 +69,7 @@ class OptunaSampler:
         if draws_at_random(self._problem, number) or (learned is None and not inherited):
             rng = random.Random(f"{self._problem.search.seed}/random/{number}/{attempt}")
             return Proposal(draw_params(rng.choice(self._problem.spaces), rng))
-        results = {trial.number: score for trial, score in learned.results} if learned else {}
+        results = dict(self._told_results(learned))
         if inherited and learned and learned.level < len(self._problem.resources) - 1:
             # Values of whole trainings and those of a rung can be compared by their places alone.
             inherited = [
@@ -86,6 +89,13 @@ class OptunaSampler:
             directions=["maximize"] * len(self._problem.goals),
         )
         return Proposal(self._suggest(study.ask()))
+
+    def _told_results(self, learned: Lesson | None) -> Iterator[tuple[int, float]]:
+        """Trials whose values the model is told, with their scores."""
+        found = learned.results if learned else []
+        if self._algorithm == "GP" and len(found) > _GP_RESULTS:
+            found = sorted(found, key=lambda pair: -pair[1])[:_GP_RESULTS]
+        yield from ((trial.number, score) for trial, score in found)
 
     def _sampler(self, seed: int, learned: Lesson | None) -> BaseSampler:
         if self._algorithm == "GP":
