@@ -1,0 +1,1 @@
+"""Searches in virtual time over a table of real trainings of a pretrained language model."""

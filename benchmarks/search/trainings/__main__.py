@@ -1,0 +1,206 @@
+"""What a search of 10, 20 or 30 trials makes of real trainings, in virtual time over the table of `table`.
+
+Each way chooses configurations of the table's grid for two workers that train one epoch a tick, and hands over the
+configuration with the best value on validation rows. Prints, for each data set and number of trials, the value on
+test rows of what is handed over, as the difference to Random with whole trainings on the same seed of the table
+(95 % interval over seeds of table and search), and the epochs trained.
+
+    python -m benchmarks.search.trainings --curves curves.jsonl [--seeds 20]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import optuna
+
+from benchmarks.machine import describe
+from benchmarks.search.adapters import OurDecisions, optuna_goes_on
+from benchmarks.search.trainings.table import DATA, EPOCHS, FIXED, GRID, SEEDS, TRAIN
+from finetune_api.auto import choose
+from finetune_api.constraints import Constraints
+from finetune_api.hyperparameters import resolve
+from finetune_api.spaces import FloatDomain, IntegerDomain
+from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
+from finetune_trainer.search.problem import Problem, Recommended
+from finetune_trainer.search.recommended import first_point
+
+TRIALS = (10, 20, 30)
+WORKERS = 2
+FACTOR = 3
+MODEL = ("bert", 384)
+"""Family and hidden size of MiniLM."""
+
+Point: TypeAlias = tuple[float, ...]
+"""Values in the order of the grid."""
+
+Curve: TypeAlias = tuple[list[float], list[float]]
+"""Values on validation and on test rows after each epoch."""
+
+
+class Way(Protocol):
+    """A search that is asked for work and told the value of every epoch."""
+
+    def next(self) -> tuple[Any, Mapping[str, Any], int] | None:
+        """A job, its configuration and its epochs so far; None while there is nothing to do."""
+        ...
+
+    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
+        """Take in the value after `epoch`; whether the worker trains on."""
+        ...
+
+
+class Ours:
+    """The study's own state and decisions."""
+
+    def __init__(
+        self, seed: int, trials: int, algorithm: Algorithm, scheduler: SchedulerType, defaults: bool
+    ) -> None:
+        space: dict[str, FloatDomain | IntegerDomain] = {
+            name: IntegerDomain(values=[int(value) for value in values])
+            if name == "batchSize"
+            else FloatDomain(values=list(values))
+            for name, values in GRID.items()
+        }
+        budget = Budget(max_trials=trials)
+        rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
+        search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
+        search = choose(search, [space], budget, EPOCHS, Constraints([], {}))
+        first = None
+        if defaults:
+            fixed = resolve(None, FIXED).to_json()
+            first = Recommended(0, first_point(*MODEL, TRAIN, fixed, space))
+        problem = Problem(search, [space], ("metric",), ("Maximize",), EPOCHS, recommended=first)
+        self._decisions = OurDecisions(problem, budget)
+        self.goes_on = self._decisions.goes_on
+
+    def next(self) -> tuple[Any, Mapping[str, Any], int] | None:
+        item = self._decisions.take()
+        return None if item is None else (item, item.params, self._decisions.epochs(item))
+
+
+class Optuna:
+    """Optuna's own loop: its multivariate TPE, told of running trials, and its HyperbandPruner."""
+
+    def __init__(self, seed: int, trials: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        self._study = optuna.create_study(
+            study_name=f"seed {seed}",  # Hyperband's brackets follow from it
+            direction="maximize",
+            sampler=sampler,
+            pruner=optuna.pruners.HyperbandPruner(1, EPOCHS, FACTOR),
+        )
+        self._left = trials
+
+    def next(self) -> tuple[Any, Mapping[str, Any], int] | None:
+        if self._left == 0:
+            return None
+        self._left -= 1
+        space: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.IntDistribution(0, len(values) - 1)
+            for name, values in GRID.items()
+        }
+        trial = self._study.ask(space)
+        return trial, {name: GRID[name][place] for name, place in trial.params.items()}, 0
+
+    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
+        return optuna_goes_on(self._study, job, epoch, value, EPOCHS)
+
+
+class Default:
+    """What the literature recommends, alone."""
+
+    def __init__(self) -> None:
+        self._ours = Ours(0, 1, "Random", "None", defaults=True)
+        self.next, self.goes_on = self._ours.next, self._ours.goes_on
+
+
+WAYS: dict[str, Callable[[int, int], Way]] = {
+    "Random, whole trainings": lambda seed, n: Ours(seed, n, "Random", "None", defaults=False),
+    "ours: search: {}": lambda seed, n: Ours(seed, n, "Auto", "Auto", defaults=True),
+    "ours without the recommended trial": lambda seed, n: Ours(
+        seed, n, "Auto", "Auto", defaults=False
+    ),
+    "Optuna TPE + HyperbandPruner": Optuna,
+    "the literature's default alone": lambda seed, n: Default(),
+}
+
+
+def run(way: Way, table: Mapping[Point, Curve]) -> tuple[float, int]:
+    """The value on test rows of what the search hands over, and the epochs that it trained."""
+    best, handed_over, trained = -1.0, 0.0, 0
+    slots: list[tuple[Any, Point, int]] = []
+    while True:
+        while len(slots) < WORKERS and (given := way.next()) is not None:
+            slots.append((given[0], tuple(float(given[1][name]) for name in GRID), given[2]))
+        if not slots:
+            return handed_over, trained
+        going_on = []
+        for job, point, epochs in slots:
+            validation, test = table[point]
+            if validation[epochs] > best:
+                best, handed_over = validation[epochs], test[epochs]
+            trained += 1
+            if way.goes_on(job, epochs + 1, validation[epochs]):
+                going_on.append((job, point, epochs + 1))
+        slots = going_on
+
+
+def read(path: Path) -> dict[tuple[str, int], dict[Point, Curve]]:
+    """(data set, seed) → point → its curves; what diverged has its last values to the end, or 0."""
+    tables: dict[tuple[str, int], dict[Point, Curve]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        point = (row["learning_rate"], float(row["batch_size"]), row["warmup_ratio"])
+        each = [
+            [*row[part], *([(row[part] or [0.0])[-1]] * EPOCHS)][:EPOCHS]
+            for part in ("validation", "test")
+        ]
+        tables.setdefault((row["data"], row["seed"]), {})[point] = each[0], each[1]
+    return tables
+
+
+def lines(tables: Mapping[tuple[str, int], Mapping[Point, Curve]], seeds: int) -> Iterator[str]:
+    """The table as Markdown."""
+    rng = np.random.default_rng(0)
+    yield "| data | trials | way | test value | difference to Random, whole [95 %] | epochs |"
+    yield f"|{'---|' * 6}"
+    for data in DATA:
+        known = [tables[data, seed] for seed in SEEDS if len(tables.get((data, seed), {})) == 64]
+        if not known:
+            continue
+        for trials in TRIALS:
+            found = {
+                name: np.array(
+                    [[run(make(seed, trials), table) for seed in range(seeds)] for table in known]
+                )
+                for name, make in WAYS.items()
+            }
+            base = found["Random, whole trainings"][..., 0]
+            for name, values in found.items():
+                ahead = values[..., 0] - base
+                drawn = [ahead[:, rng.integers(seeds, size=seeds)].mean() for _ in range(1000)]
+                low, high = np.quantile(drawn, [0.025, 0.975])
+                mean, epochs = values[..., 0].mean(), values[..., 1].mean()
+                yield f"| {data} | {trials} | {name} | {mean:.3f} | {ahead.mean():+.3f} [{low:+.3f}, {high:+.3f}] | {epochs:.0f} |"
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--curves", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=20, help="of each search")
+    given = parser.parse_args()
+    print(describe())
+    for line in lines(read(given.curves), given.seeds):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
