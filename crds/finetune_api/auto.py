@@ -4,6 +4,7 @@ The rule, and the measurements behind it, are in docs/search.md. A study keeps w
 (`records/study.json` in its storage, `status.search` on a cluster), whatever becomes of its budget.
 """
 
+import math
 from collections.abc import Sequence
 
 from finetune_api.combinations import Space, grid_size
@@ -66,15 +67,20 @@ def _trials(spaces: Sequence[Space], budget: Budget, constraints: Constraints) -
 
 
 def _with_rungs(scheduler: Scheduler, trials: int | None, epochs: int) -> Scheduler:
-    """The scheduler with a first rung from which so many trials leave _WHOLE to be trained whole; None if none does."""
-    first, factor = scheduler.min_resource, scheduler.reduction_factor
-    if trials is not None:
-        rungs = 0
-        while _WHOLE * factor ** (rungs + 1) <= trials:
-            rungs += 1
-        first = max(first, round(epochs / factor**rungs))
-    changed = scheduler.model_copy(update={"min_resource": first})
-    return changed if len(rung_resources(changed, epochs)) > 1 else _of_type(scheduler, "None")
+    """The scheduler with as many rungs as leave _WHOLE of so many trials to be trained whole; None if no rung does."""
+    least, factor = scheduler.min_resource, scheduler.reduction_factor
+    rungs = 0
+    while trials is not None and _WHOLE * factor ** (rungs + 1) <= trials:
+        rungs += 1
+    while True:
+        first = least if trials is None else max(least, math.ceil(epochs / factor**rungs))
+        changed = scheduler.model_copy(update={"min_resource": min(first, epochs)})
+        levels = len(rung_resources(changed, epochs))
+        if levels == 1:
+            return _of_type(scheduler, "None")
+        if trials is None or levels <= rungs + 1:
+            return changed
+        rungs -= 1  # rounding up has made room for one more
 
 
 def _of_type(scheduler: Scheduler, kind: str) -> Scheduler:

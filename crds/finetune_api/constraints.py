@@ -98,4 +98,5 @@ class Constraints:
 def constraints_of(spec: StudySpec) -> Constraints:
     """The constraints of a study. Raises ConstraintError if one cannot be evaluated."""
     defaults = resolve(spec.hyperparameters, {}).to_json()
-    return Constraints(spec.search.constraints, defaults)
+    searched = (name for space in spec.spaces for name in space.domains())
+    return Constraints(spec.search.constraints, defaults, searched)

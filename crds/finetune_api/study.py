@@ -452,8 +452,9 @@ class Search(Model):
     """How trials are proposed and scheduled."""
 
     algorithm: Algorithm = "Auto"
-    """Auto is GP for a single space without `when` and at most 200 trials, and otherwise TPE, with rungs that suit the
-    number of trials; `finetune plan` and `status.plan` show what was chosen. Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
+    """Auto is GP for one space without `when`, one objective and at most 200 trials (or a limit of time alone), and
+    otherwise TPE, with rungs that suit the number of trials; `finetune plan` and `status.plan` show what was chosen.
+    Grid tries every combination of finite domains; Random draws independently; QuasiRandom covers the
     space evenly (a scrambled Sobol sequence); TPE draws from a model of what did well (tree-structured
     Parzen estimators, after 5 trials at random); GP maximises the expected improvement under a Gaussian
     process (for tens of trials and a single space; hyperparameters with a `when` are drawn at random); Evolution

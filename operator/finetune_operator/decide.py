@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
+from pydantic import ValidationError
+
 from finetune_api.conditions import with_condition
 from finetune_api.constraints import FIELD as CONSTRAINTS
 from finetune_api.constraints import ConstraintError
 from finetune_api.plan import make_plan, priced
 from finetune_api.status import (
     MAX_MESSAGE,
+    ChosenSearch,
     Condition,
     ConditionType,
     Findings,
@@ -68,6 +71,10 @@ class _Case:
         old = self.study.status
         stored = Findings(**{name: getattr(old, name) for name in Findings.model_fields})
         self.findings = self.progress.findings if self.progress else stored
+        if (
+            self.findings.search is None and old.search is not None
+        ):  # a driver that prepares has not read it yet
+            self.findings = self.findings.model_copy(update={"search": old.search})
 
     @cached_property
     def plan(self) -> StudyPlan:
@@ -77,14 +84,23 @@ class _Case:
         """
         old = self.study.status
         known = old.observed_generation == self.study.metadata.generation
-        choice = self.findings.search
-        current = known and old.plan is not None and choice in (None, old.plan.search)
-        plan = old.plan if current and old.plan else make_plan(self.study.spec, choice=choice)
+        choice = self.findings.search if self.study.spec.search.algorithm == "Auto" else None
+        if known and old.plan is not None and choice in (None, old.plan.search):
+            plan = old.plan
+        else:
+            plan = self._planned(choice)
         spending, seconds = self.findings.spending, self.findings.gpu_seconds
         if spending is None or not spending.epochs or not seconds:
             return plan
         # Rounded to two digits: otherwise it would change with every epoch.
         return priced(plan, self.study.spec, float(f"{seconds / spending.epochs:.2g}"))
+
+    def _planned(self, choice: ChosenSearch | None) -> StudyPlan:
+        """The plan of the study as it is now. Raises ConstraintError."""
+        try:
+            return make_plan(self.study.spec, choice=choice)
+        except (ValidationError, OverflowError):  # a driver's words, perhaps of another version
+            return self.study.status.plan or make_plan(self.study.spec)
 
     @property
     def uid(self) -> str:

@@ -9,6 +9,7 @@ from finetune_api.auto import described, restored, settled
 from finetune_api.constraints import ConstraintError
 from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.plan import make_plan
+from finetune_api.rungs import rung_resources
 from finetune_api.study import Search, StudySpec
 from tests.cluster.random_manifests import random_manifest
 
@@ -55,7 +56,7 @@ def choice(**changes: Any) -> tuple[str, str, float | None]:
         (20, 3, "ASHA", 1),
         (20, 2, "ASHA", 1),
         (20, 1, "None", None),
-        (6, 10, "ASHA", 3),
+        (6, 10, "ASHA", 4),
     ],
 )
 def test_the_first_rung_follows_from_trials_and_epochs(
@@ -65,14 +66,30 @@ def test_the_first_rung_follows_from_trials_and_epochs(
     assert found == ("GP", scheduler, first)
 
 
-def test_at_least_two_trials_are_trained_whole_whatever_the_budget() -> None:
-    for trials in (*range(1, 60), 100, 243, 1000):
-        for epochs in (1, 2, 3, 4, 5, 7, 9, 10, 20, 27, 52):
-            plan = make_plan(
-                study(budget={"maxTrials": trials}, hyperparameters={"epochs": epochs})
-            )
+@pytest.mark.parametrize("factor", [2, 3, 4, 9])
+def test_at_least_two_trials_are_trained_whole_whatever_the_budget(factor: int) -> None:
+    search = {"scheduler": {"reductionFactor": factor}}
+    for trials in (*range(1, 20), 32, 54, 100, 200):  # with more, the lowest rung is minResource
+        for epochs in (1, 2, 3, 4, 5, 7, 9, 10, 20, 23, 27, 52, 54, 100):
+            fixed = {"hyperparameters": {"epochs": epochs}, "budget": {"maxTrials": trials}}
+            plan = make_plan(study(search=search, **fixed))
             assert plan.whole_trials is not None
             assert plan.whole_trials >= min(trials, 2), (trials, epochs, plan)
+
+
+def test_the_model_learns_at_a_rung_that_many_trials_reach() -> None:
+    for trials in (18, 20, 60, 100, 200):
+        for epochs in range(9, 101):
+            spec = study(hyperparameters={"epochs": epochs}, budget={"maxTrials": trials})
+            chosen = settled(spec).search.scheduler
+            rungs = rung_resources(chosen, epochs)
+            deep = [rung for rung in rungs if rung >= epochs / 9]
+            assert len(rungs) - len(deep) <= max(0, math.floor(math.log(trials / 2, 3)) - 2)
+
+
+def test_dropouts_may_be_constrained() -> None:
+    space = {**SPACE, "hiddenDropout": {"min": 0.0, "max": 0.3}}
+    assert choice(searchSpaces=[space], search={"constraints": ["hiddenDropout < 0.2"]})[0] == "GP"
 
 
 @pytest.mark.parametrize(

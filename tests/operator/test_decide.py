@@ -732,6 +732,16 @@ def test_a_chosen_search_is_planned_by_the_rule_and_then_as_the_driver_chose_it(
     plan = decide(edited, Observed(), SETTINGS, NOW).status.plan
     assert plan is not None
     assert (plan.trials, plan.search) == (1000, chosen)
+    prepares = decide(
+        edited, observed(job(), document=progress(findings=Findings())), SETTINGS, NOW
+    )
+    assert prepares.status.search == chosen  # a driver that starts again has not read it yet
+    strange = ChosenSearch(algorithm="Oracle", scheduler="None")  # a later version's, or anybody's
+    said = progress(findings=Findings(search=strange))
+    kept = decide(
+        study(first, search={}, budget=few), observed(job(), document=said), SETTINGS, NOW
+    )
+    assert kept.status.plan == first.plan
     told = ChosenSearch(algorithm="Random", scheduler="None")  # by an earlier version's rule
     said = progress(findings=Findings(search=told))
     plan = decide(

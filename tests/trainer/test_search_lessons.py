@@ -33,24 +33,33 @@ def trial(number: int, *values: float, status: Any = "Paused") -> Trial:
 def test_a_model_learns_at_the_highest_rung_with_enough_results_by_their_values_there() -> None:
     found = [trial(n, 0.1, 0.9 - n / 100, 0.5 + n / 100) for n in range(5)]
     found += [trial(n, 0.2, 0.8) for n in range(5, 20)]
-    learned = lesson(problem(), found)
+    learned = lesson(problem(epochs=28), found)
     assert learned is not None
     assert learned.level == 2, "two hyperparameters and three results more are five"
     assert [(t.number, score) for t, score in learned.results] == [
         (n, 0.5 + n / 100) for n in range(5)
     ]
-    learned = lesson(problem(), found[1:])
-    assert learned is None, "four are too few, and the rung below is 3 of 27 epochs"
+    learned = lesson(problem(epochs=28), found[1:])
+    assert learned is None, "four are too few, and the rung below is 3 of 28 epochs"
+
+
+def test_a_gaussian_process_needs_five_results_at_a_rung() -> None:
+    search = {"algorithm": "GP", "scheduler": {"type": "ASHA"}}
+    spec = study_spec(searchSpaces=[TWO], search=search, hyperparameters={"epochs": 28})
+    there = [trial(n, 0.1, 0.2, 0.5) for n in range(5)]
+    assert lesson(Problem.of(spec), there[1:]) is None
+    assert lesson(Problem.of(spec), there) is not None
 
 
 @pytest.mark.parametrize(
     ("scheduler", "epochs", "lowest"),
     [
         ({"scheduler": "ASHA"}, 52, 9),
-        ({"scheduler": "ASHA"}, 27, 9),
-        ({"scheduler": "Hyperband"}, 9, 3),
-        ({"scheduler": "ASHA", "reductionFactor": 4}, 64, 16),
+        ({"scheduler": "ASHA"}, 27, 3),
+        ({"scheduler": "Hyperband"}, 9, 1),
+        ({"scheduler": "ASHA", "reductionFactor": 4}, 64, 4),
         ({"scheduler": "ASHA"}, 3, 1),
+        ({"scheduler": "ASHA"}, 100, 27),
         ({"scheduler": "None"}, 9, 9),
     ],
 )

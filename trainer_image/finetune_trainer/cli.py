@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +21,11 @@ from finetune_api.constraints import ConstraintError
 from finetune_api.manifest import ManifestError, dump_yaml, read_study
 from finetune_api.plan import make_plan, why_none_whole
 from finetune_api.status import Findings, StudyPlan, StudyProgress
-from finetune_api.study import FineTuneStudy
+from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
-from finetune_trainer.search.identity import has_begun, parts_of
+from finetune_trainer.search.identity import has_begun, parts_of, problem_of
+from finetune_trainer.search.points import recommended_point
 from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.storage import Storage
@@ -119,7 +121,7 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
         from finetune_trainer.first_trial import first_trial
 
         data = prepare(spec, parsed.study.parent)
-        first = first_trial(spec, data)
+        first = _tried(spec, first_trial(spec, data))
         if spec.validation.cross_validation:
             folds = spec.validation.cross_validation
             data = data.fold(0, folds.folds, folds.stratify, folds.seed)
@@ -142,6 +144,15 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
     return 0
 
 
+def _tried(spec: StudySpec, recommended: Recommended | None) -> Recommended | None:
+    """What is recommended, if the study will try it: constraints and budget may keep it from that."""
+    limit, problem = spec.budget.max_trials, Problem.of(spec)
+    if limit is not None and limit <= len(problem.points):
+        return None
+    admitted = recommended_point(replace(problem, recommended=recommended))
+    return None if admitted is None else recommended
+
+
 def _plan_lines(
     study: FineTuneStudy, plan: StudyPlan, recommended: Recommended | None
 ) -> Iterator[str | Table]:
@@ -150,7 +161,9 @@ def _plan_lines(
     search = plan.search or described(spec.search)
     yield f"{study.metadata.name}: {search.algorithm}, {search.scheduler}, {trials} trials"
     if spec.search.algorithm == "Auto":
-        yield f"{search.algorithm} and {search.scheduler} were chosen by search.algorithm Auto"
+        named = spec.search.scheduler.type != "Auto"
+        chosen = search.algorithm if named else f"{search.algorithm} and {search.scheduler}"
+        yield f"{chosen} {'was' if named else 'were'} chosen for this space and budget (algorithm Auto)"
     if plan.trainings != plan.trials:
         validation = spec.validation
         yield (
@@ -194,6 +207,12 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     started = datetime.now(UTC)
     at_once = "one trial at a time" if slots == 1 else f"{slots} trials at a time"
     console.print(f"{study.metadata.name}: {at_once}, results in {into}", highlight=False)
+    if study.spec.search.algorithm == "Auto":
+        search = described(problem_of(study.spec, Storage.open(str(into))).search)
+        rungs = "" if search.min_resource is None else f", first rung at {search.min_resource:g}"
+        console.print(
+            f"chosen search: {search.algorithm}, {search.scheduler}{rungs}", highlight=False
+        )
     try:
         screen = StudyConsole(study, console)
         place = Workplace(

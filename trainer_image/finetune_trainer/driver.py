@@ -197,6 +197,7 @@ class Driver:
         preparation, data = self._prepared(storage)
         if tries_defaults(storage):
             problem = replace(problem, recommended=preparation.recommended)
+            Proposer(problem)  # its constraints may have no answer there
         self._broker = start_broker(
             problem,
             self._spec.budget,

@@ -31,7 +31,7 @@ from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
 from finetune_trainer.search.decisions import FAILURES, next_item
-from finetune_trainer.search.identity import choice_of, claim, rung_rule_of
+from finetune_trainer.search.identity import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
 from finetune_trainer.search.problem import Problem, told_of_constraints
@@ -121,6 +121,7 @@ class Study:
         for field, given in (("spaces", spaces), ("points", points)):
             arguments.check_integers(field, given)
         parsed_search = _parsed(Search, "search", search)
+        self._named = "algorithm" in search
         self._budget = _parsed(Budget, "budget", budget)
         several = [spaces] if isinstance(spaces, Mapping) else list(spaces)
         domains = [
@@ -210,6 +211,7 @@ class Study:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
+        self._go_on(storage)
         problem = self._problem
         own = described(problem.search) if problem.is_chosen else None
         claim(storage, self._parts, _argument, own)
@@ -231,6 +233,19 @@ class Study:
             raise StudyFailed(why)
         self._state = state
         return self
+
+    def _go_on(self, storage: Storage) -> None:
+        """Take over the algorithm of records from before one was chosen: without a name, it was Random."""
+        if not self._problem.is_chosen or choice_of(storage) is not None:
+            return
+        try:
+            begun = parts_in(storage)["search"]
+        except FileNotFoundError:
+            return
+        if not self._named and begun["algorithm"] == "Random":
+            search = _parsed(Search, "search", {**self._parts["search"], "algorithm": "Random"})
+            self._parts = {**self._parts, "search": search.to_json()}
+            self._problem = replace(self._problem, search=search, is_chosen=False)
 
     def _replayed(self, storage: Storage) -> StudyState:
         return StudyState.replayed(self._problem, read_history(storage).events)

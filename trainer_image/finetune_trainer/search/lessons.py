@@ -21,7 +21,7 @@ RANDOM_SHARE = 1 / 3
 """Of the trials of a search with rungs: as in BOHB."""
 
 _DEEP = 2
-"""A model learns at rungs with more than 1 / reductionFactor ** _DEEP of a whole training."""
+"""A model learns at rungs with at least 1 / reductionFactor ** _DEEP of a whole training."""
 
 STARTUP = 5
 """Results that a model needs where all trials are trained whole, and a Gaussian process at any rung."""
@@ -75,7 +75,7 @@ def _lowest(problem: Problem, trials: Sequence[Trial]) -> int:
     *rungs, whole = problem.resources
     if problem.rung_by in ("Epochs", "Folds"):
         share = float(problem.search.scheduler.reduction_factor) ** -_DEEP
-        return sum(resource <= whole * share for resource in rungs)
+        return sum(resource < whole * share * (1 - 1e-9) for resource in rungs)
     # How many rows or seconds a whole training has is known only once a trial was there.
     highest = max((max(trial.rung_values) for trial in trials if trial.rung_values), default=0)
     return max(1, highest - 1)

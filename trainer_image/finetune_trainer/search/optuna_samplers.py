@@ -42,7 +42,7 @@ _GOOD_SHARE, _GOOD_LEAST = 0.15, 3
 """How many of the results at a rung TPE takes for good: that share, and at least so many."""
 
 _GP_RESULTS = 250
-"""Results that a Gaussian process is told, the best of all: its cost grows with the third power of their number."""
+"""Results that a Gaussian process is told at most, at most half of them inherited: its cost grows with their cube."""
 
 _Point: TypeAlias = dict[str, Scalar]
 """Optuna's parameters: which space, and a coordinate for each of its active domains."""
@@ -64,6 +64,8 @@ class OptunaSampler:
 
     def __call__(self, number: int, attempt: int, trials: Sequence[Trial]) -> Proposal:
         inherited = self._inherited_scores()
+        if self._algorithm == "GP":
+            inherited = inherited[: _GP_RESULTS // 2]
         least = max(0, STARTUP - len(inherited)) if len(self._problem.resources) == 1 else None
         learned = lesson(self._problem, trials, least)
         if draws_at_random(self._problem, number) or (learned is None and not inherited):
@@ -93,7 +95,9 @@ class OptunaSampler:
     def _told_results(self, learned: Lesson | None) -> Iterator[tuple[int, float]]:
         """Trials whose values the model is told, with their scores."""
         found = learned.results if learned else []
-        if self._algorithm == "GP" and len(found) > _GP_RESULTS:
+        if self._algorithm == "GP" and len(self._problem.goals) > 1:
+            found = found[-_GP_RESULTS:]  # the latest: none is the best by all objectives
+        elif self._algorithm == "GP":
             found = sorted(found, key=lambda pair: -pair[1])[:_GP_RESULTS]
         yield from ((trial.number, score) for trial, score in found)
 
