@@ -49,8 +49,8 @@ def choose(
             scheduler = _of_type(
                 scheduler, "None"
             )  # rungs compare one objective at the same epochs
-        elif (gaussian and trials is not None) or scheduler.resource in ("Samples", "Seconds"):
-            # A model of few trials needs their results early; Samples and Seconds have no maximum for brackets.
+        elif gaussian or scheduler.resource in ("Samples", "Seconds"):
+            # GP makes use of a few results at once; Samples and Seconds have no maximum for brackets.
             scheduler = _of_type(scheduler, "ASHA")
         else:
             scheduler = _of_type(scheduler, "Hyperband")

@@ -96,7 +96,7 @@ def test_dropouts_may_be_constrained() -> None:
     ("changes", "expected"),
     [
         ({"budget": {"maxTrials": 201}}, ("TPE", "Hyperband", 1)),
-        ({"budget": {"maxDurationSeconds": 60}}, ("GP", "Hyperband", 1)),
+        ({"budget": {"maxDurationSeconds": 60}}, ("GP", "ASHA", 1)),
         ({"budget": {"maxDurationSeconds": 60}, "searchSpaces": [FINITE]}, ("GP", "ASHA", 9)),
         ({"searchSpaces": [SPACE, FINITE]}, ("TPE", "Hyperband", 3)),
         (

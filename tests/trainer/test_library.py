@@ -199,6 +199,7 @@ def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path)
     assert again.best_params_ == first.best_params_
 
 
+@pytest.mark.slow
 def test_a_study_begun_when_random_was_the_default_goes_on_so(tmp_path: Path) -> None:
     common: dict[str, Any] = {"into": tmp_path, "budget": {"maxTrials": 3}, "slots": 1}
     named = Study(fit, SPACE, search={"algorithm": "Random"}, **common).run(progress=False)
