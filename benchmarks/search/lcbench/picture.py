@@ -14,12 +14,13 @@ import matplotlib as mpl
 import numpy as np
 
 from benchmarks.search.lcbench.__main__ import interval, regrets_of
+from benchmarks.search.lcbench.searches import AUTO
 
 mpl.use("svg")
 import matplotlib.pyplot as plt  # after the backend
 
 SHOWN = {
-    "ours Auto": ("chosen for you: search: {}", "#0072B2", 2.6),
+    AUTO: ("chosen for you: search: {}", "#0072B2", 2.6),
     "ours TPE + Hyperband": ("TPE + Hyperband", "#009E73", 1.6),
     "ours Random + ASHA": ("Random + ASHA", "#56B4E9", 1.6),
     "ours Random": ("Random, whole trainings", "#999999", 1.6),
@@ -39,21 +40,22 @@ def draw(found: list[dict[str, Any]], most: int, path: Path, ink: str) -> None:
     with mpl.rc_context(style):
         figure, axes = plt.subplots(figsize=(7.2, 4.2))
         marks = range(1, most + 1)
-        for name, (label, colour, width) in SHOWN.items():
-            each = [regrets_of(found, mark).get(name, {}) for mark in marks]
-            if not all(each):
-                continue
-            keys = sorted(each[-1])
-            tasks = [task for task, _ in keys]
-            values = np.array([[at[key] for key in keys] for at in each])
-            low, high = np.array([interval(row, tasks) for row in values]).T
-            axes.plot(marks, values.mean(axis=1), color=colour, lw=width, label=label)
-            if name == "ours Auto":
-                axes.fill_between(marks, low, high, color=colour, alpha=0.15, lw=0)
+        at = [regrets_of(found, mark) for mark in marks]
+        names = [name for name in SHOWN if all(name in each for each in at)]
+        runs = sorted(set.intersection(*(set(at[-1][name]) for name in names)))
+        curves = {
+            name: np.array([[each[name][key] for key in runs] for each in at]) for name in names
+        }
+        for name in sorted(names, key=lambda name: -float(curves[name][-1].mean())):
+            label, colour, width = SHOWN[name]
+            axes.plot(marks, curves[name].mean(axis=1), color=colour, lw=width, label=label)
+        if AUTO in names:
+            bands = [interval(row, [task for task, _ in runs]) for row in curves[AUTO]]
+            axes.fill_between(marks, *np.array(bands).T, color=SHOWN[AUTO][1], alpha=0.15, lw=0)
         axes.set_xlabel("cost, in whole trainings (4 workers)")
         axes.set_ylabel("regret (0: the best known)")
         axes.set_xlim(1, most)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 0.8)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
         figure.tight_layout()
