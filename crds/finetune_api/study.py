@@ -469,9 +469,9 @@ class Search(Model):
     points: list[FixedHyperparameters] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Trials to try first, for example values that worked well before. What a point does not set is drawn at random."""
 
-    defaults: bool = True
-    """Try what the literature recommends for the model's family and size and the number of rows right after `points`,
-    unless the algorithm is Grid. Hyperparameters without a recommendation are drawn at random."""
+    defaults: bool | None = None
+    """Whether to try what the literature recommends for the model's family and size and the number of rows right after
+    `points`. Hyperparameters without a recommendation are drawn at random. Default: true, unless algorithm is Grid."""
 
     constraints: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
         [], max_length=16, json_schema_extra=ATOMIC

@@ -203,10 +203,6 @@ def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path)
 def test_a_study_begun_when_random_was_the_default_goes_on_so(tmp_path: Path) -> None:
     common: dict[str, Any] = {"into": tmp_path, "budget": {"maxTrials": 3}, "slots": 1}
     named = Study(fit, SPACE, search={"algorithm": "Random"}, **common).run(progress=False)
-    record = tmp_path / "records" / "study.json"
-    document = json.loads(record.read_text())
-    del document["search"]["defaults"]
-    record.write_text(json.dumps(document))
     again = Study(_never, SPACE, **common).run(progress=False)
     assert again.best_params_ == named.best_params_
     with pytest.raises(SpecError, match=r"search\.algorithm"):

@@ -60,7 +60,7 @@ def test_a_study_of_the_version_before_goes_on_without_recommendations(tmp_path:
     begin(storage, study_spec())
     assert tries_defaults(storage)
     document = json.loads(storage.read(STUDY))
-    del document["rules"]["defaults"], document["search"]["defaults"]
+    del document["rules"]["defaults"]
     storage.write(STUDY, json.dumps(document).encode())
     assert has_begun(storage, parts_of(study_spec()))
     assert not tries_defaults(storage)

@@ -14,7 +14,8 @@ def first_trial(spec: StudySpec, data: PreparedData) -> Recommended | None:
     Where the pretrained model is searched, it is for the first one that the space names. Raises ModelError if a
     model's configuration cannot be loaded.
     """
-    if not spec.search.defaults or spec.search.algorithm == "Grid":
+    search = spec.search
+    if search.defaults is False or (search.defaults is None and search.algorithm == "Grid"):
         return None
     fixed = resolve(spec.hyperparameters, {})
     found = []

@@ -39,12 +39,8 @@ def parts_of(spec: StudySpec) -> dict[str, Any]:
 
 
 def _lasting(name: str, value: Any) -> Any:
-    """What of a part may never change, with fields that it had no value for when it was written."""
-    if name == "objective" and value:
-        return {**value, "target": None}
-    if name == "search" and value:
-        return {"defaults": True, **value}  # `rules` says that they are not tried
-    return value
+    """What of a part may never change."""
+    return {**value, "target": None} if name == "objective" and value else value
 
 
 def spec_field(path: str) -> str:
