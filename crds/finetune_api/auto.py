@@ -36,7 +36,7 @@ def choose(
     """
     if search.algorithm != "Auto":
         return search
-    trials = _trials(spaces, budget, constraints)
+    trials = most_trials(spaces, budget, constraints)
     gaussian = (
         len(spaces) == 1
         and objectives == 1
@@ -46,41 +46,42 @@ def choose(
     scheduler = search.scheduler
     if scheduler.type == "Auto":
         if objectives > 1 or any("epochs" in space for space in spaces):
-            scheduler = _of_type(
-                scheduler, "None"
-            )  # rungs compare one objective at the same epochs
+            kind = "None"  # rungs compare one objective at the same epochs
         elif gaussian or scheduler.resource in ("Samples", "Seconds"):
-            # GP makes use of a few results at once; Samples and Seconds have no maximum for brackets.
-            scheduler = _of_type(scheduler, "ASHA")
+            kind = "ASHA"  # GP uses a few results at once; Samples and Seconds have no maximum for brackets
         else:
-            scheduler = _of_type(scheduler, "Hyperband")
-        if scheduler.type != "None" and scheduler.resource == "Epochs":
+            kind = "Hyperband"
+        scheduler = _of_type(scheduler, kind)
+        if kind != "None" and scheduler.resource == "Epochs":
             scheduler = _with_rungs(scheduler, trials, epochs)
     algorithm = "GP" if gaussian else "TPE"
     return search.model_copy(update={"algorithm": algorithm, "scheduler": scheduler})
 
 
-def _trials(spaces: Sequence[Space], budget: Budget, constraints: Constraints) -> int | None:
-    """The most trials that there will be; None if their number has no limit."""
+def most_trials(spaces: Sequence[Space], budget: Budget, constraints: Constraints) -> int | None:
+    """The most trials that there will be: of the budget, or all combinations; None if their number has no limit."""
     size = grid_size(spaces, constraints, budget.max_trials or MAX_GRID)
     return min((n for n in (size, budget.max_trials) if n is not None), default=None)
 
 
 def _with_rungs(scheduler: Scheduler, trials: int | None, epochs: int) -> Scheduler:
-    """The scheduler with as many rungs as leave _WHOLE of so many trials to be trained whole; None if no rung does."""
-    least, factor = scheduler.min_resource, scheduler.reduction_factor
-    rungs = 0
-    while trials is not None and _WHOLE * factor ** (rungs + 1) <= trials:
+    """The scheduler with a first rung that suits so many trials; None if there is no rung for them."""
+    first = scheduler.min_resource if trials is None else _first_rung(scheduler, trials, epochs)
+    changed = scheduler.model_copy(update={"min_resource": first})
+    return changed if len(rung_resources(changed, epochs)) > 1 else _of_type(scheduler, "None")
+
+
+def _first_rung(scheduler: Scheduler, trials: int, epochs: int) -> float:
+    """The lowest first rung from which _WHOLE of so many trials are trained whole; all epochs if there is none."""
+    factor, rungs = scheduler.reduction_factor, 0
+    while _WHOLE * factor ** (rungs + 1) <= trials:
         rungs += 1
-    while True:
-        first = least if trials is None else max(least, math.ceil(epochs / factor**rungs))
-        changed = scheduler.model_copy(update={"min_resource": min(first, epochs)})
-        levels = len(rung_resources(changed, epochs))
-        if levels == 1:
-            return _of_type(scheduler, "None")
-        if trials is None or levels <= rungs + 1:
-            return changed
-        rungs -= 1  # rounding up has made room for one more
+    for below in range(rungs, 0, -1):
+        first = min(max(scheduler.min_resource, math.ceil(epochs / factor**below)), epochs)
+        changed = scheduler.model_copy(update={"min_resource": first})
+        if len(rung_resources(changed, epochs)) <= below + 1:  # rounding up makes room for one more
+            return first
+    return epochs
 
 
 def _of_type(scheduler: Scheduler, kind: str) -> Scheduler:

@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 
-from finetune_api.auto import described, settled
-from finetune_api.combinations import grid_size, values_of
+from finetune_api.auto import described, most_trials, settled
+from finetune_api.combinations import values_of
 from finetune_api.constraints import constraints_of
 from finetune_api.rungs import placements, promotions, resources_of
-from finetune_api.spaces import MAX_GRID
 from finetune_api.status import ChosenSearch, PlannedRung, StudyPlan
 from finetune_api.study import StudySpec
 
@@ -107,12 +106,11 @@ def why_none_whole(plan: StudyPlan, spec: StudySpec) -> str:
 
 def _trials(spec: StudySpec) -> int | None:
     spaces = [space.domains() for space in spec.spaces]
-    size = grid_size(spaces, constraints_of(spec), spec.budget.max_trials or MAX_GRID)
-    if spec.search.algorithm == "PBT":
-        steps = -(-spec.max_epochs // spec.search.perturbation_interval)
-        size = spec.search.population_size * steps
-    counts = (size, spec.budget.max_trials)
-    return min((count for count in counts if count is not None), default=None)
+    trials = most_trials(spaces, spec.budget, constraints_of(spec))
+    if spec.search.algorithm != "PBT":
+        return trials
+    size = spec.search.population_size * -(-spec.max_epochs // spec.search.perturbation_interval)
+    return min(size, spec.budget.max_trials or size)
 
 
 def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:

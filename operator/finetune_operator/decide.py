@@ -71,9 +71,8 @@ class _Case:
         old = self.study.status
         stored = Findings(**{name: getattr(old, name) for name in Findings.model_fields})
         self.findings = self.progress.findings if self.progress else stored
-        if (
-            self.findings.search is None and old.search is not None
-        ):  # a driver that prepares has not read it yet
+        if self.findings.search is None and old.search is not None:
+            # A driver that prepares has not read it yet.
             self.findings = self.findings.model_copy(update={"search": old.search})
 
     @cached_property

@@ -158,7 +158,8 @@ def _plan_lines(
 ) -> Iterator[str | Table]:
     spec = study.spec
     trials = "unlimited" if plan.trials is None else plan.trials
-    search = plan.search or described(spec.search)
+    search = plan.search
+    assert search is not None  # every plan has it
     yield f"{study.metadata.name}: {search.algorithm}, {search.scheduler}, {trials} trials"
     if spec.search.algorithm == "Auto":
         named = spec.search.scheduler.type != "Auto"

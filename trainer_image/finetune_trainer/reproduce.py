@@ -14,7 +14,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError, SpecError
 from finetune_trainer.provenance import differences
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import begin, claim, parts_of, problem_of
+from finetune_trainer.search.identity import begin, problem_of
 from finetune_trainer.search.records import FOLDER, read_history
 from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trainings import Result, Trainings
@@ -94,7 +94,7 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
     resources = SlotResources(int(slots[0].setting["threads"]), gpus)
     listener = _Listener()
     with tempfile.TemporaryDirectory() as scratch:
-        claim(Storage.open(scratch), parts_of(spec))
+        begin(Storage.open(scratch), spec)
         trainer = Trainer(Material(spec, scratch, None, resources), data)
         runs = []
         for run in trainings.runs(trial):

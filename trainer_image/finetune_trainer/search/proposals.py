@@ -5,7 +5,7 @@ QuasiRandom follow from the trial's number; the others also from the results so 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from finetune_api.combinations import (
@@ -51,7 +51,8 @@ class Proposer:
         """Raises SpecError if the problem names a point that no space has, or wrong constraints."""
         self._problem = problem
         self._points = list(named_points(problem))
-        self._recommended = len(self._points), recommended_point(problem)
+        self._recommended = recommended_point(problem)
+        self._best_inherited: list[Params] = []
         self._adaptive = problem.search.algorithm in ("TPE", "GP", "Evolution", "CMAES")
         self._inherited: list[tuple[Params, float]] = []
         self._draws = _draws(problem, self._inherited)
@@ -71,7 +72,7 @@ class Proposer:
     def inherit(self, trials: Sequence[tuple[Params, float]]) -> None:
         """Learn from other studies' trials with their scores, best first."""
         self._inherited.extend(trials)
-        self._points += [params for params, _ in trials[:_INHERITED_FIRST]]
+        self._best_inherited += [params for params, _ in trials[:_INHERITED_FIRST]]
         self._next = None
 
     def propose(self, trials: Sequence[Trial] = ()) -> Proposal | None:
@@ -100,14 +101,8 @@ class Proposer:
             )
 
     def _new(self, trials: Sequence[Trial]) -> Proposal | None:
-        named, recommended = self._recommended
-        points = [*self._points[:named], recommended, *self._points[named:]]
-        if (
-            self._recorded > named
-        ):  # it had its turn, perhaps in a version with other recommendations
-            points.remove(recommended)
-        for params in points:
-            if params is not None and self._is_new(params):
+        for params in self._first():
+            if self._is_new(params):
                 return Proposal(params)
         for draw, attempts in self._draws:
             for attempt in range(attempts):
@@ -115,6 +110,14 @@ class Proposer:
                 if self._is_new(proposal.params):
                     return proposal
         return self._walk() if self._finite or not self._draws else None
+
+    def _first(self) -> Iterator[Params]:
+        """What comes before anything is drawn, in order."""
+        yield from self._points
+        # Later it had its turn, perhaps in a version with other recommendations.
+        if self._recommended is not None and self._recorded <= len(self._points):
+            yield self._recommended
+        yield from self._best_inherited
 
     def _is_new(self, params: Params) -> bool:
         return key_of(params) not in self._seen and self._problem.admits(params)
