@@ -77,7 +77,7 @@ def _first_rung(scheduler: Scheduler, trials: int, epochs: int) -> float:
     while _WHOLE * factor ** (rungs + 1) <= trials:
         rungs += 1
     for below in range(rungs, 0, -1):
-        first = min(max(scheduler.min_resource, math.ceil(epochs / factor**below)), epochs)
+        first: float = min(max(scheduler.min_resource, math.ceil(epochs / factor**below)), epochs)
         changed = scheduler.model_copy(update={"min_resource": first})
         if len(rung_resources(changed, epochs)) <= below + 1:  # rounding up makes room for one more
             return first
