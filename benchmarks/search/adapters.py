@@ -1,7 +1,8 @@
 """Searches that are asked for work in virtual time and told every epoch, whatever they search in."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
@@ -13,9 +14,73 @@ from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 
+Job: TypeAlias = Any
+"""What a worker trains, in the form of its search."""
+
+Config: TypeAlias = dict[str, Any]
+
+
+class Searcher(Protocol):
+    """A search that is asked for work and told the value of every epoch."""
+
+    limits_itself: bool
+    """Whether it knows how many trials there are, and promotes trials when there are no new ones."""
+
+    def next(self) -> tuple[Job, Config, int] | None:
+        """A job, its configuration and its epochs so far; None while there is nothing to do."""
+        ...
+
+    def goes_on(self, job: Job, epoch: int, value: float) -> bool:
+        """Take in the value after `epoch`; whether the worker trains on."""
+        ...
+
+
+class Trained(NamedTuple):
+    """An epoch of one worker."""
+
+    config: Config
+    epoch: int
+    value: float
+
+
+def in_virtual_time(
+    search: Searcher,
+    workers: int,
+    value_after: Callable[[Config, int], float],
+    limit: int | None = None,
+) -> Iterator[list[Trained]]:
+    """What the workers train in each tick, an epoch each, until there is nothing to do.
+
+    `value_after` is the value of a configuration after so many epochs. A search that does not limit itself is asked
+    for at most `limit` trials.
+    """
+    slots: list[tuple[Job, Config, int]] = []
+    begun = 0
+    while True:
+        while len(slots) < workers and (search.limits_itself or begun != limit):
+            given = search.next()
+            if given is None:
+                break
+            begun += given[2] == 0
+            slots.append(given)
+        if not slots:
+            return
+        trained = [
+            Trained(config, epochs + 1, value_after(config, epochs + 1))
+            for _, config, epochs in slots
+        ]
+        slots = [
+            (job, config, epochs + 1)
+            for (job, config, epochs), done in zip(slots, trained, strict=True)
+            if search.goes_on(job, done.epoch, done.value)
+        ]
+        yield trained
+
 
 class OurDecisions:
     """The study's own state and decisions."""
+
+    limits_itself = True
 
     def __init__(self, problem: Problem, budget: Budget) -> None:
         self.state, self._budget = StudyState(problem), budget
@@ -28,6 +93,11 @@ class OurDecisions:
         for event in starting(self.state, self._budget, item, "slot/1", 0.0):
             self.state.apply(event)
         return item
+
+    def next(self) -> tuple[TrainItem, Config, int] | None:
+        """The same, with its configuration and its epochs so far."""
+        item = self.take()
+        return None if item is None else (item, dict(item.params), self.epochs(item))
 
     def epochs(self, item: TrainItem) -> int:
         """Epochs that the item's trial was trained so far."""

@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks.machine import describe
+from benchmarks.search.adapters import Config, Job, Searcher, in_virtual_time
 from benchmarks.search.lcbench.curves import EPOCHS, Curves, reference
 from benchmarks.search.lcbench.searches import BASE, SEARCHES
 
@@ -54,34 +54,34 @@ class Setting(NamedTuple):
     """Trials that there are at most; 0 if there is no limit."""
 
 
+class Timed:
+    """A search that counts what it is asked for, and the seconds of CPU time that it takes to answer."""
+
+    def __init__(self, search: Searcher) -> None:
+        self._search, self.goes_on = search, search.goes_on
+        self.limits_itself = search.limits_itself
+        self.asked, self.seconds = 0, 0.0
+
+    def next(self) -> tuple[Job, Config, int] | None:
+        since = time.process_time()
+        given = self._search.next()
+        self.seconds += time.process_time() - since
+        self.asked += given is not None
+        return given
+
+
 def run(setting: Setting) -> dict[str, Any]:
     """The best value after each whole training, or at the end, and what the search cost."""
     curves, limit = Curves(setting.task), setting.limit or None
-    search = SEARCHES[setting.search](setting.seed, setting.workers, limit)
+    search = Timed(SEARCHES[setting.search](setting.seed, setting.workers, limit))
     ends = {mark * EPOCHS // setting.workers: mark for mark in range(1, setting.trainings + 1)}
-    best, found, asked, seconds, whole, begun, trained = -1.0, dict[int, float](), 0, 0.0, 0, 0, 0
-    slots: list[tuple[Any, dict[str, Any], int]] = []
-    for tick in count(1):
-        while len(slots) < setting.workers and not (begun == limit and not search.limits_itself):
-            since = time.process_time()
-            given = search.next()
-            seconds += time.process_time() - since
-            if given is None:
-                break
-            asked += 1
-            begun += given[2] == 0
-            slots.append(given)
-        if not slots:
-            break
-        going_on = []
-        for job, config, epochs in slots:
-            value = curves.at(config, epochs + 1)
-            best = max(best, value)
-            whole += epochs + 1 == EPOCHS
-            if search.goes_on(job, epochs + 1, value):
-                going_on.append((job, config, epochs + 1))
-        trained += len(slots)
-        slots = going_on
+    best, found, whole, begun, trained = -1.0, dict[int, float](), 0, 0, 0
+    ticks = in_virtual_time(search, setting.workers, curves.at, limit)
+    for tick, done in enumerate(ticks, start=1):
+        best = max(best, *(step.value for step in done))
+        begun += sum(step.epoch == 1 for step in done)
+        whole += sum(step.epoch == EPOCHS for step in done)
+        trained += len(done)
         if tick in ends:
             found[ends[tick]] = best
             if ends[tick] == setting.trainings:
@@ -92,7 +92,7 @@ def run(setting: Setting) -> dict[str, Any]:
         "trials": begun,
         "whole": whole,
         "worth": round(trained / EPOCHS, 2),
-        "ms": round(1000 * seconds / max(1, asked), 2),
+        "ms": round(1000 * search.seconds / max(1, search.asked), 2),
     }
 
 

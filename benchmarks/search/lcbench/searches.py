@@ -8,70 +8,40 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import optuna
 
-from benchmarks.search.adapters import OurDecisions, RayDecisions, optuna_goes_on
+from benchmarks.search.adapters import Config, OurDecisions, RayDecisions, Searcher, optuna_goes_on
 from benchmarks.search.lcbench.curves import EPOCHS, SPACE, draw
 from finetune_api.auto import choose
 from finetune_api.constraints import Constraints
 from finetune_api.spaces import FloatDomain, IntegerDomain
 from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
-from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 
 FACTOR = 3
 """Of the rungs of every search: 1, 3, 9, 27 and 52 epochs (SMAC3: 2, 6, 17 and 52)."""
 
-Job: TypeAlias = Any
-"""What a worker trains, in the form of its search."""
 
-Config: TypeAlias = dict[str, Any]
-
-
-class Searcher(Protocol):
-    """A search that is asked for work and told the value of every epoch."""
-
-    limits_itself: bool
-    """Whether it knows how many trials there are, and promotes trials when there are no new ones."""
-
-    def next(self) -> tuple[Job, Config, int] | None:
-        """A job, its configuration and its epochs so far; None while there is nothing to do."""
-        ...
-
-    def goes_on(self, job: Job, epoch: int, value: float) -> bool:
-        """Take in the value after `epoch`; whether the worker trains on."""
-        ...
-
-
-class Ours:
+def ours(
+    seed: int, algorithm: Algorithm, scheduler: SchedulerType, limit: int | None
+) -> OurDecisions:
     """The study's own state and decisions."""
-
-    limits_itself = True
-
-    def __init__(
-        self, seed: int, algorithm: Algorithm, scheduler: SchedulerType, limit: int | None
-    ) -> None:
-        rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
-        space: dict[str, FloatDomain | IntegerDomain] = {}
-        for name, kind, low, high, log in SPACE:
-            scale: Literal["Log"] | None = "Log" if log else None
-            if kind == "int":
-                space[name] = IntegerDomain(min=int(low), max=int(high), scale=scale)
-            else:
-                space[name] = FloatDomain(min=low, max=high, scale=scale)
-        search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
-        budget = Budget(max_trials=limit)
-        search = choose(search, [space], budget, EPOCHS, Constraints([], {}))
-        problem = Problem(search, [space], ("accuracy",), ("Maximize",), EPOCHS)
-        self._decisions = OurDecisions(problem, budget)
-        self.goes_on = self._decisions.goes_on
-
-    def next(self) -> tuple[TrainItem, Config, int] | None:
-        item = self._decisions.take()
-        return None if item is None else (item, dict(item.params), self._decisions.epochs(item))
+    rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
+    space: dict[str, FloatDomain | IntegerDomain] = {}
+    for name, kind, low, high, log in SPACE:
+        scale: Literal["Log"] | None = "Log" if log else None
+        if kind == "int":
+            space[name] = IntegerDomain(min=int(low), max=int(high), scale=scale)
+        else:
+            space[name] = FloatDomain(min=low, max=high, scale=scale)
+    search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
+    budget = Budget(max_trials=limit)
+    search = choose(search, [space], budget, EPOCHS, Constraints([], {}))
+    problem = Problem(search, [space], ("accuracy",), ("Maximize",), EPOCHS)
+    return OurDecisions(problem, budget)
 
 
 class RayASHA:
@@ -271,7 +241,7 @@ Maker: TypeAlias = Callable[[int, int, int | None], Searcher]
 
 
 def _ours(algorithm: Algorithm, scheduler: SchedulerType) -> Maker:
-    return lambda seed, workers, limit: Ours(seed, algorithm, scheduler, limit)
+    return lambda seed, workers, limit: ours(seed, algorithm, scheduler, limit)
 
 
 BASE = "ours Random + ASHA"

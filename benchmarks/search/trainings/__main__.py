@@ -13,13 +13,20 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import optuna
 
 from benchmarks.machine import describe
-from benchmarks.search.adapters import OurDecisions, optuna_goes_on
+from benchmarks.search.adapters import (
+    Config,
+    Job,
+    OurDecisions,
+    Searcher,
+    in_virtual_time,
+    optuna_goes_on,
+)
 from benchmarks.search.trainings.table import DATA, EPOCHS, FIXED, GRID, SEEDS, TRAIN
 from finetune_api.auto import choose
 from finetune_api.constraints import Constraints
@@ -42,51 +49,34 @@ Curve: TypeAlias = tuple[list[float], list[float]]
 """Values on validation and on test rows after each epoch."""
 
 
-class Way(Protocol):
-    """A search that is asked for work and told the value of every epoch."""
-
-    def next(self) -> tuple[Any, Mapping[str, Any], int] | None:
-        """A job, its configuration and its epochs so far; None while there is nothing to do."""
-        ...
-
-    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
-        """Take in the value after `epoch`; whether the worker trains on."""
-        ...
-
-
-class Ours:
+def ours(
+    seed: int, trials: int, algorithm: Algorithm, scheduler: SchedulerType, defaults: bool
+) -> OurDecisions:
     """The study's own state and decisions."""
-
-    def __init__(
-        self, seed: int, trials: int, algorithm: Algorithm, scheduler: SchedulerType, defaults: bool
-    ) -> None:
-        space: dict[str, FloatDomain | IntegerDomain] = {
-            name: IntegerDomain(values=[int(value) for value in values])
-            if name == "batchSize"
-            else FloatDomain(values=list(values))
-            for name, values in GRID.items()
-        }
-        budget = Budget(max_trials=trials)
-        rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
-        search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
-        search = choose(search, [space], budget, EPOCHS, Constraints([], {}))
-        first = None
-        if defaults:
-            fixed = resolve(None, FIXED).to_json()
-            first = Recommended(0, first_point(*MODEL, TRAIN, fixed, space))
-        problem = Problem(search, [space], ("metric",), ("Maximize",), EPOCHS, recommended=first)
-        self._decisions = OurDecisions(problem, budget)
-        self.goes_on = self._decisions.goes_on
-
-    def next(self) -> tuple[Any, Mapping[str, Any], int] | None:
-        item = self._decisions.take()
-        return None if item is None else (item, item.params, self._decisions.epochs(item))
+    space: dict[str, FloatDomain | IntegerDomain] = {
+        name: IntegerDomain(values=[int(value) for value in values])
+        if name == "batchSize"
+        else FloatDomain(values=list(values))
+        for name, values in GRID.items()
+    }
+    budget = Budget(max_trials=trials)
+    rungs = Scheduler(type=scheduler, reduction_factor=FACTOR)
+    search = Search(algorithm=algorithm, seed=seed, scheduler=rungs)
+    search = choose(search, [space], budget, EPOCHS, Constraints([], {}))
+    first = None
+    if defaults:
+        fixed = resolve(None, FIXED).to_json()
+        first = Recommended(0, first_point(*MODEL, TRAIN, fixed, space))
+    problem = Problem(search, [space], ("metric",), ("Maximize",), EPOCHS, recommended=first)
+    return OurDecisions(problem, budget)
 
 
 class Optuna:
     """Optuna's own loop: its multivariate TPE, told of running trials, and its HyperbandPruner."""
 
-    def __init__(self, seed: int, trials: int) -> None:
+    limits_itself = False
+
+    def __init__(self, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         self._study = optuna.create_study(
@@ -95,12 +85,8 @@ class Optuna:
             sampler=sampler,
             pruner=optuna.pruners.HyperbandPruner(1, EPOCHS, FACTOR),
         )
-        self._left = trials
 
-    def next(self) -> tuple[Any, Mapping[str, Any], int] | None:
-        if self._left == 0:
-            return None
-        self._left -= 1
+    def next(self) -> tuple[Job, Config, int]:
         space: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.IntDistribution(0, len(values) - 1)
             for name, values in GRID.items()
@@ -108,47 +94,39 @@ class Optuna:
         trial = self._study.ask(space)
         return trial, {name: GRID[name][place] for name, place in trial.params.items()}, 0
 
-    def goes_on(self, job: Any, epoch: int, value: float) -> bool:
+    def goes_on(self, job: Job, epoch: int, value: float) -> bool:
         return optuna_goes_on(self._study, job, epoch, value, EPOCHS)
 
 
-class Default:
-    """What the literature recommends, alone."""
-
-    def __init__(self) -> None:
-        self._ours = Ours(0, 1, "Random", "None", defaults=True)
-        self.next, self.goes_on = self._ours.next, self._ours.goes_on
-
-
-WAYS: dict[str, Callable[[int, int], Way]] = {
-    "Random, whole trainings": lambda seed, n: Ours(seed, n, "Random", "None", defaults=False),
-    "ours: search: {}": lambda seed, n: Ours(seed, n, "Auto", "Auto", defaults=True),
-    "ours without the recommended trial": lambda seed, n: Ours(
+WAYS: dict[str, Callable[[int, int], Searcher]] = {
+    "Random, whole trainings": lambda seed, n: ours(seed, n, "Random", "None", defaults=False),
+    "ours: search: {}": lambda seed, n: ours(seed, n, "Auto", "Auto", defaults=True),
+    "ours without the recommended trial": lambda seed, n: ours(
         seed, n, "Auto", "Auto", defaults=False
     ),
-    "Optuna TPE + HyperbandPruner": Optuna,
-    "the literature's default alone": lambda seed, n: Default(),
+    "Optuna TPE + HyperbandPruner": lambda seed, n: Optuna(seed),
+    "the literature's default alone": lambda seed, n: ours(
+        seed, 1, "Random", "None", defaults=True
+    ),
 }
 
 
-def run(way: Way, table: Mapping[Point, Curve]) -> tuple[float, int]:
+def run(way: Searcher, trials: int, table: Mapping[Point, Curve]) -> tuple[float, int]:
     """The value on test rows of what the search hands over, and the epochs that it trained."""
+
+    def curve(config: Config) -> Curve:
+        return table[tuple(float(config[name]) for name in GRID)]
+
+    def value(config: Config, epoch: int) -> float:
+        return curve(config)[0][epoch - 1]
+
     best, handed_over, trained = -1.0, 0.0, 0
-    slots: list[tuple[Any, Point, int]] = []
-    while True:
-        while len(slots) < WORKERS and (given := way.next()) is not None:
-            slots.append((given[0], tuple(float(given[1][name]) for name in GRID), given[2]))
-        if not slots:
-            return handed_over, trained
-        going_on = []
-        for job, point, epochs in slots:
-            validation, test = table[point]
-            if validation[epochs] > best:
-                best, handed_over = validation[epochs], test[epochs]
-            trained += 1
-            if way.goes_on(job, epochs + 1, validation[epochs]):
-                going_on.append((job, point, epochs + 1))
-        slots = going_on
+    for done in in_virtual_time(way, WORKERS, value, trials):
+        trained += len(done)
+        for step in done:
+            if step.value > best:
+                best, handed_over = step.value, curve(step.config)[1][step.epoch - 1]
+    return handed_over, trained
 
 
 def read(path: Path) -> dict[tuple[str, int], dict[Point, Curve]]:
@@ -177,7 +155,10 @@ def lines(tables: Mapping[tuple[str, int], Mapping[Point, Curve]], seeds: int) -
         for trials in TRIALS:
             found = {
                 name: np.array(
-                    [[run(make(seed, trials), table) for seed in range(seeds)] for table in known]
+                    [
+                        [run(make(seed, trials), trials, table) for seed in range(seeds)]
+                        for table in known
+                    ]
                 )
                 for name, make in WAYS.items()
             }
