@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from finetune_api.hyperparameters import resolve
 from finetune_api.spaces import IntegerDomain, NumericDomain
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
+from finetune_trainer.search import optuna_samplers
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.trials import Evaluation, Proposal, Trial
@@ -320,6 +322,32 @@ def test_model_learns_from_every_fate_of_a_trial(algorithm: str) -> None:
     found = proposer.propose(trials)
     assert found is not None
     assert _fits(found.params, spec.spaces[0].domains())
+
+
+def test_a_gaussian_process_is_told_250_results_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[float]] = []
+
+    class Counting(optuna.samplers.GPSampler):
+        def sample_relative(self, study: optuna.Study, *rest: Any) -> dict[str, Any]:
+            told.append(
+                [trial.values[0] for trial in study.get_trials(deepcopy=False) if trial.values]
+            )
+            return super().sample_relative(study, *rest)
+
+    monkeypatch.setattr(optuna_samplers, "GPSampler", Counting)
+    proposer = proposer_of(model_spec("GP", CONTINUOUS))
+    rates = [1e-5 * 1.01**n for n in range(500)]
+    proposer.inherit([({"learningRate": rate}, 0.9) for rate in rates[:200]])
+    done = [ended(n, {"learningRate": rate}, "Completed") for n, rate in enumerate(rates[200:])]
+    for trial in done:
+        proposer.record(trial.params)
+    for params in (
+        {"learningRate": rate} for rate in rates[:3]
+    ):  # what was inherited is tried first
+        proposer.record(params)
+    assert proposer.propose(done) is not None
+    own = sorted(accuracy(trial.params, 9) for trial in done)[-125:]
+    assert sorted(told[0]) == pytest.approx(sorted([*own, *[0.9] * 125]))
 
 
 POINTS = [

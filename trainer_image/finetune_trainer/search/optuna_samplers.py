@@ -71,7 +71,7 @@ class OptunaSampler:
         if draws_at_random(self._problem, number) or (learned is None and not inherited):
             rng = random.Random(f"{self._problem.search.seed}/random/{number}/{attempt}")
             return Proposal(draw_params(rng.choice(self._problem.spaces), rng))
-        results = dict(self._told_results(learned))
+        results = dict(self._told_results(learned, _GP_RESULTS - len(inherited)))
         if inherited and learned and learned.level < len(self._problem.resources) - 1:
             # Values of whole trainings and those of a rung can be compared by their places alone.
             inherited = [
@@ -92,13 +92,13 @@ class OptunaSampler:
         )
         return Proposal(self._suggest(study.ask()))
 
-    def _told_results(self, learned: Lesson | None) -> Iterator[tuple[int, float]]:
-        """Trials whose values the model is told, with their scores."""
+    def _told_results(self, learned: Lesson | None, most: int) -> Iterator[tuple[int, float]]:
+        """Trials whose values the model is told, with their scores; GP is told `most` of them."""
         found = learned.results if learned else []
         if self._algorithm == "GP" and len(self._problem.goals) > 1:
-            found = found[-_GP_RESULTS:]  # the latest: none is the best by all objectives
+            found = found[-most:]  # the latest: none is the best by all objectives
         elif self._algorithm == "GP":
-            found = sorted(found, key=lambda pair: -pair[1])[:_GP_RESULTS]
+            found = sorted(found, key=lambda pair: -pair[1])[:most]
         yield from ((trial.number, score) for trial, score in found)
 
     def _sampler(self, seed: int, learned: Lesson | None) -> BaseSampler:
