@@ -341,10 +341,8 @@ def test_a_gaussian_process_is_told_250_results_the_best(monkeypatch: pytest.Mon
     done = [ended(n, {"learningRate": rate}, "Completed") for n, rate in enumerate(rates[200:])]
     for trial in done:
         proposer.record(trial.params)
-    for params in (
-        {"learningRate": rate} for rate in rates[:3]
-    ):  # what was inherited is tried first
-        proposer.record(params)
+    for rate in rates[:3]:  # what was inherited is tried first
+        proposer.record({"learningRate": rate})
     assert proposer.propose(done) is not None
     own = sorted(accuracy(trial.params, 9) for trial in done)[-125:]
     assert sorted(told[0]) == pytest.approx(sorted([*own, *[0.9] * 125]))
