@@ -69,8 +69,9 @@ its way, and the study resumes from its records. WaitingForPodsToEnd: pods of an
 still run. Running: the driver reports. SuspendRequested: `spec.suspend` is true. InvalidSpec: the driver
 cannot run the spec, or this operator is older than the CRD and cannot read it. NoStorage: neither the
 study nor the operator names storage. StorageUnavailable: the study waits for storage that is full, read-only
-or gone; the message says which and why, and it resumes by itself. InvalidPodTemplate: the API server refused
-the study's objects. Forbidden: the API server does not accept them now (a quota, a missing right); they are tried again.
+or gone; the message says which and why, and it resumes by itself. InvalidPodTemplate: the study's own pod template is
+not of the form that the API demands. Forbidden: the API server does not accept the study's objects now (a quota, a
+policy, a missing right, a name that is taken); they are tried again, for as long as it takes.
 DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: more than `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
 RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result;

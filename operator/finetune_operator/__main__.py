@@ -8,6 +8,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
 from finetune_operator.pace import Pace
+from finetune_operator.preflight import wrong_template
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store, version_of
@@ -95,17 +97,9 @@ class Operator:
         settings.persistence.finalizer = f"{GROUP}/unused"
         settings.persistence.diffbase_storage = _NoDiffs()
         settings.networking.error_backoffs = KOPF_BACKOFFS
-        try:
-            config.load_incluster_config()
-        except config.ConfigException:
-            await config.load_kube_config()
-        configuration = client.Configuration.get_default_copy()
         kinds, namespaces = _children(self.settings), self.settings.namespaces
         watches = len(kinds) * max(1, len(namespaces))
-        configuration.connection_pool_maxsize = 4 * WORKERS + watches
-        # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
-        configuration.client_session_kwargs = {"trust_env": False}
-        api = client.ApiClient(configuration)
+        api = await _connect(4 * WORKERS + watches)
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
         self.pace = Pace(self.settings.progress_per_second, loop.time)
@@ -262,6 +256,19 @@ class Operator:
         self.ended.set()
 
 
+async def _connect(connections: int) -> client.ApiClient:
+    """A client of the API server: that of the pod's own account, else of the kubeconfig."""
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        await config.load_kube_config()
+    configuration = client.Configuration.get_default_copy()
+    configuration.connection_pool_maxsize = connections
+    # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return client.ApiClient(configuration)
+
+
 class _NoDiffs(kopf.DiffBaseStorage):
     """What kopf stores to tell handlers what has changed: no handler here needs it, so nothing is copied."""
 
@@ -281,7 +288,13 @@ def _is_established(crd: Mapping[str, Any]) -> bool:
 
 
 def _login_in_pod(**context: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**context)
+    """By the pod's account, at the address that every pod is given: kopf would ask DNS, which may fail by itself."""
+    found = kopf.login_with_service_account(**context)
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
+    if found is None or not host or not port:
+        return found
+    address = f"[{host}]" if ":" in host else host
+    return replace(found, server=f"https://{address}:{port}")
 
 
 def _login_by_kubeconfig(**context: Any) -> kopf.ConnectionInfo | None:
@@ -349,6 +362,16 @@ def main() -> None:
 async def _run(settings: Settings) -> None:
     metrics.serve(settings.metrics_port)
     traces.export(_identity(settings))
+    kube = Kube(await _connect(1))
+    try:
+        wrong = await wrong_template(kube, settings)
+    finally:
+        await kube.close()
+    if wrong:
+        log.error(
+            "the API server refuses the pods of every study: mend study.podTemplate: %s", wrong
+        )
+        sys.exit(1)
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()

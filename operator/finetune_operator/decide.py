@@ -30,7 +30,7 @@ from finetune_api.study import FineTuneStudy
 from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
-from finetune_operator.children import children, resolved
+from finetune_operator.children import Manifest, children, resolved
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.settings import Settings
@@ -48,6 +48,9 @@ EXPLAIN_SECONDS = 60
 
 NAMESPACE_ENDS = "because it is being terminated"
 """What the API server says when it refuses to create anything in a namespace that is being deleted."""
+
+STALLED_SECONDS = 300
+"""A study whose objects are not accepted counts as stalled when it has come no further for this long."""
 
 LOST_SECONDS = 30
 """A pod still there this long after its deletion deadline is on a lost node, and is deleted by force."""
@@ -70,9 +73,13 @@ class _Case:
         self.progress = believed_progress(self.study, self.observed)
         old = self.study.status
         stored = Findings(**{name: getattr(old, name) for name in Findings.model_fields})
-        self.findings = self.progress.findings if self.progress else stored
+        told = self.progress.findings if self.progress else Findings()
+        # A driver that prepares, or ends meanwhile, has not read the records yet.
+        found = told.model_copy(update={"search": None, "warnings": []})
+        if found == Findings():
+            told = stored.model_copy(update={"search": told.search})
+        self.findings = told
         if self.findings.search is None and old.search is not None:
-            # A driver that prepares has not read it yet.
             self.findings = self.findings.model_copy(update={"search": old.search})
 
     @cached_property
@@ -144,18 +151,32 @@ def decide(
 
 
 def refused(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
-    """The API server will never accept what the study asks for: the study fails."""
+    """The API server will never accept the study's own pod template: the study fails."""
     case = _Case(study, observed, Settings(), now)
-    message = f"the API server refused the study's objects: {why}"
+    message = f"the API server refused spec.cluster.podTemplate: {why}"
     decision = _fail(case, "InvalidPodTemplate", message)
     return replace(decision, events=transitions(study.status, decision.status))
 
 
 def forbidden(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
-    """The API server does not accept the study's objects now (a quota, a missing right): the study waits."""
+    """The API server does not accept the study's objects now (a quota, a policy, a missing right): the study waits.
+
+    After a while it counts as stalled, and goes on all the same when they are accepted.
+    """
     case = _Case(study, observed, Settings(), now)
-    status = _status(case, "Pending", "Forbidden", why, reconciling=True)
+    stalled = _is_stalled(case)
+    status = _status(case, "Pending", "Forbidden", why, reconciling=not stalled, stalled=stalled)
     return Decision(status, events=transitions(study.status, status))
+
+
+def _is_stalled(case: _Case) -> bool:
+    """Whether the study was not accepted before either, and has come no further for a while."""
+    now = {c.type: c for c in case.study.status.conditions if c.status == "True"}
+    waiting = now.get("Stalled") or now.get("Reconciling")
+    if waiting is None or waiting.reason != "Forbidden":
+        return False
+    waited = (case.now - waiting.last_transition_time).total_seconds()
+    return waiting.type == "Stalled" or waited >= STALLED_SECONDS
 
 
 def hindered(
@@ -279,16 +300,28 @@ def _start(case: _Case) -> Decision:
     status = _status(case, "Starting", "CreatingPods", message, reconciling=True, attempts=attempt)
     return Decision(
         status,
-        apply=tuple(children(case.study, case.settings)),
+        apply=_stale(case, case.settings),
         create=tuple(engines.manifests(case.study, attempt, case.settings)),
         confirm=attempt > 1 and not case.confirmed,
     )
+
+
+def _stale(case: _Case, settings: Settings) -> tuple[Manifest, ...]:
+    """The children that are missing, or not as they should be."""
+    made = children(case.study, settings)
+    return tuple(manifest for manifest in made if not case.observed.has(manifest))
 
 
 def _waited_for(case: _Case) -> str:
     """What is still there of an earlier attempt, or of an earlier study of the same name."""
     strangers = [job for job in case.observed.jobs if job.study_uid != case.uid]
     if not strangers:
+        others = [pod.name for pod in case.pods if not _is_own(case, pod)]
+        if others:
+            return (
+                f"waiting for pod {others[0]} to end, which has the study's label and is of an earlier study"
+                f" of this name or of somebody else; the operator does not delete it"
+            )
         return f"waiting for {len(case.pods)} pods of an earlier attempt to end"
     job = min(
         strangers, key=lambda job: job.study_uid
@@ -302,8 +335,7 @@ def _waited_for(case: _Case) -> str:
 def _running(case: _Case, current: JobView) -> Decision:
     """Nothing to do but to pass on edits of the budget, to restore children, and to report how it goes."""
     settings = case.settings.model_copy(update={"engine": current.kind})
-    made = children(case.study, settings)
-    stale = tuple(manifest for manifest in made if not case.observed.has(manifest))
+    stale = _stale(case, settings)
     if current.held:
         decision = _queued(case, current)
     else:
@@ -494,7 +526,11 @@ def _ended_trials(findings: Findings) -> int:
 def _lost_pods(case: _Case, decision: Decision) -> Decision:
     """Add the forced deletion of pods that a lost node will never end."""
     limit = timedelta(seconds=LOST_SECONDS)
-    ends = [(pod, pod.deadline + limit) for pod in case.pods if pod.deadline is not None]
+    ends = [
+        (pod, pod.deadline + limit)
+        for pod in case.pods
+        if pod.deadline is not None and _is_own(case, pod)
+    ]
     deletions = tuple(
         Deletion("Pod", pod.name, pod.uid, force=True) for pod, end in ends if end <= case.now
     )
@@ -504,6 +540,18 @@ def _lost_pods(case: _Case, decision: Decision) -> Decision:
     return replace(
         decision, delete=(*decision.delete, *deletions), again_after=min(delays, default=None)
     )
+
+
+def _is_own(case: _Case, pod: PodView) -> bool:
+    """Whether an attempt of this very study made the pod: labels alone, which anybody may copy, do not say so.
+
+    Its Job may be gone already; what is left then is its name, and that the pod says whose it is.
+    """
+    job = next((job for job in case.observed.jobs if job.uid == pod.controller), None)
+    if job is not None:
+        return job.study_uid == case.uid
+    named = names.is_attempt(case.study.metadata.name, pod.controller_name)
+    return named and pod.study_uid == case.uid
 
 
 def _delete_job(job: JobView) -> Deletion:

@@ -20,22 +20,23 @@ _BACKOFF_LIMIT = 100
 
 
 def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Manifest]:
-    """The objects of one attempt, to be created in this order: the Secret, which attempts share, and the Job."""
-    return [_secret(study), _job(study, attempt, settings)]
+    """The objects of one attempt, to be created in this order: a Secret with a new token and name, and the Job."""
+    token = names.token(study.metadata.name, attempt)
+    return [_secret(study, token), _job(study, attempt, settings, token)]
 
 
-def _secret(study: FineTuneStudy) -> Manifest:
-    """The token without which nobody can use the study's Ray cluster."""
+def _secret(study: FineTuneStudy, name: str) -> Manifest:
+    """The token without which nobody can use the attempt's Ray cluster."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": names.metadata(study, names.token(study)),
+        "metadata": names.metadata(study, name),
         "stringData": {"token": secrets.token_hex(32)},
         "immutable": True,
     }
 
 
-def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
+def _job(study: FineTuneStudy, attempt: int, settings: Settings, token: str) -> Manifest:
     spec = resolved(study, settings)
     return {
         "apiVersion": "batch/v1",
@@ -51,7 +52,7 @@ def _job(study: FineTuneStudy, attempt: int, settings: Settings) -> Manifest:
             # Per-index limits would end the whole Job, or leave it Running for ever (see docs/architecture.md).
             "backoffLimitPerIndex": 1_000_000,
             "backoffLimit": _BACKOFF_LIMIT,
-            "template": pod_template(study, spec, settings, attempt, _own(study, attempt)),
+            "template": pod_template(study, spec, settings, attempt, _own(study, attempt, token)),
         },
     }
 
@@ -73,8 +74,8 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _own(study: FineTuneStudy, attempt: int) -> Manifest:
-    """What only the pods of a Job have: our supervisor, the address of their head, the token."""
+def _own(study: FineTuneStudy, attempt: int, secret: str) -> Manifest:
+    """What only the pods of a Job have: our supervisor, the address of their head, the token in `secret`."""
     job = names.attempt_name(study.metadata.name, attempt)
     service = names.account(study.metadata.name)
     values = {
@@ -90,6 +91,6 @@ def _own(study: FineTuneStudy, attempt: int) -> Manifest:
         command=["python3", "-m", "finetune_trainer.supervisor"],
         volumeMounts=[{"name": "ray", "mountPath": "/etc/finetune/ray", "readOnly": True}],
     )
-    token = {"name": "ray", "secret": {"secretName": names.token(study), "defaultMode": 0o440}}
+    token = {"name": "ray", "secret": {"secretName": secret, "defaultMode": 0o440}}
     part["spec"] |= {"subdomain": service, "volumes": [token]}
     return part

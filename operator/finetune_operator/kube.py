@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +33,8 @@ _PATHS = {
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
 }
 _APPLY = "application/apply-patch+yaml"
-_MERGE = "application/strategic-merge-patch+json"
+_MERGE = "application/merge-patch+json"
+_STRATEGIC = "application/strategic-merge-patch+json"
 _WATCH_SECONDS = (300, 600)
 """Shortest and longest duration of a watch: not all of them begin anew at the same time."""
 
@@ -48,6 +50,10 @@ _REFUSED = {400, 405, 413, 415, 422}
 
 _UNKNOWN_FIELD = "failed to create typed patch object"
 """The message of the 500 with which server-side apply answers an unknown field."""
+
+_WRONG_FORM = re.compile(r'\S+ "[^"]*" is invalid: |\S+ in version "[^"]*" cannot be handled as a ')
+"""How the API server begins when an object has not the form of its kind. (Policies: "… is forbidden: …"; webhooks:
+"admission webhook … denied the request: …", both with any status code.)"""
 
 _TOO_NEW = "Too large resource version"
 """The message of the 504 for a version that the API server has not reached (yet), as after etcd was restored."""
@@ -65,7 +71,11 @@ class KubeError(Exception):
 
 
 class Refused(KubeError):
-    """The API server will never accept this object."""
+    """The API server does not accept this object: its form is wrong, or a policy denies it."""
+
+
+class Malformed(Refused):
+    """The object does not have the form that the API demands, whatever admission says about it."""
 
 
 class Forbidden(KubeError):
@@ -110,10 +120,27 @@ class Kube:
         query = [("fieldManager", MANAGER), ("force", "true"), ("fieldValidation", "Strict")]
         return await self._request("PATCH", path, manifest, query, _APPLY)
 
-    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """POST. Raises Exists if there is an object of that name, else KubeError."""
+    async def update(self, live: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Server-side apply to that very object, `live`. Raises Conflict if another one has its name, or none; else
+        KubeError.
+
+        Fields that belong to the operator because it created the object belong to it as applied ones from now on:
+        otherwise those that `manifest` no longer has would stay.
+        """
+        meta = {**manifest["metadata"], "uid": live["metadata"]["uid"]}
+        fields = as_applied(live["metadata"].get("managedFields") or [])
+        if fields is not None:
+            path = self._path(manifest["kind"], meta["namespace"], meta["name"])
+            known = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
+            patch = {"metadata": {**known, "managedFields": fields}}
+            await self._request("PATCH", path, patch, [("fieldManager", MANAGER)], _MERGE)
+        return await self.apply({**manifest, "metadata": meta})
+
+    async def create(self, manifest: Mapping[str, Any], dry_run: bool = False) -> dict[str, Any]:
+        """POST; a dry run creates nothing. Raises Exists if there is an object of that name, else KubeError."""
         path = self._path(manifest["kind"], manifest["metadata"]["namespace"])
         query = [("fieldManager", MANAGER), ("fieldValidation", "Strict")]
+        query += [("dryRun", "All")] if dry_run else []
         return await self._request("POST", path, manifest, query)
 
     async def replace(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +267,7 @@ class Kube:
         query = [("fieldManager", MANAGER)]
         patch = {"metadata": {"uid": uid}, "status": status}
         try:
-            await self._request("PATCH", path, patch, query, _MERGE)
+            await self._request("PATCH", path, patch, query, _STRATEGIC)
         except (Gone, Conflict):
             return
 
@@ -300,6 +327,29 @@ class Kube:
         return dict(json.loads(data))
 
 
+def as_applied(fields: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """`managedFields` in which what the operator has created counts as applied by it; None if they are so already."""
+
+    def own(entry: Mapping[str, Any], operation: str) -> bool:
+        return (entry.get("manager"), entry.get("operation")) == (MANAGER, operation)
+
+    created = [e for e in fields if own(e, "Update") and not e.get("subresource")]
+    if not created:
+        return None
+    applied = [e for e in fields if own(e, "Apply")]
+    paths: dict[str, Any] = {}
+    for entry in (*applied, *created):
+        paths = _union(paths, entry.get("fieldsV1") or {})
+    others = [e for e in fields if e not in applied and e not in created]
+    return [{**created[0], "operation": "Apply", "fieldsV1": paths}, *others]
+
+
+def _union(some: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of both, in the nested form of `fieldsV1`."""
+    both = {name: _union(some.get(name, {}), fields) for name, fields in more.items()}
+    return {**some, **both}
+
+
 async def _lines(content: StreamReader) -> AsyncIterator[bytes]:
     """The lines of a stream, however long: objects may exceed the reader's own limit."""
     parts: list[bytes] = []
@@ -315,18 +365,27 @@ def _error(status: int, body: Any, headers: Mapping[str, str] = MappingProxyType
     try:
         answer = json.loads(body)
         message, reason = str(answer["message"]), answer.get("reason")
+        other = status == 422 and _is_of_other_uid(answer)
     except (ValueError, KeyError, TypeError, AttributeError):
-        message, reason = str(body)[:500], None
+        message, reason, other = str(body)[:500], None, False
     if status == 403:
         return Forbidden(status, message)
     if status == 404:
         return Gone(status, message)
-    if status == 409:
+    if status == 409 or other:
         return (Exists if reason == "AlreadyExists" else Conflict)(status, message)
     if status == 410 or (status == 504 and _TOO_NEW in message):
         return Expired(status, message)
-    refused = status in _REFUSED or (status == 500 and _UNKNOWN_FIELD in message)
-    if refused:
+    unknown_field = status == 500 and _UNKNOWN_FIELD in message
+    if unknown_field or (status in _REFUSED and _WRONG_FORM.match(message)):
+        return Malformed(status, message)
+    if status in _REFUSED:
         return Refused(status, message)
     wait = headers.get("Retry-After", "")
     return KubeError(status, message, float(wait) if wait.isdecimal() else 0.0)
+
+
+def _is_of_other_uid(answer: Mapping[str, Any]) -> bool:
+    """Whether the request named another UID than the object has."""
+    causes = (answer.get("details") or {}).get("causes") or []
+    return any(cause.get("field") == "metadata.uid" for cause in causes)

@@ -1,5 +1,7 @@
 """Names and labels of a study's children."""
 
+import re
+import secrets
 from typing import Any
 
 from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy
@@ -22,13 +24,18 @@ def attempt_name(study: str, attempt: int) -> str:
     return f"{study}-{attempt}"
 
 
-def token(study: FineTuneStudy) -> str:
-    """Name of the Secret with the token of a study's Ray clusters.
+def token(study: str, attempt: int) -> str:
+    """A name for the Secret with the token of one attempt's Ray cluster; another one each time.
 
-    It is created without the right to read what is there, so the name must be unique to this study: the Secret
-    of an earlier study of the same name may still wait for the garbage collector.
+    The operator may not read Secrets, so it could not tell somebody else's from its own. Nobody can guess this
+    name, so a Secret that has it was created here.
     """
-    return f"{study.metadata.name}-{(study.metadata.uid or '')[:8]}"
+    return f"{study}-{attempt}-{secrets.token_hex(8)}"
+
+
+def is_attempt(study: str, name: str) -> bool:
+    """Whether a Job, RayJob or RayCluster of that name can be one of the study's. (KubeRay appends to it.)"""
+    return re.fullmatch(rf"{re.escape(study)}-[0-9]+(-[a-z0-9]+)?", name) is not None
 
 
 def run_id(study_uid: str, attempt: int) -> str:

@@ -121,6 +121,12 @@ class PodView:
     run_id: str
     """Of its attempt (see JobView)."""
 
+    controller: str
+    """UID of what made it."""
+
+    controller_name: str
+    """Name of the Job or RayCluster that made it; empty if something else did, or nothing."""
+
     place: str
     """Which of its attempt's pods it is; its replacement has the same place."""
 
@@ -154,6 +160,8 @@ class PodView:
             uid=meta["uid"],
             study_uid=study,
             run_id=job or names.run_id(study, number(labels.get(names.ATTEMPT_LABEL))),
+            controller=owner(meta),
+            controller_name=_engines_name(meta),
             # KubeRay's workers have no numbers, so none replaces a particular one
             place=index if index is not None else "head" if head else meta["name"],
             head=head,
@@ -333,8 +341,17 @@ def _bounded(text: Any) -> str:
 
 def owner(meta: Mapping[str, Any]) -> str:
     """UID of the controller that these metadata name; empty if none."""
+    return str(_controller(meta).get("uid", ""))
+
+
+def _engines_name(meta: Mapping[str, Any]) -> str:
+    controller = _controller(meta)
+    return str(controller["name"]) if controller.get("kind") in ("Job", "RayCluster") else ""
+
+
+def _controller(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     owners = meta.get("ownerReferences") or []
-    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+    return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def _image(status: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.status import Findings, StudyStatus
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, ObjectMeta
-from finetune_operator import metrics, traces
+from finetune_operator import engines, metrics, traces
 from finetune_operator.decide import (
     LOST_SECONDS,
     NAMESPACE_ENDS,
@@ -32,6 +32,7 @@ from finetune_operator.kube import (
     Gone,
     Kube,
     KubeError,
+    Malformed,
     Refused,
 )
 from finetune_operator.names import attempt_name, progress_config
@@ -164,11 +165,33 @@ class Reconciler:
         self, key: Key, study: FineTuneStudy, explanation: str = "", confirmed: bool = False
     ) -> Decision:
         observed = self._store.observed(key)
-        settings = self._settings
-        if settings.engine == "Auto":
-            engine = "RayJob" if self._ray_jobs() else "Job"
-            settings = settings.model_copy(update={"engine": engine})
-        return decide(study, observed, settings, _now(), explanation, confirmed)
+        return decide(study, observed, self._settings_now(), _now(), explanation, confirmed)
+
+    def _settings_now(self) -> Settings:
+        """The settings with the engine that an attempt would have that begins now."""
+        if self._settings.engine != "Auto":
+            return self._settings
+        engine = "RayJob" if self._ray_jobs() else "Job"
+        return self._settings.model_copy(update={"engine": engine})
+
+    async def _is_own_fault(self, study: FineTuneStudy) -> bool:
+        """Whether an attempt that has not the form the API demands has it without the study's own pod template.
+
+        Everything else may be mended by the platform team. Where a dry run cannot be judged, nobody is to blame.
+        """
+        if study.spec.cluster.pod_template is None:
+            return False
+        cluster = study.spec.cluster.model_copy(update={"pod_template": None})
+        spec = study.spec.model_copy(update={"cluster": cluster})
+        plain = study.model_copy(update={"spec": spec})
+        attempt = engines.manifests(plain, study.status.attempts + 1, self._settings_now())[-1]
+        try:
+            await self._kube.create(attempt, dry_run=True)
+        except KubeError as error:
+            about = f"{study.metadata.namespace}/{study.metadata.name}"
+            log.warning("a dry run was refused", extra={"study": about, "error": str(error)})
+            return False
+        return True
 
     async def _explain(self, key: Key, job: JobView) -> str:
         found = await self._kube.events_of(key[0], job.kind, job.uid)
@@ -207,7 +230,7 @@ class Reconciler:
             seen, now, why = self._store.observed(key), _now(), error.message
             if not begins:
                 trouble, decision = error, hindered(study, seen, decision, now, why)
-            elif isinstance(error, Refused):
+            elif isinstance(error, Malformed) and await self._is_own_fault(study):
                 decision = refused(study, seen, now, why)
             else:
                 trouble, decision = error, forbidden(study, seen, now, why)
@@ -256,17 +279,28 @@ class Reconciler:
             await self._create(key, manifest)
 
     async def _apply(self, key: Key, manifest: dict[str, Any]) -> None:
-        self._remember(key, manifest["kind"], await self._kube.apply(manifest))
+        """Make a child, or make it as it should be. Raises Forbidden if its name belongs to somebody else's object."""
+        kind, meta = manifest["kind"], manifest["metadata"]
+        if not self._store.has(key, _VIEWS[kind], meta["name"]):
+            try:
+                self._remember(key, kind, await self._kube.create(manifest))
+                return
+            except Exists:
+                pass  # created before a restart, the answer was lost, or it has lost its label
+        live = await self._recognise(key, kind, meta)
+        self._remember(key, kind, await self._kube.update(live, manifest))
 
     async def _create(self, key: Key, manifest: dict[str, Any]) -> None:
+        """Make what never changes. Raises Forbidden if its name belongs to somebody else's object."""
         kind, meta = manifest["kind"], manifest["metadata"]
         try:
             self._remember(key, kind, await self._kube.create(manifest))
-        except Exists:
+        except Exists as error:
             # Created before a restart, or the answer was lost.
             log.info("exists already", extra={"study": "/".join(key), "object": meta["name"]})
-            if kind in (*KINDS, "ConfigMap"):  # all other names are unique to this study
-                await self._recognise(key, kind, meta)
+            if kind == "Secret":  # nobody may read whose it is; the next try has another name
+                raise Conflict(error.status, error.message) from None
+            await self._recognise(key, kind, meta)
         except Gone:
             # With engine Auto the watch of RayJobs learns this as well, and the next try makes a Job.
             auto = self._settings.engine == "Auto"
@@ -274,16 +308,19 @@ class Reconciler:
                 raise
             raise Forbidden(404, _UNSERVED) from None
 
-    async def _recognise(self, key: Key, kind: str, meta: Mapping[str, Any]) -> None:
-        """Remember the object that has the name of one to create. Raises Forbidden if it is not this study's."""
+    async def _recognise(self, key: Key, kind: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Remember and return the object that has the name of one to make. Raises Forbidden if it is not this study's."""
         found = await self._kube.read(kind, key[0], meta["name"])
         if found is None:
+            if _VIEWS.get(kind) is not None:
+                self._store.lost(key, _VIEWS[kind], meta["name"], "")
             raise Conflict(409, f"{kind} {meta['name']} existed, and is gone")
         self._remember(key, kind, found)
         if owner(found["metadata"]) != owner(meta):
             raise Forbidden(
                 409, f"{kind} {meta['name']} exists and does not belong to this study: delete it"
             )
+        return found
 
     def _remember(self, key: Key, kind: str, body: dict[str, Any]) -> None:
         view = _VIEWS.get(kind)

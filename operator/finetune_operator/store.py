@@ -83,6 +83,10 @@ class Store:
         self._pop(key, slot)
         return key
 
+    def has(self, key: Key, kind: type[View], name: str) -> bool:
+        """Whether an object of that kind and name is known, whosever it is."""
+        return (kind, name) in self._views.get(key, {})
+
     def known(self, kind: type[View], body: Mapping[str, Any]) -> View | None:
         """What is known of the object that `body` is a version of."""
         key, slot = _place(str(body["metadata"].get("namespace")), kind, body)

@@ -103,17 +103,22 @@ def remains(studies: Studies, name: str) -> dict[str, Any]:
     study = studies.get("fts", name)
     uid, status = study["metadata"]["uid"], study["status"]
     owned = [
-        f"{kind}/{child['metadata']['name']}"
+        _known_name(kind, child["metadata"]["name"])
         for kind in _KINDS
         for child in studies.all(kind)
         if any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", []))
     ]
     conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
     return {
-        "children": sorted(one.replace(name, "study").replace(uid[:8], "uid") for one in owned),
+        "children": sorted({one.replace(name, "study") for one in owned}),
         "conditions": conditions,
         **{field: status[field] for field in ("state", "attempts", "trials", "observedGeneration")},
     }
+
+
+def _known_name(kind: str, name: str) -> str:
+    # Secrets have random names, and an attempt that was begun twice has two.
+    return f"{kind}/{name.rsplit('-', 1)[0] if kind == 'secrets' else name}"
 
 
 def finish(studies: Studies, name: str, job: str, **report: Any) -> None:

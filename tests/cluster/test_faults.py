@@ -338,7 +338,7 @@ def test_deleted_job_is_followed_by_the_next_attempt(
     lives.run(studies, "tickets", 2)
     lives.complete(studies, "tickets", 2)
     assert [job["metadata"]["name"] for job in studies.all("jobs")] == ["tickets-2"]
-    assert [len(studies.all(kind)) for kind in ("secrets", "services")] == [1, 1]
+    assert [len(studies.all(kind)) for kind in ("secrets", "services")] == [2, 1]
 
 
 def test_deleted_pod_is_followed_by_another(operator: OperatorProcess, studies: Studies) -> None:

@@ -49,11 +49,15 @@ class Answer:
     reason: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     text: str | None = None
+    wrong: str = ""
+    """The field that is."""
 
     def body(self) -> str:
         """What is sent."""
         facts = {"kind": "Status", "status": "Failure", "code": self.status}
-        said = {"message": self.message, "reason": self.reason}
+        said: Manifest = {"message": self.message, "reason": self.reason}
+        if self.wrong:
+            said["details"] = {"causes": [{"field": self.wrong}]}
         return json.dumps(facts | said) if self.text is None else self.text
 
 
@@ -265,6 +269,13 @@ class FakeApi:
         if found is None and (request.method != "PATCH" or place.subresource):
             return _missing(request)
         meta = body.get("preconditions") if request.method == "DELETE" else body["metadata"]
+        if "apply-patch" in request.content_type and (uid := body["metadata"].get("uid")):
+            if found is None:
+                return Answer(409, "uid mismatch: no existing object was found", "Conflict")
+            if uid != found["metadata"]["uid"]:
+                return Answer(
+                    422, "is invalid: field is immutable", "Invalid", wrong="metadata.uid"
+                )
         if found is not None and not _meets(found, meta or {}):
             return Answer(409, "the object has been modified", "Conflict")
         if request.method == "DELETE":
@@ -279,6 +290,8 @@ class FakeApi:
         place = _Place(place.group, place.plural, place.namespace, name)
         if place in self._objects:
             return Answer(409, f"{place.plural} {name!r} already exists", "AlreadyExists")
+        if "dryRun" in request.query:
+            return request.body
         return self._store(place, request.body)
 
     def _listed(self, request: Request, place: _Place) -> Manifest:

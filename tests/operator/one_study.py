@@ -34,6 +34,11 @@ CHILD_PATHS = {
     "Role": f"{RBAC}/roles/tickets-trainer",
     "RoleBinding": f"{RBAC}/rolebindings/tickets-trainer",
 }
+MADE_AT = {child: path.rsplit("/", 1)[0] for child, path in CHILD_PATHS.items()}
+"""Where each child is created."""
+
+BEFORE_JOB = {**CHILD_PATHS, "Job": f"{JOBS}/tickets-1"}
+"""Everything that an attempt needs under a name that somebody may have taken."""
 
 
 class Cluster:
@@ -81,7 +86,9 @@ class Cluster:
             "batch.kubernetes.io/controller-uid": job_uid,
         }
         annotations = {"batch.kubernetes.io/job-completion-index": "0"}
+        owner = {"kind": "Job", "name": "tickets-1", "uid": job_uid, "controller": True}
         known: Manifest = {"name": "tickets-1-0", "namespace": "default", "labels": labels}
+        known["ownerReferences"] = [owner]
         body = {"metadata": {**known, "annotations": annotations, **meta}}
         self.api.put(f"{PODS}/tickets-1-0", {**body, "status": {"phase": phase}})
 
@@ -103,6 +110,8 @@ class Cluster:
         for kind in kinds:
             there = set()
             for body in self.api.all(PLACES.get(kind.kind) or CHILD_PATHS[kind.kind]):
+                if names.STUDY_LABEL not in body["metadata"].get("labels", {}):
+                    continue  # the watches ask for those that have it
                 self.store.put("default", kind, body)
                 there.add((KEY, body["metadata"]["name"]))
             for key, name in self.store.names(kind, None) - there:

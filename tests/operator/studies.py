@@ -67,6 +67,8 @@ def pod(index: int = 0, **more: Any) -> PodView:
         "uid": f"pod-{index}",
         "study_uid": UID,
         "run_id": JOB_UID,
+        "controller": JOB_UID,
+        "controller_name": "tickets-1",
         "place": str(index),
         "head": index == 0,
         "ended": False,

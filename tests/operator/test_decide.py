@@ -17,6 +17,7 @@ from finetune_api.status import (
     Findings,
     Spending,
     StudyStatus,
+    TrialCounts,
     TrialResult,
 )
 from finetune_operator.belief import believed_progress
@@ -609,6 +610,72 @@ def test_pod_on_a_lost_node_is_deleted_by_force_only_after_its_deadline() -> Non
     assert decide(study(), lost, SETTINGS, later(30)).delete == (
         Deletion("Pod", "tickets-1-0-abcde", "pod-0", force=True),
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "jobs", "forced"),
+    [
+        ({}, [job()], True),
+        ({"controller": "gone"}, [job(2, uid="second")], True),
+        ({"controller": "gone", "controller_name": "tickets-1-x7kqz"}, [], True),  # KubeRay's
+        ({"controller": "", "controller_name": ""}, [job()], False),
+        ({"controller": "set", "controller_name": ""}, [job()], False),  # not a Job's
+        ({"controller": "other", "controller_name": "tickets-eval"}, [job()], False),
+        ({"controller": "other", "controller_name": "others-1"}, [], False),
+        ({"study_uid": "earlier", "controller": "gone"}, [], False),
+        ({}, [job(study_uid="earlier")], False),
+    ],
+)
+def test_only_pods_that_the_studys_own_attempts_made_are_deleted_by_force(
+    said: dict[str, Any], jobs: list[JobView], forced: bool
+) -> None:
+    seen = observed(*jobs, pod(deadline=NOW, **said))
+    decision = decide(study(StudyStatus(attempts=1)), seen, SETTINGS, later(60))
+    assert [each.kind for each in decision.delete if each.force] == ["Pod"] * forced
+
+
+def test_pod_of_somebody_else_that_is_waited_for_is_named() -> None:
+    status = decide(study(), observed(pod(controller_name="")), SETTINGS, NOW).status
+    assert "pod tickets-1-0-abcde to end" in status.message
+    assert "does not delete it" in status.message
+
+
+@pytest.mark.parametrize("phase", ["Preparing", "Drained", "Failed"])
+def test_what_was_found_stays_until_a_driver_has_read_the_records(phase: str) -> None:
+    best = TrialResult(trial=3, value=0.75)
+    found = Findings(trials=TrialCounts(planned=4, completed=3), best=best, gpu_seconds=7)
+    before = StudyStatus(**found.__dict__, attempts=1)
+    says = progress(phase, reason="Running", findings=Findings(), term=2)
+    status = decide(
+        study(before), observed(job(), pod(), document=says, term=2), SETTINGS, NOW
+    ).status
+    assert (status.best, status.trials, status.gpu_seconds) == (best, found.trials, 7)
+    news = progress("Searching", term=2)
+    seen = observed(job(), pod(), document=news, term=2)
+    assert decide(study(status), seen, SETTINGS, NOW).status.trials == news.findings.trials
+
+
+def test_study_that_is_not_accepted_for_a_while_is_stalled_until_it_is() -> None:
+    first = forbidden(study(), observed(), NOW, "denied").status
+    assert true_conditions(first) == {"Reconciling"}
+    soon = forbidden(study(first), observed(), later(299), "denied").status
+    assert true_conditions(soon) == {"Reconciling"}
+    late = forbidden(study(soon), observed(), later(301), "denied")
+    assert true_conditions(late.status) == {"Stalled"}
+    stalled = late.status.condition("Stalled")
+    assert stalled is not None
+    assert (late.status.state, stalled.reason) == ("Pending", "Forbidden")
+    assert not late.events  # it has been announced
+    still = forbidden(study(late.status), observed(), later(400), "denied").status
+    assert true_conditions(still) == {"Stalled"}
+    on = decide(study(still), observed(), SETTINGS, later(401)).status
+    assert (on.state, true_conditions(on)) == ("Starting", {"Reconciling"})
+
+
+def test_time_in_which_a_study_did_come_further_does_not_make_it_stalled() -> None:
+    starting = decide(study(), observed(), SETTINGS, NOW).status
+    status = forbidden(study(starting), observed(), later(1000), "denied").status
+    assert true_conditions(status) == {"Reconciling"}
 
 
 def test_finished_study_is_deleted_when_its_time_is_over() -> None:

@@ -19,8 +19,11 @@ from finetune_operator.kube import (
     Gone,
     Kube,
     KubeError,
+    Malformed,
     Refused,
+    as_applied,
 )
+from finetune_operator.names import MANAGER
 from tests.operator.fake_api import Answer, Broken, Chunks, FakeApi, Request, Stalled, line
 
 PODS = "/api/v1/namespaces/nlp/pods"
@@ -49,6 +52,7 @@ def only(requests: list[Request]) -> Request:
 
 WRITES: dict[str, Callable[[Kube], Awaitable[object]]] = {
     "apply": lambda kube: kube.apply(config()),
+    "update": lambda kube: kube.update(config(uid="uid"), config()),
     "create": lambda kube: kube.create(config()),
     "replace": lambda kube: kube.replace(config()),
     "delete": lambda kube: kube.delete("Pod", "nlp", "a", "uid"),
@@ -99,6 +103,7 @@ async def test_everybody_may_read(verb: str, api: FakeApi) -> None:
 
 TOO_NEW = "Timeout: Too large resource version: 9, current: 5"
 UNKNOWN_FIELD = "failed to create typed patch object (nlp/a; v1, Kind=ConfigMap): .x: field not declared in schema"
+HOOK = 'admission webhook "audit.example.dev" denied the request:'
 MEANINGS = [
     (Answer(400, "malformed"), Refused),
     (Answer(401, "who are you"), KubeError),
@@ -114,9 +119,19 @@ MEANINGS = [
     (Answer(413, "request entity too large"), Refused),
     (Answer(415, "unsupported media type"), Refused),
     (Answer(422, "spec.x: Invalid value", "Invalid"), Refused),
+    (Answer(422, 'Job.batch "a-1" is invalid: spec.x: Invalid value', "Invalid"), Malformed),
+    (
+        Answer(400, 'Job in version "v1" cannot be handled as a Job: strict', "BadRequest"),
+        Malformed,
+    ),
+    (Answer(422, 'jobs.batch "a" is forbidden: ValidatingAdmissionPolicy', "Invalid"), Refused),
+    (Answer(422, f'{HOOK} Job.batch "a" is invalid: spec.x', "Invalid"), Refused),
+    (Answer(400, f"{HOOK} it cannot be handled as a Job", "BadRequest"), Refused),
+    (Answer(422, "field is immutable", "Invalid", wrong="metadata.uid"), Conflict),
+    (Answer(422, "field is immutable", "Invalid", wrong="spec.selector"), Refused),
     (Answer(429, "too many requests", "TooManyRequests"), KubeError),
     (Answer(500, "etcdserver: leader changed"), KubeError),
-    (Answer(500, UNKNOWN_FIELD), Refused),
+    (Answer(500, UNKNOWN_FIELD), Malformed),
     (Answer(503, UNKNOWN_FIELD), KubeError),
     (Answer(503, "apiserver is shutting down"), KubeError),
     (Answer(504, TOO_NEW, "Timeout"), Expired),
@@ -133,6 +148,28 @@ def _name(value: object) -> str:
     if isinstance(value, Answer):
         return f"{value.status} {value.text or value.message}"[:40]
     return getattr(value, "__name__", "")
+
+
+def _entry(manager: str, operation: str, *fields: str, **more: str) -> Manifest:
+    paths: Manifest = {"f:metadata": {"f:labels": {f"f:{field}": {} for field in fields}}}
+    return {"manager": manager, "operation": operation, "fieldsV1": paths, **more}
+
+
+def test_what_was_created_counts_as_applied() -> None:
+    created = _entry(MANAGER, "Update", "a", "b")
+    applied = _entry(MANAGER, "Apply", "b", "c")
+    others = [
+        _entry("kubectl", "Apply", "a"),
+        _entry("kubectl", "Update", "d"),
+        _entry(MANAGER, "Update", "e", subresource="status"),
+    ]
+    assert as_applied([*others, created]) == [{**created, "operation": "Apply"}, *others]
+    assert as_applied([applied, *others, created]) == [
+        _entry(MANAGER, "Apply", "b", "c", "a"),
+        *others,
+    ]
+    assert as_applied([applied, *others]) is None
+    assert as_applied([]) is None
 
 
 @pytest.mark.parametrize(("answer", "meaning"), MEANINGS, ids=_name)

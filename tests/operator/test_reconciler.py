@@ -1,16 +1,31 @@
 """Decisions are carried out in order, on what they were made for, and what is refused is told."""
 
 import logging
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 
+from finetune_operator import names
+from finetune_operator.children import Manifest
 from finetune_operator.decide import NAMESPACE_ENDS
 from finetune_operator.kube import Conflict, Forbidden, Gone, KubeError, Refused
 from finetune_operator.observe import JobView, RayJobView
 from tests.api.wrong_manifests import VALID, changed
 from tests.operator.fake_api import Answer, Broken, FakeApi, Request, Stalled
-from tests.operator.one_study import CHILD_PATHS, CONFIGS, JOBS, KEY, LONG_AGO, PODS, STUDY, Cluster
+from tests.operator.one_study import (
+    BEFORE_JOB,
+    CHILD_PATHS,
+    CONFIGS,
+    CORE,
+    JOBS,
+    KEY,
+    LONG_AGO,
+    MADE_AT,
+    PODS,
+    STUDY,
+    Cluster,
+)
 from tests.operator.studies import SETTINGS, UID
 
 
@@ -33,16 +48,16 @@ def place(requests: list[Request], method: str, part: str) -> int:
 
 
 async def test_what_depends_on_each_other_is_made_one_after_another(cluster: Cluster) -> None:
-    cluster.api.on("PATCH", "/roles/tickets-trainer", Stalled(0.03))
+    cluster.api.on("POST", "/roles", Stalled(0.03))
     cluster.api.on("POST", "/secrets", Stalled(0.05))
-    cluster.api.on("PATCH", "/rolebindings/tickets-trainer", Stalled(0.03))
+    cluster.api.on("POST", "/rolebindings", Stalled(0.03))
     cluster.api.on("POST", "/jobs", Stalled(0.03))
     cluster.api.on("PATCH", "/status", Stalled(0.03))
     await cluster.begin()
     requests = cluster.api.requests
     order = [
-        place(requests, "PATCH", "/roles/tickets-trainer"),
-        place(requests, "PATCH", "/rolebindings/tickets-trainer"),
+        place(requests, "POST", "/roles"),
+        place(requests, "POST", "/rolebindings"),
         place(requests, "POST", "/jobs"),
         place(requests, "PATCH", "/tickets/status"),
         place(requests, "POST", "/events"),
@@ -51,12 +66,13 @@ async def test_what_depends_on_each_other_is_made_one_after_another(cluster: Clu
     assert [requests[each].beside for each in order[1:]] == [0, 0, 0, 0]
     assert order[1:] == [*range(len(requests) - 4, len(requests))]
     written = {str(request).split(" ")[1] for request in requests}
-    assert set(CHILD_PATHS.values()) <= written
+    assert set(MADE_AT.values()) <= written
+    assert all(cluster.api.get(path) for path in CHILD_PATHS.values())
 
 
 @pytest.mark.parametrize("child", CHILD_PATHS)
 async def test_no_job_is_made_while_a_child_is_missing(child: str, cluster: Cluster) -> None:
-    cluster.api.on("PATCH", CHILD_PATHS[child], Answer(500, "etcd is away"))
+    cluster.api.on("POST", MADE_AT[child], Answer(500, "etcd is away"))
     cluster.put_study()
     with pytest.raises(KubeError, match="etcd is away"):
         await cluster.hear_and_look()
@@ -67,8 +83,8 @@ async def test_no_job_is_made_while_a_child_is_missing(child: str, cluster: Clus
 
 
 async def test_all_requests_have_ended_when_one_has_failed(cluster: Cluster) -> None:
-    cluster.api.on("PATCH", CHILD_PATHS["ServiceAccount"], Answer(500))
-    cluster.api.on("PATCH", CHILD_PATHS["Service"], Stalled(0.05))
+    cluster.api.on("POST", MADE_AT["ServiceAccount"], Answer(500))
+    cluster.api.on("POST", MADE_AT["Service"], Stalled(0.05))
     cluster.put_study()
     with pytest.raises(KubeError):
         await cluster.hear_and_look()
@@ -102,20 +118,16 @@ async def test_nothing_is_written_by_who_does_not_lead(cluster: Cluster) -> None
     assert cluster.api.writes() == []
 
 
-@pytest.mark.parametrize(
-    ("method", "last"), [("PATCH", "/rolebindings/tickets-trainer"), ("POST", "/jobs")]
-)
-async def test_who_loses_the_lease_writes_nothing_more(
-    method: str, last: str, cluster: Cluster
-) -> None:
+@pytest.mark.parametrize("last", ["/rolebindings", "/jobs"])
+async def test_who_loses_the_lease_writes_nothing_more(last: str, cluster: Cluster) -> None:
     def lose() -> None:
         cluster.leads = False
 
-    cluster.api.on(method, last, lose)
+    cluster.api.on("POST", last, lose)
     cluster.put_study()
     with pytest.raises(KubeError, match="is not the leader"):
         await cluster.hear_and_look()
-    assert cluster.api.writes()[-1].startswith(method)
+    assert cluster.api.writes()[-1].startswith("POST")
     assert cluster.api.writes()[-1].endswith(last)
 
 
@@ -288,11 +300,102 @@ async def test_job_that_was_there_and_is_gone_is_made_at_the_next_try(cluster: C
     assert cluster.made() == ["tickets-1"]
 
 
-async def test_secret_that_is_there_is_taken_without_a_look_at_it(cluster: Cluster) -> None:
+async def test_secret_that_is_there_is_never_taken_for_the_studys(cluster: Cluster) -> None:
     cluster.api.on("POST", "/secrets", Answer(409, "exists", "AlreadyExists"))
+    cluster.put_study()
+    with pytest.raises(Conflict):
+        await cluster.hear_and_look()
+    assert cluster.made() == []
+    (taken,) = [
+        request.body["metadata"]["name"] for request in cluster.api.asked("POST", "/secrets")
+    ]
+    await cluster.hear_and_look()
+    (secret,) = cluster.api.all(f"{CORE}/secrets")
+    assert secret["metadata"]["name"] != taken
+    (job,) = cluster.api.all(JOBS)
+    volumes = {volume["name"]: volume for volume in job["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["ray"]["secret"]["secretName"] == secret["metadata"]["name"]
+
+
+# -- what belongs to somebody else
+
+
+async def test_all_that_an_attempt_needs_is_among_what_somebody_may_have_taken(
+    cluster: Cluster,
+) -> None:
     await cluster.begin()
-    assert not cluster.api.asked("GET", f"/tickets-{UID[:8]}")
+    made = {
+        f"{request.path}/{request.body['metadata']['name']}"
+        for request in cluster.api.requests
+        if request.method == "POST"
+    }
+    beside = {path for path in made if not re.search("/(secrets|events)/", path)}
+    assert beside == set(BEFORE_JOB.values())
+
+
+@pytest.mark.parametrize("labelled", [False, True], ids=["unlabelled", "labelled"])
+@pytest.mark.parametrize("child", BEFORE_JOB)
+async def test_what_belongs_to_somebody_else_is_left_alone_and_the_study_waits(
+    child: str, labelled: bool, cluster: Cluster
+) -> None:
+    path = BEFORE_JOB[child]
+    labels = {names.STUDY_LABEL: "tickets", names.UID_LABEL: UID} if labelled else {}
+    meta = {"name": path.rsplit("/", 1)[1], "namespace": "default", "labels": labels}
+    theirs = cluster.api.put(path, {"metadata": meta, "data": {"of": "somebody"}})
+    cluster.put_study()
+    if labelled and child == "Job":
+        await cluster.hear_and_look()
+        assert cluster.reason() == "WaitingForPodsToEnd"
+    else:
+        with pytest.raises(Forbidden, match=f"{meta['name']} exists and does not belong"):
+            await cluster.hear_and_look()
+        assert (cluster.status["state"], cluster.reason()) == ("Pending", "Forbidden")
+    assert cluster.api.get(path) == theirs
+    assert cluster.made() == (["tickets-1"] if child == "Job" else [])
+    cluster.api.remove(path)
+    await cluster.hear_and_look()
     assert cluster.made() == ["tickets-1"]
+    assert cluster.api.get(path) != theirs
+
+
+@pytest.mark.parametrize("child", CHILD_PATHS)
+async def test_what_somebody_made_in_the_place_of_a_child_is_left_alone_while_the_search_runs(
+    child: str, cluster: Cluster
+) -> None:
+    await cluster.run()
+    path = CHILD_PATHS[child]
+    cluster.api.remove(path)
+    meta = {"name": path.rsplit("/", 1)[1], "namespace": "default"}
+    theirs = cluster.api.put(path, {"metadata": meta})
+    with pytest.raises(Forbidden, match="does not belong to this study"):
+        await cluster.hear_and_look()
+    assert cluster.api.get(path) == theirs
+    # Without its ConfigMap, a driver is not heard.
+    assert cluster.status["state"] == ("Starting" if child == "progress" else "Running")
+    assert cluster.made() == ["tickets-1"]
+    assert "does not belong" in cluster.status["message"]
+
+
+@pytest.mark.parametrize("child", [child for child in CHILD_PATHS if child != "progress"])
+async def test_a_child_is_changed_only_if_it_is_still_the_one_that_was_looked_at(
+    child: str, cluster: Cluster
+) -> None:
+    await cluster.run()
+    path = CHILD_PATHS[child]
+    found = cluster.api.get(path)
+    assert found is not None
+    edited = {**found["metadata"], "labels": {names.STUDY_LABEL: "tickets"}, "annotations": {}}
+    cluster.api.put(path, {**found, "metadata": edited})
+    theirs: list[Manifest] = []
+
+    def replace() -> None:
+        cluster.api.remove(path)
+        theirs.append(cluster.api.put(path, {"metadata": {"name": edited["name"]}}))
+
+    cluster.api.on("PATCH", path, replace)
+    with pytest.raises(Conflict):
+        await cluster.hear_and_look()
+    assert cluster.api.get(path) == theirs[0]
 
 
 async def complete(cluster: Cluster) -> str:
@@ -322,18 +425,56 @@ async def test_winner_of_a_stranger_completes_no_study(cluster: Cluster) -> None
 # -- what is refused
 
 
-async def test_job_that_is_never_taken_fails_the_study(cluster: Cluster) -> None:
-    cluster.api.on("POST", "/jobs", Answer(422, "spec.template: Invalid value", "Invalid"))
-    cluster.put_study()
+MALFORMED = Answer(422, 'Job.batch "tickets-1" is invalid: spec.template: Invalid value', "Invalid")
+DENIED = Answer(
+    422, 'jobs.batch "tickets-1" is forbidden: ValidatingAdmissionPolicy says no', "Invalid"
+)
+UNSUPPORTED = Answer(400, "admission webhook does not support dry run", "BadRequest")
+OWN_TEMPLATE: Manifest = {"spec.cluster.podTemplate": {"spec": {"hostname": "Ä"}}}
+
+
+async def test_pod_template_of_the_study_that_is_never_taken_fails_it(cluster: Cluster) -> None:
+    cluster.api.on("POST", "/jobs", MALFORMED)
+    cluster.put_study(OWN_TEMPLATE)
     assert await cluster.hear_and_look() is None
     assert cluster.reason("Failed") == "InvalidPodTemplate"
     assert "spec.template: Invalid value" in cluster.status["message"]
+    assert cluster.made() == []
 
 
-@pytest.mark.parametrize("path", ["/jobs", "/secrets", *CHILD_PATHS.values()])
+@pytest.mark.parametrize(
+    ("changes", "answers"),
+    [
+        ({}, [MALFORMED]),
+        (OWN_TEMPLATE, [MALFORMED, MALFORMED]),
+        (OWN_TEMPLATE, [MALFORMED, DENIED]),
+        (OWN_TEMPLATE, [MALFORMED, UNSUPPORTED]),
+        (OWN_TEMPLATE, [DENIED]),
+    ],
+    ids=[
+        "of the platform",
+        "of the platform too",
+        "not judged because it is denied",
+        "not judged by a dry run",
+        "denied",
+    ],
+)
+async def test_what_the_study_is_not_to_blame_for_lets_it_wait_until_it_is_mended(
+    changes: Manifest, answers: list[Answer], cluster: Cluster
+) -> None:
+    cluster.api.on("POST", "/jobs", *answers)
+    cluster.put_study(changes)
+    with pytest.raises(Refused):
+        await cluster.hear_and_look()
+    assert (cluster.status["state"], cluster.reason()) == ("Pending", "Forbidden")
+    assert cluster.status["message"] == answers[0].message
+    await cluster.hear_and_look()
+    assert (cluster.status["attempts"], cluster.made()) == (1, ["tickets-1"])
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/secrets", *sorted(set(MADE_AT.values()))])
 async def test_what_is_not_taken_now_lets_the_study_wait(path: str, cluster: Cluster) -> None:
-    method = "PATCH" if path in CHILD_PATHS.values() else "POST"
-    cluster.api.on(method, path, Answer(403, "exceeded quota", "Forbidden"))
+    cluster.api.on("POST", path, Answer(403, "exceeded quota", "Forbidden"))
     cluster.put_study()
     with pytest.raises(Forbidden):
         await cluster.hear_and_look()
@@ -352,7 +493,7 @@ async def test_child_that_is_not_taken_while_the_search_runs_stops_nothing(
 ) -> None:
     await cluster.run()
     cluster.api.remove(CHILD_PATHS["Role"])
-    cluster.api.on("PATCH", "/roles/tickets-trainer", Answer(status, "the policy says no"))
+    cluster.api.on("POST", "/roles", Answer(status, "the policy says no"))
     with pytest.raises(KubeError, match="the policy says no"):
         await cluster.hear_and_look()
     assert (cluster.status["state"], cluster.status["message"]) == ("Running", "the policy says no")

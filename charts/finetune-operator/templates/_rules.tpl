@@ -45,10 +45,10 @@ for a name, so that tests/operator/test_rights.py reads them without helm; where
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch]
-# Objects that pods need are watched, and restored when somebody changes them.
+# Objects that pods need are watched, and restored when somebody changes them; get, to see first whose they are.
 - apiGroups: [""]
   resources: [serviceaccounts, services]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
 # Never more than create: with patch, the answer to a request would show what is in a secret.
 - apiGroups: [""]
   resources: [secrets]
@@ -58,10 +58,10 @@ for a name, so that tests/operator/test_rights.py reads them without helm; where
   verbs: [create, list]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
-  verbs: [list, watch, create, patch]
+  verbs: [get, list, watch, create, patch]
 {{- end }}
 
 {{- define "finetune-operator.rights.crd" -}}
