@@ -30,7 +30,7 @@ from finetune_api.study import FineTuneStudy
 from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
-from finetune_operator.children import Manifest, children, resolved
+from finetune_operator.children import children, resolved
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.settings import Settings
@@ -300,16 +300,10 @@ def _start(case: _Case) -> Decision:
     status = _status(case, "Starting", "CreatingPods", message, reconciling=True, attempts=attempt)
     return Decision(
         status,
-        apply=_stale(case, case.settings),
+        apply=tuple(children(case.study, case.settings)),
         create=tuple(engines.manifests(case.study, attempt, case.settings)),
         confirm=attempt > 1 and not case.confirmed,
     )
-
-
-def _stale(case: _Case, settings: Settings) -> tuple[Manifest, ...]:
-    """The children that are missing, or not as they should be."""
-    made = children(case.study, settings)
-    return tuple(manifest for manifest in made if not case.observed.has(manifest))
 
 
 def _waited_for(case: _Case) -> str:
@@ -335,7 +329,8 @@ def _waited_for(case: _Case) -> str:
 def _running(case: _Case, current: JobView) -> Decision:
     """Nothing to do but to pass on edits of the budget, to restore children, and to report how it goes."""
     settings = case.settings.model_copy(update={"engine": current.kind})
-    stale = _stale(case, settings)
+    made = children(case.study, settings)
+    stale = tuple(manifest for manifest in made if not case.observed.has(manifest))
     if current.held:
         decision = _queued(case, current)
     else:

@@ -66,7 +66,8 @@ async def wrong_template(kube: Kube, settings: Settings) -> str:
             return error.message
         except KubeError as error:
             if error.status in _ANSWERS and error.status != _TRY_AGAIN:
-                log.info("the pods of studies cannot be checked by a dry run: %s", error)
+                # A policy's denial too comes after the look at the form.
+                log.debug("the dry run of an attempt was refused: %s", error)
                 return ""
             log.warning("asking again whether the pods of studies are right: %s", error)
             await asyncio.sleep(_PAUSE_SECONDS)

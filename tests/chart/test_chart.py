@@ -47,7 +47,12 @@ EVERYTHING = {
         "rules": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True, "annotations": {"grafana_folder": "ML"}},
     },
-    "test": {"enabled": True, "study": {"task": "SingleLabel"}, "timeoutSeconds": 60},
+    "test": {
+        "enabled": True,
+        "namespace": "nlp",
+        "study": {"task": "SingleLabel"},
+        "timeoutSeconds": 60,
+    },
     "study": {
         "image": {"repository": "mirror:5000/trainer", "tag": "4", "pullPolicy": "Always"},
         "resources": {"cpu": 4, "memory": "16Gi", "nvidia.com/gpu": 1},
@@ -391,8 +396,17 @@ def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field:
             "metrics.service.enabled",
         ),
         ({"policy.enabled": True, **NAMESPACED}, "policy.enabled"),
+        ({"policy.operator": "Enabled", **NAMESPACED}, "policy.operator"),
+        (
+            {
+                "policy.operator": "Enabled",
+                "test.enabled": True,
+                "test.study": {"task": "SingleLabel"},
+            },
+            "test.namespace",
+        ),
     ],
-    ids=["scraped twice", "nothing to select", "cluster-scoped"],
+    ids=["scraped twice", "nothing to select", "cluster-scoped", "also", "no place for a study"],
 )
 def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], field: str) -> None:
     message = refusal(values)
@@ -405,8 +419,12 @@ def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], fiel
 
 @pytest.mark.parametrize(
     ("values", "namespace"),
-    [({}, NAMESPACE), (NAMESPACED, "nlp")],
-    ids=["cluster-wide", "namespaced"],
+    [
+        ({"test.namespace": "nlp"}, "nlp"),
+        ({"policy.operator": "Disabled"}, NAMESPACE),
+        (NAMESPACED, "nlp"),
+    ],
+    ids=["cluster-wide", "in the release's", "namespaced"],
 )
 def test_study_of_helm_test_is_that_of_the_values(values: dict[str, Any], namespace: str) -> None:
     spec = {"task": "SingleLabel", "budget": {"maxTrials": 2}}
@@ -448,12 +466,29 @@ def test_nothing_of_helm_test_is_there_by_default(cluster_wide: list[dict[str, A
 
 def test_policy_is_there_on_demand(cluster_wide: list[dict[str, Any]]) -> None:
     kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    assert of_kind(cluster_wide, *kinds) == []
+    assert of_kind(cluster_wide, *kinds) == []  # no API server says that it has such policies
     policy, binding = of_kind(render({"policy.enabled": True}), *kinds)
     assert binding["spec"] == {
         "policyName": policy["metadata"]["name"],
         "validationActions": ["Deny"],
     }
+    assert policy["spec"]["failurePolicy"] == "Fail"
+
+
+@pytest.mark.parametrize("values", [NAMESPACED, {"policy.operator": "Disabled"}])
+def test_operators_own_policy_is_not_there_in_namespaced_mode_or_when_disabled(
+    values: dict[str, Any],
+) -> None:
+    assert of_kind(render(values), "ValidatingAdmissionPolicy") == []
+
+
+def test_operators_own_policy_is_about_its_account_alone() -> None:
+    manifests = render({"policy.operator": "Enabled"})
+    (policy,) = of_kind(manifests, "ValidatingAdmissionPolicy")
+    (account,) = of_kind(manifests, "ServiceAccount")
+    name = f"system:serviceaccount:{NAMESPACE}:{account['metadata']['name']}"
+    (condition,) = policy["spec"]["matchConditions"]
+    assert condition["expression"] == f"request.userInfo.username == '{name}'"
     assert policy["spec"]["failurePolicy"] == "Fail"
 
 

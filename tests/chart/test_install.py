@@ -23,7 +23,7 @@ GROUPS = groups(NAMESPACE)
 OPTIONAL = {
     "replicas": 3,
     "metrics.dashboard.enabled": True,
-    "test": {"enabled": True, "study": {"task": "SingleLabel"}},
+    "test": {"enabled": True, "namespace": TEAM, "study": {"task": "SingleLabel"}},
 }
 
 
@@ -130,7 +130,7 @@ EXPECTED = {
     "networkpolicy.networking.k8s.io/rights-trainer",
     "role.rbac.authorization.k8s.io/rights-trainer",
     "rolebinding.rbac.authorization.k8s.io/rights-trainer",
-    "secret/rights",
+    "secret/rights-1",
     "service/rights-trainer",
     "serviceaccount/rights-trainer",
 }
@@ -168,8 +168,7 @@ def eventually(operator: subprocess.Popen[bytes], log: Path, done: Callable[[], 
 def children(server: ApiServer) -> set[str]:
     kinds = "configmaps,jobs,networkpolicies,roles,rolebindings,secrets,services,serviceaccounts"
     names = server.kubectl("get", kinds, *OURS, "-o=name").split()
-    # The Secret carries the beginning of the study's uid.
-    return {re.sub("-[0-9a-f]{8}$", "", name) for name in names}
+    return {re.sub("-[0-9a-f]{16}$", "", name) for name in names}  # the Secret's own
 
 
 def state(server: ApiServer) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.chart.helm import NAMESPACE, hooks, of_kind, render
-from tests.chart.release import groups, manifest_list, study
+from tests.chart.release import TEAM, groups, manifest_list, study
 from tests.cluster.onenode.apiserver import ApiServer
 
 
@@ -58,6 +58,7 @@ def hook(server: ApiServer, values: dict[str, Any]) -> Iterator[Hook]:
     # A short name: users of a certificate have at most 64 characters.
     wanted = {
         "test.enabled": True,
+        "test.namespace": TEAM,
         "test.study": study("smoke")["spec"],
         "fullnameOverride": "finetune",
     }

@@ -148,7 +148,7 @@ def test_child_that_is_not_taken_now_stops_no_study(
     operators.start()
     studies.create("tickets")
     lives.run(studies, "tickets")
-    proxy.rule = on("PATCH", "/networkpolicies/", Answer(403, "Forbidden"))
+    proxy.rule = on("POST", "/networkpolicies", Answer(403, "Forbidden"))
     studies.done("DELETE", "networkpolicy", "tickets-trainer")
     until("it to be told", lambda: _told(studies, "injected: Forbidden"))
     assert studies.state("tickets") == "Running"

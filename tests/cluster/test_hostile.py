@@ -154,7 +154,6 @@ UNHEARD: dict[str, Callable[[Studies], Patch]] = {
     "another study's uid": lambda s: {
         "metadata": {"labels": {"finetune.dev/study-uid": _uid(s, "other")}}
     },
-    "no owner": lambda _: {"metadata": {"ownerReferences": None}},
     "many annotations": lambda _: {
         "metadata": {"annotations": {f"key-{n}": "x" * 200 for n in range(1000)}}
     },
@@ -217,6 +216,23 @@ def test_config_map_is_put_right(
     lives.complete(studies, "tickets", attempt=2)
     if "finalizers" in config:  # else the namespace could not be cleared
         driver.patch("tickets-progress", {"metadata": {"finalizers": None}}, tmp_path)
+
+
+def test_a_config_map_without_an_owner_is_not_the_studys_any_more_and_must_be_deleted(
+    driver: Driver, studies: Studies, tmp_path: Path
+) -> None:
+    studies.apply("other")
+    until("the other study", lambda: studies.get("job", "other-1"))
+    driver.patch("tickets-progress", {"metadata": {"ownerReferences": None}}, tmp_path)
+    _barrier(studies)
+    _sane(studies)
+    lives.suspend(studies, "tickets")
+    lives.resume(studies, "tickets")
+    advice = "ConfigMap tickets-progress exists and does not belong to this study: delete it"
+    until("advice", lambda: studies.get("fts", "tickets")["status"]["message"] == advice)
+    studies.done("DELETE", "configmap", "tickets-progress")
+    lives.run(studies, "tickets", attempt=2)
+    lives.complete(studies, "tickets", attempt=2)
 
 
 @pytest.mark.parametrize("phase", ["Finished", "Failed"])

@@ -63,3 +63,14 @@ capabilities:
 {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/* Whether the operator's own writes are limited by an admission policy; empty if not. */}}
+{{- define "finetune-operator.ownPolicy" -}}
+{{- $served := .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy" -}}
+{{- if and (eq .Values.policy.operator "Enabled") .Values.watch.namespaces -}}
+{{- fail "policy.operator must not be Enabled with watch.namespaces: a ValidatingAdmissionPolicy is cluster-scoped, and namespaced mode creates nothing cluster-scoped" -}}
+{{- end -}}
+{{- if or (eq .Values.policy.operator "Enabled") (and (eq .Values.policy.operator "Auto") $served (not .Values.watch.namespaces)) -}}
+true
+{{- end -}}
+{{- end }}
