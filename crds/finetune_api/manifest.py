@@ -379,7 +379,7 @@ def _message(item: Any, task: str, whole: bool) -> str:
     message = template.format(**context) if template else str(item["msg"])
     if kind == "literal_error":
         message = _choice(context["expected"], value, task)
-    elif kind not in ("missing", "extra_forbidden"):
+    elif kind not in ("missing", "extra_forbidden", "credentials"):  # which are not repeated
         message += f" (got {_short(value)})"
     if whole:
         more = hint(FineTuneStudy, item["loc"], kind, value)

@@ -16,6 +16,7 @@ from finetune_api.hyperparameters import (
     Hyperparameters,
     json_name,
 )
+from finetune_api.locations import Location
 from finetune_api.metrics import ALL_METRICS, METRICS, Goal, Task, natural_goal
 from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
 from finetune_api.schema import Model, Rule
@@ -40,13 +41,12 @@ MAX_NAME = 40
 
 Metric: TypeAlias = Literal[ALL_METRICS]  # type: ignore[valid-type]  # the words are declared once, in metrics
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
-Location: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class PretrainedModel(Model):
     """The pretrained encoder every trial starts from. Remote code is never run."""
 
-    name: str = Field(min_length=1, max_length=1024)
+    name: Location
     """Hugging Face hub id, the path of a model in a mounted volume, or its folder in an object store
     (`s3://bucket/models/minilm`), which is read with the credentials of the storage."""
 
@@ -728,9 +728,7 @@ class Storage(Model):
     persistent_volume_claim: ClaimStorage | None = None
     """Must be ReadWriteMany if the study's pods run on more than one node."""
 
-    uri: str | None = Field(
-        None, min_length=1, max_length=1024, pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+"
-    )
+    uri: Annotated[Location, Field(pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+")] | None = None
     """An object store, for example `s3://bucket/prefix`."""
 
     secret_name: Name | None = None

@@ -499,6 +499,30 @@ WRONG = (
         "spec.storage",
         "must have exactly one of persistentVolumeClaim and uri",
     ),
+    Wrong(
+        "a password in a storage",
+        {"spec.storage": {"uri": "s3://me:s3cret@bucket/x"}},
+        "spec.storage.uri",
+        "must not hold credentials",
+    ),
+    Wrong(
+        "a key in the address of data",
+        {"spec.dataset.files.train": "s3://bucket/x.csv?region=eu&access_key=AKIA"},
+        "spec.dataset.files.train",
+        "must not hold credentials",
+    ),
+    Wrong(
+        "a presigned address of a model",
+        {"spec.model.name": "https://bucket.example.com/m?X-Amz-Signature=0a1b"},
+        "spec.model.name",
+        "must not hold credentials",
+    ),
+    Wrong(
+        "a password in a warm start",
+        {"spec.search.warmStart": [{"uri": "s3://me:s3cret@bucket/x"}]},
+        "spec.search.warmStart[0].uri",
+        "must not hold credentials",
+    ),
     Wrong("no workers", {"spec.cluster": {"workers": 0}}, "spec.cluster.workers"),
     Wrong(
         "more workers at least than at most",

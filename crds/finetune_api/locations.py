@@ -1,0 +1,46 @@
+"""Where things are: paths and URIs, which may be read by everybody who may read a study, and so hold no secret."""
+
+import re
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+_PASSWORD = r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*:[^/?#]*@"  # a pattern of what is refused
+"""`scheme://user:password@host`. (`abfss://container@account.dfs.core.windows.net` has none.)"""
+
+_PARAMETER = (
+    r"(?i)[?&]((aws_?)?access_?key(_?id)?|(aws_?)?secret(_?access)?_?key|(aws_?)?session_?token"
+    r"|account_?key|sas_?token|sig|signature|x-(amz|goog)-(signature|credential|security-token)"
+    r"|api_?key|password|token)="
+)
+"""A parameter that is a key, and the signature of a presigned URL."""
+
+_MESSAGE = (
+    "must not hold credentials (user:password@, a key or a signature): everybody who may read the study could; "
+    "keep them in a Secret, as environment variables"
+)
+
+RULE = {
+    "rule": f"!self.matches(r'{_PASSWORD}') && !self.matches(r'{_PARAMETER}')",
+    "message": _MESSAGE,
+}
+"""The same for the API server."""
+
+
+def _without_credentials(location: str) -> str:
+    if re.search(_PASSWORD, location) or re.search(_PARAMETER, location):
+        shown = re.sub(r"//[^/?#@]*:[^/?#]*@", "//***@", location).partition("?")[0]
+        raise PydanticCustomError("credentials", "{text}", {"text": f"{_MESSAGE} (got {shown}…)"})
+    return location
+
+
+NoCredentials = AfterValidator(_without_credentials)
+"""Refuses a location with credentials in it."""
+
+Location: TypeAlias = Annotated[
+    str,
+    Field(min_length=1, max_length=1024, json_schema_extra={"x-kubernetes-validations": [RULE]}),
+    NoCredentials,
+]
+"""A path, or a URI such as `s3://bucket/data.csv`, of at most 1,024 characters and without credentials."""
