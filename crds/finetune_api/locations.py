@@ -1,7 +1,7 @@
 """Where things are: paths and URIs, which may be read by everybody who may read a study, and so hold no secret."""
 
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -35,12 +35,23 @@ def _without_credentials(location: str) -> str:
     return location
 
 
-NoCredentials = AfterValidator(_without_credentials)
-"""Refuses a location with credentials in it."""
+_RULED: dict[str, Any] = {"x-kubernetes-validations": [RULE]}
 
 Location: TypeAlias = Annotated[
     str,
-    Field(min_length=1, max_length=1024, json_schema_extra={"x-kubernetes-validations": [RULE]}),
-    NoCredentials,
+    Field(min_length=1, max_length=1024, json_schema_extra=_RULED),
+    AfterValidator(_without_credentials),
 ]
 """A path, or a URI such as `s3://bucket/data.csv`, of at most 1,024 characters and without credentials."""
+
+ObjectStore: TypeAlias = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+",
+        json_schema_extra=_RULED,
+    ),
+    AfterValidator(_without_credentials),
+]
+"""A folder in an object store, such as `s3://bucket/prefix`, likewise."""

@@ -16,7 +16,7 @@ from finetune_api.hyperparameters import (
     Hyperparameters,
     json_name,
 )
-from finetune_api.locations import Location
+from finetune_api.locations import Location, ObjectStore
 from finetune_api.metrics import ALL_METRICS, METRICS, Goal, Task, natural_goal
 from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
 from finetune_api.schema import Model, Rule
@@ -728,7 +728,7 @@ class Storage(Model):
     persistent_volume_claim: ClaimStorage | None = None
     """Must be ReadWriteMany if the study's pods run on more than one node."""
 
-    uri: Annotated[Location, Field(pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+")] | None = None
+    uri: ObjectStore | None = None
     """An object store, for example `s3://bucket/prefix`."""
 
     secret_name: Name | None = None
@@ -1082,7 +1082,8 @@ BUDGET_RULES = (
 
 
 class StudySpec(Model):
-    """The study. After creation only suspend, budget, objective.target and ttlSecondsAfterFinished may change."""
+    """The study. After creation only suspend, budget, objective.target and ttlSecondsAfterFinished may change; cluster
+    and compute while it is suspended; storage before its first attempt."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         *(rule.at_creation() for rule in (*_TASK_RULES, *SEARCH_RULES, WHEN_RULE)),
@@ -1200,7 +1201,34 @@ _SAME = {
     for name, field in Objective.model_fields.items()
     if name != "target"
 }
-"""CEL for each field that must not change."""
+"""CEL for each field that must not change: whether it is as it was."""
+
+_UNTIL: dict[str, tuple[str, str]] = {
+    "cluster": ("oldSelf.spec.suspend", "may change only while suspend is true"),
+    "compute": ("oldSelf.spec.suspend", "may change only while suspend is true"),
+    "storage": (
+        "(!has(oldSelf.status) || !has(oldSelf.status.attempts) || oldSelf.status.attempts == 0)",
+        "may change only before the first attempt; docs/operations.md says how to move a study",
+    ),
+}
+"""Fields that may change while something holds: its CEL, and what to say while it does not.
+
+What an attempt is made of follows the study at the next attempt, and a study that was suspended when it was edited has
+one. Until the first attempt, nothing is stored.
+"""
+
+
+def _kept(field: str) -> str:
+    """CEL for whether the field is as it has to be."""
+    until = _UNTIL.get(field)
+    return f"({_SAME[field]} || {until[0]})" if until else _SAME[field]
+
+
+def _told(field: str) -> str:
+    """How the field is told."""
+    until = _UNTIL.get(field)
+    return f" {field} ({until[1]})" if until else f" {field}"
+
 
 _NEW_MESSAGE = (
     "has(self.status.message) && has(oldSelf.status.message)"
@@ -1210,10 +1238,11 @@ _NEW_MESSAGE = (
 versa. Comparing a whole spec takes the API server about as long as the rest of such a write."""
 
 _UNCHANGED = Rule(
-    cel=f"{_NEW_MESSAGE} || {' && '.join(_SAME.values())}",
-    message="only suspend, budget, objective.target and ttlSecondsAfterFinished may change after creation",
+    cel=f"{_NEW_MESSAGE} || {' && '.join(map(_kept, _SAME))}",
+    message="only suspend, budget, objective.target and ttlSecondsAfterFinished may change after creation; cluster and "
+    "compute while suspend is true; storage before the first attempt",
     message_cel="'must not change after creation:'"
-    + "".join(f" + ({same} ? '' : ' {field}')" for field, same in _SAME.items()),
+    + "".join(f" + ({_kept(field)} ? '' : '{_told(field)}')" for field in _SAME),
     holds=lambda _: True,
     field=".spec",
 )

@@ -6,7 +6,7 @@ from typing import Any
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.merge import overlay
-from finetune_operator.observe import digest
+from finetune_operator.names import digest
 from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]

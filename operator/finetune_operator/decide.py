@@ -242,6 +242,8 @@ def _unfinished(case: _Case) -> Decision:
         return _start(case)
     if current.succeeded or current.failed is not None:
         return _retry(case, current)
+    if names.is_outdated(current.made_for, case.study):
+        return _replace(case, current)
     return _running(case, current)
 
 
@@ -279,6 +281,15 @@ def _suspend(case: _Case) -> Decision:
     return Decision(
         _status(case, "Suspended", "SuspendRequested", "spec.suspend is true", suspended=True)
     )
+
+
+def _replace(case: _Case, current: JobView) -> Decision:
+    """End an attempt that cannot follow an edit: the study was suspended, edited and resumed before anybody looked."""
+    message = (
+        f"spec.cluster or spec.compute has changed: attempt {current.attempt} ends, another follows"
+    )
+    status = _status(case, "Pending", "WaitingForPodsToEnd", message, reconciling=True)
+    return Decision(status, (_delete_job(current),), confirm=not case.confirmed)
 
 
 def _start(case: _Case) -> Decision:

@@ -1,5 +1,7 @@
 """Names and labels of a study's children."""
 
+import hashlib
+import json
 import re
 import secrets
 from typing import Any
@@ -13,6 +15,7 @@ ATTEMPT_LABEL = f"{GROUP}/attempt"
 WINNER_LABEL = f"{GROUP}/winner"
 SPEC_HASH = f"{GROUP}/spec-hash"
 DATA_HASH = f"{GROUP}/data-hash"
+MADE_FOR = f"{GROUP}/made-for"
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGER = "finetune-operator"
 CONTAINER = "trainer"
@@ -92,9 +95,30 @@ def metadata(study: FineTuneStudy, name: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def made_for(study: FineTuneStudy) -> str:
+    """What an attempt of the study is made for: the generation, and a hash of what only a new attempt can follow."""
+    shape = [part.to_short_json() for part in (study.spec.cluster, study.spec.compute)]
+    return f"{study.metadata.generation}/{digest(json.dumps(shape, sort_keys=True))}"
+
+
+def is_outdated(made: str, study: FineTuneStudy) -> bool:
+    """Whether an attempt `made` for the study as it was cannot follow it as it is.
+
+    Only an edit makes it so: another version of the operator may write the same study in other words.
+    """
+    then, now = made.partition("/"), made_for(study).partition("/")
+    return bool(made) and then[0] != now[0] and then[2] != now[2]
+
+
+def digest(text: str) -> str:
+    """16 hexadecimal digits that change with the text."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
 def attempt_metadata(study: FineTuneStudy, attempt: int, settings: Settings) -> dict[str, Any]:
     """Metadata of the engine's object of one attempt: also its number and, for Kueue, its queue."""
-    made = metadata(study, attempt_name(study.metadata.name, attempt))
+    name, annotations = attempt_name(study.metadata.name, attempt), {MADE_FOR: made_for(study)}
+    made = metadata(study, name, annotations=annotations)
     made["labels"][ATTEMPT_LABEL] = str(attempt)
     queue = study.spec.cluster.queue_name
     if queue is not None and settings.queueing == "Kueue":

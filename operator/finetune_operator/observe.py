@@ -1,6 +1,5 @@
 """What the operator sees of a study's children: slim views of what the API serves."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
 from finetune_operator.kuberay import fate_of, told
+from finetune_operator.names import digest
 from finetune_operator.trouble import Trouble, trouble_of
 
 Key: TypeAlias = tuple[str, str]
@@ -53,6 +53,9 @@ class JobView:
     pods: int = 0
     """How many pods it should have; 0 if their number changes."""
 
+    made_for: str = ""
+    """What it was made for (see `names.made_for`); empty if an earlier version of the operator made it."""
+
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "JobView":
         """The view of a Job as the API serves it."""
@@ -76,6 +79,7 @@ class JobView:
             begun=parse_time(status.get("startTime") or meta.get("creationTimestamp")),
             run_id=meta["uid"],
             pods=number(spec.get("parallelism")),
+            made_for=_made_for(meta),
         )
 
 
@@ -106,6 +110,7 @@ class RayJobView(JobView):
             run_id=names.run_id(study, attempt),
             refused=fate.refused,
             trouble=fate.trouble,
+            made_for=_made_for(meta),
         )
 
 
@@ -277,11 +282,6 @@ def essence(kind: str, manifest: Mapping[str, Any]) -> str:
     return digest(json.dumps([own, parts], sort_keys=True))
 
 
-def digest(text: str) -> str:
-    """16 hexadecimal digits that change with the text."""
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
-
-
 def _part(manifest: Mapping[str, Any], path: str) -> Any:
     part: Any = manifest
     for name in path.split("."):
@@ -342,6 +342,10 @@ def _bounded(text: Any) -> str:
 def owner(meta: Mapping[str, Any]) -> str:
     """UID of the controller that these metadata name; empty if none."""
     return str(_controller(meta).get("uid", ""))
+
+
+def _made_for(meta: Mapping[str, Any]) -> str:
+    return str((meta.get("annotations") or {}).get(names.MADE_FOR, ""))
 
 
 def _engines_name(meta: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
     metadata = names.attempt_metadata(study, attempt, settings)
     if spec.cluster.scales and spec.cluster.queue_name is not None:
         # Kueue counts the resources of an autoscaled cluster only with this annotation.
-        metadata["annotations"] = {"kueue.x-k8s.io/elastic-job": "true"}
+        metadata["annotations"]["kueue.x-k8s.io/elastic-job"] = "true"
     job = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",

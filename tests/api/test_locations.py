@@ -55,7 +55,9 @@ def test_credentials_are_refused_and_not_repeated(location: str) -> None:
 
 def test_they_are_not_repeated_with_the_study_either() -> None:
     wrong = changed(VALID, {"spec.dataset.files.train": LEAKS[0]})
-    with pytest.raises(ManifestError, match=r"spec\.dataset\.files\.train: must not hold") as caught:
+    with pytest.raises(
+        ManifestError, match=r"spec\.dataset\.files\.train: must not hold"
+    ) as caught:
         parse_study(wrong)
     assert SECRET not in str(caught.value)
 

@@ -590,7 +590,25 @@ EDITS = (
         "edited workers",
         {"spec.cluster": {"workers": 2}},
         "spec",
-        "must not change after creation: cluster",
+        "must not change after creation: cluster (may change only while suspend is true)",
+    ),
+    Wrong(
+        "workers edited by the commit that suspends",
+        {"spec.cluster": {"workers": 2}, "spec.suspend": True},
+        "spec",
+        "must not change after creation: cluster (may change only while suspend is true)",
+    ),
+    Wrong(
+        "edited precision",
+        {"spec.compute": {"precision": "BF16"}},
+        "spec",
+        "must not change after creation: compute (may change only while suspend is true)",
+    ),
+    Wrong(
+        "storage edited after an attempt",
+        {"spec.storage": {"uri": "s3://bucket/other"}},
+        "spec",
+        "storage (may change only before the first attempt; docs/operations.md says how to move a study)",
     ),
     Wrong(
         "refit switched off", {"spec.refit": False}, "spec", "must not change after creation: refit"

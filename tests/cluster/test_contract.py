@@ -72,6 +72,7 @@ def test_wrong_manifest_is_refused_at_its_field(client: Client, wrong: Wrong) ->
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
 def test_edit_of_what_must_not_change_is_refused(client: Client, edit: Wrong) -> None:
     client.request("POST", STUDIES, VALID)
+    _begun(client)
     status, answer = client.request(
         "PUT", f"{STUDIES}/tickets?dryRun=All", _stored(client, edit.changes)
     )
@@ -115,8 +116,49 @@ def test_edit_of_what_may_change_is_accepted(client: Client, changes: dict[str, 
     assert status == 200, answer
 
 
-def _stored(client: Client, changes: dict[str, Any]) -> Any:
-    _, stored = client.request("GET", f"{STUDIES}/tickets")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec.cluster": {"workers": 2, "resourcesPerWorker": {"memory": "8Gi"}}},
+        {"spec.compute": {"precision": "BF16"}},
+        {"spec.cluster": {"workers": 2}, "spec.suspend": False},
+    ],
+    ids=["cluster", "compute", "with the commit that resumes"],
+)
+def test_what_an_attempt_is_made_of_may_change_while_the_study_is_suspended(
+    client: Client, changes: dict[str, object]
+) -> None:
+    manifest = changed(VALID, {"metadata.name": "suspended", "spec.suspend": True})
+    client.request("POST", STUDIES, manifest)
+    _begun(client, "suspended")
+    where = f"{STUDIES}/suspended?dryRun=All"
+    status, answer = client.request("PUT", where, _stored(client, changes, "suspended"))
+    assert status == 200, answer
+    moved = _stored(client, {"spec.storage": {"uri": "s3://bucket/other"}}, "suspended")
+    assert client.request("PUT", where, moved)[0] == 422
+
+
+def test_storage_may_change_until_there_is_an_attempt(client: Client) -> None:
+    client.request("POST", STUDIES, changed(VALID, {"metadata.name": "waiting"}))
+    where = f"{STUDIES}/waiting"
+    for uri in ("s3://bucket/some", "s3://bucket/other"):
+        status, answer = client.request(
+            "PUT", where, _stored(client, {"spec.storage": {"uri": uri}}, "waiting")
+        )
+        assert status == 200, answer
+        seen = _stored(client, {"status": {"observedGeneration": 1, "attempts": 0}}, "waiting")
+        assert client.request("PUT", f"{where}/status", seen)[0] == 200
+
+
+def _begun(client: Client, name: str = "tickets") -> None:
+    """Let the study have an attempt."""
+    told = _stored(client, {"status": {"observedGeneration": 1, "attempts": 1}}, name)
+    status, answer = client.request("PUT", f"{STUDIES}/{name}/status", told)
+    assert status == 200, answer
+
+
+def _stored(client: Client, changes: dict[str, Any], name: str = "tickets") -> Any:
+    _, stored = client.request("GET", f"{STUDIES}/{name}")
     return changed(stored, changes)
 
 

@@ -119,6 +119,36 @@ def test_suspended_study_resumes_as_a_new_attempt(
     assert studies.get("fts", "tickets")["status"]["trials"]["completed"] == 4
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["suspended", "before anybody looked"])
+def test_study_that_is_suspended_may_be_given_more_memory(
+    at_once: bool, operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets")
+    run(studies, "tickets")
+
+    def edit(**spec: Any) -> None:
+        studies.done("PATCH", "fts", "tickets", {"spec": spec})
+
+    more = {"resourcesPerWorker": {"memory": "8Gi"}}
+    assert studies.request("PATCH", "fts", "tickets", {"spec": {"cluster": more}})[0] == 422
+    edit(suspend=True)
+    if not at_once:
+        until(
+            "Suspended",
+            lambda: studies.state("tickets") == "Suspended",
+            meanwhile=studies.remove_pods,
+        )
+    edit(cluster=more, suspend=False, budget={"maxTrials": 77})
+    until(
+        "its second attempt", lambda: studies.get("job", "tickets-2"), meanwhile=studies.remove_pods
+    )
+    assert not studies.get("job", "tickets-1")
+    pod = studies.get("job", "tickets-2")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["memory"] == "8Gi"
+    assert studies.get("fts", "tickets")["status"]["trials"]["completed"] == 4
+    assert studies.get("fts", "tickets")["status"].get("failedAttempts", 0) == 0
+
+
 def test_recreated_study_never_adopts_what_its_namesake_left(
     operator: OperatorProcess, studies: Studies
 ) -> None:

@@ -20,6 +20,7 @@ from finetune_api.status import (
     TrialCounts,
     TrialResult,
 )
+from finetune_operator import names
 from finetune_operator.belief import believed_progress
 from finetune_operator.decide import (
     UNEXPLAINED,
@@ -331,6 +332,35 @@ def test_resumed_study_starts_the_next_attempt_with_what_was_found() -> None:
     decision = decide(study(running), observed(), SETTINGS, NOW)
     assert decision.create[-1]["metadata"]["name"] == "tickets-2"
     assert decision.status.trials.completed == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "ends"),
+    [
+        ({"cluster": {"workers": 2}}, True),
+        ({"compute": {"precision": "BF16"}}, True),
+        ({"budget": {"maxTrials": 99}}, False),
+    ],
+)
+def test_an_attempt_that_cannot_follow_an_edit_is_followed_by_another(
+    edit: dict[str, Any], ends: bool
+) -> None:
+    """The study was suspended, edited and resumed before the operator looked."""
+    made = job(made_for=names.made_for(study()))
+    seen = observed(made, pod(), document=progress())
+    before = decide(study(), seen, SETTINGS, NOW)
+    assert not before.delete
+    new = study(before.status, **edit)
+    meta = new.metadata.model_copy(update={"generation": 3})
+    decision = decide(new.model_copy(update={"metadata": meta}), seen, SETTINGS, NOW)
+    assert decision.delete == ((Deletion("Job", "tickets-1", JOB_UID),) if ends else ())
+    assert decision.confirm is ends
+    assert decision.status.failed_attempts == 0
+    # Another version of the operator, which would make it in other words, is no edit.
+    same = study(before.status, **edit)
+    assert not decide(same, seen, SETTINGS, NOW).delete
+    earlier = observed(job(), pod(), document=progress())
+    assert not decide(new, earlier, SETTINGS, NOW).delete
 
 
 def test_held_job_is_queued_and_nothing_is_done_about_it() -> None:
