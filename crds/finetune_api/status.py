@@ -11,6 +11,7 @@ from finetune_api.schema import Model
 MAX_TOP_TRIALS = 10
 MAX_SPLITS = 32
 MAX_MESSAGE = 1024
+MAX_RETRY = 253
 MAX_PROGRESS_BYTES = 16 * 1024
 
 State: TypeAlias = Literal[
@@ -56,6 +57,7 @@ Reason: TypeAlias = Literal[
     "RefitFailed",
     "AttemptFailed",
     "RetriesExhausted",
+    "StartDeadlineExceeded",
 ]
 """Every reason a condition can carry.
 
@@ -75,7 +77,8 @@ policy, a missing right, a name that is taken); they are tried again, for as lon
 DataError, ModelError: the driver could not use the data or the model; the message has the field's path.
 TooManyFailedTrials: more than `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
 RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result;
-another follows. RetriesExhausted: too many attempts in a row ended without a result.
+another follows. RetriesExhausted: too many attempts in a row ended without a result. StartDeadlineExceeded: a pod had a
+node for longer than `cluster.startDeadlineSeconds` and did not run; its attempt was deleted.
 """
 
 ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}
@@ -309,6 +312,8 @@ class StudyStatus(Findings):
     """Attempts in a row that ended without a result and without a trial ending in between."""
 
     message: str = Field("", max_length=MAX_MESSAGE)
+    retry: str | None = Field(None, max_length=MAX_RETRY)
+    """The value of the annotation `finetune.dev/retry` that was followed last."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """The condition of that type, if there is one."""

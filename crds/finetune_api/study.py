@@ -691,6 +691,12 @@ class ClusterSpec(Model):
     """A PodTemplateSpec merged over the operator's; its container is named `trainer`. Anyone who may create
     a study with a podTemplate can create pods."""
 
+    start_deadline_seconds: int | None = Field(None, ge=60, le=604_800)
+    """Seconds after which a pod that has a node, and with it its GPUs, and does not run there (an image, a volume, an
+    init container) ends its attempt. The study is then Stalled until it is edited, suspended and resumed, or has a new
+    value of the annotation `finetune.dev/retry`. Default: an hour. Pods that wait for a node hold nothing and may wait
+    for ever."""
+
     @property
     def slots(self) -> int:
         """Trials that can train at the same time."""
@@ -1193,7 +1199,7 @@ def _same(field: str, optional: bool) -> str:
 
 
 _SAME = {
-    field.alias: _same(str(field.alias), field.default is None)
+    str(field.alias): _same(str(field.alias), field.default is None)
     for name, field in StudySpec.model_fields.items()
     if name not in _EDITABLE
 } | {

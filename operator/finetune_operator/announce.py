@@ -19,6 +19,7 @@ _WARNINGS = (
     *get_args(TroubleReason),
     "AttemptFailed",
     "NoStorage",
+    "StartDeadlineExceeded",
     "StorageUnavailable",
     "Forbidden",
 )

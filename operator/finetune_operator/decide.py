@@ -16,6 +16,7 @@ from finetune_api.constraints import ConstraintError
 from finetune_api.plan import make_plan, priced
 from finetune_api.status import (
     MAX_MESSAGE,
+    MAX_RETRY,
     ChosenSearch,
     Condition,
     ConditionType,
@@ -51,6 +52,9 @@ NAMESPACE_ENDS = "because it is being terminated"
 
 STALLED_SECONDS = 300
 """A study whose objects are not accepted counts as stalled when it has come no further for this long."""
+
+START_DEADLINE_SECONDS = 3600
+"""For this long a pod may hold a node without running there, unless the study says otherwise."""
 
 LOST_SECONDS = 30
 """A pod still there this long after its deletion deadline is on a lost node, and is deleted by force."""
@@ -244,7 +248,7 @@ def _unfinished(case: _Case) -> Decision:
         return _retry(case, current)
     if names.is_outdated(current.made_for, case.study):
         return _replace(case, current)
-    return _running(case, current)
+    return _overdue(case, current) or _running(case, current)
 
 
 def _ending(case: _Case, current: JobView) -> Decision | None:
@@ -292,11 +296,52 @@ def _replace(case: _Case, current: JobView) -> Decision:
     return Decision(status, (_delete_job(current),), confirm=not case.confirmed)
 
 
+def _overdue(case: _Case, current: JobView) -> Decision | None:
+    """End an attempt of which a pod holds a node, and perhaps GPUs, and has not begun to run there for too long."""
+    late = _latest_start(case, current)
+    if late is None or late[1] > case.now:
+        return None
+    pod, _ = late
+    seconds = _start_deadline(case)
+    why = pod.trouble.message if pod.trouble is not None else "nobody says why"
+    message = (
+        f"pod {pod.place} of attempt {current.attempt} had a node for {seconds} s and did not run there ({why}); the"
+        f" attempt was deleted. Mend it, then suspend and resume the study, or give its annotation {names.RETRY} a new value"
+    )
+    status = _status(case, "Pending", "StartDeadlineExceeded", message, stalled=True)
+    return Decision(status, (_delete_job(current),), confirm=not case.confirmed)
+
+
+def _latest_start(case: _Case, current: JobView) -> tuple[PodView, datetime] | None:
+    """The pod of the attempt that must be the first to run, and by when; None if none holds a node without running."""
+    limit = timedelta(seconds=_start_deadline(case))
+    held = [(p, p.held + limit) for p in case.pods if p.run_id == current.run_id and p.held]
+    return min(held, key=lambda each: each[1], default=None)
+
+
+def _start_deadline(case: _Case) -> int:
+    return case.study.spec.cluster.start_deadline_seconds or START_DEADLINE_SECONDS
+
+
+def _given_up(case: _Case) -> Condition | None:
+    """Why the study began no attempt any more, if nobody has edited it or asked for a retry since."""
+    told, study = case.study.status.condition("Stalled"), case.study
+    if told is None or (told.status, told.reason) != ("True", "StartDeadlineExceeded"):
+        return None
+    edited = told.observed_generation != study.metadata.generation
+    return None if edited or _followed(case) != study.status.retry else told
+
+
 def _start(case: _Case) -> Decision:
     """Begin the next attempt, once nothing is left of an earlier one or of an earlier study of the same name."""
     if resolved(case.study, case.settings).storage is None:
         message = "spec.storage must be given: the operator has no default storage"
         return Decision(_status(case, "Pending", "NoStorage", message, stalled=True))
+    given_up = _given_up(case)
+    if given_up is not None:
+        return Decision(
+            _status(case, "Pending", "StartDeadlineExceeded", given_up.message, stalled=True)
+        )
     if case.pods or case.observed.jobs:
         status = _status(
             case, "Pending", "WaitingForPodsToEnd", _waited_for(case), reconciling=True
@@ -353,7 +398,11 @@ def _running(case: _Case, current: JobView) -> Decision:
     # One attempt at a time, whatever made two of them.
     others = (job for job in case.jobs if job is not current and not job.deleting)
     delete = (*decision.delete, *map(_delete_job, others))
-    return replace(decision, delete=delete, apply=stale, confirm=confirm)
+    late = _latest_start(case, current)
+    looks = [decision.again_after] if decision.again_after is not None else []
+    looks += [] if late is None else [(late[1] - case.now).total_seconds()]
+    again = min(looks, default=None)
+    return replace(decision, delete=delete, apply=stale, confirm=confirm, again_after=again)
 
 
 def _queued(case: _Case, current: JobView) -> Decision:
@@ -622,4 +671,11 @@ def _status(
         failed_attempts=old.failed_attempts if failed_attempts is None else failed_attempts,
         plan=_plan(case),
         message=message,
+        retry=_followed(case),
     )
+
+
+def _followed(case: _Case) -> str | None:
+    """The study's wish for a retry, which is followed, or means nothing, with every status that is written."""
+    asked = case.study.metadata.annotations.get(names.RETRY)
+    return None if asked is None else asked[:MAX_RETRY]

@@ -148,6 +148,8 @@ class PodView:
 
     created: datetime | None
     trouble: Trouble | None
+    held: datetime | None = None
+    """Since when it has a node without running there; None once it runs or has ended, and while it waits for a node."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "PodView":
@@ -176,6 +178,7 @@ class PodView:
             image=_image(status),
             created=parse_time(meta.get("creationTimestamp")),
             trouble=trouble_of(status),
+            held=_scheduled(status) if phase in ("", "Pending") else None,
         )
 
 
@@ -356,6 +359,13 @@ def _engines_name(meta: Mapping[str, Any]) -> str:
 def _controller(meta: Mapping[str, Any]) -> Mapping[str, Any]:
     owners = meta.get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def _scheduled(status: Mapping[str, Any]) -> datetime | None:
+    conditions = {c.get("type"): c for c in status.get("conditions") or []}
+    scheduled = conditions.get("PodScheduled", {})
+    found = scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None
+    return parse_time(found)
 
 
 def _image(status: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ from finetune_operator.kube import (
     Malformed,
     Refused,
 )
-from finetune_operator.names import attempt_name, progress_config
+from finetune_operator.names import RETRY, attempt_name, progress_config
 from finetune_operator.observe import (
     CHILDREN,
     ConfigView,
@@ -421,11 +421,10 @@ async def _together(*requests: Coroutine[Any, Any, None]) -> None:
 
 def _slim(body: Mapping[str, Any]) -> dict[str, Any]:
     """A copy without what only takes up memory."""
-    meta = {
-        key: value
-        for key, value in body["metadata"].items()
-        if key not in ("managedFields", "annotations")
-    }
+    meta = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    annotations = meta.pop("annotations", None) or {}
+    if RETRY in annotations:
+        meta["annotations"] = {RETRY: annotations[RETRY]}
     return {
         **{key: body[key] for key in ("apiVersion", "kind", "spec") if key in body},
         "metadata": meta,

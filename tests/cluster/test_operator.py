@@ -195,6 +195,31 @@ def test_study_that_runs_with_fewer_pods_than_it_asked_for_says_why(
 
 
 @pytest.mark.slow
+def test_pod_that_never_runs_gives_its_node_back_until_the_study_is_told_to_go_on(
+    operator: OperatorProcess, studies: Studies
+) -> None:
+    studies.apply("tickets", cluster={"startDeadlineSeconds": 60})
+    (pod,) = until("the pod", lambda: studies.all("pods"))
+    name = pod["metadata"]["name"]
+    node = {"apiVersion": "v1", "kind": "Node", "name": "slow"}
+    binding = {"metadata": {"name": name}, "target": node}
+    studies.done("POST", "pod", name, binding, subresource="binding")
+    until(
+        "Stalled",
+        lambda: studies.condition("tickets", "Stalled").get("reason") == "StartDeadlineExceeded",
+        meanwhile=studies.remove_pods,
+    )
+    until("its Job to go", lambda: not studies.all("jobs"), meanwhile=studies.remove_pods)
+    events = studies.kubectl("get", "events", "--field-selector=reason=StartDeadlineExceeded")
+    assert "tickets" in events
+    studies.kubectl("annotate", "fts", "tickets", "finetune.dev/retry=now")
+    until(
+        "its second attempt", lambda: studies.get("job", "tickets-2"), meanwhile=studies.remove_pods
+    )
+    assert studies.get("fts", "tickets")["status"]["retry"] == "now"
+
+
+@pytest.mark.slow
 def test_pod_that_its_node_never_ends_is_followed_by_another(
     operator: OperatorProcess, studies: Studies
 ) -> None:

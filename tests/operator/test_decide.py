@@ -20,6 +20,7 @@ from finetune_api.status import (
     TrialCounts,
     TrialResult,
 )
+from finetune_api.study import FineTuneStudy
 from finetune_operator import names
 from finetune_operator.belief import believed_progress
 from finetune_operator.decide import (
@@ -361,6 +362,60 @@ def test_an_attempt_that_cannot_follow_an_edit_is_followed_by_another(
     assert not decide(same, seen, SETTINGS, NOW).delete
     earlier = observed(job(), pod(), document=progress())
     assert not decide(new, earlier, SETTINGS, NOW).delete
+
+
+def starting(held: float, **more: Any) -> Observed:
+    """An attempt whose first pod has had a node since then, and does not run."""
+    pulling = Trouble("ImagePullFailed", "image x cannot be pulled: not found")
+    first = pod(0, running=False, held=later(held), trouble=pulling)
+    return observed(job(), first, pod(1, running=False, **more))
+
+
+def test_pod_that_never_runs_gives_its_node_back_and_the_study_is_stalled() -> None:
+    early = decide(study(), starting(0), SETTINGS, later(3599))
+    assert not early.delete
+    assert early.again_after == pytest.approx(1)
+    late = decide(study(early.status), starting(0), SETTINGS, later(3600))
+    assert late.delete == (Deletion("Job", "tickets-1", JOB_UID),)
+    assert late.confirm
+    assert true_conditions(late.status) == {"Stalled"}
+    assert "ImagePullFailed" not in late.status.message
+    assert "image x cannot be pulled" in late.status.message
+    assert [event.reason for event in late.events] == ["StartDeadlineExceeded"]
+    assert late.status.failed_attempts == 0
+
+
+def test_deadline_is_the_studys_and_counts_only_pods_that_have_a_node() -> None:
+    own = study(cluster={"startDeadlineSeconds": 60})
+    assert not decide(own, starting(10), SETTINGS, later(69)).delete
+    assert decide(own, starting(10), SETTINGS, later(70)).delete
+    waiting = observed(job(), pod(running=False, held=None))
+    assert not decide(own, waiting, SETTINGS, later(10**6)).delete
+    others = observed(job(), pod(running=False, held=NOW, run_id="other", study_uid="other"))
+    assert not decide(own, others, SETTINGS, later(10**6)).delete
+    runs = observed(job(), pod(), document=progress())
+    assert not decide(own, runs, SETTINGS, later(10**6)).delete
+
+
+def test_study_that_was_given_up_goes_on_when_it_is_edited_or_told_to() -> None:
+    stalled = decide(study(StudyStatus(attempts=1)), starting(0), SETTINGS, later(3600)).status
+    same = decide(study(stalled), observed(), SETTINGS, later(9999))
+    assert (same.status.message, true_conditions(same.status)) == (stalled.message, {"Stalled"})
+    assert not same.create
+    assert not same.events
+
+    def meta(**changes: Any) -> FineTuneStudy:
+        found = study(same.status)
+        return found.model_copy(update={"metadata": found.metadata.model_copy(update=changes)})
+
+    for again in (meta(generation=2), meta(annotations={names.RETRY: "1"})):
+        decision = decide(again, observed(), SETTINGS, later(10_000))
+        assert (decision.status.state, decision.status.attempts) == ("Starting", 2)
+        assert true_conditions(decision.status) == {"Reconciling"}
+    asked = decide(meta(annotations={names.RETRY: "1"}), observed(), SETTINGS, later(10_000)).status
+    assert asked.retry == "1"
+    twice = decide(study(asked), starting(10_000), SETTINGS, later(20_000)).status
+    assert twice.retry is None  # the annotation is gone: a later one is new
 
 
 def test_held_job_is_queued_and_nothing_is_done_about_it() -> None:
