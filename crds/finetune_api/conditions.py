@@ -8,6 +8,7 @@ from finetune_api.status import (
     State,
     StudyProgress,
     StudyStatus,
+    shown,
 )
 from finetune_api.study import FineTuneStudy
 
@@ -56,6 +57,7 @@ def status_of(study: FineTuneStudy, progress: StudyProgress, started: datetime) 
         "Stalled": progress.phase == "Failed",
         "Suspended": progress.phase == "Drained",
         "Reconciling": False,
+        "Running": False,
     }
     conditions: list[Condition] = []
     for kind, value in facts.items():
@@ -71,5 +73,6 @@ def status_of(study: FineTuneStudy, progress: StudyProgress, started: datetime) 
         start_time=started,
         completion_time=progress.time if over else None,
         attempts=progress.term,
+        best_shown=shown(progress.findings.best),
         message=progress.message,
     )

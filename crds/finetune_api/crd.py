@@ -96,6 +96,10 @@ def _column(name: str, path: str, kind: str = "string", **more: Any) -> dict[str
     return {"name": name, "type": kind, "jsonPath": path, **more}
 
 
+_REASON = '.status.conditions[?(@.type=="Reconciling")].reason'
+"""All conditions have the reason of what goes on now; this one always exists."""
+
+
 def custom_resource_definition() -> dict[str, Any]:
     """The manifest of the CRD."""
     return {
@@ -120,10 +124,12 @@ def custom_resource_definition() -> dict[str, Any]:
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [
                         _column("State", ".status.state"),
+                        _column("Reason", _REASON),
                         _column("Trials", ".status.trials.summary"),
-                        _column("Best", ".status.best.value", "number"),
-                        _column("Metric", ".spec.objective.metric"),
+                        _column("Best", ".status.bestShown"),
+                        _column("Workers", ".status.workers"),
                         _column("Age", ".metadata.creationTimestamp", "date"),
+                        _column("Metric", ".spec.objective.metric", priority=1),
                         _column("Algorithm", ".spec.search.algorithm", priority=1),
                         _column("Chosen", ".status.search.algorithm", priority=1),
                         _column("GPU-Seconds", ".status.gpuSeconds", "number", priority=1),

@@ -27,7 +27,9 @@ State: TypeAlias = Literal[
 ]
 """One word for people, derived from the conditions and the engine; programs should read the conditions."""
 
-ConditionType: TypeAlias = Literal["Complete", "Failed", "Suspended", "Reconciling", "Stalled"]
+ConditionType: TypeAlias = Literal[
+    "Complete", "Failed", "Suspended", "Reconciling", "Stalled", "Running"
+]
 
 Reason: TypeAlias = Literal[
     "SearchFinished",
@@ -288,6 +290,11 @@ class Findings(Model):
     """Rows dropped and other things a user should know about the data, and what trackers are missing."""
 
 
+def shown(best: TrialResult | None) -> str | None:
+    """The value of a trial with four digits."""
+    return None if best is None else f"{best.value:.4g}"
+
+
 class StudyStatus(Findings):
     """What the operator, or `finetune run`, says about a study."""
 
@@ -312,6 +319,12 @@ class StudyStatus(Findings):
     """Attempts in a row that ended without a result and without a trial ending in between."""
 
     message: str = Field("", max_length=MAX_MESSAGE)
+    best_shown: str | None = Field(None, max_length=32)
+    """The value of the best trial with four digits, for people."""
+
+    workers: str | None = Field(None, max_length=32)
+    """While the study trains: pods that run, of those that it asked for."""
+
     retry: str | None = Field(None, max_length=MAX_RETRY)
     """The value of the annotation `finetune.dev/retry` that was followed last."""
 

@@ -26,6 +26,7 @@ from finetune_api.status import (
     StudyPlan,
     StudyProgress,
     StudyStatus,
+    shown,
 )
 from finetune_api.study import FineTuneStudy
 from finetune_operator import engines, names
@@ -647,12 +648,14 @@ def _status(
 ) -> StudyStatus:
     old = case.study.status
     message = message[:MAX_MESSAGE]
+    trains = state in ("Running", "Refitting")
     facts: dict[ConditionType, bool] = {
         "Complete": complete,
         "Failed": failed,
         "Suspended": suspended,
         "Reconciling": reconciling,
         "Stalled": stalled,
+        "Running": trains,
     }
     conditions: list[Condition] = old.conditions
     for kind, value in facts.items():
@@ -671,8 +674,15 @@ def _status(
         failed_attempts=old.failed_attempts if failed_attempts is None else failed_attempts,
         plan=_plan(case),
         message=message,
+        best_shown=shown(findings.best),
+        workers=_workers(case) if trains else None,
         retry=_followed(case),
     )
+
+
+def _workers(case: _Case) -> str:
+    running = sum(pod.running and pod.study_uid == case.uid for pod in case.pods)
+    return f"{running}/{case.study.spec.cluster.workers}"
 
 
 def _followed(case: _Case) -> str | None:

@@ -402,7 +402,7 @@ def _now() -> datetime:
 
 def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
     """Whether the two differ at most in the driver's findings and in wording."""
-    told = {"conditions", "message", "plan", *Findings.model_fields}
+    told = {"conditions", "message", "plan", "best_shown", *Findings.model_fields}
     return _facts(old) == _facts(new) and old == new.model_copy(
         update={name: getattr(old, name) for name in told}
     )

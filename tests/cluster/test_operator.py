@@ -15,6 +15,10 @@ from tests.cluster.operator_process import OperatorProcess, Studies, until
 pytestmark = pytest.mark.quick
 
 
+_ENDED = ("--for=jsonpath={.status.completionTime}", "--timeout=60s")
+"""Arguments of `kubectl wait` for the end of a study, whichever it is (docs/operations.md)."""
+
+
 @pytest.fixture(scope="module")
 def operator(
     server: ApiServer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -39,6 +43,10 @@ def test_study_runs_to_complete_and_its_children_go_with_it(
     finish(studies, "tickets", "tickets-1", **FINISHED)
     until("Complete", lambda: studies.condition("tickets", "Complete").get("status") == "True")
     assert studies.get("fts", "tickets")["status"]["trials"]["summary"] == "4/4"
+    studies.kubectl("wait", "fts/tickets", *_ENDED)
+    header, row = studies.kubectl("get", "fts").splitlines()
+    assert header.split() == ["NAME", "STATE", "REASON", "TRIALS", "BEST", "WORKERS", "AGE"]
+    assert row.split()[:5] == ["tickets", "Complete", "SearchFinished", "4/4", "0.5"]
 
     def states() -> list[tuple[str, int]]:
         key = f"{studies.namespace}/tickets"
@@ -98,6 +106,7 @@ def test_user_error_fails_the_study(operator: OperatorProcess, studies: Studies)
     assert studies.condition("tickets", "Failed")["reason"] == "DataError"
     assert studies.condition("tickets", "Failed")["message"] == words
     assert studies.condition("tickets", "Stalled")["status"] == "True"
+    studies.kubectl("wait", "fts/tickets", *_ENDED)
 
 
 def test_suspended_study_resumes_as_a_new_attempt(

@@ -100,7 +100,7 @@ def test_study_without_storage_says_so_and_waits() -> None:
 def test_running_study_is_not_reconciling() -> None:
     decision = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW)
     assert decision.status.state == "Running"
-    assert true_conditions(decision.status) == set()
+    assert true_conditions(decision.status) == {"Running"}
     assert decision.status.trials.summary == "1/4"
 
 
@@ -418,6 +418,23 @@ def test_study_that_was_given_up_goes_on_when_it_is_edited_or_told_to() -> None:
     assert twice.retry is None  # the annotation is gone: a later one is new
 
 
+def test_people_see_how_many_workers_train_and_the_best_value_with_four_digits() -> None:
+    wanted = study(cluster={"workers": 3})
+    best = Findings(trials=TrialCounts(completed=1), best=TrialResult(trial=0, value=0.876543))
+    seen = observed(job(), pod(), pod(1, running=False), document=progress(findings=best))
+    status = decide(wanted, seen, SETTINGS, NOW).status
+    assert (status.workers, status.best_shown) == ("1/3", "0.8765")
+    ended = decide(
+        wanted, observed(job(succeeded=True), document=progress("Finished")), SETTINGS, NOW
+    )
+    assert ended.status.workers is None
+    small = Findings(
+        trials=TrialCounts(completed=1), best=TrialResult(trial=0, value=0.00001234567)
+    )
+    seen = observed(job(), pod(), document=progress(findings=small))
+    assert decide(wanted, seen, SETTINGS, NOW).status.best_shown == "1.235e-05"
+
+
 def test_held_job_is_queued_and_nothing_is_done_about_it() -> None:
     waiting = decide(study(), observed(job(held=True, active=0)), SETTINGS, NOW)
     assert waiting.status.state == "Queued"
@@ -573,7 +590,7 @@ def test_worker_that_was_killed_is_told_until_another_runs_in_its_place() -> Non
         (observed(job(), pod(), killed, document=progress()), 10),
     )
     assert (status.state, status.message) == ("Running", "pod 1: killed")
-    assert true_conditions(status) == set()
+    assert true_conditions(status) == {"Running"}
     assert [(event.type, event.reason) for event in decision.events] == [("Warning", "OutOfMemory")]
     same = decide(study(status), observed(job(), pod(), killed, document=progress()), SETTINGS, NOW)
     assert same.events == ()
@@ -597,7 +614,7 @@ def test_search_with_fewer_pods_than_asked_says_why() -> None:
     unexplained = decide(study(), seen, SETTINGS, later(6), explanation=UNEXPLAINED)
     assert (unexplained.status.message, unexplained.explain) == ("", None)
     told = decide(study(), seen, SETTINGS, later(6), explanation="exceeded quota: gpus")
-    assert (told.status.state, true_conditions(told.status)) == ("Running", set())
+    assert (told.status.state, true_conditions(told.status)) == ("Running", {"Running"})
     assert told.status.message == "1 of 2 pods: exceeded quota: gpus"
     assert [event.reason for event in told.events if event.type == "Warning"] == ["PodsPending"]
     hours_later = decide(study(told.status), seen, SETTINGS, later(3600))
@@ -656,7 +673,7 @@ def test_child_that_is_not_taken_now_is_told_and_changes_nothing_else() -> None:
     running = decide(study(), seen, SETTINGS, NOW)
     told = hindered(study(running.status), seen, running, later(9), "the policy says no")
     assert (told.status.state, told.status.message) == ("Running", "the policy says no")
-    assert true_conditions(told.status) == set()
+    assert true_conditions(told.status) == {"Running"}
     assert {condition.reason for condition in told.status.conditions} == {"Forbidden"}
     assert [(event.type, event.reason) for event in told.events] == [("Warning", "Forbidden")]
     again = decide(study(told.status), seen, SETTINGS, later(20))
@@ -672,7 +689,7 @@ def test_study_is_not_complete_before_its_winner_is_taken() -> None:
     complete = decide(study(running), seen, SETTINGS, later(9))
     told = hindered(study(running), seen, complete, later(9), "the policy says no")
     assert (told.status.state, told.status.best) == ("Running", best.best)
-    assert true_conditions(told.status) == {"Reconciling"}
+    assert true_conditions(told.status) == {"Reconciling", "Running"}
     assert [event.reason for event in told.events] == ["Forbidden"]
     after_all = decide(study(told.status), seen, SETTINGS, later(60))
     assert true_conditions(after_all.status) == {"Complete"}
@@ -682,7 +699,7 @@ def test_study_is_not_complete_before_its_winner_is_taken() -> None:
 def test_study_that_only_a_newer_operator_can_read_stands_still() -> None:
     running = decide(study(), observed(job(), pod(), document=progress()), SETTINGS, NOW).status
     status = unreadable(running, 2, later(5), "spec.task: must be one of …")
-    assert true_conditions(status) == {"Stalled"}
+    assert true_conditions(status) == {"Running", "Stalled"}
     assert status.trials == running.trials
     assert unreadable(status, 2, later(60), "spec.task: must be one of …") == status
 

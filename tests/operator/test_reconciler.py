@@ -217,9 +217,11 @@ async def test_only_progress_that_was_written_here_is_no_news(cluster: Cluster) 
 
     uid = await cluster.run()
     assert is_news()  # that it runs was more than progress
-    cluster.put_progress(uid, findings={"trials": {"completed": 3}})
+    best = {"trial": 2, "value": 0.123456}
+    cluster.put_progress(uid, findings={"trials": {"completed": 3}, "best": best})
     await cluster.hear_and_look()
     assert cluster.status["trials"]["completed"] == 3
+    assert cluster.status["bestShown"] == "0.1235"
     assert not is_news()
     cluster.put_study({"spec.suspend": True, "metadata.generation": 2})
     assert is_news()
