@@ -361,13 +361,15 @@ class Reconciler:
         def with_old(*names: str) -> StudyStatus:
             return status.model_copy(update={name: getattr(old, name) for name in names})
 
-        for wanted in (status, with_old("plan")):
+        for wanted in (status, _of_first_crd(status), _of_first_crd(with_old("plan"))):
             try:
                 return await self._apply_status(meta, wanted)
             except Refused as error:
                 study = f"{meta.namespace}/{meta.name}"
                 log.warning("status refused", extra={"study": study, "error": str(error)})
-        return await self._apply_status(meta, with_old("plan", *Findings.model_fields))
+        return await self._apply_status(
+            meta, _of_first_crd(with_old("plan", *Findings.model_fields))
+        )
 
     async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
         """Write the status if the study has not changed since this was decided. Raises Conflict if it has."""
@@ -406,6 +408,13 @@ def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
     return _facts(old) == _facts(new) and old == new.model_copy(
         update={name: getattr(old, name) for name in told}
     )
+
+
+def _of_first_crd(status: StudyStatus) -> StudyStatus:
+    """The status without what CRDs before 0.1.0 do not know, beside plan and findings."""
+    conditions = [each for each in status.conditions if each.type != "Running"]
+    unknown = {"best_shown": None, "workers": None, "retry": None}
+    return status.model_copy(update={"conditions": conditions, **unknown})
 
 
 def _facts(status: StudyStatus) -> list[tuple[object, ...]]:

@@ -179,23 +179,28 @@ async def test_status_that_is_refused_is_written_without_what_it_may_be_refused_
     cluster.put_progress(uid, message="it goes on", findings={"trials": {"completed": 2}})
     cluster.put_study({"spec.budget.maxTrials": 9, "metadata.generation": 2})
     invalid = Answer(422, "status.plan: Invalid value", "Invalid")
-    cluster.api.on("PATCH", "/status", invalid, invalid)
+    cluster.api.on("PATCH", "/status", invalid, invalid, invalid)
     with caplog.at_level(logging.WARNING):
         await cluster.hear_and_look()
-    whole, without_plan, without_findings = cluster.statuses()
+    whole, of_first_crd, without_plan, without_findings = cluster.statuses()
     assert whole["plan"] != before["plan"]
-    assert without_plan == {**whole, "plan": before["plan"]}
+    assert "Running" in {each["type"] for each in whole["conditions"]}
+    known = [each for each in whole["conditions"] if each["type"] != "Running"]
+    added = {"workers", "bestShown", "conditions"}
+    first = {name: what for name, what in whole.items() if name not in added}
+    assert of_first_crd == {**first, "conditions": known}
+    assert without_plan == {**of_first_crd, "plan": before["plan"]}
     assert without_findings == {**without_plan, "trials": before["trials"]}
     assert cluster.status["state"] == "Running"
-    assert caplog.text.count("status refused") == 2
+    assert caplog.text.count("status refused") == 3
 
 
 async def test_status_that_is_refused_altogether_is_tried_again_later(cluster: Cluster) -> None:
-    cluster.api.on("PATCH", "/status", *[Answer(422, "no", "Invalid")] * 3)
+    cluster.api.on("PATCH", "/status", *[Answer(422, "no", "Invalid")] * 4)
     cluster.put_study()
     with pytest.raises(Refused):
         await cluster.hear_and_look()
-    assert len(cluster.statuses()) == 3
+    assert len(cluster.statuses()) == 4
 
 
 async def test_study_that_is_gone_when_its_status_is_written_is_forgotten(
