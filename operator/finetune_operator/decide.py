@@ -680,9 +680,14 @@ def _status(
     )
 
 
-def _workers(case: _Case) -> str:
-    running = sum(pod.running and pod.study_uid == case.uid for pod in case.pods)
-    return f"{running}/{case.study.spec.cluster.workers}"
+def _workers(case: _Case) -> str | None:
+    """How many workers run, of how many."""
+    current = case.current
+    if current is None:
+        return None
+    own = [pod for pod in case.pods if pod.running and pod.run_id == current.run_id]
+    training = sum(current.head_trains or not pod.head for pod in own)
+    return f"{training}/{case.study.spec.cluster.workers}"
 
 
 def _followed(case: _Case) -> str | None:

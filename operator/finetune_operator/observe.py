@@ -25,6 +25,9 @@ class JobView:
     ends_drained: ClassVar[bool] = False
     """Whether the attempt is over when its driver is told to end; a Job makes another pod instead."""
 
+    head_trains: ClassVar[bool] = True
+    """Whether the pod of the driver is one of the workers."""
+
     name: str
     uid: str
     study_uid: str
@@ -89,6 +92,7 @@ class RayJobView(JobView):
 
     kind: ClassVar[str] = "RayJob"
     ends_drained: ClassVar[bool] = True
+    head_trains: ClassVar[bool] = False
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "RayJobView":

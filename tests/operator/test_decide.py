@@ -41,6 +41,7 @@ from tests.operator.studies import (
     SETTINGS,
     UID,
     job,
+    kuberay_job,
     later,
     observed,
     pod,
@@ -424,6 +425,15 @@ def test_people_see_how_many_workers_train_and_the_best_value_with_four_digits()
     seen = observed(job(), pod(), pod(1, running=False), document=progress(findings=best))
     status = decide(wanted, seen, SETTINGS, NOW).status
     assert (status.workers, status.best_shown) == ("1/3", "0.8765")
+    of_kuberay = names.run_id(UID, 1)
+    seen = observed(
+        kuberay_job(),
+        pod(run_id=of_kuberay),
+        pod(1, run_id=of_kuberay),
+        pod(2),
+        document=progress(findings=best, job_uid=of_kuberay),
+    )
+    assert decide(wanted, seen, SETTINGS, NOW).status.workers == "1/3"  # its head trains nothing
     ended = decide(
         wanted, observed(job(succeeded=True), document=progress("Finished")), SETTINGS, NOW
     )
