@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.hyperparameters import Scalar
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import next_item, search_ending, starting
+from finetune_trainer.search.decisions import may_go_on, next_item, search_ending, starting
 from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
@@ -91,8 +91,11 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.log, history = RecordLog.start(self.storage, self.term, self.clock())
-        self.state = StudyState.replayed(problem_of(self.spec, self.storage), history.events)
+        problem = problem_of(self.spec, self.storage)
+        self.state = StudyState.replayed(problem, history.events)
         self.torn = history.torn
+        if may_go_on(problem, history.events, self.spec.budget, self.clock()):
+            self.write(ev.Reopened(self.clock()))
         if self.spec.search.warm_start and self.state.inherited is None:
             inherited = inherit(self.spec, self.storage.local("").parent)
             self.write(ev.Inherited(self.clock(), inherited))

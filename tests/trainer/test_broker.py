@@ -72,6 +72,31 @@ def kinds(folder: Path) -> list[str]:
     return [event.kind for event in events_of(folder)]
 
 
+async def test_a_search_that_goes_on_after_its_end_says_that_the_test_rows_were_seen(
+    tmp_path: Path,
+) -> None:
+    spec = study_spec(**ONE_EPOCH, budget={"maxTrials": 1})
+    broker = await begun(tmp_path, spec)
+    refit = await soon(broker.next(A, reached(await train(broker, A))))
+    assert isinstance(refit, RefitItem)
+    assert await soon(broker.next(A, [ev.RefitDone(0.0, 0, "model", {"accuracy": 0.5})])) is None
+    assert (await broker.snapshot(spec.budget, None)).findings.warnings == []
+    Storage.open(str(tmp_path)).write(f"{REFIT_CHECKPOINT}/state.json", b"{}")
+
+    more = study_spec(**ONE_EPOCH, budget={"maxTrials": 2})
+    second = await begun(tmp_path, more, term=2)
+    assert not Storage.open(str(tmp_path)).files(CHECKPOINTS)
+    (warning,) = (await second.snapshot(more.budget, None)).findings.warnings
+    assert "the test rows had been seen once before" in warning
+    refit = await soon(second.next(A, reached(await train(second, A), 0.9)))
+    assert isinstance(refit, RefitItem)
+    assert refit.trial == 1
+    assert await soon(second.next(A, [ev.RefitDone(0.0, 1, "model", {"accuracy": 0.6})])) is None
+    found = (await second.snapshot(more.budget, None)).findings
+    assert found.trials.completed == 2
+    assert len(found.warnings) == 1
+
+
 # Who is believed.
 
 OF_A_RUN: list[ev.Event] = [

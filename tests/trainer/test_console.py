@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from finetune_api.combinations import Params
 from finetune_api.conditions import status_of
 from finetune_api.manifest import dump_yaml, parse_study
 from finetune_api.status import Findings, StudyProgress, TrialCounts, TrialResult
@@ -17,8 +18,10 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.cli import main
 from finetune_trainer.console import _screen, duration, trials_table
 from finetune_trainer.progress import LocalSink
+from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import AtWork
+from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.storage import Storage
 from tests.api.wrong_manifests import VALID, changed
 from tests.trainer.search_studies import epoch_done
@@ -137,15 +140,45 @@ def test_a_study_that_was_changed_since_is_run(
         main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")])
 
 
-def test_a_larger_budget_for_a_search_that_has_ended_is_told_to_have_no_effect(
+def ended(folder: Path, trials: int) -> None:
+    """The records of a search in `folder / "run"` that has ended after so many trials."""
+    events: list[ev.Event] = []
+    for trial in range(trials):
+        params: Params = {"learningRate": 1e-4 + trial / 1e5}
+        metrics = {"accuracy": 0.5, "f1_macro": 0.5}
+        events += [
+            ev.Proposed(1.0, trial, params),
+            ev.Started(1.0, trial, "worker/slot", 9),
+            ev.EpochDone(2.0, trial, 9, 0.5, metrics, 0.1, 1.0, 0.0),
+            ev.Reached(2.0, trial, True),
+        ]
+    log, _ = RecordLog.start(Storage.open(str(folder / "run")), 1, 0.0)
+    log.append([*events, ev.SearchEnded(3.0, "SearchFinished")])
+
+
+def test_a_limit_that_is_loosened_lets_a_search_that_has_ended_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path, **{"spec.budget": {"maxTrials": 2}})
+    ended(tmp_path, 2)
+    more = study(**{"spec.budget": {"maxTrials": 3}})
+    (tmp_path / "study.yaml").write_text(dump_yaml(more.to_json()))
+    monkeypatch.setitem(sys.modules, "finetune_trainer.driver", None)
+    with pytest.raises(ImportError):
+        main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")])
+
+
+def test_a_changed_budget_by_which_the_search_is_over_as_well_is_told_to_have_no_effect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished(tmp_path)
-    more = study(**{"spec.budget.maxTrials": 77})
-    (tmp_path / "study.yaml").write_text(dump_yaml(more.to_json()))
+    finished(tmp_path, **{"spec.budget": {"maxTrials": 2}})
+    ended(tmp_path, 2)
+    less = study(**{"spec.budget": {"maxTrials": 1}})
+    (tmp_path / "study.yaml").write_text(dump_yaml(less.to_json()))
     assert main(["run", str(tmp_path / "study.yaml"), "--into", str(tmp_path / "run")]) == 0
-    told = capsys.readouterr().out
-    assert "the changed budget has no effect" in told
+    told = " ".join(capsys.readouterr().out.split())
+    assert "over by the changed budget and target as well, so they have no effect" in told
+    assert "loosen the limit that ended it (SearchFinished)" in told
     assert f"search.warmStart: [{{uri: {tmp_path / 'run'}}}]" in told
 
 

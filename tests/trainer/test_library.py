@@ -200,6 +200,29 @@ def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_study_that_has_ended_goes_on_with_more_trials(tmp_path: Path) -> None:
+    def searched(trials: int) -> Study:
+        return Study(
+            fit,
+            SPACE,
+            refit=lambda config, epochs: config,
+            metric="accuracy",
+            search={"algorithm": "Random", "seed": 7, "scheduler": {"type": "ASHA"}},
+            budget={"maxTrials": trials},
+            epochs=3,
+            into=tmp_path,
+        ).run(progress=False)
+
+    first = searched(7)
+    assert len(first.state.trials) == 7
+    second = searched(9)
+    assert (len(second.state.trials), second.state.reopened) == (9, 1)
+    assert [t.params for t in second.state.trials[:7]] == [t.params for t in first.state.trials]
+    assert second.best_score_ >= first.best_score_
+    assert second.best_estimator_ == second.best_params_
+    assert searched(9).state.reopened == 1
+
+
 def test_a_study_begun_when_random_was_the_default_goes_on_so(tmp_path: Path) -> None:
     common: dict[str, Any] = {"into": tmp_path, "budget": {"maxTrials": 3}, "slots": 1}
     named = Study(fit, SPACE, search={"algorithm": "Random"}, **common).run(progress=False)

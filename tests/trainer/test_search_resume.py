@@ -1,5 +1,6 @@
 """A driver killed anywhere goes on where it was: the same trials, the same promotions, the same end."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,30 @@ def test_killed_at_every_write_it_does_the_same(name: str, fail: Any, tmp_path: 
         # Repeated at most: the item that was in flight, from its last checkpoint.
         repeated = len(epochs) - len(reference.epochs)
         assert 0 <= repeated <= max(spec.max_epochs - 3, 2)
+
+
+@pytest.mark.parametrize("fail", [crash_before, crash_torn, crash_after])
+def test_killed_at_every_write_after_it_went_on_it_does_the_same(fail: Any, tmp_path: Path) -> None:
+    strict, loose = (study_spec(search=ASHA, budget={"maxTrials": n}) for n in (5, 9))
+
+    def ended(root: Path) -> Path:
+        Driver(strict, Storage.open(str(root)), 1).run()
+        return root
+
+    whole = Failing.of(ended(tmp_path / "reference"), crash_before, 0)
+    reference = Driver(loose, whole, 2)
+    reference.run()
+    assert reference.state.reopened == 1
+    for at in range(1, len(whole.count) + 1):
+        root = ended(tmp_path / str(at))
+        items: list[Item] = []
+        with suppress(Crash):
+            Driver(loose, Failing.of(root, fail, at), 2, items=items).run()
+        last = Driver(loose, Storage.open(str(root)), 3, items=items)
+        last.run()
+        assert last.state.reopened == 1
+        assert summary(last.state) == summary(reference.state)
+        assert distinct(items) == distinct(reference.items)
 
 
 @pytest.mark.parametrize("name", ["asha", *MODELLED])

@@ -105,6 +105,18 @@ def test_the_studys_run_has_the_best_trial_and_its_test(tmp_path: Path) -> None:
     assert "study" not in runs_of(study(), events[:-1]), "not before the refit"
 
 
+def test_a_study_that_went_on_has_a_run_for_each_of_its_ends(tmp_path: Path) -> None:
+    few = study(budget={"maxTrials": 4})
+    finished(few, tmp_path)
+    events = finished(study(), tmp_path, term=2)
+    runs = runs_of(study(), events)
+    first, second = runs["study"].ending, runs["study-2"].ending
+    assert first is not None
+    assert second is not None
+    assert (first.results["trials"], second.results["trials"]) == (4, 6)
+    assert runs_of(study(), *([event] for event in events)) == runs
+
+
 def test_under_cross_validation_a_point_is_the_mean_of_all_folds(tmp_path: Path) -> None:
     folds = study(
         search={"algorithm": "Random"},

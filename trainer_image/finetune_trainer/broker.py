@@ -21,7 +21,13 @@ from finetune_api.status import Findings
 from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import most_at_work, next_item, search_ending, starting
+from finetune_trainer.search.decisions import (
+    may_go_on,
+    most_at_work,
+    next_item,
+    search_ending,
+    starting,
+)
 from finetune_trainer.search.items import (
     AtWork,
     Decision,
@@ -140,7 +146,14 @@ class Broker:
     def _open(self, patience: Patience) -> None:
         self._storage = Storage.open(self._location, patience)
         self._log, history = RecordLog.start(self._storage, self._term, time.time())
-        self._state = StudyState.replayed(self._state.problem, history.events)
+        problem, now = self._state.problem, time.time()
+        self._state = StudyState.replayed(problem, history.events)
+        if may_go_on(problem, history.events, self._budget, now):
+            self._storage.delete(
+                CHECKPOINTS
+            )  # of the last refit, if it was not deleted with the others
+            self._log.append([ev.Reopened(now)])
+            self._state.apply(ev.Reopened(now))
         self._torn = history.torn
         self._sweep()
 
@@ -432,11 +445,18 @@ class Broker:
             self._do(self._end_between())
         self._wake()
         troubles = (f"{field}: {what}" for field, what in self._troubles.items())
-        warnings = (*troubles, *self._warnings)
+        warnings = (*troubles, *self._looks(), *self._warnings)
         found = findings(self._state, budget, self._storage, self._waits.now(), warnings)
         refitting = self._state.refit_slot is not None or self._state.refit is not None
         outcome = None if self._abandoned else self._outcome
         return Snapshot(found, refitting, outcome, self._torn, waiting, self._at_work())
+
+    def _looks(self) -> Iterator[str]:
+        """That test rows were seen before the search went on: their values are not those of a single look."""
+        again = self._state.tests - (self._state.refit is not None)
+        if again:
+            times = "once" if again == 1 else f"{again} times"
+            yield f"the search went on after its end: the test rows had been seen {times} before"
 
     def _at_work(self) -> tuple[AtWork, ...]:
         trials = self._state.trials

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,10 +25,12 @@ from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
+from finetune_trainer.search.decisions import may_go_on
 from finetune_trainer.search.identity import has_begun, parts_of, problem_of
 from finetune_trainer.search.points import recommended_point
 from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.records import read_history
 from finetune_trainer.search.storage import Storage
 
 PACKAGE = "finetune-operator"
@@ -249,14 +252,24 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
 
 
 def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
-    """The same study with its result, if it has already ended in that folder: another budget changes nothing then."""
+    """The same study with its result, if it has already ended in that folder and is over by its budget and target."""
     try:
         found = read_study(into / "study.yaml")
     except (FileNotFoundError, ManifestError):  # none, or of another version
         return None
     ended = found.status is not None and found.status.is_true("Complete")
-    same = found.spec == study.spec.model_copy(update={"budget": found.spec.budget})
-    return found if ended and same else None
+    objective = study.spec.objective.model_copy(update={"target": found.spec.objective.target})
+    same = found.spec == study.spec.model_copy(
+        update={"budget": found.spec.budget, "objective": objective}
+    )
+    if not ended or not same:
+        return None
+    if found.spec == study.spec:
+        return found
+    storage = Storage.open(str(into))
+    events = read_history(storage).events
+    goes_on = may_go_on(problem_of(study.spec, storage), events, study.spec.budget, time.time())
+    return None if goes_on else found
 
 
 def _tell_finished(
@@ -269,10 +282,11 @@ def _tell_finished(
     assert complete is not None
     console.print(f"{study.metadata.name} has already ended; its result:", highlight=False)
     _report(study, f"Finished: {complete.message}", status, into, console)
-    if finished.spec.budget != study.spec.budget:
+    if finished.spec != study.spec:
         console.print(
-            "The search has ended, so the changed budget has no effect. To search further, run a study with "
-            f"search.warmStart: [{{uri: {into.absolute()}}}] and a folder of its own (--into).",
+            "It is over by the changed budget and target as well, so they have no effect. To search further, loosen "
+            f"the limit that ended it ({complete.reason}), or run a study with search.warmStart: "
+            f"[{{uri: {into.absolute()}}}] and a folder of its own (--into).",
             highlight=False,
         )
     return 0

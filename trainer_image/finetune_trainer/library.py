@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,7 +31,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
-from finetune_trainer.search.decisions import FAILURES, next_item
+from finetune_trainer.search.decisions import FAILURES, may_go_on, next_item
 from finetune_trainer.search.identity import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
@@ -219,7 +220,9 @@ class Study:
         search = problem.search if choice is None else restored(problem.search, choice)
         self._problem = replace(problem, search=search, rung_rule=rung_rule_of(storage))
         state = self._replayed(storage)
-        if state.ended is None or not isinstance(next_item(state, self._budget, 0.0), End):
+        events = read_history(storage).events
+        over = isinstance(next_item(state, self._budget, 0.0), End) and state.ended is not None
+        if not over or may_go_on(self._problem, events, self._budget, time.time()):
             sink = LocalSink(self._folder, "into")
             term = sink.claim_term()
             try:

@@ -1,14 +1,23 @@
 """What to do next, and when it is over: pure functions of the state, the budget and the time."""
 
 import math
+from collections.abc import Sequence
 
 from finetune_api.study import Budget
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import Decision, End, TrainItem, Wait
+from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import ALIKE, MAX_RETRIES, StudyState
 
 FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
 """Reasons of an End with which the study has failed."""
+
+
+LIMITS = (
+    *("SearchFinished", "BudgetSpent", "NoImprovement", "TargetReached"),
+    *("TooManyFailedTrials", "NoSuccessfulTrial"),
+)
+"""Reasons with which a limit of the study has ended the search."""
 
 
 def next_item(state: StudyState, budget: Budget, now: float, worker: str = "") -> Decision:
@@ -71,6 +80,15 @@ def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
         or state.has_new(budget)
     )
     return None if more else _finished(state)
+
+
+def may_go_on(problem: Problem, events: Sequence[ev.Event], budget: Budget, now: float) -> bool:
+    """Whether a search that has ended is not over by budget and target as they are now: somebody loosened a limit."""
+    state = StudyState.replayed(problem, events)
+    if state.ended is None or state.ended.reason not in LIMITS:
+        return False
+    state.apply(ev.Reopened(now))
+    return search_ending(state, budget, now) is None
 
 
 def most_at_work(state: StudyState, budget: Budget, enough: float = math.inf) -> float:

@@ -160,6 +160,13 @@ class SearchEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Reopened(Event):
+    """The search goes on after its end: the limit that ended it was loosened. What ended with it begins anew."""
+
+    kind: ClassVar[str] = "reopened"
+
+
+@dataclass(frozen=True, slots=True)
 class RefitStarted(Event):
     """A slot was told to train the winner again on train and validation rows."""
 
@@ -217,6 +224,7 @@ _KINDS: dict[str, type[Event]] = {
         Failed,
         Stopped,
         SearchEnded,
+        Reopened,
         RefitStarted,
         RefitRequeued,
         EnsembleJudged,

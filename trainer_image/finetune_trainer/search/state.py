@@ -58,6 +58,15 @@ class StudyState:
         self.refit_slot: str | None = None
         self.refit_failures: list[str] = []
         self._refit_losses = 0
+        self._cut: set[int] = set()
+        """Trials that the end of the search has stopped."""
+
+        self.reopened = 0
+        """How often the search went on after its end."""
+
+        self.tests = 0
+        """How often a final model was tested."""
+
         self._any_reached = False
         self._first_failures: list[tuple[int, str]] = []
         """(trial, why) of those that failed before any trial had a result."""
@@ -140,6 +149,8 @@ class StudyState:
                 trial.status = "Stopped"
             case ev.SearchEnded():
                 self._end(event)
+            case ev.Reopened():
+                self._reopen(event)
             case ev.RefitStarted():
                 self.refit_slot = event.slot
             case ev.RefitRequeued():
@@ -148,6 +159,7 @@ class StudyState:
                 self.ensemble = event
             case ev.RefitDone():
                 self.refit, self.refit_slot = event, None
+                self.tests += 1
                 self.gpu_seconds += event.gpu_seconds
             case ev.SlotReady():
                 pass  # nothing is decided by it
@@ -290,7 +302,7 @@ class StudyState:
             trial.status = "Paused"
             ladder.paused.add(trial.number)
         else:
-            trial.status = "Stopped"
+            self._cut_off(trial)
         rung.report(trial.number, self.score(trial.best))
         self._schedule.reached(trial.level, self._curve)
 
@@ -302,8 +314,15 @@ class StudyState:
         """The status of a trial on its way to a rung follows from its runs."""
         if any(run.status == "Running" for run in trial.planned_runs):
             trial.status = "Running"
+        elif self.ended is None or self.drains:
+            trial.status = "Pending"
         else:
-            trial.status = "Pending" if self.ended is None or self.drains else "Stopped"
+            self._cut_off(trial)
+
+    def _cut_off(self, trial: Trial) -> None:
+        """The search has ended without the trial."""
+        trial.status = "Stopped"
+        self._cut.add(trial.number)
 
     def _requeue(self, trial: Trial, number: int, lost: bool) -> None:
         run = trial.runs[number]
@@ -356,7 +375,28 @@ class StudyState:
         for trial in self.trials:
             # One that waits for a slot between two of its runs is on its way to its rung, as those that run.
             if trial.status == "Paused" or (trial.status == "Pending" and not self.drains):
-                trial.status = "Stopped"
+                self._cut_off(trial)
+
+    def _reopen(self, event: ev.Reopened) -> None:
+        """What the end has stopped goes on, from nothing: the checkpoints went with it."""
+        self.ended = self.ensemble = self.refit = None
+        self.refit_failures, self._refit_losses = [], 0
+        self.reopened += 1
+        self._term_began = event.time
+        for number in sorted(self._cut):
+            trial = self.trials[number]
+            self._open[number] = trial
+            for run in trial.runs.values():
+                run.checkpoint, run.losses = None, 0
+            if all(run.reached for run in trial.planned_runs):
+                trial.status = "Paused"
+                self._schedule[trial.ladder].paused.add(number)
+                continue
+            trial.status = "Pending"
+            for run in trial.planned_runs:
+                if not run.reached:
+                    self._enqueue(trial, run)
+        self._cut.clear()
 
     def _requeue_refit(self, message: str, lost: bool) -> None:
         self.refit_slot = None

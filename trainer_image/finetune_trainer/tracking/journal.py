@@ -51,22 +51,20 @@ class Journal:
         self._courses: list[_Course] = []
         self._began = 0.0
         self._term = 0
-        self._conclusion: TrackedRun | None = None
-        """The study's own run, once everything is over."""
+        self._conclusions: list[TrackedRun] = []
+        """The study's own run, once everything is over; another for each time that it went on after its end."""
 
     def take(self, events: Iterable[ev.Event]) -> list[TrackedRun]:
         """Take in `events`; returns the runs that they change, the study's own last."""
         changed: set[int] = set()
-        concluded = self._conclusion
+        told = len(self._conclusions)
         for event in events:
             self._apply(event)
             changed |= {number for number in self._touched(event) if self._see(number, event)}
-            if self._state.ended is not None and self._conclusion is None:
-                self._conclusion = self._conclude(event.time)
+            if self._state.ended is not None and len(self._conclusions) <= self._state.reopened:
+                self._conclusions += self._conclude(event.time)
         runs = [self._trial_run(number) for number in sorted(changed)]
-        if self._conclusion is not None and concluded is None:
-            runs.append(self._conclusion)
-        return runs
+        return [*runs, *self._conclusions[told:]]
 
     def _apply(self, event: ev.Event) -> None:
         self._state.apply(event)
@@ -131,12 +129,12 @@ class Journal:
         known = {name: value for name, value in facts.items() if value}
         return TrackedRun(key, label, f"{metadata.name}/{label}", started, known, {})
 
-    def _conclude(self, now: float) -> TrackedRun | None:
+    def _conclude(self, now: float) -> Iterator[TrackedRun]:
         """The study's own run, if everything is over and there is a best trial."""
         outcome = next_item(self._state, Budget(), now)  # after the search no budget matters
         winner = self._state.best_trial()
         if not isinstance(outcome, End) or winner is None or winner.best is None:
-            return None
+            return
         tested = self._state.refit.test_metrics if self._state.refit else {}
         results = {
             "best_trial": float(winner.number),
@@ -148,8 +146,9 @@ class Journal:
         }
         facts = {"reason": outcome.reason, "message": outcome.message}
         ending = Ending("Failed" if outcome.reason in FAILURES else "Finished", now, facts, results)
-        run = self._run(STUDY, self._began, self._term)
-        return replace(run, params=self._trial_run(winner.number).params, ending=ending)
+        again = self._state.reopened
+        run = self._run(f"{STUDY}-{again + 1}" if again else STUDY, self._began, self._term)
+        yield replace(run, params=self._trial_run(winner.number).params, ending=ending)
 
 
 def _values(trial: Trial, evaluation: Evaluation) -> dict[str, float]:
