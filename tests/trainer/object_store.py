@@ -44,6 +44,10 @@ class ObjectStore:
     """Status and code with which changes are refused now ("403 AccessDenied"), with a number those of at least so
     many bytes ("507 Full 1000"); empty if they are not."""
 
+    def told(self, path: str) -> str:
+        """The location of a file or folder there as a study has it: without credentials (see CREDENTIALS)."""
+        return self.uri.replace("key:secret@", "").replace("?", f"/{path}?")
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -217,6 +221,10 @@ def _unchunked(body: bytes) -> bytes:
 def _server(store: ObjectStore, port: int) -> ThreadingHTTPServer:
     handler = type("Handler", (_Handler,), {"store": store})
     return ThreadingHTTPServer(("127.0.0.1", port), handler)
+
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+"""What a study finds in its environment, for locations without credentials."""
 
 
 def _uri(port: int) -> str:

@@ -19,7 +19,7 @@ from finetune_trainer.data.prepare import _limited
 from finetune_trainer.errors import DataError, ModelError, StorageUnavailable, StudyError
 from finetune_trainer.search.storage import Storage
 from tests.trainer.conftest import MakeSpec
-from tests.trainer.object_store import object_store
+from tests.trainer.object_store import CREDENTIALS, object_store
 
 CLASSES = ("cats", "dogs")
 
@@ -88,12 +88,14 @@ def test_relative_paths_are_below_the_base(make_spec: MakeSpec, examples: Path) 
     assert data.fingerprint == prepare(make_spec(), Path("/")).fingerprint
 
 
-def test_rows_come_from_an_object_store_and_no_error_tells_its_password(
-    make_spec: MakeSpec, examples: Path, tmp_path: Path
+def test_rows_come_from_an_object_store_and_errors_name_them(
+    make_spec: MakeSpec, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def located(path: str) -> Any:
-        return make_spec(dataset={"files": {"train": store.uri.replace("?", f"/{path}?")}})
+        return make_spec(dataset={"files": {"train": store.told(path)}})
 
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
     with object_store() as store:
         storage = Storage.open(store.uri)
         storage.write("data/library.csv", (examples / "data" / "library.csv").read_bytes())
