@@ -361,7 +361,6 @@ def main() -> None:
 
 async def _run(settings: Settings) -> None:
     metrics.serve(settings.metrics_port)
-    traces.export(_identity(settings))
     kube = Kube(await _connect(1))
     try:
         wrong = await wrong_template(kube, settings)
@@ -372,6 +371,7 @@ async def _run(settings: Settings) -> None:
             "the API server refuses the pods of every study: mend study.podTemplate: %s", wrong
         )
         sys.exit(1)
+    traces.export(_identity(settings))  # of looks at studies, which begin here
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()

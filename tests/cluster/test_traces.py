@@ -63,7 +63,7 @@ def test_each_look_at_a_study_is_a_trace_with_its_requests(
             studies.create("traced")
             lives.run(studies, "traced")
             studies.done("DELETE", "serviceaccount", "traced-trainer")
-            until("a child put right", lambda: _named(spans, "patch serviceaccounts")[1:])
+            until("a child put right", lambda: _named(spans, "create serviceaccounts")[1:])
         finally:
             operator.stop()  # which sends what is left
     looks = {span.span_id: span for span in _named(spans, "reconcile")}

@@ -200,6 +200,7 @@ def test_a_study_cut_off_goes_on_and_a_finished_one_is_only_read(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_study_that_has_ended_goes_on_with_more_trials(tmp_path: Path) -> None:
     def searched(trials: int) -> Study:
         return Study(
