@@ -274,6 +274,16 @@ def test_no_lease_but_its_own_may_be_made(thief: Thief) -> None:
         assert "no Lease but its own" in said or NO_RIGHT in said
 
 
+def test_events_may_be_posted_about_studies_alone(thief: Thief) -> None:
+    def event(kind: str) -> Manifest:
+        about = {"kind": kind, "name": "tickets", "namespace": TEAM}
+        meta = {"name": "tickets.1", "namespace": TEAM}
+        return {"apiVersion": "v1", "kind": "Event", "metadata": meta, "involvedObject": about}
+
+    assert thief.create(event("FineTuneStudy")) == ""
+    assert "Events only about studies" in thief.create(event("Pod"))
+
+
 def test_nobody_else_is_concerned(server: ApiServer, thief: Thief) -> None:
     body = {
         "apiVersion": "v1",

@@ -91,10 +91,9 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.log, history = RecordLog.start(self.storage, self.term, self.clock())
-        problem = problem_of(self.spec, self.storage)
-        self.state = StudyState.replayed(problem, history.events)
+        self.state = StudyState.replayed(problem_of(self.spec, self.storage), history.events)
         self.torn = history.torn
-        if may_go_on(problem, history.events, self.spec.budget, self.clock()):
+        if may_go_on(self.state, history.events, self.spec.budget, self.clock()):
             self.write(ev.Reopened(self.clock()))
         if self.spec.search.warm_start and self.state.inherited is None:
             inherited = inherit(self.spec, self.storage.local("").parent)

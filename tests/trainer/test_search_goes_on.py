@@ -156,5 +156,6 @@ def test_an_end_that_no_limit_has_made_stays(reason: str) -> None:
         ev.Reached(1.0, 0, True),
         ev.SearchEnded(2.0, reason),
     ]
-    assert not may_go_on(Problem.of(spec), events, spec.budget, 3.0)
-    assert not may_go_on(Problem.of(spec), events[:-1], spec.budget, 3.0)  # it has not ended
+    for told in (events, events[:-1]):  # the latter have no end
+        state = StudyState.replayed(Problem.of(spec), told)
+        assert not may_go_on(state, told, spec.budget, 3.0)

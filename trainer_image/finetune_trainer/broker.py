@@ -146,9 +146,9 @@ class Broker:
     def _open(self, patience: Patience) -> None:
         self._storage = Storage.open(self._location, patience)
         self._log, history = RecordLog.start(self._storage, self._term, time.time())
-        problem, now = self._state.problem, time.time()
-        self._state = StudyState.replayed(problem, history.events)
-        if may_go_on(problem, history.events, self._budget, now):
+        now = time.time()
+        self._state = StudyState.replayed(self._state.problem, history.events)
+        if may_go_on(self._state, history.events, self._budget, now):
             self._storage.delete(
                 CHECKPOINTS
             )  # of the last refit, if it was not deleted with the others

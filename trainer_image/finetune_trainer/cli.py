@@ -31,6 +31,7 @@ from finetune_trainer.search.points import recommended_point
 from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import read_history
+from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
 
 PACKAGE = "finetune-operator"
@@ -268,7 +269,8 @@ def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
         return found
     storage = Storage.open(str(into))
     events = read_history(storage).events
-    goes_on = may_go_on(problem_of(study.spec, storage), events, study.spec.budget, time.time())
+    state = StudyState.replayed(problem_of(study.spec, storage), events)
+    goes_on = may_go_on(state, events, study.spec.budget, time.time())
     return None if goes_on else found
 
 

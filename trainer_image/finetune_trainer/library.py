@@ -219,10 +219,10 @@ class Study:
         choice = choice_of(storage)
         search = problem.search if choice is None else restored(problem.search, choice)
         self._problem = replace(problem, search=search, rung_rule=rung_rule_of(storage))
-        state = self._replayed(storage)
         events = read_history(storage).events
+        state = StudyState.replayed(self._problem, events)
         over = isinstance(next_item(state, self._budget, 0.0), End) and state.ended is not None
-        if not over or may_go_on(self._problem, events, self._budget, time.time()):
+        if not over or may_go_on(state, events, self._budget, time.time()):
             sink = LocalSink(self._folder, "into")
             term = sink.claim_term()
             try:

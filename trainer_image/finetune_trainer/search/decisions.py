@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from finetune_api.study import Budget
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import Decision, End, TrainItem, Wait
-from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import ALIKE, MAX_RETRIES, StudyState
 
 FAILURES = ("InvalidSpec", "TooManyFailedTrials", "NoSuccessfulTrial", "RefitFailed")
@@ -82,13 +81,15 @@ def search_ending(state: StudyState, budget: Budget, now: float) -> End | None:
     return None if more else _finished(state)
 
 
-def may_go_on(problem: Problem, events: Sequence[ev.Event], budget: Budget, now: float) -> bool:
-    """Whether a search that has ended is not over by budget and target as they are now: somebody loosened a limit."""
-    state = StudyState.replayed(problem, events)
+def may_go_on(state: StudyState, events: Sequence[ev.Event], budget: Budget, now: float) -> bool:
+    """Whether a search that has ended is not over by budget and target as they are now: somebody loosened a limit.
+
+    `events` are those that led to `state`, which stays as it is.
+    """
     if state.ended is None or state.ended.reason not in LIMITS:
         return False
-    state.apply(ev.Reopened(now))
-    return search_ending(state, budget, now) is None
+    again = StudyState.replayed(state.problem, [*events, ev.Reopened(now)])
+    return search_ending(again, budget, now) is None
 
 
 def most_at_work(state: StudyState, budget: Budget, enough: float = math.inf) -> float:
