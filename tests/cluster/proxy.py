@@ -27,11 +27,12 @@ class Call:
     method: str
     path: str
     watch: bool
+    dry_run: bool = False
 
     @property
     def write(self) -> bool:
         """Whether it changes something."""
-        return self.method != "GET"
+        return self.method != "GET" and not self.dry_run
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -176,7 +177,8 @@ class Proxy:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if self._session.closed:
             return _broken(request, Break())
-        call = Call(request.method, request.path, request.query.get("watch") in ("true", "1"))
+        watch, dry_run = request.query.get("watch") in ("true", "1"), "dryRun" in request.query
+        call = Call(request.method, request.path, watch, dry_run)
         fault = self.rule(call)
         if isinstance(fault, Answer):
             self.answers.append((call, fault.code))

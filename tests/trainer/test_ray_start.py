@@ -3,8 +3,11 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from ray._private import services
 
 from finetune_api.manifest import dump_yaml
 from finetune_trainer import cli
@@ -29,6 +32,35 @@ def test_ray_is_tried_again_before_it_is_explained(caplog: pytest.LogCaptureFixt
     ):
         start_ray(1)
     assert len([line for line in caplog.messages if "retrying" in line]) == RAY_STARTS - 1
+
+
+@pytest.mark.slow
+def test_ray_that_gives_up_half_way_leaves_no_process_and_starts_at_the_next_try(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    get_node, asked = services.get_node, 0
+
+    def once_in_vain(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:  # as after the 30 s that Ray waits for its raylet
+            raise Exception("The current node timed out during startup.")
+        return get_node(*arguments)
+
+    monkeypatch.setattr(services, "get_node", once_in_vain)
+    raylets = _running("raylet")
+    try:
+        start_ray(1, 0)
+        assert [line for line in caplog.messages if "retrying" in line]
+        assert len(_running("raylet") - raylets) == 1
+    finally:
+        ray.shutdown()
+
+
+def _running(program: str) -> set[str]:
+    """Ids of this process's children that run the program."""
+    children = next(Path("/proc/self/task").glob(f"{os.getpid()}/children")).read_text().split()
+    return {pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == program}
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -3,18 +3,20 @@
 `python -m finetune_trainer.driver` runs it in pod 0; `finetune run` calls the same function.
 """
 
+import gc
 import json
 import logging
 import math
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -551,10 +553,7 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
             )
             return
         except Exception as error:  # Ray raises bare Exceptions here
-            ray.shutdown()
-            for process in _children() - before:  # Ray leaves them behind when it gives up half-way
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            _clean_up_after_ray(before)
             if left:
                 log.warning("Ray did not start; retrying: %s", gist(error))
                 continue
@@ -563,6 +562,17 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
                 f"Ray did not start after {RAY_STARTS} tries: {error} (usual causes: too little memory, a full disk or"
                 f" a very busy machine; see Ray's logs in {logs})"
             ) from error
+
+
+def _clean_up_after_ray(before: set[int]) -> None:
+    """End the processes that Ray leaves behind when it gives up half-way, given the children from before its start."""
+    ray.shutdown()
+    left = _children() - before
+    # By their handles, which Ray is about to drop: so Python learns that they have ended.
+    for process in gc.get_objects():
+        if issubclass(type(process), subprocess.Popen) and process.pid in left:
+            process.kill()
+            process.wait()
 
 
 def _has_home() -> bool:
