@@ -17,7 +17,7 @@ SPEC_HASH = f"{GROUP}/spec-hash"
 DATA_HASH = f"{GROUP}/data-hash"
 MADE_FOR = f"{GROUP}/made-for"
 RETRY = f"{GROUP}/retry"
-"""Annotation of a study: a new value lets a stalled one go on."""
+"""Annotation of a study: a new value lets one go on that is stalled or has ended."""
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGER = "finetune-operator"
@@ -59,9 +59,13 @@ def progress_config(study: str) -> str:
     return f"{study}-progress"
 
 
-def winner_config(study: str) -> str:
-    """Name of the ConfigMap that a finished study leaves for pipelines."""
-    return f"{study}-winner"
+def winner_config(study: str, last: str | None = None) -> str:
+    """Name of the ConfigMap that a finished study leaves for pipelines, after the one with the name `last`."""
+    first = f"{study}-winner"
+    if last is None:
+        return first
+    number = re.fullmatch(rf"{re.escape(first)}-([0-9]{{1,9}})", last)
+    return f"{first}-{int(number[1]) + 1 if number else 2}"
 
 
 def account(study: str) -> str:
