@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from finetune_api.constraints import ConstraintError
 from finetune_api.limits import limits_of
 from finetune_api.plan import make_plan
-from finetune_api.status import MAX_RETRY, LastEnd, Limits, StudyStatus
+from finetune_api.status import LastEnd, Limits, StudyStatus
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.belief import judged_by
@@ -59,15 +59,9 @@ def continuation(study: FineTuneStudy) -> Continuation:
     return Continuation(why) if why else Continuation(told=_told(study))
 
 
-def asked_retry(study: FineTuneStudy) -> str | None:
-    """The value of the annotation with which its user asks for a retry."""
-    asked = study.metadata.annotations.get(names.RETRY)
-    return None if asked is None else asked[:MAX_RETRY]
-
-
 def is_new_retry(study: FineTuneStudy) -> bool:
     """Whether somebody asks for a retry that has not been followed yet."""
-    return asked_retry(study) not in (None, study.status.retry)
+    return names.asked_retry(study) not in (None, study.status.retry)
 
 
 def last_end(

@@ -33,7 +33,7 @@ from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
 from finetune_operator.children import children, resolved
-from finetune_operator.continuation import asked_retry, continuation, is_new_retry, last_end
+from finetune_operator.continuation import continuation, is_new_retry, last_end
 from finetune_operator.decision import Decision, Deletion, StudyEvent
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.settings import Settings
@@ -171,7 +171,7 @@ def _no_effect(study: FineTuneStudy, status: StudyStatus) -> tuple[StudyEvent, .
     if old.finished and status.finished and said not in (_reconciling_message(old), status.message):
         return (StudyEvent("Warning", "NoEffect", said),)
     seen, waits = old.observed_generation != -1, old.finished or _stopped_starting(old)
-    if seen and not waits and is_new_retry(study) and status.retry == asked_retry(study):
+    if seen and not waits and is_new_retry(study) and status.retry == names.asked_retry(study):
         message = f"the annotation {names.RETRY} has no effect: the study has not ended"
         return (StudyEvent("Warning", "NoEffect", message),)
     return ()
@@ -287,7 +287,7 @@ def _with_words(case: _Case, told: str) -> StudyStatus:
         conditions = with_condition(
             conditions, "Reconciling", False, reason, words, generation, case.now
         )
-    retry = old.retry if asked_retry(case.study) is not None else None
+    retry = old.retry if names.asked_retry(case.study) is not None else None
     changes = {"observed_generation": generation, "conditions": conditions, "retry": retry}
     return old.model_copy(update=changes)
 
@@ -402,7 +402,7 @@ def _given_up(case: _Case) -> Condition | None:
     if told is None:
         return None
     edited = told.observed_generation != study.metadata.generation
-    return None if edited or asked_retry(study) != study.status.retry else told
+    return None if edited or names.asked_retry(study) != study.status.retry else told
 
 
 def _stopped_starting(status: StudyStatus) -> Condition | None:
@@ -756,7 +756,7 @@ def _status(
         message=message,
         best_shown=shown(findings.best),
         workers=_workers(case) if trains else None,
-        retry=asked_retry(case.study),
+        retry=names.asked_retry(case.study),
         last_end=_this_end(case) if ended else old.last_end,
         winner=old.winner,
     )

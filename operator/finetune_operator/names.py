@@ -6,6 +6,7 @@ import re
 import secrets
 from typing import Any
 
+from finetune_api.status import MAX_RETRY
 from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy
 from finetune_operator.settings import Settings
 
@@ -23,6 +24,12 @@ KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGER = "finetune-operator"
 CONTAINER = "trainer"
 """The container of a study's pods."""
+
+
+def asked_retry(study: FineTuneStudy) -> str | None:
+    """The value of the annotation with which the study's user asks for a retry."""
+    asked = study.metadata.annotations.get(RETRY)
+    return None if asked is None else asked[:MAX_RETRY]
 
 
 def attempt_name(study: str, attempt: int) -> str:

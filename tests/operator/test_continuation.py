@@ -113,7 +113,8 @@ TIGHTER: dict[str, Any] = {
 def limited(status: StudyStatus | None = None, **edits: Any) -> FineTuneStudy:
     """A study with every limit; `edits` are of these, of other parts of its spec, or of its metadata."""
     target = {**TARGET, "target": edits.pop("target", TARGET["target"])}
-    meta = {name: edits.pop(name) for name in ("generation", "annotations") if name in edits}
+    fields = ("generation", "annotations")
+    meta: dict[str, Any] = {name: edits.pop(name) for name in fields if name in edits}
     known = (*BUDGET, "maxParallelTrials")
     budget = {**BUDGET, **{name: edits.pop(name) for name in known if name in edits}}
     made = study(
