@@ -57,6 +57,7 @@ def test_studies_go_on_under_a_new_crd_and_under_the_old_one_again(
     serve(server, released, studies)
     still_there(studies, before, released)
     work_goes_on(studies, attempt=2, trials=6)
+    ended_study_is_told_to_go_on(studies, released)
     lives.complete(studies, "newer")
     lives.complete(studies, "running", attempt=3)
     lives.resume(studies, "suspended")
@@ -129,9 +130,12 @@ def work_goes_on(studies: Studies, attempt: int, trials: int) -> None:
     studies.report("running", f"running-{attempt}", "Searching", findings=findings)
     until("the status", lambda: _completed(studies, "running") == trials)
 
-    for name in STATES:
-        budget = json.dumps({"spec": {"budget": {"maxTrials": trials + 10}}})
-        studies.kubectl("patch", "fts", name, "--type=merge", "-p", budget)
+    more = {"budget": {"maxTrials": trials + 10}}
+    for name, state in STATES.items():
+        ended = state in ("Complete", "Failed")
+        lives.edit(
+            studies, name, **({"ttlSecondsAfterFinished": 10**6 + trials} if ended else more)
+        )
         until(f"{name} to be seen", partial(_observed, studies, name))
     assert {name: studies.state(name) for name in STATES} == STATES
     spec = studies.get("configmap", "running-spec")["data"]["study.json"]
@@ -146,6 +150,21 @@ def work_goes_on(studies: Studies, attempt: int, trials: int) -> None:
     lives.resume(studies, "running")
     lives.run(studies, "running", attempt + 1, findings=findings)
     assert _completed(studies, "running") == trials
+
+
+def ended_study_is_told_to_go_on(studies: Studies, crd: Path) -> None:
+    """It does, if the CRD can remember what for; else it says why not, and stays ended."""
+    studies.kubectl("annotate", "fts", "finished", "finetune.dev/retry=1")
+    if "lastEnd" in crd.read_text():
+        lives.run(studies, "finished", attempt=2)
+        lives.complete(studies, "finished", attempt=2)
+        return
+
+    def words() -> str:
+        return str(studies.condition("finished", "Reconciling")["message"])
+
+    until("its words", lambda: "CRD of this cluster is older than the operator" in words())
+    assert studies.state("finished") == "Complete"
 
 
 def _completed(studies: Studies, name: str) -> int:

@@ -767,3 +767,73 @@ async def test_api_server_that_cannot_say_is_asked_again_before_anything_is_done
         assert cluster.api.writes() == []
     await cluster.look()
     assert cluster.made() == []
+
+
+# -- after the end
+
+
+async def ended(cluster: Cluster) -> None:
+    """Let a study end."""
+    await complete(cluster)
+    await cluster.hear_and_look()
+    assert cluster.status["state"] == "Complete"
+
+
+async def test_study_that_has_ended_goes_on_from_one_look_to_the_next(cluster: Cluster) -> None:
+    await ended(cluster)
+    cluster.put_study({"spec.budget": {"maxTrials": 99}, "metadata.generation": 2})
+    await cluster.hear_and_look()
+    order = [
+        place(cluster.api.requests, "DELETE", "/tickets-1"),
+        place(cluster.api.requests, "PATCH", "/tickets/status"),
+    ]
+    assert order == sorted(order)
+    assert (cluster.status["state"], cluster.reason()) == ("Pending", "Reopened")
+    cluster.api.remove(f"{PODS}/tickets-1-0")
+    await cluster.hear_and_look()
+    assert cluster.made() == ["tickets-2"]
+    assert cluster.status["attempts"] == 2
+
+
+async def test_study_that_is_edited_back_before_it_goes_on_stays_ended(cluster: Cluster) -> None:
+    """What a watch has told is read again first."""
+    await ended(cluster)
+    before = cluster.api.get(STUDY)
+    assert before is not None
+    cluster.put_study({"spec.budget": {"maxTrials": 99}, "metadata.generation": 2})
+    cluster.hear()
+    cluster.put_study({"metadata.generation": 3})
+    await cluster.look()
+    assert (cluster.made(), cluster.status["state"]) == (["tickets-1"], "Complete")
+
+
+async def test_study_stays_ended_where_the_crd_cannot_remember_why_it_went_on(
+    cluster: Cluster,
+) -> None:
+    await ended(cluster)
+    status = {k: v for k, v in cluster.status.items() if k not in ("lastEnd", "winner", "retry")}
+    wish = {"metadata.annotations": {names.RETRY: "1"}}
+    cluster.put_study(wish, status=status)
+    unknown = Answer(422, ".status.lastEnd: field not declared in schema", "Invalid")
+    cluster.api.on("PATCH", "/tickets/status", unknown)
+    await cluster.hear_and_look()
+    assert cluster.status["state"] == "Complete"
+    (condition,) = [c for c in cluster.status["conditions"] if c["type"] == "Reconciling"]
+    assert "older than the operator" in condition["message"]
+    assert "lastEnd" not in cluster.status
+    posted = [event["reason"] for event in cluster.api.all(f"{CORE}/events")]
+    assert posted.count("NoEffect") == 1
+    assert "Reopened" not in posted
+    await cluster.hear_and_look()  # now it can
+    assert cluster.status["state"] == "Pending"
+
+
+async def test_reopening_that_is_refused_is_tried_again(cluster: Cluster) -> None:
+    await ended(cluster)
+    cluster.put_study({"spec.budget": {"maxTrials": 99}, "metadata.generation": 2})
+    cluster.api.on("PATCH", "/tickets/status", Answer(422, "a policy says no", "Invalid"))
+    with pytest.raises(Refused, match="a policy says no"):
+        await cluster.hear_and_look()
+    assert cluster.status["state"] == "Complete"
+    await cluster.hear_and_look()
+    assert cluster.status["state"] == "Pending"
