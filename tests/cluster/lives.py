@@ -80,7 +80,7 @@ def edit(studies: Studies, name: str, **spec: Any) -> None:
 
 
 def whole(studies: Studies, name: str) -> None:
-    """A study's life: an attempt that is suspended, one whose driver ends too early, one that completes."""
+    """A study's life: an attempt that is suspended, one whose driver ends too early, one that completes, one after that."""
     studies.create(name)
     run(studies, name)
     edit(studies, name, budget={"maxTrials": 77})
@@ -91,6 +91,15 @@ def whole(studies: Studies, name: str) -> None:
     give_up(studies, name, 2)
     run(studies, name, 3)
     complete(studies, name, 3, findings=FOUND)
+    edit(studies, name, budget={"maxTrials": 78})
+
+    def goes_on() -> bool:
+        studies.remove_pods()
+        return bool(studies.get("job", f"{name}-4"))
+
+    until(f"{name} to go on", goes_on, 400)
+    run(studies, name, 4)
+    complete(studies, name, 4, findings=FOUND)
 
 
 def _spec(studies: Studies, name: str) -> str:

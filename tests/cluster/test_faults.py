@@ -126,7 +126,7 @@ def test_studies_live_through_a_capricious_api_server(
                     life.result()
             caprice.on = False
             for name in names:
-                until("the winner", partial(studies.get, "configmap", f"{name}-winner"))
+                until("the winner", partial(studies.get, "configmap", f"{name}-winner-2"))
             left = [lives.remains(studies, name) for name in names]
             assert operator.process is not None
             assert operator.process.poll() is None
