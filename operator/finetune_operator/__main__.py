@@ -22,11 +22,12 @@ from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
 from finetune_operator.pace import Pace
+from finetune_operator.platform import Classes, Platform
 from finetune_operator.preflight import wrong_template
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store, version_of
-from finetune_operator.watch import ChildWatch
+from finetune_operator.watch import PLATFORM, ChildWatch, PlatformWatch
 from finetune_operator.workqueue import WorkQueue
 
 log = logging.getLogger("finetune.operator")
@@ -68,6 +69,8 @@ class Operator:
         self.pace: Pace | None = None
         self.queue: WorkQueue[Key] | None = None
         self.children: ChildWatch | None = None
+        self.classes = Classes()
+        self.platform: PlatformWatch | None = None
         self.election: Election | None = None
         self.standing: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
@@ -98,13 +101,13 @@ class Operator:
         settings.persistence.diffbase_storage = _NoDiffs()
         settings.networking.error_backoffs = KOPF_BACKOFFS
         kinds, namespaces = _children(self.settings), self.settings.namespaces
-        watches = len(kinds) * max(1, len(namespaces))
+        watches = len(kinds) * max(1, len(namespaces)) + len(PLATFORM)
         api = await _connect(4 * WORKERS + watches)
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
         self.pace = Pace(self.settings.progress_per_second, loop.time)
         self.reconciler = Reconciler(
-            self.kube, self.store, self.settings, self.pace, self._ray_jobs
+            self.kube, self.store, self.settings, self.pace, self._ray_jobs, self._classes_in
         )
         self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
@@ -114,6 +117,9 @@ class Operator:
             await self._until_served()
         self.children = ChildWatch(self.kube, self.store, self.on_child, kinds, namespaces)
         await self.children.start(self._must_not_end)
+        if not namespaces:
+            self.platform = PlatformWatch(self.kube, self.classes, self.on_class)
+            await self.platform.start(self._must_not_end)
         if not self.settings.lease:
             metrics.LEADER.set(1)
             self.work()
@@ -141,6 +147,9 @@ class Operator:
 
     def _ray_jobs(self) -> bool:
         return self.children is not None and self.children.serves(RayJobView)
+
+    def _classes_in(self, namespace: str) -> Platform | None:
+        return None if self.settings.namespaces else self.classes.of(namespace)
 
     def _may_write(self) -> bool:
         return self.election is None or self.election.held
@@ -173,8 +182,9 @@ class Operator:
         """Stop the queue, hand over the lease, and close the connections."""
         if self.standing is not None:
             self.standing.cancel()
-        if self.children is not None:
-            await self.children.stop()
+        for watch in (self.children, self.platform):
+            if watch is not None:
+                await watch.stop()
         if self.queue is not None:
             await self.queue.stop()
         if self.election is not None:
@@ -205,6 +215,13 @@ class Operator:
         assert self.pace is not None  # startup comes first
         assert self.queue is not None
         self.queue.add(key, self.pace.wait(key) if told else 0.0)
+
+    def on_class(self) -> None:
+        """Queue the studies that wait or run: a class, or a namespace's choice of one, is new."""
+        assert self.reconciler is not None  # startup comes first
+        assert self.queue is not None
+        for key in self.reconciler.unfinished():
+            self.queue.add(key)
 
     def _forget(self, key: Key, version: int) -> None:
         assert self.reconciler is not None  # startup comes first

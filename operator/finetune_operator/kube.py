@@ -12,6 +12,7 @@ from aiohttp import ClientError, ClientTimeout, StreamReader
 from kubernetes.aio import client
 from kubernetes.aio.client.exceptions import ApiException
 
+from finetune_api.classes import CLASS_KIND, CLASS_PLURAL
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import traces
 from finetune_operator.metrics import API_REQUESTS
@@ -31,6 +32,8 @@ _PATHS = {
     "RoleBinding": ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "RayJob": ("apis/ray.io/v1", "rayjobs"),
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
+    CLASS_KIND: (f"apis/{GROUP}/{VERSION}", CLASS_PLURAL),
+    "Namespace": ("api/v1", "namespaces"),
 }
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"

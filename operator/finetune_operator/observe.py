@@ -11,6 +11,7 @@ from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
 from finetune_operator.kuberay import fate_of, told
 from finetune_operator.names import digest
+from finetune_operator.platform import Platform
 from finetune_operator.trouble import Trouble, trouble_of
 
 Key: TypeAlias = tuple[str, str]
@@ -305,6 +306,9 @@ class Observed:
     configs: Mapping[str, ConfigView] = field(default_factory=dict)
     kept: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Kind and name → essence, of the kinds in `KEPT`."""
+
+    platform: Platform | None = None
+    """The classes of the cluster; None if the operator cannot read them."""
 
     def has(self, manifest: Mapping[str, Any]) -> bool:
         """Whether this child is there as it was made. (What a driver writes into its progress does not count.)"""

@@ -15,6 +15,7 @@ from tests.chart.helm import (
     CHART,
     CLUSTER_SCOPED,
     NAMESPACE,
+    RELEASE,
     ROOT,
     environment,
     helm,
@@ -99,13 +100,33 @@ def test_every_value_has_a_comment() -> None:
 # -- the CRD
 
 
-def test_crd_is_the_generated_one_and_survives_uninstall(
+def test_crds_are_the_generated_ones_and_survive_uninstall(
     cluster_wide: list[dict[str, Any]],
 ) -> None:
-    (crd,) = of_kind(cluster_wide, "CustomResourceDefinition")
-    generated = yaml.safe_load((ROOT / "crds" / "finetunestudies.yaml").read_text())
-    generated["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
-    assert crd == generated
+    rendered = of_kind(cluster_wide, "CustomResourceDefinition")
+    generated = [
+        yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))
+    ]
+    for crd in generated:
+        crd["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+    assert sorted(rendered, key=_name_of) == sorted(generated, key=_name_of)
+
+
+def _name_of(manifest: dict[str, Any]) -> str:
+    return str(manifest["metadata"]["name"])
+
+
+def test_policies_of_classes_are_the_generated_ones_and_belong_to_the_release(
+    cluster_wide: list[dict[str, Any]],
+) -> None:
+    text = (CHART / "files" / "class-policies.yaml").read_text()
+    generated = [*yaml.safe_load_all(text.replace("FULLNAME", f"{RELEASE}-finetune-operator"))]
+    rendered = {(m["kind"], _name_of(m)): m for m in cluster_wide}
+    assert len(generated) == 4
+    for policy in generated:
+        found = rendered[policy["kind"], _name_of(policy)]
+        assert found["metadata"].pop("labels")
+        assert found == policy
 
 
 def test_crd_is_a_template_so_that_it_is_upgraded() -> None:
@@ -114,7 +135,7 @@ def test_crd_is_a_template_so_that_it_is_upgraded() -> None:
 
 def test_everything_else_goes_with_uninstall(cluster_wide: list[dict[str, Any]]) -> None:
     kept = [m for m in cluster_wide if "annotations" in m["metadata"]]
-    assert [manifest["kind"] for manifest in kept] == ["CustomResourceDefinition"]
+    assert [manifest["kind"] for manifest in kept] == ["CustomResourceDefinition"] * 2
 
 
 def test_crd_can_be_left_out() -> None:
@@ -156,17 +177,20 @@ def test_both_modes_have_the_same_rights_over_studies(
     cluster_wide: list[dict[str, Any]], namespaced: list[dict[str, Any]]
 ) -> None:
     everywhere = _operator_role(cluster_wide)["rules"]
-    crds = {
-        "apiGroups": ["apiextensions.k8s.io"],
-        "resources": ["customresourcedefinitions"],
-        "verbs": ["list", "watch"],
-    }
+    clusters = [
+        {"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]}
+        for group, resource in (
+            ("apiextensions.k8s.io", "customresourcedefinitions"),
+            ("finetune.dev", "finetuneclasses"),
+            ("", "namespaces"),
+        )
+    ]
     over_studies = [
         r for r in of_kind(namespaced, "Role") if r["metadata"]["namespace"] != NAMESPACE
     ]
     assert len(over_studies) == 2
     for role in over_studies:
-        assert [*role["rules"], crds] == everywhere
+        assert [*role["rules"], *clusters] == everywhere
 
 
 @pytest.mark.parametrize("values", [{}, NAMESPACED], ids=["cluster-wide", "namespaced"])

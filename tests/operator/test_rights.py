@@ -23,13 +23,14 @@ GROUPS = {
     "networkpolicies": "networking.k8s.io",
     "roles": "rbac.authorization.k8s.io",
     "rolebindings": "rbac.authorization.k8s.io",
+    "finetuneclasses": "finetune.dev",
     "customresourcedefinitions": "apiextensions.k8s.io",
     "leases": "coordination.k8s.io",
 }
 """API groups of the resources that are not in the core group."""
 
 OTHERS = {
-    "user-roles.yaml": {"finetune-study-editor", "finetune-study-viewer"},
+    "user-roles.yaml": {"finetune-study-editor", "finetune-study-viewer", "finetune-class-viewer"},
     "tests/study.yaml": {"{{ $name }}"},  # `helm test` has an account of its own
 }
 """Templates with roles that are not the operator's, and the names of these."""
@@ -103,12 +104,13 @@ def test_what_is_granted_only_at_times_is_granted_then() -> None:
     assert kuberay in rules
     assert INCLUDES.findall(rules.replace(kuberay, "")) == ["rights.studies", "rights.children"]
     assert INCLUDES.findall(namespaced) == ["rules"]
-    assert INCLUDES.findall(clusterwide) == ["rules", "rights.crd"]
+    assert INCLUDES.findall(clusterwide) == ["rules", "rights.crd", "rights.classes"]
     said = {word: why for resources, _, why in table() for word in resources}
     at_times = {name: why for name, why in said.items() if re.search(r"\bnot (in|with) ", why)}
-    assert at_times.keys() == {"rayjobs", "customresourcedefinitions"}
+    clusterwide_only = ("customresourcedefinitions", "finetuneclasses", "namespaces")
+    assert at_times.keys() == {"rayjobs", *clusterwide_only}
     assert at_times["rayjobs"].endswith("not with `study.engine: Job`")
-    assert at_times["customresourcedefinitions"].endswith("not in namespaced mode")
+    assert all(at_times[name].endswith("not in namespaced mode") for name in clusterwide_only)
 
 
 def documents(kind: str) -> Iterator[tuple[str, str]]:

@@ -74,3 +74,14 @@ capabilities:
 true
 {{- end -}}
 {{- end }}
+
+{{/* Whether classes are enforced at admission; empty if not. */}}
+{{- define "finetune-operator.classPolicy" -}}
+{{- $served := .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy" -}}
+{{- if and (eq .Values.policy.classes "Enabled") .Values.watch.namespaces -}}
+{{- fail "policy.classes must not be Enabled with watch.namespaces: classes and ValidatingAdmissionPolicies are cluster-scoped, and namespaced mode creates nothing cluster-scoped" -}}
+{{- end -}}
+{{- if or (eq .Values.policy.classes "Enabled") (and (eq .Values.policy.classes "Auto") $served (not .Values.watch.namespaces)) -}}
+true
+{{- end -}}
+{{- end }}

@@ -71,6 +71,16 @@ for a name, so that tests/operator/test_rights.py reads them without helm; where
   verbs: [list, watch]
 {{- end }}
 
+{{- define "finetune-operator.rights.classes" -}}
+# What studies get and may ask for, and the namespaces that name a class by a label.
+- apiGroups: [finetune.dev]
+  resources: [finetuneclasses]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [list, watch]
+{{- end }}
+
 {{- define "finetune-operator.rights.lease" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
