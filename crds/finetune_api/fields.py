@@ -42,6 +42,7 @@ _WRITTEN = ("name", "namespace", "labels", "annotations")
 
 IGNORED_ON_A_LAPTOP: Mapping[str, str] = {
     "metadata.namespace": "only trackers show it",
+    "spec.className": "`finetune run study.yaml --class gpu.yaml` applies a class that is a file",
     "metadata.labels": "",
     "metadata.annotations": "",
     "spec.tracking.secretName": "trackers read the environment of your shell",

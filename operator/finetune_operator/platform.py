@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_api.class_rules import refusals
 from finetune_api.classes import CLASS_LABEL, FineTuneClass
-from finetune_api.manifest import problems
+from finetune_api.manifest import ManifestError, parse_class
 from finetune_api.study import FineTuneStudy
 from finetune_operator.merge import overlay
 from finetune_operator.names import CONTAINER
@@ -149,8 +147,9 @@ class Classes:
 
 def _parsed(body: Mapping[str, Any]) -> FineTuneClass | str:
     """The class, or why it cannot be read: the API server accepted it, so this operator is older than its CRD."""
-    parts = {key: body[key] for key in ("apiVersion", "kind", "metadata", "spec") if key in body}
     try:
-        return FineTuneClass.model_validate(parts, by_alias=True, by_name=False)
-    except ValidationError as error:
-        return "; ".join(map(str, problems(error)))
+        return parse_class(
+            {key: body[key] for key in ("apiVersion", "kind", "metadata", "spec") if key in body}
+        )
+    except ManifestError as error:
+        return "; ".join(map(str, error.problems))

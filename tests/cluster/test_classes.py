@@ -1,6 +1,7 @@
 """What a class refuses: the policy of the API server and the operator's own check agree on it, field by field."""
 
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.quick
 
 CLASSES = "/apis/finetune.dev/v1alpha1/finetuneclasses"
 NS = "default"
+PREFIX = f"tests-{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
+"""Of names, which are the cluster's."""
 
 FREE: dict[str, Any] = {"allowed": {"podTemplate": "Allow", "endpoints": ["*"]}}
 STRICT: dict[str, Any] = {
@@ -64,6 +67,7 @@ CLASSES_OF_TESTS = {"free": FREE, "strict": STRICT, "empty": EMPTY, "plain": {}}
 BASE = changed(
     VALID,
     {
+        "metadata.name": PREFIX,
         "spec.model.name": "google-bert/bert-base-uncased",
         "spec.dataset.files.train": f"s3://data/teams/{NS}/a.csv",
     },
@@ -199,7 +203,7 @@ def client(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
         manifest = {
             "apiVersion": "finetune.dev/v1alpha1",
             "kind": "FineTuneClass",
-            "metadata": {"name": f"tests-{name}"},
+            "metadata": {"name": f"{PREFIX}-{name}"},
             "spec": spec,
         }
         status, answer = made.request("POST", f"{CLASSES}?fieldValidation=Strict", manifest)
@@ -207,14 +211,14 @@ def client(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     _until_in_force(made)
     yield made
     for name in CLASSES_OF_TESTS:
-        made.request("DELETE", f"{CLASSES}/tests-{name}")
+        made.request("DELETE", f"{CLASSES}/{PREFIX}-{name}")
     made.close()
 
 
 def _until_in_force(client: Client) -> None:
     """Until each class is known to the API server's policies."""
     for name in ("strict", "empty", "plain"):
-        changes = {"spec.className": f"tests-{name}", **ASKED["a template"]}
+        changes = {"spec.className": f"{PREFIX}-{name}", **ASKED["a template"]}
         deadline = time.monotonic() + 120
         while client.dry_run(changed(BASE, changes))[0] == 201:
             assert time.monotonic() < deadline, "the policy is not in force"
@@ -226,7 +230,7 @@ def _class(name: str) -> FineTuneClass:
         {
             "apiVersion": "finetune.dev/v1alpha1",
             "kind": "FineTuneClass",
-            "metadata": {"name": f"tests-{name}"},
+            "metadata": {"name": f"{PREFIX}-{name}"},
             "spec": CLASSES_OF_TESTS[name],
         }
     )
@@ -235,50 +239,54 @@ def _class(name: str) -> FineTuneClass:
 def test_api_server_and_operator_refuse_the_same(client: Client) -> None:
     cases = list(itertools.product(CLASSES_OF_TESTS, ASKED))
     manifests = [
-        changed(BASE, {"spec.className": f"tests-{name}", **ASKED[asked]}) for name, asked in cases
+        changed(BASE, {"spec.className": f"{PREFIX}-{name}", **ASKED[asked]})
+        for name, asked in cases
     ]
     refused = 0
     for (name, asked), manifest, (status, answer) in zip(
         cases, manifests, client.dry_runs(manifests), strict=True
     ):
-        found = refusals(parse_study(manifest).spec, NS, f"tests-{name}", _class(name).spec)
+        found = refusals(parse_study(manifest).spec, NS, f"{PREFIX}-{name}", _class(name).spec)
         says = answer.get("message", "")
         assert (status == 201) == (not found), f"{asked} in {name}: {status} {says}; {found}"
         if name == "strict":
             assert (not found) == (asked in ACCEPTED), f"{asked}: {found}"
         if found:
             refused += 1
-            assert f"in class tests-{name}" in says
+            assert f"in class {PREFIX}-{name}" in says
     assert len(cases) / 3 < refused < len(cases) * 2 / 3
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("five workers", "spec.cluster.workers must be at most 4 in class tests-strict (got 5)"),
-        ("a template", "spec.cluster.podTemplate must not be given in class tests-strict"),
-        ("a queue", "spec.cluster.queueName must be one of gpu in class tests-strict (got other)"),
+        ("five workers", "spec.cluster.workers must be at most 4 in class CLASS (got 5)"),
+        ("a template", "spec.cluster.podTemplate must not be given in class CLASS"),
+        ("a queue", "spec.cluster.queueName must be one of gpu in class CLASS (got other)"),
         ("data of others", "/other/a.csv)"),
     ],
 )
 def test_refusals_say_field_value_and_what_would_be_right(
     client: Client, asked: str, message: str
 ) -> None:
-    manifest = changed(BASE, {"spec.className": "tests-strict", **ASKED[asked]})
+    message = message.replace("CLASS", f"{PREFIX}-strict")
+    manifest = changed(BASE, {"spec.className": f"{PREFIX}-strict", **ASKED[asked]})
     assert message in client.dry_run(manifest)[1]["message"]
-    found = refusals(parse_study(manifest).spec, NS, "tests-strict", _class("strict").spec)
+    found = refusals(parse_study(manifest).spec, NS, f"{PREFIX}-strict", _class("strict").spec)
     assert any(message in f"{field} {text}" for field, text in found)
 
 
 def test_a_study_of_a_class_that_was_tightened_can_be_suspended_and_labelled(
     client: Client,
 ) -> None:
-    manifest = changed(BASE, {"spec.className": "tests-plain", "metadata.name": "tightened"})
+    manifest = changed(
+        BASE, {"spec.className": f"{PREFIX}-plain", "metadata.name": f"{PREFIX}-tight"}
+    )
     assert client.request("POST", STUDIES, manifest)[0] == 201
     tight = {"limits": {"trials": 1}, "allowed": {}}
-    place, kind = f"{CLASSES}/tests-plain", "application/merge-patch+json"
+    place, kind = f"{CLASSES}/{PREFIX}-plain", "application/merge-patch+json"
     client.request("PATCH", place, {"spec": tight}, kind)
-    study = f"{STUDIES}/tightened"
+    study = f"{STUDIES}/{PREFIX}-tight"
     try:
         deadline = time.monotonic() + 60
         while (
@@ -315,7 +323,7 @@ def test_labels_that_mean_something_to_others_are_not_inherited(client: Client, 
     manifest = {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneClass",
-        "metadata": {"name": "labels"},
+        "metadata": {"name": PREFIX},
         "spec": {"labels": ["team", "example.com/cost-center", label]},
     }
     status, answer = client.request("POST", f"{CLASSES}?dryRun=All", manifest)
