@@ -31,6 +31,7 @@ from finetune_api.crd import openapi_schema
 from finetune_api.manifest import ManifestError, dump_yaml, load_yaml, parse_study
 from finetune_api.plan import make_plan
 from finetune_api.status import MAX_PROGRESS_BYTES, StudyStatus
+from finetune_api.study import FineTuneStudy
 from finetune_operator import job as job_engine
 from finetune_operator import names
 from finetune_operator.belief import believed_progress
@@ -43,9 +44,11 @@ from finetune_operator.decide import (
     unreadable,
 )
 from finetune_operator.decision import Decision
+from finetune_operator.engines import KINDS
 from finetune_operator.kuberay import fate_of
 from finetune_operator.merge import overlay
 from finetune_operator.observe import ConfigView, JobView, Observed, PodView, RayJobView, number
+from finetune_operator.platform import class_of, denials
 from finetune_operator.settings import Settings
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import Follower, RecordLog, read_history
@@ -413,6 +416,7 @@ def test_whatever_is_seen_there_is_a_decision(
             for confirmed in (False, True):
                 decision = decide(made, observation, ours, now, explanation, confirmed)
                 acceptable(decision)
+                _class_is_kept(made, observation, decision)
         acceptable(refused(made, observation, now, explanation))
         acceptable(forbidden(made, observation, now, explanation))
         acceptable(hindered(made, observation, decision, now, explanation))
@@ -420,6 +424,15 @@ def test_whatever_is_seen_there_is_a_decision(
             assert decision.status.finished
             assert (decision.create, decision.apply) == ((), ())
         made = made.model_copy(update={"status": decision.status})
+
+
+def _class_is_kept(made: FineTuneStudy, seen: Observed, decision: Decision) -> None:
+    """No attempt begins without the class that the study should have, nor with what that class denies."""
+    if not any(manifest["kind"] in KINDS for manifest in decision.create):
+        return
+    given = class_of(made, seen.platform)
+    assert denials(made, given) == ""
+    assert decision.status.class_name == (given.metadata.name if given is not None else None)
 
 
 # Records.
