@@ -8,7 +8,6 @@ import socket
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +16,11 @@ from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
 from kubernetes.aio import client, config
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
-from finetune_operator import metrics, names, traces
+from finetune_operator import metrics, names, probes, traces
+from finetune_operator.alive import Watches
 from finetune_operator.kube import Kube, KubeError
 from finetune_operator.leader import Election
+from finetune_operator.login import Login
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
 from finetune_operator.pace import Pace
 from finetune_operator.platform import Classes, Platform
@@ -60,8 +61,9 @@ def _children(settings: Settings) -> tuple[type[View], ...]:
 class Operator:
     """Connects kopf's events, the children's watch, the store, the queue and the reconciler."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watches: Watches) -> None:
         self.settings = settings
+        self.watches = watches
         self.store = Store()
         self.listings = metrics.Listings(by_namespace=bool(settings.namespaces))
         self.kube: Kube | None = None
@@ -84,8 +86,7 @@ class Operator:
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Startup lists the children before kopf sees a study, so that none is judged missing too soon."""
-        kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
-        kopf.on.login(id="kubeconfig", registry=registry)(_login_by_kubeconfig)
+        kopf.on.login(id="login", registry=registry)(Login(self.watches).account)
         kopf.on.startup(id="startup", registry=registry)(self.start)
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
@@ -115,10 +116,12 @@ class Operator:
         self.blind = not await self._served()
         if namespaces and self.blind:  # no event would say that the CRD has been created
             await self._until_served()
-        self.children = ChildWatch(self.kube, self.store, self.on_child, kinds, namespaces)
+        self.children = ChildWatch(
+            self.kube, self.store, self.on_child, self.watches, kinds, namespaces
+        )
         await self.children.start(self._must_not_end)
         if not namespaces:
-            self.platform = PlatformWatch(self.kube, self.classes, self.on_class)
+            self.platform = PlatformWatch(self.kube, self.classes, self.on_class, self.watches)
             await self.platform.start(self._must_not_end)
         if not self.settings.lease:
             metrics.LEADER.set(1)
@@ -304,20 +307,6 @@ def _is_established(crd: Mapping[str, Any]) -> bool:
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
 
-def _login_in_pod(**context: Any) -> kopf.ConnectionInfo | None:
-    """By the pod's account, at the address that every pod is given: kopf would ask DNS, which may fail by itself."""
-    found = kopf.login_with_service_account(**context)
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
-    if found is None or not host or not port:
-        return found
-    address = f"[{host}]" if ":" in host else host
-    return replace(found, server=f"https://{address}:{port}")
-
-
-def _login_by_kubeconfig(**context: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_kubeconfig(**context)
-
-
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: body[key]
@@ -359,9 +348,11 @@ def _log_as_json() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _liveness(port: int) -> str | None:
-    """The URL at which kopf answers probes; kopf would take port 0 for port 80."""
-    return f"http://0.0.0.0:{port}/healthz" if port else None
+def _blind(watches: Watches) -> str:
+    """Why this process sees no studies; empty if it does."""
+    if watches.hears(KIND):
+        return ""
+    return f"no watch of {PLURAL} for {watches.silence(KIND):.0f} s"
 
 
 def main() -> None:
@@ -377,7 +368,11 @@ def main() -> None:
 
 
 async def _run(settings: Settings) -> None:
+    watches = Watches()
+    for place in settings.namespaces or (None,):
+        watches.expect(KIND, place)
     metrics.serve(settings.metrics_port)
+    await probes.serve(settings.health_port, lambda: _blind(watches))
     kube = Kube(await _connect(1))
     try:
         wrong = await wrong_template(kube, settings)
@@ -392,7 +387,7 @@ async def _run(settings: Settings) -> None:
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()
-        operator = Operator(settings)
+        operator = Operator(settings, watches)
         operator.register(registry)
         try:
             await kopf.operator(
@@ -400,7 +395,6 @@ async def _run(settings: Settings) -> None:
                 standalone=True,
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
-                liveness_endpoint=_liveness(settings.health_port),
                 stop_flag=operator.ended,
             )
             ended = not operator.anew

@@ -183,11 +183,16 @@ class Kube:
             yield page.get("items") or [], page["metadata"]["resourceVersion"]
 
     async def watch(
-        self, kind: str, namespace: str | None, labels: str, version: str
+        self,
+        kind: str,
+        namespace: str | None,
+        labels: str,
+        version: str,
+        opened: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Type and object of each change since `version`, until the API server ends the watch.
 
-        Raises Expired if it cannot go on from there, else KubeError.
+        `opened` is called when it begins to answer. Raises Expired if it cannot go on from there, else KubeError.
         """
         query = [
             ("labelSelector", labels),
@@ -209,6 +214,7 @@ class Kube:
             try:
                 if response.status != 200:
                     raise _error(response.status, await response.read())
+                opened()
                 async for line in _lines(response.response.content):
                     event = json.loads(line)
                     if event["type"] == "ERROR":

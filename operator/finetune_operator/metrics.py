@@ -43,6 +43,11 @@ WATCH_RESTARTS = Counter(
     "Times that all objects of a kind were listed again because their watch was lost",
     ["kind"],
 )
+WATCH_SILENT = Gauge(
+    "finetune_watch_silent_seconds",
+    "Seconds since the watch of a kind was open; 0 while it is",
+    ["kind"],
+)
 
 # -- of all studies
 

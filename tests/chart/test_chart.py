@@ -318,6 +318,7 @@ def test_ports_are_those_the_operator_listens_on(cluster_wide: list[dict[str, An
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"metrics": settings.metrics_port, "health": settings.health_port}
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
 def test_metrics_service_selects_the_operator(cluster_wide: list[dict[str, Any]]) -> None:

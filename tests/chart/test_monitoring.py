@@ -35,6 +35,7 @@ def shown() -> dict[str, set[str]]:
     studies.show(meta, StudyStatus(), status, NOW)
     metrics.API_REQUESTS.labels("get", "200")
     metrics.WATCH_RESTARTS.labels("Pod")
+    metrics.WATCH_SILENT.labels("Pod")
     found: dict[str, set[str]] = {}
     for family in REGISTRY.collect():
         for sample in family.samples:
