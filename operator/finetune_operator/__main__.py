@@ -13,12 +13,11 @@ from typing import Any
 
 import kopf
 from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
-from kubernetes.aio import client, config
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
-from finetune_operator import metrics, names, probes, traces
+from finetune_operator import metrics, names, probes, scrape, traces
 from finetune_operator.alive import Watches
-from finetune_operator.kube import Kube, KubeError
+from finetune_operator.kube import Kube, KubeError, connect
 from finetune_operator.leader import Election
 from finetune_operator.login import Login
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
@@ -103,7 +102,7 @@ class Operator:
         settings.networking.error_backoffs = KOPF_BACKOFFS
         kinds, namespaces = _children(self.settings), self.settings.namespaces
         watches = len(kinds) * max(1, len(namespaces)) + len(PLATFORM)
-        api = await _connect(4 * WORKERS + watches)
+        api = await connect(4 * WORKERS + watches)
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
         self.pace = Pace(self.settings.progress_per_second, loop.time)
@@ -276,19 +275,6 @@ class Operator:
         self.ended.set()
 
 
-async def _connect(connections: int) -> client.ApiClient:
-    """A client of the API server: that of the pod's own account, else of the kubeconfig."""
-    try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        await config.load_kube_config()
-    configuration = client.Configuration.get_default_copy()
-    configuration.connection_pool_maxsize = connections
-    # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return client.ApiClient(configuration)
-
-
 class _NoDiffs(kopf.DiffBaseStorage):
     """What kopf stores to tell handlers what has changed: no handler here needs it, so nothing is copied."""
 
@@ -371,9 +357,15 @@ async def _run(settings: Settings) -> None:
     watches = Watches()
     for place in settings.namespaces or (None,):
         watches.expect(KIND, place)
-    metrics.serve(settings.metrics_port)
-    await probes.serve(settings.health_port, lambda: _blind(watches))
-    kube = Kube(await _connect(1))
+    port = settings.health_port
+    async with scrape.serving(settings), probes.serving(port, lambda: _blind(watches)):
+        await _check_template(settings)
+        traces.export(_identity(settings))  # of looks at studies, which begin here
+        await _operate(settings, watches)
+
+
+async def _check_template(settings: Settings) -> None:
+    kube = Kube(await connect(1))
     try:
         wrong = await wrong_template(kube, settings)
     finally:
@@ -383,7 +375,9 @@ async def _run(settings: Settings) -> None:
             "the API server refuses the pods of every study: mend study.podTemplate: %s", wrong
         )
         sys.exit(1)
-    traces.export(_identity(settings))  # of looks at studies, which begin here
+
+
+async def _operate(settings: Settings, watches: Watches) -> None:
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()

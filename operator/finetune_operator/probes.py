@@ -3,18 +3,18 @@
 Only readiness depends on the API server: a process that is restarted because that is away sees no more than before.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-PORT_OF_NONE = 0
-"""For operators that nobody probes."""
 
+@asynccontextmanager
+async def serving(port: int, blind: Callable[[], str]) -> AsyncIterator[None]:
+    """Answer at `/healthz`, and at `/readyz` unless `blind` says why not; nowhere at port 0.
 
-async def serve(port: int, blind: Callable[[], str]) -> web.AppRunner | None:
-    """Answer at `/healthz`, and at `/readyz` unless `blind` says why not. Raises OSError if the port is taken."""
-    if port == PORT_OF_NONE:
-        return None
+    Raises OSError if the port is taken.
+    """
 
     async def alive(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -27,5 +27,9 @@ async def serve(port: int, blind: Callable[[], str]) -> web.AppRunner | None:
     application.add_routes([web.get("/healthz", alive), web.get("/readyz", ready)])
     runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=1.0, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", port).start()
-    return runner
+    try:
+        if port:
+            await web.TCPSite(runner, "0.0.0.0", port).start()
+        yield
+    finally:
+        await runner.cleanup()

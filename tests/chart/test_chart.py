@@ -178,11 +178,13 @@ def test_both_modes_have_the_same_rights_over_studies(
 ) -> None:
     everywhere = _operator_role(cluster_wide)["rules"]
     clusters = [
-        {"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]}
-        for group, resource in (
-            ("apiextensions.k8s.io", "customresourcedefinitions"),
-            ("finetune.dev", "finetuneclasses"),
-            ("", "namespaces"),
+        {"apiGroups": [group], "resources": [resource], "verbs": verbs}
+        for group, resource, verbs in (
+            ("apiextensions.k8s.io", "customresourcedefinitions", ["list", "watch"]),
+            ("finetune.dev", "finetuneclasses", ["list", "watch"]),
+            ("", "namespaces", ["list", "watch"]),
+            ("authentication.k8s.io", "tokenreviews", ["create"]),
+            ("authorization.k8s.io", "subjectaccessreviews", ["create"]),
         )
     ]
     over_studies = [
@@ -211,6 +213,9 @@ def test_lease_is_the_one_that_the_operator_may_renew(values: dict[str, Any]) ->
 )
 def test_rights_are_least(values: dict[str, Any]) -> None:
     for role in of_kind(render(values), "Role", "ClusterRole"):
+        if role["metadata"]["name"] == "finetune-metrics-reader":
+            assert role["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+            continue
         rights = _rights(role)
         assert not any("*" in (*right, verb) for right, verbs in rights.items() for verb in verbs)
         assert rights.get(("", "secrets"), {"create"}) == {"create"}
@@ -232,7 +237,11 @@ def test_user_roles_are_aggregated_and_can_be_left_out(cluster_wide: list[dict[s
         if key.startswith(label)
     }
     assert aggregated == {"finetune-study-editor": "edit", "finetune-study-viewer": "view"}
-    assert len(of_kind(render({"rbac.userRoles": False}), "ClusterRole")) == 1
+    left = {
+        role["metadata"]["name"]
+        for role in of_kind(render({"rbac.userRoles": False}), "ClusterRole")
+    }
+    assert left == {"finetune-finetune-operator", "finetune-metrics-reader"}
 
 
 # -- the operator's pod
@@ -330,6 +339,38 @@ def test_metrics_service_selects_the_operator(cluster_wide: list[dict[str, Any]]
     assert of_kind(render({"metrics.service.enabled": False}), "Service") == []
 
 
+# -- metrics
+
+
+def test_metrics_are_open_only_by_a_value(
+    cluster_wide: list[dict[str, Any]], namespaced: list[dict[str, Any]]
+) -> None:
+    assert read(environment(cluster_wide)).metrics_access == "Authenticated"
+    # Without cluster-scoped rights the operator cannot ask who somebody is.
+    assert read(environment(namespaced)).metrics_access == "Off"
+    assert of_kind(namespaced, "Service") == []
+    assert [port["name"] for port in pod_of(namespaced)["containers"][0]["ports"]] == ["health"]
+    for values in ({}, NAMESPACED):
+        opened = render({**values, "metrics.access": "Open"})
+        assert read(environment(opened)).metrics_access == "Open"
+        assert len(of_kind(opened, "Service")) == 1
+        roles = of_kind(opened, "ClusterRole")
+        assert "finetune-metrics-reader" not in {role["metadata"]["name"] for role in roles}
+        assert not any(("authentication.k8s.io", "tokenreviews") in _rights(r) for r in roles)
+
+
+def test_certificate_of_the_metrics_is_mounted() -> None:
+    manifests = render({"metrics.certificateSecret": "cert"})
+    folder = read(environment(manifests)).metrics_certificate
+    pod = pod_of(manifests)
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == folder)
+    (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
+    assert volume["secret"]["secretName"] == "cert"
+    assert [item["path"] for item in volume["secret"]["items"]] == ["tls.crt", "tls.key"]
+    opened = render({"metrics.certificateSecret": "cert", "metrics.access": "Open"})
+    assert [v["name"] for v in pod_of(opened)["volumes"]] == ["tmp"]
+
+
 # -- settings
 
 
@@ -368,7 +409,8 @@ def test_object_store_is_passed_with_its_secret() -> None:
 def test_every_variable_is_one_the_operator_reads() -> None:
     known = {f"FINETUNE_{name.upper()}" for name in Settings.model_fields}
     known |= {name for name in dir(environment_variables) if name.startswith("OTEL_")}
-    assert set(environment(render({**EVERYTHING, **NAMESPACED}))) <= known
+    for values in ({}, {**NAMESPACED, "metrics.serviceMonitor.enabled": False}):
+        assert set(environment(render({**EVERYTHING, **values}))) <= known
 
 
 @pytest.mark.parametrize(
@@ -389,6 +431,8 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"metrics.serviceMonitor.interval": 30}, "/metrics/serviceMonitor/interval"),
         ({"metrics.rules.labels": {"release": 1}}, "/metrics/rules/labels/release"),
         ({"metrics.dashboard.folder": "ML"}, "folder"),
+        ({"metrics.access": "Everybody"}, "/metrics/access"),
+        ({"metrics.tokenSecret": {"name": "prometheus"}}, "/metrics/tokenSecret"),
         ({"policy.enabled": 1}, "/policy/enabled"),
         ({"test.enabled": True}, "/test/study"),
         ({"test.timeoutSeconds": 0}, "/test/timeoutSeconds"),
@@ -420,6 +464,8 @@ def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field:
             {"metrics.service.enabled": False, "metrics.serviceMonitor.enabled": True},
             "metrics.service.enabled",
         ),
+        ({"metrics.serviceMonitor.enabled": True, **NAMESPACED}, "metrics.access"),
+        ({"metrics.podMonitor.enabled": True}, "metrics.tokenSecret"),
         ({"policy.enabled": True, **NAMESPACED}, "policy.enabled"),
         ({"policy.operator": "Enabled", **NAMESPACED}, "policy.operator"),
         (
@@ -431,7 +477,15 @@ def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field:
             "test.namespace",
         ),
     ],
-    ids=["scraped twice", "nothing to select", "cluster-scoped", "also", "no place for a study"],
+    ids=[
+        "scraped twice",
+        "nothing to select",
+        "nothing to scrape",
+        "no token",
+        "cluster-scoped",
+        "also",
+        "no place for a study",
+    ],
 )
 def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], field: str) -> None:
     message = refusal(values)

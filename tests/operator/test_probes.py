@@ -8,9 +8,10 @@ from tests.cluster.loopback import free_port
 
 async def test_a_blind_operator_is_alive_but_not_ready() -> None:
     port, why = free_port(), "no watch of finetunestudies for 61 s"
-    runner = await probes.serve(port, lambda: why)
-    assert runner is not None
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+    async with (
+        probes.serving(port, lambda: why),
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
 
         async def asked(path: str) -> tuple[int, str]:
             async with session.get(path) as answer:
@@ -21,8 +22,3 @@ async def test_a_blind_operator_is_alive_but_not_ready() -> None:
         why = ""
         assert await asked("/readyz") == (200, "ok\n")
         assert (await asked("/"))[0] == 404
-    await runner.cleanup()
-
-
-async def test_nobody_probes_port_0() -> None:
-    assert await probes.serve(0, lambda: "") is None

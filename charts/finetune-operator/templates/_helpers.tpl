@@ -85,3 +85,37 @@ true
 true
 {{- end -}}
 {{- end }}
+
+{{/* How metrics are served: Authenticated, Open, or Off where the operator has no right to ask who somebody is. */}}
+{{- define "finetune-operator.metricsAccess" -}}
+{{- if and (eq .Values.metrics.access "Authenticated") .Values.watch.namespaces -}}
+Off
+{{- else -}}
+{{ .Values.metrics.access }}
+{{- end -}}
+{{- end }}
+
+{{/* How a monitor scrapes, below its port: https with a token, if it needs that. */}}
+{{- define "finetune-operator.scrape" -}}
+honorLabels: true
+{{- if eq (include "finetune-operator.metricsAccess" .) "Authenticated" }}
+scheme: https
+tlsConfig:
+  {{- with .Values.metrics.certificateSecret }}
+  ca:
+    secret:
+      name: {{ . }}
+      key: ca.crt
+  serverName: {{ include "finetune-operator.fullname" $ }}-metrics.{{ $.Release.Namespace }}.svc
+  {{- else }}
+  # Each replica has a certificate of its own.
+  insecureSkipVerify: true
+  {{- end }}
+{{- with .Values.metrics.tokenSecret }}
+authorization:
+  credentials:
+    name: {{ .name }}
+    key: {{ .key }}
+{{- end }}
+{{- end }}
+{{- end }}
