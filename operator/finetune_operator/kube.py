@@ -165,7 +165,7 @@ class Kube:
         """POST of a question that leaves nothing behind; its answer. Raises KubeError."""
         prefix, _ = _PATHS[kind]
         question = {"apiVersion": prefix.removeprefix("apis/"), "kind": kind, "spec": spec}
-        found = await self._request("POST", self._path(kind, None), question)
+        found = await self._request("POST", self._path(kind, None), question, writes=False)
         return dict(found.get("status") or {})
 
     async def replace(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,8 +325,9 @@ class Kube:
         body: Mapping[str, Any] | None,
         query: list[tuple[str, str]] | None = None,
         content_type: str = "application/json",
+        writes: bool = True,
     ) -> dict[str, Any]:
-        if method != "GET" and not self._may_write():
+        if method != "GET" and writes and not self._may_write():
             raise KubeError(0, "this operator is not the leader (any more)")
         verb, code = _VERBS[method], "error"
         with traces.request(method, verb, path) as span:

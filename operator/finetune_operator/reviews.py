@@ -39,7 +39,7 @@ class Reviews:
     """Decides about tokens.
 
     Args:
-        kube: requests that are allowed even to an operator that does not lead.
+        kube: requests to the API server.
         path: what is to be read.
         clock: monotonic seconds.
     """
