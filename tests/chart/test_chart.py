@@ -28,7 +28,7 @@ from tests.chart.helm import (
 )
 
 NAMESPACED = {"watch.namespaces": ["nlp", "search"]}
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "image": {"repository": "mirror:5000/operator", "tag": f"1.2.3@sha256:{'a' * 64}"},
     "imagePullSecrets": [{"name": "mirror"}],
     "progressPerSecond": 200.5,
@@ -38,6 +38,10 @@ EVERYTHING = {
         "headersSecret": "collector",
     },
     "podAnnotations": {"team": "platform"},
+    "podLabels": {"cost-center": "7"},
+    "priorityClassName": "system-cluster-critical",
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
@@ -399,6 +403,86 @@ def test_values_reach_the_operator() -> None:
     assert pod["imagePullSecrets"] == [{"name": "mirror"}]
 
 
+DIGEST = f"sha256:{'b' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("values", "operator", "trainer"),
+    [
+        ({}, "finetune-operator:VERSION", "finetune-trainer:VERSION"),
+        (
+            {"global.imageRegistry": "mirror:5000/a"},
+            "mirror:5000/a/finetune-operator:VERSION",
+            "mirror:5000/a/finetune-trainer:VERSION",
+        ),
+        (
+            {"global.imageRegistry": "mirror", "study.image.repository": "ghcr.io/b/trainer"},
+            "mirror/finetune-operator:VERSION",
+            "ghcr.io/b/trainer:VERSION",
+        ),
+        (
+            {"global.imageRegistry": "mirror.io", "image.repository": "localhost/o"},
+            "localhost/o:VERSION",
+            "mirror.io/finetune-trainer:VERSION",
+        ),
+        (
+            {"image": {"tag": "2", "digest": DIGEST}, "study.image.digest": DIGEST},
+            f"finetune-operator@{DIGEST}",
+            f"finetune-trainer@{DIGEST}",
+        ),
+    ],
+    ids=["default", "registry", "one elsewhere", "the other elsewhere", "digest"],
+)
+def test_images_are_where_the_values_say(
+    values: dict[str, Any], operator: str, trainer: str
+) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    manifests = render({**values, "test.enabled": True, "test.study": {"task": "SingleLabel"}})
+    (test,) = of_kind(manifests, "Pod")
+    used = {pod["containers"][0]["image"] for pod in (pod_of(manifests), test["spec"])}
+    assert used == {operator.replace("VERSION", version)}
+    assert read(environment(manifests)).trainer_image == trainer.replace("VERSION", version)
+
+
+def test_pull_secrets_are_given_once_for_all_images() -> None:
+    values = {
+        "global.imagePullSecrets": [{"name": "mirror"}],
+        "imagePullSecrets": [{"name": "own"}, {"name": "mirror"}],
+        "study.podTemplate": {
+            "metadata": {"labels": {"team": "nlp"}},
+            "spec": {"imagePullSecrets": [{"name": "models"}], "nodeSelector": {"gpu": "yes"}},
+        },
+        "test.enabled": True,
+        "test.study": {"task": "SingleLabel"},
+    }
+    manifests = render(values)
+    (test,) = of_kind(manifests, "Pod")
+    for pod in (pod_of(manifests), test["spec"]):
+        assert pod["imagePullSecrets"] == [{"name": "mirror"}, {"name": "own"}]
+    assert read(environment(manifests)).pod_template == {
+        "metadata": {"labels": {"team": "nlp"}},
+        "spec": {
+            "imagePullSecrets": [{"name": "mirror"}, {"name": "models"}],
+            "nodeSelector": {"gpu": "yes"},
+        },
+    }
+    alone = read(environment(render({"global.imagePullSecrets": [{"name": "mirror"}]})))
+    assert alone.pod_template == {"spec": {"imagePullSecrets": [{"name": "mirror"}]}}
+    assert read(environment(render())).pod_template == {}
+
+
+def test_what_a_platform_adds_is_on_the_operators_pod_and_account() -> None:
+    manifests = render(EVERYTHING)
+    (deployment,) = of_kind(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["cost-center"] == "7"
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert pod_of(manifests)["priorityClassName"] == "system-cluster-critical"
+    assert environment(manifests)["HTTPS_PROXY"] == "http://proxy:3128"
+    (account,) = of_kind(manifests, "ServiceAccount")[:1]
+    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn"}
+
+
 def test_object_store_is_passed_with_its_secret() -> None:
     storage = {"uri": "s3://bucket/studies", "secretName": "s3"}
     settings = read(environment(render({"study.storage": storage})))
@@ -409,6 +493,7 @@ def test_object_store_is_passed_with_its_secret() -> None:
 def test_every_variable_is_one_the_operator_reads() -> None:
     known = {f"FINETUNE_{name.upper()}" for name in Settings.model_fields}
     known |= {name for name in dir(environment_variables) if name.startswith("OTEL_")}
+    known |= {entry["name"] for entry in EVERYTHING["extraEnv"]}
     for values in ({}, {**NAMESPACED, "metrics.serviceMonitor.enabled": False}):
         assert set(environment(render({**EVERYTHING, **values}))) <= known
 
@@ -424,6 +509,12 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"watch.namespaces": ["nlp", "nlp"]}, "/watch/namespaces"),
         ({"crds.enabled": "no"}, "/crds/enabled"),
         ({"image.tag": 1.5}, "/image/tag"),
+        ({"image.digest": "b" * 64}, "/image/digest"),
+        ({"global.imageRegistry": "https://mirror.io"}, "/global/imageRegistry"),
+        ({"global.imagePullSecrets": ["mirror"]}, "/global/imagePullSecrets/0"),
+        ({"podLabels": {"app.kubernetes.io/name": "mine"}}, "'app.kubernetes.io/name'"),
+        ({"extraEnv": [{"name": "FINETUNE_LEASE", "value": "x"}]}, "/extraEnv/0/name"),
+        ({"serviceAccount.name": "mine"}, "name"),
         ({"image.pullPolicy": "Sometimes"}, "/image/pullPolicy"),
         ({"runAsUser": 0}, "/runAsUser"),
         ({"resources.limit": {"memory": "1Gi"}}, "limit"),
