@@ -8,18 +8,18 @@ import socket
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import kopf
 from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
-from kubernetes.aio import client, config
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
-from finetune_operator import metrics, names, traces
-from finetune_operator.kube import Kube, KubeError
+from finetune_operator import metrics, names, probes, scrape, traces
+from finetune_operator.alive import Watches
+from finetune_operator.kube import Kube, KubeError, connect
 from finetune_operator.leader import Election
+from finetune_operator.login import Login
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
 from finetune_operator.pace import Pace
 from finetune_operator.platform import Classes, Platform
@@ -60,8 +60,9 @@ def _children(settings: Settings) -> tuple[type[View], ...]:
 class Operator:
     """Connects kopf's events, the children's watch, the store, the queue and the reconciler."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watches: Watches) -> None:
         self.settings = settings
+        self.watches = watches
         self.store = Store()
         self.listings = metrics.Listings(by_namespace=bool(settings.namespaces))
         self.kube: Kube | None = None
@@ -84,8 +85,7 @@ class Operator:
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Startup lists the children before kopf sees a study, so that none is judged missing too soon."""
-        kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
-        kopf.on.login(id="kubeconfig", registry=registry)(_login_by_kubeconfig)
+        kopf.on.login(id="login", registry=registry)(Login(self.watches).account)
         kopf.on.startup(id="startup", registry=registry)(self.start)
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
@@ -102,7 +102,7 @@ class Operator:
         settings.networking.error_backoffs = KOPF_BACKOFFS
         kinds, namespaces = _children(self.settings), self.settings.namespaces
         watches = len(kinds) * max(1, len(namespaces)) + len(PLATFORM)
-        api = await _connect(4 * WORKERS + watches)
+        api = await connect(4 * WORKERS + watches)
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
         self.pace = Pace(self.settings.progress_per_second, loop.time)
@@ -115,10 +115,12 @@ class Operator:
         self.blind = not await self._served()
         if namespaces and self.blind:  # no event would say that the CRD has been created
             await self._until_served()
-        self.children = ChildWatch(self.kube, self.store, self.on_child, kinds, namespaces)
+        self.children = ChildWatch(
+            self.kube, self.store, self.on_child, self.watches, kinds, namespaces
+        )
         await self.children.start(self._must_not_end)
         if not namespaces:
-            self.platform = PlatformWatch(self.kube, self.classes, self.on_class)
+            self.platform = PlatformWatch(self.kube, self.classes, self.on_class, self.watches)
             await self.platform.start(self._must_not_end)
         if not self.settings.lease:
             metrics.LEADER.set(1)
@@ -273,19 +275,6 @@ class Operator:
         self.ended.set()
 
 
-async def _connect(connections: int) -> client.ApiClient:
-    """A client of the API server: that of the pod's own account, else of the kubeconfig."""
-    try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        await config.load_kube_config()
-    configuration = client.Configuration.get_default_copy()
-    configuration.connection_pool_maxsize = connections
-    # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return client.ApiClient(configuration)
-
-
 class _NoDiffs(kopf.DiffBaseStorage):
     """What kopf stores to tell handlers what has changed: no handler here needs it, so nothing is copied."""
 
@@ -302,20 +291,6 @@ class _NoDiffs(kopf.DiffBaseStorage):
 def _is_established(crd: Mapping[str, Any]) -> bool:
     conditions = (crd.get("status") or {}).get("conditions") or []
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
-
-
-def _login_in_pod(**context: Any) -> kopf.ConnectionInfo | None:
-    """By the pod's account, at the address that every pod is given: kopf would ask DNS, which may fail by itself."""
-    found = kopf.login_with_service_account(**context)
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
-    if found is None or not host or not port:
-        return found
-    address = f"[{host}]" if ":" in host else host
-    return replace(found, server=f"https://{address}:{port}")
-
-
-def _login_by_kubeconfig(**context: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_kubeconfig(**context)
 
 
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,9 +334,11 @@ def _log_as_json() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _liveness(port: int) -> str | None:
-    """The URL at which kopf answers probes; kopf would take port 0 for port 80."""
-    return f"http://0.0.0.0:{port}/healthz" if port else None
+def _blind(watches: Watches) -> str:
+    """Why this process sees no studies; empty if it does."""
+    if watches.hears(KIND):
+        return ""
+    return f"no watch of {PLURAL} for {watches.silence(KIND):.0f} s"
 
 
 def main() -> None:
@@ -377,8 +354,18 @@ def main() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    metrics.serve(settings.metrics_port)
-    kube = Kube(await _connect(1))
+    watches = Watches()
+    for place in settings.namespaces or (None,):
+        watches.expect(KIND, place)
+    port = settings.health_port
+    async with scrape.serving(settings), probes.serving(port, lambda: _blind(watches)):
+        await _check_template(settings)
+        traces.export(_identity(settings))  # of looks at studies, which begin here
+        await _operate(settings, watches)
+
+
+async def _check_template(settings: Settings) -> None:
+    kube = Kube(await connect(1))
     try:
         wrong = await wrong_template(kube, settings)
     finally:
@@ -388,11 +375,13 @@ async def _run(settings: Settings) -> None:
             "the API server refuses the pods of every study: mend study.podTemplate: %s", wrong
         )
         sys.exit(1)
-    traces.export(_identity(settings))  # of looks at studies, which begin here
+
+
+async def _operate(settings: Settings, watches: Watches) -> None:
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()
-        operator = Operator(settings)
+        operator = Operator(settings, watches)
         operator.register(registry)
         try:
             await kopf.operator(
@@ -400,7 +389,6 @@ async def _run(settings: Settings) -> None:
                 standalone=True,
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
-                liveness_endpoint=_liveness(settings.health_port),
                 stop_flag=operator.ended,
             )
             ended = not operator.anew

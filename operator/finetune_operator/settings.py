@@ -52,6 +52,12 @@ class Settings(Model):
     metrics_port: int = Field(8080, ge=0, le=65535)
     """0: any free port."""
 
+    metrics_access: Literal["Authenticated", "Open", "Off"] = "Authenticated"
+    """Who may read the metrics. Authenticated: over TLS, whom the API server lets; Open: everybody; Off: nobody."""
+
+    metrics_certificate: str = ""
+    """Folder with tls.crt and tls.key for them; empty: a certificate that the process makes."""
+
     health_port: int = Field(8081, ge=0, le=65535)
     """0: none, for operators that are not probed."""
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from finetune_api.classes import CLASS_KIND, CLASS_LABEL
+from finetune_operator.alive import Watches
 from finetune_operator.belief import document
 from finetune_operator.kube import Expired, Gone, Kube, KubeError
 from finetune_operator.metrics import WATCH_RESTARTS
@@ -45,12 +46,20 @@ class Watch(ABC, Generic[Kind]):
 
     Args:
         kube: requests to the API server.
+        watches: learn which of the watches are open.
         kinds: the kinds to follow.
         namespaces: where to follow them; empty: everywhere.
     """
 
-    def __init__(self, kube: Kube, kinds: Sequence[Kind], namespaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        watches: Watches,
+        kinds: Sequence[Kind],
+        namespaces: tuple[str, ...] = (),
+    ) -> None:
         self._kube = kube
+        self._watches = watches
         self._kinds = kinds
         self._places: list[str | None] = list(namespaces) or [None]
         self._served = {kind: asyncio.Event() for kind in kinds}
@@ -116,33 +125,36 @@ class Watch(ABC, Generic[Kind]):
         """List, then watch, for ever. Raises SetBack if nothing in this process can be trusted any more."""
         first, longest = _PAUSE_SECONDS
         pause, version, listed, anew = first, "", False, True
+        name = self._name(kind)
         while True:
+            self._watches.expect(name, place)
             try:
                 if anew:
                     version = await self._list(kind, place, version)
                     anew = False
                     self._found.add(kind)
                     if listed:
-                        WATCH_RESTARTS.labels(self._name(kind)).inc()
+                        WATCH_RESTARTS.labels(name).inc()
                     listed = True
                     ready.set()
-                async for word, body in self._kube.watch(
-                    self._name(kind), place, self._labels(kind), version
-                ):
-                    version = body["metadata"]["resourceVersion"]
-                    pause = first
-                    if word != "BOOKMARK":
-                        self._see(kind, word == "DELETED", body)
+                with self._watches.following(name, place) as opened:
+                    news = self._kube.watch(name, place, self._labels(kind), version, opened)
+                    async for word, body in news:
+                        version = body["metadata"]["resourceVersion"]
+                        pause = first
+                        if word != "BOOKMARK":
+                            self._see(kind, word == "DELETED", body)
                 await asyncio.sleep(first)  # it ended as it should: continue from there
             except Gone:
                 self._found.discard(kind)
+                self._watches.forget(name, place)
                 self._take(kind, place, [], "")
                 version, listed, anew = "", False, True
                 ready.set()
                 await self._until_served(kind, pause)
                 pause = min(longest, 2 * pause)
             except KubeError as error:
-                log.info("watch of %s broke off: %s", self._name(kind), error)
+                log.info("watch of %s broke off: %s", name, error)
                 anew = anew or isinstance(error, Expired)
                 await asyncio.sleep(max(error.retry_after, pause) * random.uniform(0.75, 1.25))
                 pause = min(longest, 2 * pause)
@@ -173,6 +185,7 @@ class ChildWatch(Watch[type[View]]):
         store: where the views go.
         changed: called for each study with a child that came, changed or is gone, and with whether only its driver's
         progress is new. Children that are kept as the operator made them are not reported when they come.
+        watches: learn which of the watches are open.
         kinds: the kinds to follow.
         namespaces: where to follow them; empty: everywhere.
     """
@@ -182,10 +195,11 @@ class ChildWatch(Watch[type[View]]):
         kube: Kube,
         store: Store,
         changed: Callable[[Key, bool], None],
+        watches: Watches,
         kinds: Sequence[type[View]],
         namespaces: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(kube, kinds, namespaces)
+        super().__init__(kube, watches, kinds, namespaces)
         self._store = store
         self._changed = changed
 
@@ -229,10 +243,13 @@ class PlatformWatch(Watch[str]):
         kube: requests to the API server.
         classes: where they go.
         changed: see above.
+        watches: learn which of the watches are open.
     """
 
-    def __init__(self, kube: Kube, classes: Classes, changed: Callable[[], None]) -> None:
-        super().__init__(kube, PLATFORM)
+    def __init__(
+        self, kube: Kube, classes: Classes, changed: Callable[[], None], watches: Watches
+    ) -> None:
+        super().__init__(kube, watches, PLATFORM)
         self._classes = classes
         self._changed = changed
 

@@ -70,6 +70,25 @@ CASES = {
         },
         quiet_at=("5m", "7m", "14m"),
     ),
+    "a replica has no watch of studies": Case(
+        "FinetuneOperatorBlind",
+        {
+            f'finetune_watch_silent_seconds{{{OF}, kind="FineTuneStudy", pod="a"}}': "0x4 60+60x10",
+            f'finetune_watch_silent_seconds{{{OF}, kind="FineTuneStudy", pod="b"}}': "0x20",
+            f'finetune_watch_silent_seconds{{{OF}, kind="Pod", pod="a"}}': "0x20",
+        },
+        quiet_at=("5m", "7m"),
+        fires_at="8m",
+        severity="critical",
+        labels={"kind": "FineTuneStudy"},
+        summary="The finetune operator does not hear of FineTuneStudy objects",
+        description="A replica has had no open watch of them for 240 s. What changes meanwhile is not noticed.",
+    ),
+    "a watch was away for a minute": Case(
+        "FinetuneOperatorBlind",
+        {f'finetune_watch_silent_seconds{{{OF}, kind="Pod", pod="a"}}': "0x4 30 90 0x20"},
+        quiet_at=("5m", "7m", "9m"),
+    ),
     "a reconciliation fails each minute": Case(
         "FinetuneReconcileErrors",
         {f"finetune_reconcile_errors_total{{{OF}}}": "0+1x40"},
