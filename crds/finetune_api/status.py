@@ -62,6 +62,7 @@ Reason: TypeAlias = Literal[
     "StartDeadlineExceeded",
     "ClassNotFound",
     "ClassDenied",
+    "Reopened",
 ]
 """Every reason a condition can carry.
 
@@ -84,7 +85,9 @@ RefitFailed: the winner could not be trained again. AttemptFailed: an attempt en
 another follows. RetriesExhausted: too many attempts in a row ended without a result. StartDeadlineExceeded: a pod had a
 node for longer than `cluster.startDeadlineSeconds` and did not run; its attempt was deleted. ClassNotFound: the
 FineTuneClass of the study is not there (or two are the default); the study waits for it. ClassDenied: the class does not
-let the study have what it asks for; it waits until one of them is edited.
+let the study have what it asks for; it waits until one of them is edited. Reopened: a study that had
+ended goes on, because the limit that ended it was loosened or its annotation `finetune.dev/retry` got a new value; its
+next attempt is about to begin.
 """
 
 ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}
@@ -294,6 +297,39 @@ class Findings(Model):
     """Rows dropped and other things a user should know about the data, and what trackers are missing."""
 
 
+class Limits(Model):
+    """The study's limits at one time: `spec.budget` and `spec.objective.target`."""
+
+    max_trials: int | None = None
+    max_parallel_trials: int | None = None
+    max_failed_trials: int | None = None
+    max_duration_seconds: int | None = None
+    max_gpu_hours: float | None = None
+    price_per_gpu_hour: float | None = None
+    max_price: float | None = None
+    max_trials_without_improvement: int | None = None
+    target: float | None = None
+
+
+class LastEnd(Model):
+    """The last end of the study: what later edits are compared with."""
+
+    attempt: int = Field(0, ge=0)
+    """The last attempt before it."""
+
+    limits: Limits | None = None
+    """The limits that it was decided with; unset if nobody knows."""
+
+
+class JudgedBy(Model):
+    """The limits with which a driver decided that the search is over, in its progress ConfigMap."""
+
+    term: int = Field(ge=1)
+    """Its term: the limits of another driver say nothing about this one's end."""
+
+    limits: Limits
+
+
 def shown(best: TrialResult | None) -> str | None:
     """The value of a trial with four digits."""
     return None if best is None else f"{best.value:.4g}"
@@ -337,6 +373,12 @@ class StudyStatus(Findings):
 
     class_generation: int | None = Field(None, ge=0)
     """Generation of that class when the attempt began."""
+
+    last_end: LastEnd | None = None
+    """Set when the study ends. It stays while the study goes on after that."""
+
+    winner: str | None = Field(None, max_length=MAX_RETRY)
+    """The ConfigMap with the winner of the last end that had one."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """The condition of that type, if there is one."""

@@ -32,6 +32,8 @@ def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
     said = {(condition.reason, _gist(condition.message)) for condition in old.conditions}
     if warning is not None and (warning.reason, _gist(warning.message)) not in said:
         events.append(StudyEvent("Warning", warning.reason, warning.message))
+    if old.finished and not new.finished:
+        events.append(StudyEvent("Normal", "Reopened", new.message))
     if new.attempts > old.attempts:
         events.append(StudyEvent("Normal", "AttemptStarted", f"attempt {new.attempts} begins"))
     if new.state is not None and new.state != old.state and new.state in _ANNOUNCED:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.status import Findings, StudyProgress, TrialCounts
+from finetune_api.status import Findings, JudgedBy, Limits, StudyProgress, TrialCounts
 from finetune_api.study import FineTuneStudy
 from finetune_operator import names
 from finetune_operator.observe import JobView, Observed
@@ -48,6 +48,19 @@ def last_word(
     config = observed.configs.get(names.progress_config(study.metadata.name))
     said = speaks_for(progress, job)
     return said if said is not None and config is not None and said.term == config.term else None
+
+
+def judged_by(study: FineTuneStudy, observed: Observed) -> Limits | None:
+    """The limits with which the last driver decided that the search is over, if it says so."""
+    config = observed.configs.get(names.progress_config(study.metadata.name))
+    if config is None or config.study_uid != study.metadata.uid or not config.limits:
+        return None
+    try:
+        said = JudgedBy.model_validate_json(config.limits)
+    except ValidationError:
+        return None
+    storable = _can_be_stored(said.limits.model_dump())
+    return said.limits if said.term == config.term and storable else None
 
 
 def _can_be_stored(value: Any) -> bool:

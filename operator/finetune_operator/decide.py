@@ -18,11 +18,11 @@ from finetune_api.constraints import ConstraintError
 from finetune_api.plan import make_plan, priced
 from finetune_api.status import (
     MAX_MESSAGE,
-    MAX_RETRY,
     ChosenSearch,
     Condition,
     ConditionType,
     Findings,
+    LastEnd,
     Reason,
     State,
     StudyPlan,
@@ -35,7 +35,8 @@ from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
 from finetune_operator.children import children, resolved
-from finetune_operator.decision import Decision, Deletion
+from finetune_operator.continuation import continuation, is_new_retry, last_end
+from finetune_operator.decision import Decision, Deletion, StudyEvent
 from finetune_operator.observe import JobView, Observed, PodView
 from finetune_operator.platform import NoClass, class_of, denials, settings_with
 from finetune_operator.settings import Settings
@@ -144,7 +145,14 @@ class _Case:
     @property
     def current(self) -> JobView | None:
         """The Job of the attempt that is running, or that has ended and has not been judged yet."""
-        return next((job for job in reversed(self.jobs) if not job.deleting), None)
+        over = self.judged
+        return next((j for j in reversed(self.jobs) if not j.deleting and j.attempt > over), None)
+
+    @property
+    def judged(self) -> int:
+        """The last attempt before the last end of the study."""
+        end = self.study.status.last_end
+        return end.attempt if end is not None else 0
 
     @property
     def pods(self) -> list[PodView]:
@@ -172,7 +180,26 @@ def decide(
     case = _Case(study, observed, settings, now, explanation, confirmed)
     decision = _finished(case) if study.status.finished else _unfinished(case)
     decision = _lost_pods(case, decision)
-    return replace(decision, events=transitions(study.status, decision.status))
+    events = (*transitions(study.status, decision.status), *_no_effect(study, decision.status))
+    return replace(decision, events=events)
+
+
+def _no_effect(study: FineTuneStudy, status: StudyStatus) -> tuple[StudyEvent, ...]:
+    """Events for what the user has edited or asked for in vain."""
+    old = study.status
+    said = _reconciling_message(status)
+    if old.finished and status.finished and said not in (_reconciling_message(old), status.message):
+        return (StudyEvent("Warning", "NoEffect", said),)
+    seen, waits = old.observed_generation != -1, old.finished or _stopped_starting(old)
+    if seen and not waits and is_new_retry(study) and status.retry == names.asked_retry(study):
+        message = f"the annotation {names.RETRY} has no effect: the study has not ended"
+        return (StudyEvent("Warning", "NoEffect", message),)
+    return ()
+
+
+def _reconciling_message(status: StudyStatus) -> str:
+    condition = status.condition("Reconciling")
+    return condition.message if condition is not None else ""
 
 
 def refused(study: FineTuneStudy, observed: Observed, now: datetime, why: str) -> Decision:
@@ -240,13 +267,27 @@ def unreadable(status: StudyStatus, generation: int, now: datetime, why: str) ->
     return status.model_copy(update=changes)
 
 
+def unremembered(study: FineTuneStudy, observed: Observed, now: datetime) -> Decision:
+    """A study that has ended stays so: the CRD is that of an earlier version, and its status cannot say that it went on."""
+    case = _Case(study, observed, Settings(), now)
+    message = (
+        "the study cannot go on: the CRD of this cluster is older than the operator. Upgrade the CRD, then edit the"
+        " study again"
+    )
+    status = _with_words(case, message)
+    return Decision(status, events=_no_effect(study, status))
+
+
 def _finished(case: _Case) -> Decision:
-    """A finished study needs nothing but its TTL."""
+    """A finished study needs nothing but its TTL, until it may go on."""
     old = case.study.status
+    found = continuation(case.study)
+    if found.why:
+        return _reopen(case, found.why)
     leftover = tuple(
         _delete_job(job) for job in case.jobs if not (job.succeeded or job.failed or job.deleting)
     )
-    status = old.model_copy(update={"observed_generation": case.study.metadata.generation})
+    status = _with_words(case, found.told)
     ttl, ended = case.study.spec.ttl_seconds_after_finished, old.completion_time
     if ttl is None or ended is None:
         return Decision(status, leftover)
@@ -254,6 +295,35 @@ def _finished(case: _Case) -> Decision:
     if left <= 0:
         return Decision(status, leftover, delete_study=True)
     return Decision(status, leftover, again_after=left)
+
+
+def _with_words(case: _Case, told: str) -> StudyStatus:
+    """The status of a study that stays ended. What an edit cannot change is said by the condition Reconciling."""
+    old, generation = case.study.status, case.study.metadata.generation
+    conditions, condition = old.conditions, old.condition("Reconciling")
+    edited = old.observed_generation != generation
+    if condition is not None and (told or edited):
+        words, reason = (told or old.message)[:MAX_MESSAGE], condition.reason
+        conditions = with_condition(
+            conditions, "Reconciling", False, reason, words, generation, case.now
+        )
+    retry = old.retry if names.asked_retry(case.study) is not None else None
+    changes = {"observed_generation": generation, "conditions": conditions, "retry": retry}
+    return old.model_copy(update=changes)
+
+
+def _reopen(case: _Case, why: str) -> Decision:
+    """Let a study that has ended go on: its last attempt goes, and another follows when nothing is left of it."""
+    old = case.study.status
+    message = f"the study goes on after its end: {why}"
+    status = _status(case, "Pending", "Reopened", message, reconciling=True, failed_attempts=0)
+    winner = old.winner
+    if winner is None and old.is_true("Complete") and old.best is not None:
+        winner = names.winner_config(case.study.metadata.name)  # an earlier version did not say
+    end = LastEnd(attempt=case.attempts, limits=old.last_end.limits if old.last_end else None)
+    delete = tuple(_delete_job(job) for job in case.jobs if not job.deleting)
+    status = status.model_copy(update={"winner": winner, "last_end": end})
+    return Decision(status, delete, confirm=not case.confirmed)
 
 
 def _unfinished(case: _Case) -> Decision:
@@ -280,6 +350,8 @@ def _ending(case: _Case, current: JobView) -> Decision | None:
         pods = (pod for pod in case.observed.pods if pod.run_id == current.run_id)
         image = next((pod.image for pod in pods if pod.head and pod.image), "")
         winner = winner_config_map(case.study, case.findings, image)
+        name = winner["metadata"]["name"] if winner is not None else None
+        status = status.model_copy(update={"winner": name})
         return Decision(status, create=(winner,) if winner is not None else ())
     if current.refused:
         return _fail(
@@ -346,11 +418,18 @@ def _start_deadline(case: _Case) -> int:
 
 def _given_up(case: _Case) -> Condition | None:
     """Why the study began no attempt any more, if nobody has edited it or asked for a retry since."""
-    told, study = case.study.status.condition("Stalled"), case.study
-    if told is None or (told.status, told.reason) != ("True", "StartDeadlineExceeded"):
+    told, study = _stopped_starting(case.study.status), case.study
+    if told is None:
         return None
     edited = told.observed_generation != study.metadata.generation
-    return None if edited or _followed(case) != study.status.retry else told
+    return None if edited or names.asked_retry(study) != study.status.retry else told
+
+
+def _stopped_starting(status: StudyStatus) -> Condition | None:
+    """Its condition Stalled, if that says that its pods did not start in time."""
+    told = status.condition("Stalled")
+    stalled = told is not None and (told.status, told.reason) == ("True", "StartDeadlineExceeded")
+    return told if stalled else None
 
 
 def _start(case: _Case) -> Decision:
@@ -373,7 +452,8 @@ def _start(case: _Case) -> Decision:
             case, "Pending", "WaitingForPodsToEnd", _waited_for(case), reconciling=True
         )
         unknown = case.attempts > 0 and not case.jobs  # its Job may not be known yet
-        return Decision(status, confirm=unknown and not case.confirmed)
+        over = tuple(_delete_job(job) for job in case.jobs if not job.deleting)
+        return Decision(status, over, confirm=(unknown or bool(over)) and not case.confirmed)
     wrong = _wrong_constraints(case)
     if wrong:
         return _fail(case, "InvalidSpec", wrong)
@@ -706,7 +786,9 @@ def _status(
         message=message,
         best_shown=shown(findings.best),
         workers=_workers(case) if trains else None,
-        retry=_followed(case),
+        retry=names.asked_retry(case.study),
+        last_end=_this_end(case) if ended else old.last_end,
+        winner=old.winner,
         **_class_used(case, begins=attempts is not None),
     )
 
@@ -722,6 +804,11 @@ def _class_used(case: _Case, begins: bool) -> dict[str, Any]:
     return {"class_name": meta.name, "class_generation": meta.generation}
 
 
+def _this_end(case: _Case) -> LastEnd:
+    given = case.settings.given
+    return last_end(case.study, case.observed, case.current, case.attempts, given)
+
+
 def _workers(case: _Case) -> str | None:
     """How many workers run, of how many."""
     current = case.current
@@ -730,9 +817,3 @@ def _workers(case: _Case) -> str | None:
     own = [pod for pod in case.pods if pod.running and pod.run_id == current.run_id]
     training = sum(current.head_trains or not pod.head for pod in own)
     return f"{training}/{case.study.spec.cluster.workers}"
-
-
-def _followed(case: _Case) -> str | None:
-    """The study's wish for a retry, which is followed, or means nothing, with every status that is written."""
-    asked = case.study.metadata.annotations.get(names.RETRY)
-    return None if asked is None else asked[:MAX_RETRY]

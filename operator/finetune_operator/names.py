@@ -6,6 +6,7 @@ import re
 import secrets
 from typing import Any
 
+from finetune_api.status import MAX_RETRY
 from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy, StudySpec
 from finetune_operator.settings import Settings
 
@@ -17,12 +18,18 @@ SPEC_HASH = f"{GROUP}/spec-hash"
 DATA_HASH = f"{GROUP}/data-hash"
 MADE_FOR = f"{GROUP}/made-for"
 RETRY = f"{GROUP}/retry"
-"""Annotation of a study: a new value lets a stalled one go on."""
+"""Annotation of a study: a new value lets one go on that is stalled or has ended."""
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGER = "finetune-operator"
 CONTAINER = "trainer"
 """The container of a study's pods."""
+
+
+def asked_retry(study: FineTuneStudy) -> str | None:
+    """The value of the annotation with which the study's user asks for a retry."""
+    asked = study.metadata.annotations.get(RETRY)
+    return None if asked is None else asked[:MAX_RETRY]
 
 
 def attempt_name(study: str, attempt: int) -> str:
@@ -59,9 +66,13 @@ def progress_config(study: str) -> str:
     return f"{study}-progress"
 
 
-def winner_config(study: str) -> str:
-    """Name of the ConfigMap that a finished study leaves for pipelines."""
-    return f"{study}-winner"
+def winner_config(study: str, last: str | None = None) -> str:
+    """Name of the ConfigMap that a finished study leaves for pipelines, after the one with the name `last`."""
+    first = f"{study}-winner"
+    if last is None:
+        return first
+    number = re.fullmatch(rf"{re.escape(first)}-([0-9]{{1,9}})", last)
+    return f"{first}-{int(number[1]) + 1 if number else 2}"
 
 
 def account(study: str) -> str:

@@ -203,6 +203,8 @@ class ConfigView:
     """The driver's document as it stands there; empty if it is longer than allowed."""
 
     term: int
+    limits: str = ""
+    """The limits with which a driver ended the search, as they stand there; empty if it has not, or does not say."""
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "ConfigView":
@@ -217,6 +219,7 @@ class ConfigView:
             intact=written is None or written == digest(str(data.get("study.json"))),
             progress=_bounded(data.get("progress", "")),
             term=number(data.get("term")),
+            limits=_bounded(data.get("limits", "")),
         )
 
 

@@ -202,6 +202,9 @@ def _environment(study: FineTuneStudy, spec: StudySpec) -> list[dict[str, Any]]:
     }
     if spec.storage is not None and spec.storage.persistent_volume_claim is not None:
         values["FINETUNE_BASE"] = BASE
+    retry = names.asked_retry(study)
+    if retry:
+        values["FINETUNE_RETRY"] = retry
     made = with_environment(values, {"FINETUNE_NAMESPACE": "metadata.namespace"})
     env: list[dict[str, Any]] = made["spec"]["containers"][0]["env"]
     return env

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,8 +22,9 @@ from finetune_operator.decide import (
     hindered,
     refused,
     unreadable,
+    unremembered,
 )
-from finetune_operator.decision import Decision, Deletion
+from finetune_operator.decision import Decision, Deletion, StudyEvent
 from finetune_operator.engines import KINDS
 from finetune_operator.events import event_manifest
 from finetune_operator.kube import (
@@ -248,7 +249,17 @@ class Reconciler:
                 decision = refused(study, seen, now, why)
             else:
                 trouble, decision = error, forbidden(study, seen, now, why)
-        await self._write_status(key, study.metadata, study.status, decision.status)
+        try:
+            await self._write_status(key, study.metadata, study.status, decision.status)
+        except Refused:
+            reopens = study.status.finished and not decision.status.finished
+            if not reopens or study.status.last_end is not None:
+                raise
+            decision = unremembered(study, self._store.observed(key), _now())
+            await self._write_status(key, study.metadata, study.status, decision.status)
+        stored = self._bodies.get(key, {}).get("status", {})
+        if stored.get("retry") != decision.status.retry:  # it would be said at every look
+            decision = replace(decision, events=tuple(_but_no_effect(decision.events)))
         manifests = [event_manifest(study, event, _now()) for event in decision.events]
         refusals: list[str] = []
         await _together(*(self._post(manifest, refusals) for manifest in manifests))
@@ -375,6 +386,9 @@ class Reconciler:
         def with_old(*names: str) -> StudyStatus:
             return status.model_copy(update={name: getattr(old, name) for name in names})
 
+        if old.finished and not status.finished:
+            # Without the memory of its end the study would go on again and again.
+            return await self._apply_status(meta, status)
         for wanted in (status, _of_first_crd(status), _of_first_crd(with_old("plan"))):
             try:
                 return await self._apply_status(meta, wanted)
@@ -427,13 +441,19 @@ def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
 def _of_first_crd(status: StudyStatus) -> StudyStatus:
     """The status without what CRDs before 0.1.0 do not know, beside plan and findings."""
     conditions = [each for each in status.conditions if each.type != "Running"]
-    unknown = dict.fromkeys(("best_shown", "workers", "retry", "class_name", "class_generation"))
+    unknown = dict.fromkeys(
+        ("best_shown", "workers", "retry", "class_name", "class_generation", "last_end", "winner")
+    )
     return status.model_copy(update={"conditions": conditions, **unknown})
 
 
 def _has_ended(body: Mapping[str, Any]) -> bool:
     conditions = (body.get("status") or {}).get("conditions") or []
     return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)
+
+
+def _but_no_effect(events: Iterable[StudyEvent]) -> Iterator[StudyEvent]:
+    return (event for event in events if event.reason != "NoEffect")
 
 
 def _facts(status: StudyStatus) -> list[tuple[object, ...]]:

@@ -11,7 +11,7 @@ from finetune_operator.children import Manifest, spec_digest
 def winner_config_map(study: FineTuneStudy, findings: Findings, image: str) -> Manifest | None:
     """The winner of `findings`, trained with `image`; None if no trial has a value.
 
-    All values are text, those under `*.json` JSON; what does not exist (a model without `refit`) is empty.
+    It has another name than that of the study's last end, which cannot change. All values are text, those under `*.json` JSON; what does not exist (a model without `refit`) is empty.
     """
     best, final = findings.best, findings.final
     if best is None:
@@ -28,7 +28,7 @@ def winner_config_map(study: FineTuneStudy, findings: Findings, image: str) -> M
         "image": image,
         "specHash": spec_digest(study),
     }
-    metadata = names.metadata(study, names.winner_config(study.metadata.name))
+    metadata = names.metadata(study, names.winner_config(study.metadata.name, study.status.winner))
     metadata["labels"][names.WINNER_LABEL] = "true"
     return {
         "apiVersion": "v1",

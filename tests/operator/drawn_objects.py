@@ -213,9 +213,23 @@ STATUSES = st.builds(
             "attempts": st.integers(0, 6),
             "failedAttempts": st.integers(0, 6),
             "message": st.text(max_size=20),
+            "retry": st.sampled_from(["", "1"]),
+            "winner": st.sampled_from(["", "tickets-winner", "tickets-winner-2", "x"]),
+            "lastEnd": st.fixed_dictionaries(
+                {},
+                optional={
+                    "attempt": st.integers(0, 3),
+                    "limits": st.sampled_from([{}, {"maxTrials": 1}, {"maxGpuHours": 1.0}]),
+                },
+            ),
         },
     ),
 )
+WISHES = fields(**{names.RETRY: st.sampled_from(["", "1", "2", "x" * 400]), "team": WORDS}).map(
+    lambda annotations: {key: str(value) for key, value in annotations.items()}
+)
+"""Annotations of a study."""
+
 RUNS = st.sampled_from([JOB_UID, "other", names.run_id(UID, 1), names.run_id(UID, 2)])
 UIDS = st.sampled_from([UID, UID, UID, "other", ""])
 SEEN_JOBS = st.builds(
@@ -299,7 +313,8 @@ SPECS = st.fixed_dictionaries(
         "className": st.sampled_from(CLASS_NAMES),
         "ttlSecondsAfterFinished": st.sampled_from([0, 60, 31536000]),
         "cluster": st.sampled_from([{"queueName": "team-a"}, {"workers": 3, "minWorkers": 1}]),
-        "budget": st.sampled_from([{"maxTrials": 1}, {"maxDurationSeconds": 60}]),
+        "budget": st.sampled_from([{"maxTrials": 1}, {"maxTrials": 9}, {"maxDurationSeconds": 60}]),
+        "objective": st.sampled_from([{"metric": "f1_macro", "target": 0.5}, {"metric": "loss"}]),
         "storage": st.just({"uri": "s3://bucket/x", "secretName": "s3"}),
         "search": st.sampled_from(
             [{"algorithm": "Random", "constraints": [text]} for text in ("batchSize <", "1 > 2")]

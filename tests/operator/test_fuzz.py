@@ -35,6 +35,7 @@ from finetune_api.study import FineTuneStudy
 from finetune_operator import job as job_engine
 from finetune_operator import names
 from finetune_operator.belief import believed_progress
+from finetune_operator.continuation import continuation
 from finetune_operator.decide import (
     UNEXPLAINED,
     decide,
@@ -42,6 +43,7 @@ from finetune_operator.decide import (
     hindered,
     refused,
     unreadable,
+    unremembered,
 )
 from finetune_operator.decision import Decision
 from finetune_operator.engines import KINDS
@@ -76,7 +78,9 @@ from tests.operator.drawn_objects import (
     SETTINGS_OF,
     SPECS,
     STATUSES,
+    WISHES,
 )
+from tests.operator.ended_lives import LIMIT_OF, Life
 from tests.operator.studies import (
     NOW,
     SETTINGS,
@@ -90,7 +94,7 @@ from tests.operator.studies import (
 )
 
 CASES = int(os.environ.get("FINETUNE_FUZZ_CASES", "0"))
-_TESTS = 17
+_TESTS = 18
 """Among which the cases are shared out."""
 
 _FEW = 40
@@ -406,11 +410,21 @@ def acceptable(decision: Decision) -> StudyStatus:
     return status
 
 
-@fuzz(STATUSES, SPECS, st.lists(st.tuples(OBSERVED, DATES), min_size=1, max_size=3), SETTINGS_OF)
+@fuzz(
+    STATUSES,
+    SPECS,
+    WISHES,
+    st.lists(st.tuples(OBSERVED, DATES), min_size=1, max_size=3),
+    SETTINGS_OF,
+)
 def test_whatever_is_seen_there_is_a_decision(
-    status: StudyStatus, spec: Any, seen: list[tuple[Observed, datetime]], ours: Settings
+    status: StudyStatus,
+    spec: Any,
+    wishes: dict[str, str],
+    seen: list[tuple[Observed, datetime]],
+    ours: Settings,
 ) -> None:
-    made = study(status, **spec)
+    made = with_annotations(study(status, **spec), wishes)
     for observation, now in seen:
         for explanation in ("", UNEXPLAINED, "exceeded quota"):
             for confirmed in (False, True):
@@ -420,8 +434,9 @@ def test_whatever_is_seen_there_is_a_decision(
         acceptable(refused(made, observation, now, explanation))
         acceptable(forbidden(made, observation, now, explanation))
         acceptable(hindered(made, observation, decision, now, explanation))
+        acceptable(unremembered(made, observation, now))
         if made.status.finished:
-            assert decision.status.finished
+            assert decision.status.finished != bool(continuation(made).why)
             assert (decision.create, decision.apply) == ((), ())
         made = made.model_copy(update={"status": decision.status})
 
@@ -433,6 +448,49 @@ def _class_is_kept(made: FineTuneStudy, seen: Observed, decision: Decision) -> N
     given = class_of(made, seen.platform)
     assert denials(made, given) == ""
     assert decision.status.class_name == (given.metadata.name if given is not None else None)
+
+
+def with_annotations(made: FineTuneStudy, annotations: dict[str, str]) -> FineTuneStudy:
+    """The study with these annotations."""
+    meta = made.metadata.model_copy(update={"annotations": annotations})
+    return made.model_copy(update={"metadata": meta})
+
+
+_BUDGET_EDITS = st.one_of(
+    st.fixed_dictionaries({"maxTrials": st.integers(1, 6)}),
+    st.fixed_dictionaries({"maxDurationSeconds": st.none() | st.integers(1, 3)}),
+    st.fixed_dictionaries({"maxTrialsWithoutImprovement": st.none() | st.integers(1, 3)}),
+    st.fixed_dictionaries({"maxFailedTrials": st.integers(0, 3)}),
+    st.fixed_dictionaries({"maxParallelTrials": st.integers(1, 3)}),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.just(("look", None)),
+        st.just(("pods go", None)),
+        st.tuples(st.just("end"), st.sampled_from([*LIMIT_OF, "DataError", "RefitFailed"])),
+        st.tuples(st.just("budget"), _BUDGET_EDITS),
+        st.tuples(st.just("target"), st.none() | st.sampled_from([0.2, 0.5, 0.8])),
+        st.tuples(st.just("retry"), st.none() | st.sampled_from(["1", "2"])),
+        st.tuples(st.just("suspend"), st.booleans()),
+        st.tuples(st.just("ttl"), st.sampled_from([None, 10**7])),
+    ),
+    max_size=30,
+)
+
+
+@fuzz(STEPS, st.booleans())
+def test_no_attempt_begins_beside_another_or_without_a_reason(
+    steps: list[tuple[str, Any]], killed: bool
+) -> None:
+    """`killed`: the operator dies before its every second status is written."""
+    life = Life()
+    for count, (what, value) in enumerate(steps):
+        life.step(what, value)
+        life.look(loses_status=killed and count % 2 == 0)
+    for _ in range(4):
+        life.step("pods go", None)
+        life.look()
+    life.rests()
 
 
 # Records.

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.hyperparameters import Scalar
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import may_go_on, next_item, search_ending, starting
+from finetune_trainer.search.decisions import next_item, reopening, search_ending, starting
 from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
@@ -40,6 +40,9 @@ def study_spec(**changes: Any) -> StudySpec:
 
 ASHA = {"algorithm": "Random", "seed": 7, "scheduler": {"type": "ASHA"}}
 
+
+REFIT = -1
+"""Stands for the refit among the trials."""
 
 ROWS = 90
 """Training rows of the imaginary data."""
@@ -89,12 +92,18 @@ class Driver:
     epochs: list[tuple[int, int, float]] = field(default_factory=list)
     """(trial, run, epoch) in the order trained."""
 
+    retry: str = ""
+    fails: frozenset[int] = frozenset()
+    """Trials of which every run fails; REFIT is the refit."""
+
     def __post_init__(self) -> None:
         self.log, history = RecordLog.start(self.storage, self.term, self.clock())
         self.state = StudyState.replayed(problem_of(self.spec, self.storage), history.events)
         self.torn = history.torn
-        if may_go_on(self.state, history.events, self.spec.budget, self.clock()):
-            self.write(ev.Reopened(self.clock()))
+        budget, now = self.spec.budget, self.clock()
+        reopened = reopening(self.state, history.events, budget, now, self.retry)
+        if reopened is not None:
+            self.write(reopened)
         if self.spec.search.warm_start and self.state.inherited is None:
             inherited = inherit(self.spec, self.storage.local("").parent)
             self.write(ev.Inherited(self.clock(), inherited))
@@ -119,6 +128,14 @@ class Driver:
 
     def work(self, item: TrainItem | RefitItem) -> Iterator[list[ev.Event]]:
         """Reports of one item, one epoch at a time."""
+        if isinstance(item, TrainItem) and item.trial in self.fails:
+            yield [
+                ev.Failed(self.clock(), item.trial, "UserError", f"no GPU {item.trial}", item.run)
+            ]
+            return
+        if isinstance(item, RefitItem) and REFIT in self.fails:
+            yield [ev.RefitRequeued(self.clock(), "no GPU")]
+            return
         if isinstance(item, RefitItem):
             yield [ev.RefitDone(self.clock(), item.trial, "model", {"accuracy": 0.5})]
             return

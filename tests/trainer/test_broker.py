@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from finetune_api.limits import limits_of
 from finetune_api.study import StudySpec
 from finetune_trainer import broker as brokers
 from finetune_trainer.broker import CHECKPOINTS, REFIT_CHECKPOINT, Broker
@@ -95,6 +96,35 @@ async def test_a_search_that_goes_on_after_its_end_says_that_the_test_rows_were_
     found = (await second.snapshot(more.budget, None)).findings
     assert found.trials.completed == 2
     assert len(found.warnings) == 1
+
+
+async def test_broker_says_with_which_limits_the_search_ended(tmp_path: Path) -> None:
+    """A budget that is raised while the winner is trained again comes too late."""
+    spec = study_spec(**ONE_EPOCH, budget={"maxTrials": 1})
+    more = study_spec(budget={"maxTrials": 2}).budget
+    broker = await begun(tmp_path, spec)
+    assert (await broker.snapshot(spec.budget, 0.99)).judged_by is None
+    refit = await soon(broker.next(A, reached(await train(broker, A))))
+    assert isinstance(refit, RefitItem)
+    assert (await broker.snapshot(more, None)).judged_by == limits_of(spec.budget, 0.99)
+    assert await soon(broker.next(A, [ev.RefitDone(0.0, 0, "model", {})])) is None
+    assert (await broker.snapshot(more, None)).judged_by == limits_of(spec.budget, 0.99)
+
+    same = await begun(tmp_path, study_spec(**ONE_EPOCH, budget={"maxTrials": 1}), term=2)
+    assert (await same.snapshot(more, None)).judged_by == limits_of(spec.budget, None)
+
+
+async def test_retry_with_nothing_to_try_again_is_told(tmp_path: Path) -> None:
+    spec = study_spec(**ONE_EPOCH, budget={"maxTrials": 1}, refit=False)
+    broker = await begun(tmp_path, spec)
+    assert await soon(broker.next(A, reached(await train(broker, A)))) is None
+    for retry, told in (("", False), ("1", True)):
+        again = await begun(tmp_path, spec, term=2 + told, retry=retry)
+        assert await soon(again.next(A, [])) is None
+        outcome = (await again.snapshot(spec.budget, None)).outcome
+        assert outcome is not None
+        assert outcome.reason == "SearchFinished"
+        assert ("nothing had failed" in outcome.message) == told
 
 
 # Who is believed.

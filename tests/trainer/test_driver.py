@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from finetune_api.manifest import dump_yaml, load_yaml, read_study
-from finetune_api.status import StudyProgress
+from finetune_api.status import Limits, StudyProgress
 from finetune_trainer.driver import Driver, Workplace, check_same_data
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError
@@ -210,7 +210,7 @@ class Documents(LocalSink):
         super().__init__(folder)
         self.all: list[StudyProgress] = []
 
-    def publish(self, progress: StudyProgress) -> None:
+    def publish(self, progress: StudyProgress, judged_by: Limits | None = None) -> None:
         self.all.append(progress)
 
 

@@ -1,5 +1,6 @@
 """A study that has ended goes on when the limit that ended it is loosened, from its records, and at no other time."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,20 @@ import pytest
 
 from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.decisions import may_go_on
+from finetune_trainer.search.decisions import has_failed, may_go_on, reopening
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.storage import Storage
-from tests.trainer.search_studies import ASHA, CONTINUOUS, Clock, Driver, epoch_done, study_spec
+from tests.trainer.search_studies import (
+    ASHA,
+    CONTINUOUS,
+    REFIT,
+    Clock,
+    Driver,
+    epoch_done,
+    study_spec,
+)
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "Random": {"algorithm": "Random", "seed": 7},
@@ -36,11 +45,12 @@ class Study:
         self._storage, self._spec = Storage.open(str(folder)), {"searchSpaces": SPACE, **spec}
         self._clock, self._term = Clock(), 0
 
-    def run(self, **limits: Any) -> Driver:
+    def run(self, retry: str = "", fails: Iterable[int] = (), **limits: Any) -> Driver:
         """Run it to its end as a new driver would, with these parts of its spec."""
         self._term += 1
         spec: StudySpec = study_spec(**{**self._spec, **limits})
-        driver = Driver(spec, self._storage, self._term, self._clock)
+        failing = frozenset(fails)
+        driver = Driver(spec, self._storage, self._term, self._clock, retry=retry, fails=failing)
         driver.run()
         return driver
 
@@ -159,3 +169,99 @@ def test_an_end_that_no_limit_has_made_stays(reason: str) -> None:
     for told in (events, events[:-1]):  # the latter have no end
         state = StudyState.replayed(Problem.of(spec), told)
         assert not may_go_on(state, told, spec.budget, 3.0)
+        assert reopening(state, told, spec.budget, 3.0, "again") is None
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_what_failed_is_tried_again_when_somebody_asks_for_it_and_only_once(
+    search: str, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, search=SEARCHES[search], budget={"maxTrials": 12})
+    fails = [3, 4, 6, 7]
+    first = study.run(fails=fails)
+    assert first.state.ended is not None
+    assert first.state.ended.reason == "TooManyFailedTrials"
+    before = [trial.params for trial in first.state.trials]
+    assert study.run().items == []
+    again = study.run(retry="1")
+    assert [trial.params for trial in again.state.trials[: len(before)]] == before
+    assert len(again.state.trials) == 12
+    assert (again.state.failed, again.state.reopened, again.state.retries) == (0, 1, {"1"})
+    assert ends(again) <= {"Completed", "Stopped"}
+    assert {item.trial for item in again.items} >= {*fails}
+    assert again.state.refit is not None
+    same = StudyState.replayed(again.state.problem, study.events)
+    assert [(t.status, t.best) for t in same.trials] == [
+        (t.status, t.best) for t in again.state.trials
+    ]
+    for retry in ("1", "2", ""):
+        assert study.run(retry=retry).items == []
+
+
+@pytest.mark.parametrize("search", ["Random", "ASHA", "Hyperband"])
+def test_what_fails_again_fails_the_study_again(search: str, tmp_path: Path) -> None:
+    study = Study(tmp_path, search=SEARCHES[search], budget={"maxTrials": 12})
+    fails = range(3, 12)
+    for number in range(1, 4):
+        driver = study.run(retry=str(number), fails=fails)
+        assert driver.state.ended is not None
+        assert driver.state.ended.reason == "TooManyFailedTrials"
+        assert driver.state.reopened == number - 1
+        assert driver.state.failed == 4
+    assert ends(study.run(retry="4")) <= {"Completed", "Stopped"}
+
+
+@pytest.mark.parametrize("search", ["Random", "ASHA"])
+def test_study_whose_first_trials_failed_alike_is_tried_again_from_its_first_trial(
+    search: str, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, search=SEARCHES[search], budget={"maxTrials": 6})
+    first = study.run(fails=range(12))
+    assert first.state.failed_alike()
+    assert len(first.state.trials) == 3
+    assert study.run(budget={"maxTrials": 6, "maxFailedTrials": 100}).items == []
+    again = study.run(retry="1")
+    assert again.state.failed_alike() == ""
+    assert len(again.state.trials) == 6
+    assert ends(again) <= {"Completed", "Stopped"}
+
+
+def test_population_goes_on_without_the_steps_that_failed(tmp_path: Path) -> None:
+    search = {"algorithm": "PBT", "populationSize": 4, "perturbationInterval": 3, "seed": 7}
+    study = Study(tmp_path, search=search, budget={"maxFailedTrials": 0})
+    first = study.run(fails=[2])
+    assert first.state.ended is not None
+    assert first.state.ended.reason == "TooManyFailedTrials"
+    again = study.run(retry="1")
+    assert again.items
+    assert again.state.refit is not None
+    assert again.state.trials[2].status == "Failed"
+
+
+@pytest.mark.parametrize("search", ["Random", "ASHA"])
+@pytest.mark.parametrize("limit", LIMITS)
+def test_failed_refit_is_tried_again_and_nothing_else(
+    limit: str, search: str, tmp_path: Path
+) -> None:
+    strict, _, _ = LIMITS[limit]
+    study = Study(tmp_path, search=SEARCHES[search])
+    first = study.run(fails=[REFIT], **strict)
+    assert len(first.state.refit_failures) == 3
+    assert study.run(**strict).items == []
+    again = study.run(retry="1", **strict)
+    assert [item.trial for item in again.items if not hasattr(item, "checkpoint")]
+    assert not [item for item in again.items if hasattr(item, "checkpoint")], "no trial trains"
+    assert again.state.refit is not None
+    assert again.state.ended is not None
+    assert first.state.ended is not None
+    assert again.state.ended.reason == first.state.ended.reason
+    assert study.run(retry="2", **strict).items == []
+
+
+def test_search_that_ended_well_has_nothing_to_try_again(tmp_path: Path) -> None:
+    study = Study(tmp_path, search=SEARCHES["Random"], budget={"maxTrials": 6})
+    first = study.run(fails=[2])
+    assert not has_failed(first.state)
+    assert study.run(retry="1").items == []
+    more = study.run(retry="1", budget={"maxTrials": 7})
+    assert (more.state.reopened, more.state.retries) == (1, set())

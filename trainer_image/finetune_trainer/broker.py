@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.combinations import Params
-from finetune_api.status import Findings
+from finetune_api.limits import limits_of
+from finetune_api.status import Findings, Limits
 from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import (
-    may_go_on,
     most_at_work,
     next_item,
+    reopening,
     search_ending,
     starting,
 )
@@ -74,6 +75,9 @@ class Snapshot:
     at_work: tuple[AtWork, ...] = ()
     """What slots are working on."""
 
+    judged_by: Limits | None = None
+    """The limits with which it was decided that the search is over; None while it goes on."""
+
 
 class Broker:
     """Hands out items, takes reports, keeps the log."""
@@ -89,10 +93,12 @@ class Broker:
         term: int,
         warnings: tuple[str, ...] = (),
         releases: bool = False,
+        retry: str = "",
     ) -> None:
         """Nothing is read or written before `begin`; the folder at `storage` must be claimed.
 
-        `releases` says whether a slot that is no longer needed gives up its place.
+        `releases` says whether a slot that is no longer needed gives up its place, `retry` the value with which
+        somebody asked for a retry.
         """
         self._location, self._term = storage, term
         self._state = StudyState(problem)
@@ -118,6 +124,9 @@ class Broker:
 
         self._looked_at_terms = -math.inf
         self._budget = budget
+        self._retry = retry
+        self._judged_by: Limits | None = None
+        self._nothing_to_retry = False
         self._draining = False
         self._recalled = False
         self._outcome: End | None = None
@@ -148,14 +157,21 @@ class Broker:
         self._log, history = RecordLog.start(self._storage, self._term, time.time())
         now = time.time()
         self._state = StudyState.replayed(self._state.problem, history.events)
-        if may_go_on(self._state, history.events, self._budget, now):
+        reopened = reopening(self._state, history.events, self._budget, now, self._retry)
+        if reopened is not None:
             self._storage.delete(
                 CHECKPOINTS
             )  # of the last refit, if it was not deleted with the others
-            self._log.append([ev.Reopened(now)])
-            self._state.apply(ev.Reopened(now))
+            self._log.append([reopened])
+            self._state.apply(reopened)
+        elif self._state.ended is not None:
+            self._judged_by = self._limits()
+            self._nothing_to_retry = bool(self._retry) and self._retry not in self._state.retries
         self._torn = history.torn
         self._sweep()
+
+    def _limits(self) -> Limits:
+        return limits_of(self._budget, self._state.problem.target)
 
     def _sweep(self) -> None:
         """Delete checkpoints that an earlier driver left and no trial needs."""
@@ -241,12 +257,19 @@ class Broker:
                     continue  # the search has only just ended: record that first
                 case End() if not self._in_flight():
                     if not self._draining:
-                        self._outcome = decision
+                        self._outcome = self._told(decision)
                     self._wake()
                     return None
             if self._releases and not self._draining and await self._is_superfluous():
                 return Release()
             return Wait()
+
+    def _told(self, end: End) -> End:
+        if not self._nothing_to_retry:
+            return end
+        return replace(
+            end, message=f"{end.message}; nothing had failed that a retry could try again"
+        )
 
     async def _is_superfluous(self) -> bool:
         """Whether there is one slot more than the study can use."""
@@ -359,6 +382,7 @@ class Broker:
         if self._state.ended is None:
             ending = search_ending(self._state, self._budget, self._waits.now())
             if ending is not None:
+                self._judged_by = self._limits()
                 await self._write([ev.SearchEnded(time.time(), ending.reason, ending.message)])
                 self._recalled = ending.reason not in DRAINING
 
@@ -449,7 +473,10 @@ class Broker:
         found = findings(self._state, budget, self._storage, self._waits.now(), warnings)
         refitting = self._state.refit_slot is not None or self._state.refit is not None
         outcome = None if self._abandoned else self._outcome
-        return Snapshot(found, refitting, outcome, self._torn, waiting, self._at_work())
+        judged_by = None if self._state.ended is None else self._judged_by
+        return Snapshot(
+            found, refitting, outcome, self._torn, waiting, self._at_work(), judged_by=judged_by
+        )
 
     def _looks(self) -> Iterator[str]:
         """That test rows were seen before the search went on: their values are not those of a single look."""

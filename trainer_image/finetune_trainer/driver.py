@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from finetune_api.manifest import ManifestError
-from finetune_api.status import Findings, StudyProgress
+from finetune_api.status import Findings, Limits, StudyProgress
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
 from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import (
@@ -103,6 +103,9 @@ class Workplace:
     ray_address: str | None = None
     """None starts Ray on this machine."""
 
+    retry: str = ""
+    """The value with which somebody asked for a retry, if so."""
+
     latest: Callable[[], StudySpec] | None = None
     """Reads the study as it stands now; None if its budget and target cannot change."""
 
@@ -165,7 +168,8 @@ class Driver:
             return self._drained(snapshot.waiting, snapshot.findings)
         outcome = snapshot.outcome
         phase: Phase = "Failed" if outcome.reason in FAILURES else "Finished"
-        return self._publish(phase, outcome.reason, outcome.message, snapshot.findings)
+        found, judged_by = snapshot.findings, snapshot.judged_by
+        return self._publish(phase, outcome.reason, outcome.message, found, judged_by)
 
     def _drained(self, waiting: str, findings: Findings | None = None) -> StudyProgress:
         message = f"told to end while {waiting}" if waiting else "saved and stopped as requested"
@@ -207,6 +211,7 @@ class Driver:
             self._term,
             preparation.warnings,
             releases=self._spec.cluster.scales,
+            retry=self._place.retry,
         )
         if self._must_end():
             self._broker.drain.remote()
@@ -328,7 +333,12 @@ class Driver:
             self._told = phase, snapshot.findings, snapshot.waiting
 
     def _publish(
-        self, phase: Phase, reason: str, message: str, findings: Findings | None = None
+        self,
+        phase: Phase,
+        reason: str,
+        message: str,
+        findings: Findings | None = None,
+        judged_by: Limits | None = None,
     ) -> StudyProgress:
         self._last = findings or self._last
         progress = document(
@@ -340,7 +350,7 @@ class Driver:
             reason=reason,
             message=message[:1024],
         )
-        self._place.sink.publish(progress)
+        self._place.sink.publish(progress, judged_by)
         return progress
 
 
@@ -598,12 +608,13 @@ def start_broker(
     term: int,
     warnings: tuple[str, ...] = (),
     releases: bool = False,
+    retry: str = "",
 ) -> Any:
     """The broker actor, on this node; it lives as long as this driver."""
     actor = ray.remote(Broker).options(
         num_cpus=0, scheduling_strategy=_this_node(), max_concurrency=10_000
     )
-    return actor.remote(problem, budget, storage, term, warnings, releases)
+    return actor.remote(problem, budget, storage, term, warnings, releases, retry)
 
 
 def run_slots(
@@ -673,6 +684,7 @@ def main() -> int:
             slots=cluster.slots,
             resources=worker.slot(cluster.trials_per_worker),
             ray_address="auto",
+            retry=pod.retry,
             latest=_mounted(pod, study),
         )
     )

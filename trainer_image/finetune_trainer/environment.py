@@ -30,6 +30,8 @@ class PodEnvironment:
     job_uid: str
     study_uid: str
     index: int
+    retry: str = ""
+    """The study's annotation `finetune.dev/retry` when the attempt began; empty if it has none."""
 
     @classmethod
     def read(cls, env: Mapping[str, str] = os.environ) -> "PodEnvironment":
@@ -47,6 +49,7 @@ class PodEnvironment:
             job_uid=env["FINETUNE_JOB_UID"],
             study_uid=env["FINETUNE_STUDY_UID"],
             index=int(env.get("JOB_COMPLETION_INDEX", "0")),
+            retry=env.get("FINETUNE_RETRY", ""),
         )
 
     def study(self) -> FineTuneStudy:

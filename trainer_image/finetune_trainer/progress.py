@@ -11,7 +11,7 @@ from typing import IO, Protocol
 
 from kubernetes import client, config
 
-from finetune_api.status import MAX_PROGRESS_BYTES, Findings, StudyProgress
+from finetune_api.status import MAX_PROGRESS_BYTES, Findings, JudgedBy, Limits, StudyProgress
 from finetune_trainer.environment import PodEnvironment
 
 
@@ -28,8 +28,8 @@ class ProgressSink(Protocol):
         """A number for this start of the driver, above every earlier one and above `above`."""
         ...
 
-    def publish(self, progress: StudyProgress) -> None:
-        """Make `progress` known. Raises Fenced if a later driver has started."""
+    def publish(self, progress: StudyProgress, judged_by: Limits | None = None) -> None:
+        """Make `progress` known, and with which limits the end was decided. Raises Fenced if a later driver has started."""
         ...
 
 
@@ -59,12 +59,17 @@ class ConfigMapSink:
                 continue  # somebody else wrote in between
             return term
 
-    def publish(self, progress: StudyProgress) -> None:
-        """Write `data.progress` if `data.term` is still ours."""
+    def publish(self, progress: StudyProgress, judged_by: Limits | None = None) -> None:
+        """Write `data.progress`, and `data.limits` at the end, if `data.term` is still ours."""
         patch = [
             {"op": "test", "path": "/data/term", "value": str(progress.term)},
             {"op": "add", "path": "/data/progress", "value": encode(progress)},
         ]
+        if (
+            judged_by is not None
+        ):  # beside the document: operators of before refuse fields that they do not know
+            said = json.dumps(JudgedBy(term=progress.term, limits=judged_by).to_json())
+            patch.append({"op": "add", "path": "/data/limits", "value": said})
         try:
             self._api.patch_namespaced_config_map(self._name, self._namespace, patch)
         except client.ApiException as error:
@@ -127,7 +132,7 @@ class LocalSink:
         if self._lock is not None:
             self._lock.close()
 
-    def publish(self, progress: StudyProgress) -> None:
+    def publish(self, progress: StudyProgress, judged_by: Limits | None = None) -> None:
         """Keep the document for whoever shows it."""
         self.latest = progress
 

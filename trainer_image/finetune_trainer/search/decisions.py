@@ -92,6 +92,27 @@ def may_go_on(state: StudyState, events: Sequence[ev.Event], budget: Budget, now
     return search_ending(again, budget, now) is None
 
 
+def reopening(
+    state: StudyState, events: Sequence[ev.Event], budget: Budget, now: float, retry: str = ""
+) -> ev.Reopened | None:
+    """The event with which a search that has ended goes on at the start of a driver; None if it does not.
+
+    `retry` is what somebody has asked for a retry with: where the study has failed, what failed is tried again. A search
+    that has ended well has nothing to try again.
+    """
+    if retry and retry not in state.retries and has_failed(state):
+        return ev.Reopened(now, retry)
+    return ev.Reopened(now) if may_go_on(state, events, budget, now) else None
+
+
+def has_failed(state: StudyState) -> bool:
+    """Whether the search has ended, and something failed that may be tried again: the refit, or trials."""
+    if state.ended is None or state.ended.reason not in LIMITS:
+        return False
+    trials = state.failed_by_trials and any(trial.status == "Failed" for trial in state.trials)
+    return trials or len(state.refit_failures) > MAX_RETRIES
+
+
 def most_at_work(state: StudyState, budget: Budget, enough: float = math.inf) -> float:
     """How many slots can be at work at once from here on, at most, as long as nobody edits the budget.
 

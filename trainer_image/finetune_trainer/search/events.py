@@ -161,9 +161,12 @@ class SearchEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class Reopened(Event):
-    """The search goes on after its end: the limit that ended it was loosened. What ended with it begins anew."""
+    """The search goes on after its end: the limit that ended it was loosened, or somebody asked for a retry of what had
+    failed. What ended with it begins anew."""
 
     kind: ClassVar[str] = "reopened"
+    retry: str = ""
+    """The value with which a retry was asked for; each value is followed once."""
 
 
 @dataclass(frozen=True, slots=True)

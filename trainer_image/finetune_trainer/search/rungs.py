@@ -76,6 +76,11 @@ class Rung:
         self._judged += judged
         self._fill()
 
+    def regain(self) -> None:
+        """A trial that was lost, and not judged, is on its way here again."""
+        self.lost -= 1
+        self.expect()
+
     def report(self, trial: int, score: float) -> None:
         """Add the result of `trial`; a larger score is better, and of equals the earlier trial."""
         self.coming -= 1

@@ -64,6 +64,9 @@ class StudyState:
         self.reopened = 0
         """How often the search went on after its end."""
 
+        self.retries: set[str] = set()
+        """The retries that were asked for and followed, by their values."""
+
         self.tests = 0
         """How often a final model was tested."""
 
@@ -307,7 +310,7 @@ class StudyState:
         self._schedule.reached(trial.level, self._curve)
 
     def _arrive(self, trial: Trial) -> None:
-        trial.arrived[trial.level] = self._arrivals
+        trial.arrived.setdefault(trial.level, self._arrivals)  # it may have failed there before
         self._arrivals += 1
 
     def _settle(self, trial: Trial) -> None:
@@ -379,6 +382,10 @@ class StudyState:
 
     def _reopen(self, event: ev.Reopened) -> None:
         """What the end has stopped goes on, from nothing: the checkpoints went with it."""
+        if event.retry:
+            self.retries.add(event.retry)
+            if self.failed_by_trials:
+                self._forgive()
         self.ended = self.ensemble = self.refit = None
         self.refit_failures, self._refit_losses = [], 0
         self.reopened += 1
@@ -398,6 +405,26 @@ class StudyState:
                     self._enqueue(trial, run)
         self._cut.clear()
 
+    def _forgive(self) -> None:
+        """Failed trials are tried again, from nothing, and the failures so far do not count."""
+        self.failed = 0
+        self._first_failures.clear()
+        if self._population is not None:
+            return  # its members have gone on without them
+        for trial in self.trials:
+            if trial.status != "Failed":
+                continue
+            rung = self._schedule[trial.ladder].rung(trial.level)
+            if rung is not None:
+                rung.regain()
+            trial.status, trial.failures, trial.failure_class, trial.message = "Pending", 0, "", ""
+            trial.evaluations, trial.best = [], None
+            self._open[trial.number] = trial
+            for run in trial.planned_runs:
+                run.checkpoint, run.losses = None, 0
+                if not run.reached:
+                    self._enqueue(trial, run)
+
     def _requeue_refit(self, message: str, lost: bool) -> None:
         self.refit_slot = None
         self._refit_losses += lost
@@ -412,6 +439,13 @@ class StudyState:
     def drains(self) -> bool:
         """Whether the search has ended so that trials in flight go on to their next rung."""
         return self.ended is not None and self.ended.reason in DRAINING
+
+    @property
+    def failed_by_trials(self) -> bool:
+        """Whether the study has ended in failure because of its trials."""
+        if self.ended is None:
+            return False
+        return self.ended.reason == "TooManyFailedTrials" or self.best_trial() is None
 
     def elapsed(self, now: float) -> float:
         """Seconds of searching over all terms; time without a driver, or without storage, does not count."""

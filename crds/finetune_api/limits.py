@@ -1,0 +1,9 @@
+"""The limits of a study, as they are kept when it ends."""
+
+from finetune_api.status import Limits
+from finetune_api.study import Budget
+
+
+def limits_of(budget: Budget, target: float | None) -> Limits:
+    """The limits that `budget` and the objective's `target` set."""
+    return Limits(**budget.__dict__, target=target)
