@@ -41,9 +41,7 @@ class WithoutCredentials:
     """Marks text that must not hold credentials, for pydantic and for the API server."""
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return no_info_after_validator_function(_without_credentials, handler(source))
 
     @classmethod
