@@ -17,6 +17,7 @@ from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import metrics, names, probes, scrape, traces
 from finetune_operator.alive import Watches
+from finetune_operator.gpus import GPUS_ALLOCATED, Allocation, allocated
 from finetune_operator.kube import Kube, KubeError, connect
 from finetune_operator.leader import Election
 from finetune_operator.login import Login
@@ -112,6 +113,7 @@ class Operator:
         self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
+        GPUS_ALLOCATED.source = self._gpus
         self.blind = not await self._served()
         if namespaces and self.blind:  # no event would say that the CRD has been created
             await self._until_served()
@@ -155,6 +157,12 @@ class Operator:
 
     def _may_write(self) -> bool:
         return self.election is None or self.election.held
+
+    def _gpus(self) -> Allocation:
+        # Only of the replica that acts: others would count the same.
+        if self.reconciler is None or not self._may_write():
+            return {}
+        return allocated(self.store.pods(), self.reconciler.class_of)
 
     def _depth(self) -> float:
         # A replica that does not act has studies in its queue too, but nobody waits for it.

@@ -113,6 +113,11 @@ class Reconciler:
         """Every study that has not ended, for which a class may mean something new."""
         return [key for key, body in self._bodies.items() if not _has_ended(body)]
 
+    def class_of(self, key: Key) -> str:
+        """The class of a study's last attempt; empty without one, or without the study."""
+        body = self._bodies.get(key)
+        return str(body["status"].get("className") or "") if body is not None else ""
+
     def studies(self) -> list[Key]:
         """Every study that is known."""
         return list(self._bodies)

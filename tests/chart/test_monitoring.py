@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from finetune_api.status import Spending, StudyPlan, StudyStatus, TrialCounts, TrialResult
 from finetune_api.study import ObjectMeta
 from finetune_operator import metrics
+from finetune_operator.gpus import GPUS_ALLOCATED
 from tests.chart.helm import CHART, NAMESPACE, of_kind, render
 from tests.chart.monitoring import DASHBOARD, alerts, panels
 from tests.operator.studies import NOW
@@ -36,11 +37,13 @@ def shown() -> dict[str, set[str]]:
     metrics.API_REQUESTS.labels("get", "200")
     metrics.WATCH_RESTARTS.labels("Pod")
     metrics.WATCH_SILENT.labels("Pod")
+    GPUS_ALLOCATED.source = lambda: {("nlp", ""): 4}
     found: dict[str, set[str]] = {}
     for family in REGISTRY.collect():
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     studies.clear()
+    GPUS_ALLOCATED.source = dict
     return found
 
 
@@ -90,7 +93,7 @@ def test_a_query_for_what_is_not_shown_is_noticed(shown: dict[str, set[str]]) ->
 
 def test_alerts_look_at_this_release_and_its_namespaces() -> None:
     for alert in alerts({"watch.namespaces": ["nlp", "search"]}):
-        of_studies = "finetune_study_" in alert["expr"]
+        of_studies = re.search("finetune_(study|gpus)_", alert["expr"])
         place = '=~"nlp|search"' if of_studies else f'="{NAMESPACE}"'
         assert f"namespace{place}" in alert["expr"]
         assert "_NAMESPACE" not in json.dumps(alert)
