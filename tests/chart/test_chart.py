@@ -120,12 +120,11 @@ def _name_of(manifest: dict[str, Any]) -> str:
     return str(manifest["metadata"]["name"])
 
 
-def test_policies_of_classes_are_the_generated_ones_and_belong_to_the_release(
-    cluster_wide: list[dict[str, Any]],
-) -> None:
+def test_policies_of_classes_are_the_generated_ones_and_belong_to_the_release() -> None:
     text = (CHART / "files" / "class-policies.yaml").read_text()
     generated = [*yaml.safe_load_all(text.replace("FULLNAME", f"{RELEASE}-finetune-operator"))]
-    rendered = {(m["kind"], _name_of(m)): m for m in cluster_wide}
+    made = render({"policy.classes": "Enabled"})
+    rendered = {(m["kind"], _name_of(m)): m for m in made}
     assert len(generated) == 4
     for policy in generated:
         found = rendered[policy["kind"], _name_of(policy)]
