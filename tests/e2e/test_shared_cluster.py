@@ -184,6 +184,7 @@ def test_a_policy_of_the_platform_that_was_a_mistake(platform: Platform) -> None
     platform.clear()
 
 
+@pytest.mark.extended
 def test_a_suspended_study_is_given_more_memory(platform: Platform) -> None:
     name = "grows"
     platform.apply(study(name, refit=False, cluster={"workers": 1}, budget={"maxTrials": 2}))
