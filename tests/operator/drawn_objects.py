@@ -105,10 +105,26 @@ CONTAINERS = st.lists(
     ),
     max_size=3,
 )
+QUANTITIES = st.sampled_from(["0", "1", "8", "500m", "1.5", "2k", "16Gi", "1e3"])
+DEMANDS = st.lists(
+    fields(
+        name=WORDS,
+        resources=fields(
+            limits=st.dictionaries(
+                st.sampled_from(["cpu", "nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb"]),
+                QUANTITIES,
+                max_size=3,
+            )
+        ),
+    ),
+    max_size=3,
+)
 PODS = st.fixed_dictionaries(
     {"metadata": META},
     optional={
-        "spec": JSON,
+        "spec": fields(
+            nodeName=st.sampled_from(["", "node"]), containers=DEMANDS, initContainers=DEMANDS
+        ),
         "status": fields(
             phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
             reason=st.sampled_from(["Evicted", "NodeLost"]) | WORDS,
