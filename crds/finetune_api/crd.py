@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from finetune_api.classes import CLASS_KIND, CLASS_PLURAL, FineTuneClass
+from finetune_api.schema import Model
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION, FineTuneStudy
 
 _PLAIN = (
@@ -57,15 +59,22 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     return schema
 
 
-def openapi_schema() -> dict[str, Any]:
-    """The structural OpenAPI v3 schema of FineTuneStudy."""
-    raw = FineTuneStudy.model_json_schema(mode="validation")
+def _object_schema(model: type[Model]) -> dict[str, Any]:
+    """The structural OpenAPI v3 schema of a kind."""
+    raw = model.model_json_schema(mode="validation")
     schema = _structural(raw, raw["$defs"])
     properties = schema["properties"]
     properties["apiVersion"] = {"type": "string"}
     properties["kind"] = {"type": "string"}
     properties["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
+    return schema
+
+
+def openapi_schema() -> dict[str, Any]:
+    """The structural OpenAPI v3 schema of FineTuneStudy."""
+    schema = _object_schema(FineTuneStudy)
+    properties = schema["properties"]
     # Without this default, tools that compute health (kstatus) call a study Current before anybody has seen it.
     properties["status"] = _without_defaults(properties["status"])
     properties["status"]["default"] = {"observedGeneration": -1}
@@ -101,42 +110,60 @@ _REASON = '.status.conditions[?(@.type=="Reconciling")].reason'
 
 
 def custom_resource_definition() -> dict[str, Any]:
-    """The manifest of the CRD."""
+    """The manifest of the CRD of studies."""
+    version = {
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            _column("State", ".status.state"),
+            _column("Reason", _REASON),
+            _column("Trials", ".status.trials.summary"),
+            _column("Best", ".status.bestShown"),
+            _column("Workers", ".status.workers"),
+            _column("Age", ".metadata.creationTimestamp", "date"),
+            _column("Metric", ".spec.objective.metric", priority=1),
+            _column("Algorithm", ".spec.search.algorithm", priority=1),
+            _column("Chosen", ".status.search.algorithm", priority=1),
+            _column("Class", ".status.className", priority=1),
+            _column("GPU-Seconds", ".status.gpuSeconds", "number", priority=1),
+            _column("Message", ".status.message", priority=1),
+        ],
+        "schema": {"openAPIV3Schema": openapi_schema()},
+    }
+    return _definition(KIND, PLURAL, ["fts", "study"], "Namespaced", version)
+
+
+def class_definition() -> dict[str, Any]:
+    """The manifest of the CRD of classes."""
+    version = {
+        "additionalPrinterColumns": [
+            _column("Default", ".spec.default", "boolean"),
+            _column("Workers", ".spec.limits.workers", "integer"),
+            _column("GPUs", ".spec.limits.gpus", "integer"),
+            _column("Pod-Template", ".spec.allowed.podTemplate"),
+            _column("Age", ".metadata.creationTimestamp", "date"),
+        ],
+        "schema": {"openAPIV3Schema": _object_schema(FineTuneClass)},
+    }
+    return _definition(CLASS_KIND, CLASS_PLURAL, ["ftc"], "Cluster", version)
+
+
+def _definition(
+    kind: str, plural: str, short: list[str], scope: str, version: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": scope,
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["fts", "study"],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": short,
             },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": [
-                        _column("State", ".status.state"),
-                        _column("Reason", _REASON),
-                        _column("Trials", ".status.trials.summary"),
-                        _column("Best", ".status.bestShown"),
-                        _column("Workers", ".status.workers"),
-                        _column("Age", ".metadata.creationTimestamp", "date"),
-                        _column("Metric", ".spec.objective.metric", priority=1),
-                        _column("Algorithm", ".spec.search.algorithm", priority=1),
-                        _column("Chosen", ".status.search.algorithm", priority=1),
-                        _column("GPU-Seconds", ".status.gpuSeconds", "number", priority=1),
-                        _column("Message", ".status.message", priority=1),
-                    ],
-                    "schema": {"openAPIV3Schema": openapi_schema()},
-                }
-            ],
+            "versions": [{"name": VERSION, "served": True, "storage": True, **version}],
         },
     }

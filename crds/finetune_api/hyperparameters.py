@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import Field, create_model
 
 from finetune_api.docstrings import attribute_docs
+from finetune_api.locations import WithoutCredentials
 from finetune_api.schema import Model
 
 Scalar: TypeAlias = float | int | str | bool
@@ -18,7 +19,7 @@ Scalar: TypeAlias = float | int | str | bool
 class Hyperparameters(Model):
     """One complete configuration of the trainer; values that a study neither fixes nor searches have their defaults."""
 
-    pretrained_model: str = Field("", max_length=253)
+    pretrained_model: Annotated[str, WithoutCredentials()] = Field("", max_length=253)
     """Hub id or folder of the pretrained encoder, for a search among several; if empty, that of `spec.model`."""
 
     epochs: int = Field(3, ge=1, le=1000)

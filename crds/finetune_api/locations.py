@@ -3,8 +3,10 @@
 import re
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 _PASSWORD = r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*:[^/?#]*@"  # a pattern of what is refused
 """`scheme://user:password@host`. (`abfss://container@account.dfs.core.windows.net` has none.)"""
@@ -35,23 +37,26 @@ def _without_credentials(location: str) -> str:
     return location
 
 
-_RULED: dict[str, Any] = {"x-kubernetes-validations": [RULE]}
+class WithoutCredentials:
+    """Marks text that must not hold credentials, for pydantic and for the API server."""
 
-Location: TypeAlias = Annotated[
-    str,
-    Field(min_length=1, max_length=1024, json_schema_extra=_RULED),
-    AfterValidator(_without_credentials),
-]
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(_without_credentials, handler(source))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "x-kubernetes-validations": [RULE]}
+
+
+Location: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024), WithoutCredentials()]
 """A path, or a URI such as `s3://bucket/data.csv`, of at most 1,024 characters and without credentials."""
 
 ObjectStore: TypeAlias = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+",
-        json_schema_extra=_RULED,
-    ),
-    AfterValidator(_without_credentials),
+    Field(min_length=1, max_length=1024, pattern=r"^(s3|gs|gcs|abfs|abfss|hdfs)://.+"),
+    WithoutCredentials(),
 ]
 """A folder in an object store, such as `s3://bucket/prefix`, likewise."""

@@ -7,18 +7,21 @@ of these, so it gets kubectl's rules here.
 
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from finetune_api.classes import FineTuneClass
 from finetune_api.hints import dotted, hint, metrics_of, nearest
 from finetune_api.metrics import ALL_METRICS
 from finetune_api.spaces import when_may_not_name
 from finetune_api.study import FineTuneStudy, name_problem
+
+_T = TypeVar("_T")
 
 _INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -233,14 +236,36 @@ def parse_study(document: Any) -> FineTuneStudy:
         raise ManifestError(problems(error, document)) from error
 
 
+def parse_class(document: Any) -> FineTuneClass:
+    """The class in `document` (JSON values). Raises ManifestError with every problem found."""
+    if not isinstance(document, dict):
+        raise ManifestError(
+            [Problem("", "must be a FineTuneClass (got something that is not a mapping)")]
+        )
+    _check_size(document)
+    try:
+        return FineTuneClass.model_validate(_without_nulls(document), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ManifestError(problems(error)) from error
+
+
 def read_study(path: Path) -> FineTuneStudy:
     """The study in the YAML or JSON file `path`. Raises ManifestError, or OSError if it cannot be read."""
+    return _read(path, parse_study)
+
+
+def read_class(path: Path) -> FineTuneClass:
+    """The class in such a file. Raises ManifestError, or OSError if it cannot be read."""
+    return _read(path, parse_class)
+
+
+def _read(path: Path, parse: Callable[[Any], _T]) -> _T:
     text = _decoded(path.read_bytes())
     document = load_yaml(text)
     if document is None:
         raise ManifestError([Problem("", "the file is empty")])
     try:
-        return parse_study(document)
+        return parse(document)
     except ManifestError as error:
         lines = _lines(text)
         raise ManifestError(

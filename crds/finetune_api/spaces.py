@@ -214,7 +214,7 @@ def _domain(name: str) -> type[Domain]:
         return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(values, ...))
     kind = kind_of(name)
     if kind is str:
-        names = _values(Annotated[str, Field(min_length=1, max_length=253)], MAX_NAMES)
+        names = _values(Annotated[(str, Field(min_length=1), *field.metadata)], MAX_NAMES)
         return create_model(title, __base__=ChoiceDomain, __doc__=doc, values=(names, ...))
     scalar = Annotated[(kind, *field.metadata)]  # type: ignore[valid-type]  # the type is made here
     fields: dict[str, Any] = {

@@ -60,6 +60,8 @@ Reason: TypeAlias = Literal[
     "AttemptFailed",
     "RetriesExhausted",
     "StartDeadlineExceeded",
+    "ClassNotFound",
+    "ClassDenied",
     "Reopened",
 ]
 """Every reason a condition can carry.
@@ -81,7 +83,9 @@ DataError, ModelError: the driver could not use the data or the model; the messa
 TooManyFailedTrials: more than `budget.maxFailedTrials`. NoSuccessfulTrial: no trial produced a value.
 RefitFailed: the winner could not be trained again. AttemptFailed: an attempt ended without a result;
 another follows. RetriesExhausted: too many attempts in a row ended without a result. StartDeadlineExceeded: a pod had a
-node for longer than `cluster.startDeadlineSeconds` and did not run; its attempt was deleted. Reopened: a study that had
+node for longer than `cluster.startDeadlineSeconds` and did not run; its attempt was deleted. ClassNotFound: the
+FineTuneClass of the study is not there (or two are the default); the study waits for it. ClassDenied: the class does not
+let the study have what it asks for; it waits until one of them is edited. Reopened: a study that had
 ended goes on, because the limit that ended it was loosened or its annotation `finetune.dev/retry` got a new value; its
 next attempt is about to begin.
 """
@@ -363,6 +367,12 @@ class StudyStatus(Findings):
 
     retry: str | None = Field(None, max_length=MAX_RETRY)
     """The value of the annotation `finetune.dev/retry` that was followed last."""
+
+    class_name: str | None = Field(None, max_length=63)
+    """The FineTuneClass of the last attempt; unset where there is none."""
+
+    class_generation: int | None = Field(None, ge=0)
+    """Generation of that class when the attempt began."""
 
     last_end: LastEnd | None = None
     """Set when the study ends. It stays while the study goes on after that."""

@@ -41,6 +41,9 @@ MAX_NAME = 40
 
 Metric: TypeAlias = Literal[ALL_METRICS]  # type: ignore[valid-type]  # the words are declared once, in metrics
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
+ClassName: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+]
 
 
 class PretrainedModel(Model):
@@ -645,10 +648,19 @@ class Toleration(Model):
     """A toleration of the study's pods, as in `pod.spec.tolerations`."""
 
     key: str | None = Field(None, max_length=317)
+    """Key of the taints that are tolerated. Default: any."""
+
     operator: Literal["Exists", "Equal"] | None = None
+    """Equal: the taint must have `value`. Exists: it may have any. Default Equal."""
+
     value: str | None = Field(None, max_length=63)
+    """Value of the taints that are tolerated."""
+
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taints that are tolerated. Default: all."""
+
     toleration_seconds: int | None = Field(None, ge=0, le=9223372036854775807)
+    """NoExecute: seconds for which a pod stays. Default: for ever."""
 
 
 class ClusterSpec(Model):
@@ -712,6 +724,7 @@ class ClaimStorage(Model):
     """A PersistentVolumeClaim in the study's namespace."""
 
     claim_name: Name
+    """Name of the claim."""
 
 
 class Storage(Model):
@@ -1089,12 +1102,16 @@ BUDGET_RULES = (
 
 class StudySpec(Model):
     """The study. After creation only suspend, budget, objective.target and ttlSecondsAfterFinished may change; cluster
-    and compute while it is suspended; storage before its first attempt."""
+    and compute while it is suspended; storage and className before its first attempt."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         *(rule.at_creation() for rule in (*_TASK_RULES, *SEARCH_RULES, WHEN_RULE)),
         *BUDGET_RULES,
     )
+
+    class_name: ClassName | None = None
+    """The FineTuneClass of the cluster that gives the study its image, resources and storage, and limits it. Default: the
+    class that the namespace names (label `finetune.dev/class`), else the one that is marked as the default, else none."""
 
     task: Task
     """SingleLabel: one class per row. MultiLabel: any number of labels per row. Regression: a number per row."""
@@ -1209,13 +1226,18 @@ _SAME = {
 }
 """CEL for each field that must not change: whether it is as it was."""
 
+_NO_ATTEMPT = (
+    "(!has(oldSelf.status) || !has(oldSelf.status.attempts) || oldSelf.status.attempts == 0)"
+)
+
 _UNTIL: dict[str, tuple[str, str]] = {
     "cluster": ("oldSelf.spec.suspend", "may change only while suspend is true"),
     "compute": ("oldSelf.spec.suspend", "may change only while suspend is true"),
     "storage": (
-        "(!has(oldSelf.status) || !has(oldSelf.status.attempts) || oldSelf.status.attempts == 0)",
+        _NO_ATTEMPT,
         "may change only before the first attempt; docs/operations.md says how to move a study",
     ),
+    "className": (_NO_ATTEMPT, "may change only before the first attempt"),
 }
 """Fields that may change while something holds: its CEL, and what to say while it does not.
 
@@ -1246,7 +1268,7 @@ versa. Comparing a whole spec takes the API server about as long as the rest of 
 _UNCHANGED = Rule(
     cel=f"{_NEW_MESSAGE} || {' && '.join(map(_kept, _SAME))}",
     message="only suspend, budget, objective.target and ttlSecondsAfterFinished may change after creation; cluster and "
-    "compute while suspend is true; storage before the first attempt",
+    "compute while suspend is true; storage and className before the first attempt",
     message_cel="'must not change after creation:'"
     + "".join(f" + ({_kept(field)} ? '' : '{_told(field)}')" for field in _SAME),
     holds=lambda _: True,

@@ -8,25 +8,27 @@ import socket
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import kopf
 from kopf._cogs.clients.errors import APINotFoundError  # it has no public name
-from kubernetes.aio import client, config
 
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
-from finetune_operator import metrics, names, traces
-from finetune_operator.kube import Kube, KubeError
+from finetune_operator import metrics, names, probes, scrape, traces
+from finetune_operator.alive import Watches
+from finetune_operator.gpus import GPUS_ALLOCATED, Allocation, allocated
+from finetune_operator.kube import Kube, KubeError, connect
 from finetune_operator.leader import Election
+from finetune_operator.login import Login
 from finetune_operator.observe import CHILDREN, Key, RayJobView, View, number
 from finetune_operator.pace import Pace
+from finetune_operator.platform import Classes, Platform
 from finetune_operator.preflight import wrong_template
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import Settings, read
 from finetune_operator.store import Store, version_of
-from finetune_operator.watch import ChildWatch
+from finetune_operator.watch import PLATFORM, ChildWatch, PlatformWatch
 from finetune_operator.workqueue import WorkQueue
 
 log = logging.getLogger("finetune.operator")
@@ -59,8 +61,9 @@ def _children(settings: Settings) -> tuple[type[View], ...]:
 class Operator:
     """Connects kopf's events, the children's watch, the store, the queue and the reconciler."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watches: Watches) -> None:
         self.settings = settings
+        self.watches = watches
         self.store = Store()
         self.listings = metrics.Listings(by_namespace=bool(settings.namespaces))
         self.kube: Kube | None = None
@@ -68,6 +71,8 @@ class Operator:
         self.pace: Pace | None = None
         self.queue: WorkQueue[Key] | None = None
         self.children: ChildWatch | None = None
+        self.classes = Classes()
+        self.platform: PlatformWatch | None = None
         self.election: Election | None = None
         self.standing: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
@@ -81,8 +86,7 @@ class Operator:
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Add the handlers. Startup lists the children before kopf sees a study, so that none is judged missing too soon."""
-        kopf.on.login(id="in-pod", registry=registry)(_login_in_pod)
-        kopf.on.login(id="kubeconfig", registry=registry)(_login_by_kubeconfig)
+        kopf.on.login(id="login", registry=registry)(Login(self.watches).account)
         kopf.on.startup(id="startup", registry=registry)(self.start)
         kopf.on.cleanup(id="cleanup", registry=registry)(self.stop)
         kopf.on.event(GROUP, VERSION, PLURAL, id="study", registry=registry)(self.on_study)
@@ -98,22 +102,28 @@ class Operator:
         settings.persistence.diffbase_storage = _NoDiffs()
         settings.networking.error_backoffs = KOPF_BACKOFFS
         kinds, namespaces = _children(self.settings), self.settings.namespaces
-        watches = len(kinds) * max(1, len(namespaces))
-        api = await _connect(4 * WORKERS + watches)
+        watches = len(kinds) * max(1, len(namespaces)) + len(PLATFORM)
+        api = await connect(4 * WORKERS + watches)
         self.kube = Kube(api, self._may_write)
         loop = asyncio.get_running_loop()
         self.pace = Pace(self.settings.progress_per_second, loop.time)
         self.reconciler = Reconciler(
-            self.kube, self.store, self.settings, self.pace, self._ray_jobs
+            self.kube, self.store, self.settings, self.pace, self._ray_jobs, self._classes_in
         )
         self.queue = WorkQueue(self.reconciler.reconcile, metrics.RECONCILE_ERRORS.inc)
         metrics.TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
         metrics.QUEUE_DEPTH.set_function(self._depth)
+        GPUS_ALLOCATED.source = self._gpus
         self.blind = not await self._served()
         if namespaces and self.blind:  # no event would say that the CRD has been created
             await self._until_served()
-        self.children = ChildWatch(self.kube, self.store, self.on_child, kinds, namespaces)
+        self.children = ChildWatch(
+            self.kube, self.store, self.on_child, self.watches, kinds, namespaces
+        )
         await self.children.start(self._must_not_end)
+        if not namespaces:
+            self.platform = PlatformWatch(self.kube, self.classes, self.on_class, self.watches)
+            await self.platform.start(self._must_not_end)
         if not self.settings.lease:
             metrics.LEADER.set(1)
             self.work()
@@ -142,8 +152,17 @@ class Operator:
     def _ray_jobs(self) -> bool:
         return self.children is not None and self.children.serves(RayJobView)
 
+    def _classes_in(self, namespace: str) -> Platform | None:
+        return None if self.settings.namespaces else self.classes.of(namespace)
+
     def _may_write(self) -> bool:
         return self.election is None or self.election.held
+
+    def _gpus(self) -> Allocation:
+        # Only of the replica that acts: others would count the same.
+        if self.reconciler is None or not self._may_write():
+            return {}
+        return allocated(self.store.pods(), self.reconciler.class_of)
 
     def _depth(self) -> float:
         # A replica that does not act has studies in its queue too, but nobody waits for it.
@@ -173,8 +192,9 @@ class Operator:
         """Stop the queue, hand over the lease, and close the connections."""
         if self.standing is not None:
             self.standing.cancel()
-        if self.children is not None:
-            await self.children.stop()
+        for watch in (self.children, self.platform):
+            if watch is not None:
+                await watch.stop()
         if self.queue is not None:
             await self.queue.stop()
         if self.election is not None:
@@ -205,6 +225,13 @@ class Operator:
         assert self.pace is not None  # startup comes first
         assert self.queue is not None
         self.queue.add(key, self.pace.wait(key) if told else 0.0)
+
+    def on_class(self) -> None:
+        """Queue the studies that wait or run: a class, or a namespace's choice of one, is new."""
+        assert self.reconciler is not None  # startup comes first
+        assert self.queue is not None
+        for key in self.reconciler.unfinished():
+            self.queue.add(key)
 
     def _forget(self, key: Key, version: int) -> None:
         assert self.reconciler is not None  # startup comes first
@@ -256,19 +283,6 @@ class Operator:
         self.ended.set()
 
 
-async def _connect(connections: int) -> client.ApiClient:
-    """A client of the API server: that of the pod's own account, else of the kubeconfig."""
-    try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        await config.load_kube_config()
-    configuration = client.Configuration.get_default_copy()
-    configuration.connection_pool_maxsize = connections
-    # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return client.ApiClient(configuration)
-
-
 class _NoDiffs(kopf.DiffBaseStorage):
     """What kopf stores to tell handlers what has changed: no handler here needs it, so nothing is copied."""
 
@@ -285,20 +299,6 @@ class _NoDiffs(kopf.DiffBaseStorage):
 def _is_established(crd: Mapping[str, Any]) -> bool:
     conditions = (crd.get("status") or {}).get("conditions") or []
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
-
-
-def _login_in_pod(**context: Any) -> kopf.ConnectionInfo | None:
-    """By the pod's account, at the address that every pod is given: kopf would ask DNS, which may fail by itself."""
-    found = kopf.login_with_service_account(**context)
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
-    if found is None or not host or not port:
-        return found
-    address = f"[{host}]" if ":" in host else host
-    return replace(found, server=f"https://{address}:{port}")
-
-
-def _login_by_kubeconfig(**context: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_kubeconfig(**context)
 
 
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,9 +342,11 @@ def _log_as_json() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _liveness(port: int) -> str | None:
-    """The URL at which kopf answers probes; kopf would take port 0 for port 80."""
-    return f"http://0.0.0.0:{port}/healthz" if port else None
+def _blind(watches: Watches) -> str:
+    """Why this process sees no studies; empty if it does."""
+    if watches.hears(KIND):
+        return ""
+    return f"no watch of {PLURAL} for {watches.silence(KIND):.0f} s"
 
 
 def main() -> None:
@@ -360,8 +362,18 @@ def main() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    metrics.serve(settings.metrics_port)
-    kube = Kube(await _connect(1))
+    watches = Watches()
+    for place in settings.namespaces or (None,):
+        watches.expect(KIND, place)
+    port = settings.health_port
+    async with scrape.serving(settings), probes.serving(port, lambda: _blind(watches)):
+        await _check_template(settings)
+        traces.export(_identity(settings))  # of looks at studies, which begin here
+        await _operate(settings, watches)
+
+
+async def _check_template(settings: Settings) -> None:
+    kube = Kube(await connect(1))
     try:
         wrong = await wrong_template(kube, settings)
     finally:
@@ -371,11 +383,13 @@ async def _run(settings: Settings) -> None:
             "the API server refuses the pods of every study: mend study.podTemplate: %s", wrong
         )
         sys.exit(1)
-    traces.export(_identity(settings))  # of looks at studies, which begin here
+
+
+async def _operate(settings: Settings, watches: Watches) -> None:
     ended = False
     while not ended:
         registry = kopf.OperatorRegistry()
-        operator = Operator(settings)
+        operator = Operator(settings, watches)
         operator.register(registry)
         try:
             await kopf.operator(
@@ -383,7 +397,6 @@ async def _run(settings: Settings) -> None:
                 standalone=True,
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
-                liveness_endpoint=_liveness(settings.health_port),
                 stop_flag=operator.ended,
             )
             ended = not operator.anew

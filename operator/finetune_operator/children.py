@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from finetune_api.class_rules import with_class
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.merge import overlay
@@ -18,12 +19,13 @@ _FROM_KUBERAY: Manifest = {
 
 
 def resolved(study: FineTuneStudy, settings: Settings) -> StudySpec:
-    """The spec with the operator's defaults for storage and resources filled in."""
-    cluster = study.spec.cluster
+    """The spec as its class makes it, with the operator's defaults for storage and resources filled in."""
+    spec = study.spec if settings.given is None else with_class(study.spec, settings.given)
+    cluster = spec.cluster
     resources = {**settings.default_resources, **cluster.resources_per_worker}
-    return study.spec.model_copy(
+    return spec.model_copy(
         update={
-            "storage": study.spec.storage or settings.default_storage,
+            "storage": spec.storage or settings.default_storage,
             "cluster": cluster.model_copy(update={"resources_per_worker": resources}),
         }
     )
@@ -145,7 +147,11 @@ def _named_account(study: FineTuneStudy, settings: Settings) -> list[str]:
 
 
 def _network_policy(study: FineTuneStudy, settings: Settings) -> Manifest:
-    """Only the study's own pods may connect to its pods, and KubeRay to Ray's dashboard, with the token."""
+    """Only the study's own pods may connect to its pods, and KubeRay to Ray's dashboard, with the token.
+
+    They may connect to whatever they like, unless their class blocks networks.
+    """
+    blocked = settings.given.blocked_networks if settings.given is not None else []
     own = {"matchLabels": {names.UID_LABEL: study.metadata.uid}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -153,10 +159,22 @@ def _network_policy(study: FineTuneStudy, settings: Settings) -> Manifest:
         "metadata": names.metadata(study, names.account(study.metadata.name)),
         "spec": {
             "podSelector": own,
-            "policyTypes": ["Ingress"],
+            "policyTypes": ["Ingress", *(["Egress"] if blocked else [])],
             "ingress": [
                 {"from": [{"podSelector": own}]},
                 *([_FROM_KUBERAY] if settings.engine == "RayJob" else []),
             ],
+            **({"egress": _egress(blocked)} if blocked else {}),
         },
     }
+
+
+def _egress(blocked: list[str]) -> list[Manifest]:
+    """To every pod of the cluster, its DNS among them, and to all addresses but those blocked."""
+    everything: list[Manifest] = []
+    for network, is_v6 in (("0.0.0.0/0", False), ("::/0", True)):
+        without = [each for each in blocked if (":" in each) is is_v6]
+        if network not in without:
+            block = {"cidr": network, **({"except": without} if without else {})}
+            everything.append({"ipBlock": block})
+    return [{"to": [{"namespaceSelector": {}}]}, *([{"to": everything}] if everything else [])]

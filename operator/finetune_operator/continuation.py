@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.classes import ClassSpec
 from finetune_api.constraints import ConstraintError
 from finetune_api.limits import limits_of
 from finetune_api.plan import make_plan
@@ -65,16 +66,38 @@ def is_new_retry(study: FineTuneStudy) -> bool:
 
 
 def last_end(
-    study: FineTuneStudy, observed: Observed, job: JobView | None, attempt: int
+    study: FineTuneStudy,
+    observed: Observed,
+    job: JobView | None,
+    attempt: int,
+    given: ClassSpec | None = None,
 ) -> LastEnd:
-    """What to remember of the end that the study comes to now, with `job` as its last attempt.
+    """What to remember of the end that the study comes to now, with `job` as its last attempt and `given` as its class.
 
-    If the study was edited after that attempt was made, the driver may have decided before it heard of the edit.
+    If the study was edited after that attempt was made, the driver may have decided before it heard of the edit. What
+    is remembered are the study's own limits: a class that allows more later lets no study go on.
     """
     limits = _limits(study.spec)
     edited = job is not None and job.made_for.partition("/")[0] != str(study.metadata.generation)
     told = judged_by(study, observed) if edited else None
+    if told is not None and given is not None:
+        told = _without_class(told, limits, given)
     return LastEnd(attempt=attempt, limits=told or limits)
+
+
+def _without_class(told: Limits, own: Limits, given: ClassSpec) -> Limits:
+    """The limits that a driver was told, with the study's own in place of those that its class made them."""
+    most = {
+        "max_trials": given.limits.trials,
+        "max_parallel_trials": given.limits.parallel_trials,
+        "max_duration_seconds": given.limits.duration_seconds,
+        "max_gpu_hours": given.limits.gpu_hours,
+        "price_per_gpu_hour": given.price_per_gpu_hour,
+    }
+    made = [
+        name for name, limit in most.items() if limit is not None and getattr(told, name) == limit
+    ]
+    return told.model_copy(update={name: getattr(own, name) for name in made})
 
 
 def ended_by(status: StudyStatus) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ that was killed at any point continues where it was.
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.classes import FineTuneClass
 from finetune_api.conditions import with_condition
 from finetune_api.constraints import FIELD as CONSTRAINTS
 from finetune_api.constraints import ConstraintError
@@ -28,7 +30,7 @@ from finetune_api.status import (
     StudyStatus,
     shown,
 )
-from finetune_api.study import FineTuneStudy
+from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import engines, names
 from finetune_operator.announce import transitions
 from finetune_operator.belief import at_rest, believed_progress, last_word, speaks_for
@@ -36,6 +38,7 @@ from finetune_operator.children import children, resolved
 from finetune_operator.continuation import continuation, is_new_retry, last_end
 from finetune_operator.decision import Decision, Deletion, StudyEvent
 from finetune_operator.observe import JobView, Observed, PodView
+from finetune_operator.platform import NoClass, class_of, denials, settings_with
 from finetune_operator.settings import Settings
 from finetune_operator.trouble import Trouble
 from finetune_operator.winner import winner_config_map
@@ -74,8 +77,19 @@ class _Case:
     confirmed: bool = True
     findings: Findings = field(init=False)
     progress: StudyProgress | None = field(init=False)
+    given: FineTuneClass | None = field(init=False, default=None)
+    """The study's class, which may have changed since its attempt began."""
+
+    unclassed: str = field(init=False, default="")
+    """Why the study has no class, if it should have one."""
 
     def __post_init__(self) -> None:
+        try:
+            self.given = class_of(self.study, self.observed.platform)
+            self.settings = settings_with(self.settings, self.given)
+        except NoClass as error:
+            self.given, self.unclassed = None, str(error)
+            self.settings = settings_with(self.settings, None)
         self.progress = believed_progress(self.study, self.observed)
         old = self.study.status
         stored = Findings(**{name: getattr(old, name) for name in Findings.model_fields})
@@ -96,6 +110,7 @@ class _Case:
         """
         old = self.study.status
         known = old.observed_generation == self.study.metadata.generation
+        known = known and (self.given is None or self.attempts > 0)  # the class may have changed
         choice = self.findings.search if self.study.spec.search.algorithm == "Auto" else None
         if known and old.plan is not None and choice in (None, old.plan.search):
             plan = old.plan
@@ -105,14 +120,19 @@ class _Case:
         if spending is None or not spending.epochs or not seconds:
             return plan
         # Rounded to two digits: otherwise it would change with every epoch.
-        return priced(plan, self.study.spec, float(f"{seconds / spending.epochs:.2g}"))
+        return priced(plan, self.spec, float(f"{seconds / spending.epochs:.2g}"))
 
     def _planned(self, choice: ChosenSearch | None) -> StudyPlan:
         """The plan of the study as it is now. Raises ConstraintError."""
         try:
-            return make_plan(self.study.spec, choice=choice)
+            return make_plan(self.spec, choice=choice)
         except (ValidationError, OverflowError):  # a driver's words, perhaps of another version
-            return self.study.status.plan or make_plan(self.study.spec)
+            return self.study.status.plan or make_plan(self.spec)
+
+    @cached_property
+    def spec(self) -> StudySpec:
+        """The study as its class and the operator's defaults make it."""
+        return resolved(self.study, self.settings)
 
     @property
     def uid(self) -> str:
@@ -414,8 +434,13 @@ def _stopped_starting(status: StudyStatus) -> Condition | None:
 
 def _start(case: _Case) -> Decision:
     """Begin the next attempt, once nothing is left of an earlier one or of an earlier study of the same name."""
-    if resolved(case.study, case.settings).storage is None:
-        message = "spec.storage must be given: the operator has no default storage"
+    if case.unclassed:
+        return Decision(_status(case, "Pending", "ClassNotFound", case.unclassed, stalled=True))
+    denied = denials(case.study, case.given)
+    if denied:
+        return Decision(_status(case, "Pending", "ClassDenied", denied, stalled=True))
+    if case.spec.storage is None:
+        message = "spec.storage must be given: neither the operator nor a class has storage for it"
         return Decision(_status(case, "Pending", "NoStorage", message, stalled=True))
     given_up = _given_up(case)
     if given_up is not None:
@@ -468,6 +493,8 @@ def _running(case: _Case, current: JobView) -> Decision:
     settings = case.settings.model_copy(update={"engine": current.kind})
     made = children(case.study, settings)
     stale = tuple(manifest for manifest in made if not case.observed.has(manifest))
+    if case.unclassed:  # nobody knows what they should be
+        stale = ()
     if current.held:
         decision = _queued(case, current)
     else:
@@ -488,7 +515,7 @@ def _running(case: _Case, current: JobView) -> Decision:
 
 def _queued(case: _Case, current: JobView) -> Decision:
     """It is up to the queue: the pods may not run yet, or not any more."""
-    queue = case.study.spec.cluster.queue_name
+    queue = case.spec.cluster.queue_name
     where = f"queue {queue}" if queue else "whoever suspended its Job"
     pods = sum(pod.run_id == current.run_id for pod in case.pods)
     message = f"attempt {current.attempt}: waiting for {where} to let it run"
@@ -521,6 +548,9 @@ def _searching(case: _Case, current: JobView) -> Decision | None:
         trouble = _shortage(case, f"{there} of {current.pods} pods: ")
     reason: Reason = trouble.reason if trouble else "Running"
     message = trouble.message if trouble else word.message
+    denied = denials(case.study, case.given)
+    if denied and not trouble:
+        reason, message = "ClassDenied", f"the study goes on within its class's limits: {denied}"
     if word.reason == "StorageUnavailable":
         reason, message = word.reason, word.message
     status = _status(case, state, reason, message, failed_attempts=0 if moved else None)
@@ -759,11 +789,24 @@ def _status(
         retry=names.asked_retry(case.study),
         last_end=_this_end(case) if ended else old.last_end,
         winner=old.winner,
+        **_class_used(case, begins=attempts is not None),
     )
 
 
+def _class_used(case: _Case, begins: bool) -> dict[str, Any]:
+    """Name and generation of the class of the last attempt."""
+    old, given = case.study.status, case.given
+    if not begins:
+        return {"class_name": old.class_name, "class_generation": old.class_generation}
+    if given is None:
+        return {}
+    meta = given.metadata
+    return {"class_name": meta.name, "class_generation": meta.generation}
+
+
 def _this_end(case: _Case) -> LastEnd:
-    return last_end(case.study, case.observed, case.current, case.attempts)
+    given = case.settings.given
+    return last_end(case.study, case.observed, case.current, case.attempts, given)
 
 
 def _workers(case: _Case) -> str | None:

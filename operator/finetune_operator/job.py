@@ -41,7 +41,7 @@ def _job(study: FineTuneStudy, attempt: int, settings: Settings, token: str) -> 
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": names.attempt_metadata(study, attempt, settings),
+        "metadata": names.attempt_metadata(study, spec, attempt, settings),
         "spec": {
             "completionMode": "Indexed",
             "completions": spec.cluster.workers,

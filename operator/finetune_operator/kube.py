@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from aiohttp import ClientError, ClientTimeout, StreamReader
-from kubernetes.aio import client
+from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
+from finetune_api.classes import CLASS_KIND, CLASS_PLURAL
 from finetune_api.study import GROUP, KIND, PLURAL, VERSION
 from finetune_operator import traces
 from finetune_operator.metrics import API_REQUESTS
@@ -29,8 +30,12 @@ _PATHS = {
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "Role": ("apis/rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    "SubjectAccessReview": ("apis/authorization.k8s.io/v1", "subjectaccessreviews"),
+    "TokenReview": ("apis/authentication.k8s.io/v1", "tokenreviews"),
     "RayJob": ("apis/ray.io/v1", "rayjobs"),
     KIND: (f"apis/{GROUP}/{VERSION}", PLURAL),
+    CLASS_KIND: (f"apis/{GROUP}/{VERSION}", CLASS_PLURAL),
+    "Namespace": ("api/v1", "namespaces"),
 }
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -98,6 +103,19 @@ class Expired(KubeError):
     """A watch cannot continue from its version: everything must be listed again."""
 
 
+async def connect(connections: int) -> client.ApiClient:
+    """A client of the API server: that of the pod's own account, else of the kubeconfig."""
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        await config.load_kube_config()
+    configuration = client.Configuration.get_default_copy()
+    configuration.connection_pool_maxsize = connections
+    # Otherwise each request uses a thread to look for a netrc file, and one for a proxy. kopf's client skips both.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return client.ApiClient(configuration)
+
+
 class Kube:
     """Requests to the API server through one pooled client.
 
@@ -143,6 +161,13 @@ class Kube:
         query += [("dryRun", "All")] if dry_run else []
         return await self._request("POST", path, manifest, query)
 
+    async def review(self, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """POST of a question that leaves nothing behind; its answer. Raises KubeError."""
+        prefix, _ = _PATHS[kind]
+        question = {"apiVersion": prefix.removeprefix("apis/"), "kind": kind, "spec": spec}
+        found = await self._request("POST", self._path(kind, None), question, writes=False)
+        return dict(found.get("status") or {})
+
     async def replace(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """PUT. Raises Conflict if the object has changed since the manifest's resourceVersion, else KubeError."""
         meta = manifest["metadata"]
@@ -180,11 +205,16 @@ class Kube:
             yield page.get("items") or [], page["metadata"]["resourceVersion"]
 
     async def watch(
-        self, kind: str, namespace: str | None, labels: str, version: str
+        self,
+        kind: str,
+        namespace: str | None,
+        labels: str,
+        version: str,
+        opened: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Type and object of each change since `version`, until the API server ends the watch.
 
-        Raises Expired if it cannot go on from there, else KubeError.
+        `opened` is called when it begins to answer. Raises Expired if it cannot go on from there, else KubeError.
         """
         query = [
             ("labelSelector", labels),
@@ -206,6 +236,7 @@ class Kube:
             try:
                 if response.status != 200:
                     raise _error(response.status, await response.read())
+                opened()
                 async for line in _lines(response.response.content):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
@@ -294,8 +325,9 @@ class Kube:
         body: Mapping[str, Any] | None,
         query: list[tuple[str, str]] | None = None,
         content_type: str = "application/json",
+        writes: bool = True,
     ) -> dict[str, Any]:
-        if method != "GET" and not self._may_write():
+        if method != "GET" and writes and not self._may_write():
             raise KubeError(0, "this operator is not the leader (any more)")
         verb, code = _VERBS[method], "error"
         with traces.request(method, verb, path) as span:

@@ -4,15 +4,12 @@ Series of a study have the labels namespace and name. They are dropped when it e
 more of them than studies under way: the status has what an ended study found, and Prometheus its history.
 """
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, get_args
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client import Counter, Gauge, Histogram
 
 from finetune_api.status import State, StudyStatus
 from finetune_api.study import ObjectMeta
@@ -41,6 +38,11 @@ API_REQUESTS = Counter(
 WATCH_RESTARTS = Counter(
     "finetune_watch_restarts",
     "Times that all objects of a kind were listed again because their watch was lost",
+    ["kind"],
+)
+WATCH_SILENT = Gauge(
+    "finetune_watch_silent_seconds",
+    "Seconds since the watch of a kind was open; 0 while it is",
     ["kind"],
 )
 
@@ -105,21 +107,6 @@ _VALUES: dict[Gauge, Callable[[StudyStatus], float | None]] = {
     GPU_SECONDS: lambda status: status.gpu_seconds,
 }
 """The value of each gauge of a study, from its status; no series where that is None."""
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nothing: scrapes are not worth a line."""
-
-
-def serve(port: int) -> None:
-    """Serve all series at a port (0: any), on a thread of its own. Raises OSError if it is taken.
-
-    It sleeps until a request comes; the server of prometheus_client wakes twice a second, an idle operator less often.
-    """
-    server = make_server("0.0.0.0", port, make_wsgi_app(), ThreadingWSGIServer, _Quiet)
-    sleeps = {"poll_interval": None}
-    threading.Thread(target=server.serve_forever, kwargs=sleeps, daemon=True).start()
 
 
 class StudyMetrics:

@@ -7,7 +7,7 @@ import secrets
 from typing import Any
 
 from finetune_api.status import MAX_RETRY
-from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy
+from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy, StudySpec
 from finetune_operator.settings import Settings
 
 STUDY_LABEL = f"{GROUP}/study"
@@ -129,12 +129,20 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
-def attempt_metadata(study: FineTuneStudy, attempt: int, settings: Settings) -> dict[str, Any]:
+def inherited(study: FineTuneStudy, settings: Settings) -> dict[str, str]:
+    """The study's own labels that its class wants on the engine's object and the pods."""
+    wanted = settings.given.labels if settings.given is not None else []
+    return {name: value for name, value in study.metadata.labels.items() if name in wanted}
+
+
+def attempt_metadata(
+    study: FineTuneStudy, spec: StudySpec, attempt: int, settings: Settings
+) -> dict[str, Any]:
     """Metadata of the engine's object of one attempt: also its number and, for Kueue, its queue."""
     name, annotations = attempt_name(study.metadata.name, attempt), {MADE_FOR: made_for(study)}
     made = metadata(study, name, annotations=annotations)
-    made["labels"][ATTEMPT_LABEL] = str(attempt)
-    queue = study.spec.cluster.queue_name
+    made["labels"] = {**inherited(study, settings), **made["labels"], ATTEMPT_LABEL: str(attempt)}
+    queue = spec.cluster.queue_name
     if queue is not None and settings.queueing == "Kueue":
         made["labels"][KUEUE_QUEUE] = queue
     return made

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias
 
+from finetune_api.class_rules import is_gpu
+from finetune_api.quantities import parse_quantity
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
 from finetune_operator.kuberay import fate_of, told
 from finetune_operator.names import digest
+from finetune_operator.platform import Platform
 from finetune_operator.trouble import Trouble, trouble_of
 
 Key: TypeAlias = tuple[str, str]
@@ -155,6 +158,9 @@ class PodView:
     held: datetime | None = None
     """Since when it has a node without running there; None once it runs or has ended, and while it waits for a node."""
 
+    gpus: int = 0
+    """GPUs of its node that nobody else can have; 0 while it has no node, and once it has ended."""
+
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "PodView":
         """The view of a pod as the API serves it."""
@@ -183,6 +189,7 @@ class PodView:
             created=parse_time(meta.get("creationTimestamp")),
             trouble=trouble_of(status),
             held=_scheduled(status) if phase in ("", "Pending") else None,
+            gpus=0 if phase in ("Succeeded", "Failed") else _gpus(body.get("spec") or {}),
         )
 
 
@@ -309,6 +316,9 @@ class Observed:
     kept: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Kind and name → essence, of the kinds in `KEPT`."""
 
+    platform: Platform | None = None
+    """The classes of the cluster; None if the operator cannot read them."""
+
     def has(self, manifest: Mapping[str, Any]) -> bool:
         """Whether this child is there as it was made. (What a driver writes into its progress does not count.)"""
         kind, meta = manifest["kind"], manifest["metadata"]
@@ -373,6 +383,19 @@ def _scheduled(status: Mapping[str, Any]) -> datetime | None:
     scheduled = conditions.get("PodScheduled", {})
     found = scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None
     return parse_time(found)
+
+
+def _gpus(spec: Mapping[str, Any]) -> int:
+    """GPUs of a pod that has a node, as the scheduler counts them: its containers run together, others before them."""
+    if not spec.get("nodeName"):
+        return 0
+    together = sum(_limit(each) for each in spec.get("containers") or [])
+    return max([together, *(_limit(each) for each in spec.get("initContainers") or [])])
+
+
+def _limit(container: Mapping[str, Any]) -> int:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return sum(int(parse_quantity(value)) for name, value in limits.items() if is_gpu(name))
 
 
 def _image(status: Mapping[str, Any]) -> str:

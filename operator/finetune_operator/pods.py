@@ -40,6 +40,7 @@ def pod_template(
     labels = {
         "metadata": {"labels": {**names.labels(study), names.ATTEMPT_LABEL: str(attempt)}},
     }
+    inherited = {"metadata": {"labels": names.inherited(study, settings)}}
     template: Any = {
         **labels,
         "spec": {
@@ -54,7 +55,14 @@ def pod_template(
         },
     }
     asked = (_worker_placement(spec) if trains else {}, _scheduling(spec, settings))
-    for over in (*own, settings.pod_template, *asked, spec.cluster.pod_template, labels):
+    for over in (
+        *own,
+        settings.pod_template,
+        *asked,
+        spec.cluster.pod_template,
+        inherited,
+        labels,
+    ):
         template = overlay(template, over or {})
     return dict(overlay(template, _told_image(template)))
 

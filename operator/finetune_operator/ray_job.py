@@ -47,7 +47,7 @@ def manifests(study: FineTuneStudy, attempt: int, settings: Settings) -> list[Ma
         "workerGroupSpecs": [_workers(study, spec, attempt, settings)],
         **_autoscaling(spec, template),
     }
-    metadata = names.attempt_metadata(study, attempt, settings)
+    metadata = names.attempt_metadata(study, spec, attempt, settings)
     if spec.cluster.scales and spec.cluster.queue_name is not None:
         # Kueue counts the resources of an autoscaled cluster only with this annotation.
         metadata["annotations"]["kueue.x-k8s.io/elastic-job"] = "true"

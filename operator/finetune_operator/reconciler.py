@@ -43,11 +43,13 @@ from finetune_operator.observe import (
     ConfigView,
     JobView,
     Key,
+    Observed,
     RayJobView,
     number,
     owner,
 )
 from finetune_operator.pace import Pace
+from finetune_operator.platform import Platform, class_of, settings_with
 from finetune_operator.settings import Settings
 from finetune_operator.store import Store, Versions, version_of
 from finetune_operator.trouble import NODE_LOST
@@ -68,6 +70,7 @@ class Reconciler:
         settings: of the whole operator.
         pace: learns when a study is looked at, and when its status is written.
         ray_jobs: whether the kind RayJob is served now.
+        platform: the classes as a study in that namespace sees them; None if the operator cannot read them.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Reconciler:
         settings: Settings,
         pace: Pace,
         ray_jobs: Callable[[], bool],
+        platform: Callable[[str], Platform | None] = lambda _: None,
     ) -> None:
         self._kube = kube
         self._store = store
@@ -88,6 +92,7 @@ class Reconciler:
         """The version of each study after a write that changed nothing but progress."""
 
         self._ray_jobs = ray_jobs
+        self._platform = platform
         self._metrics = metrics.StudyMetrics()
 
     def put(self, key: Key, body: Mapping[str, Any]) -> bool:
@@ -103,6 +108,15 @@ class Reconciler:
             return False
         self._forget(key)
         return True
+
+    def unfinished(self) -> list[Key]:
+        """Every study that has not ended, for which a class may mean something new."""
+        return [key for key, body in self._bodies.items() if not _has_ended(body)]
+
+    def class_of(self, key: Key) -> str:
+        """The class of a study's last attempt; empty without one, or without the study."""
+        body = self._bodies.get(key)
+        return str(body["status"].get("className") or "") if body is not None else ""
 
     def studies(self) -> list[Key]:
         """Every study that is known."""
@@ -166,15 +180,16 @@ class Reconciler:
     def _decide(
         self, key: Key, study: FineTuneStudy, explanation: str = "", confirmed: bool = False
     ) -> Decision:
-        observed = self._store.observed(key)
+        observed = self._observed(key)
         return decide(study, observed, self._settings_now(), _now(), explanation, confirmed)
 
+    def _observed(self, key: Key) -> Observed:
+        return replace(self._store.observed(key), platform=self._platform(key[0]))
+
     def _settings_now(self) -> Settings:
-        """The settings with the engine that an attempt would have that begins now."""
-        if self._settings.engine != "Auto":
-            return self._settings
-        engine = "RayJob" if self._ray_jobs() else "Job"
-        return self._settings.model_copy(update={"engine": engine})
+        """The settings with what the engine `Auto` is for an attempt that begins now."""
+        engine = "RayJob" if self._settings.engine != "Job" and self._ray_jobs() else "Job"
+        return self._settings.model_copy(update={"auto_engine": engine})
 
     async def _is_own_fault(self, study: FineTuneStudy) -> bool:
         """Whether an attempt that has not the form the API demands has it without the study's own pod template.
@@ -186,7 +201,10 @@ class Reconciler:
         cluster = study.spec.cluster.model_copy(update={"pod_template": None})
         spec = study.spec.model_copy(update={"cluster": cluster})
         plain = study.model_copy(update={"spec": spec})
-        attempt = engines.manifests(plain, study.status.attempts + 1, self._settings_now())[-1]
+        settings = settings_with(
+            self._settings_now(), class_of(study, self._platform(study.metadata.namespace or ""))
+        )
+        attempt = engines.manifests(plain, study.status.attempts + 1, settings)[-1]
         try:
             await self._kube.create(attempt, dry_run=True)
         except KubeError as error:
@@ -229,7 +247,7 @@ class Reconciler:
         try:
             await self._make(key, decision)
         except (Refused, Forbidden) as error:
-            seen, now, why = self._store.observed(key), _now(), error.message
+            seen, now, why = self._observed(key), _now(), error.message
             if not begins:
                 trouble, decision = error, hindered(study, seen, decision, now, why)
             elif isinstance(error, Malformed) and await self._is_own_fault(study):
@@ -428,8 +446,15 @@ def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
 def _of_first_crd(status: StudyStatus) -> StudyStatus:
     """The status without what CRDs before 0.1.0 do not know, beside plan and findings."""
     conditions = [each for each in status.conditions if each.type != "Running"]
-    unknown = dict.fromkeys(("best_shown", "workers", "retry", "last_end", "winner"))
+    unknown = dict.fromkeys(
+        ("best_shown", "workers", "retry", "class_name", "class_generation", "last_end", "winner")
+    )
     return status.model_copy(update={"conditions": conditions, **unknown})
+
+
+def _has_ended(body: Mapping[str, Any]) -> bool:
+    conditions = (body.get("status") or {}).get("conditions") or []
+    return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)
 
 
 def _but_no_effect(events: Iterable[StudyEvent]) -> Iterator[StudyEvent]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from finetune_api.classes import ClassSpec
 from finetune_api.schema import Model
 from finetune_api.study import Quantity, Storage
 
@@ -51,10 +52,23 @@ class Settings(Model):
     metrics_port: int = Field(8080, ge=0, le=65535)
     """0: any free port."""
 
+    metrics_access: Literal["Authenticated", "Open", "Off"] = "Authenticated"
+    """Who may read the metrics. Authenticated: over TLS, whom the API server lets; Open: everybody; Off: nobody."""
+
+    metrics_certificate: str = ""
+    """Folder with tls.crt and tls.key for them; empty: a certificate that the process makes."""
+
     health_port: int = Field(8081, ge=0, le=65535)
     """0: none, for operators that are not probed."""
 
+    auto_engine: Literal["Job", "RayJob"] = "Job"
+    """Not of the environment: what `Auto` stands for at this moment."""
 
+    given: ClassSpec | None = None
+    """Not of the environment: the class of the study that is looked at."""
+
+
+_FOUND = {"auto_engine", "given"}
 _JSON = {
     *("default_storage", "default_resources", "head_resources", "pod_template", "run_as_user"),
     *("max_failed_attempts", "progress_per_second", "metrics_port", "health_port"),
@@ -64,7 +78,7 @@ _JSON = {
 def read(env: Mapping[str, str] = os.environ) -> Settings:
     """Settings from `FINETUNE_<FIELD>` variables. Raises ValueError naming the variable that is wrong."""
     values: dict[str, Any] = {}
-    for name in Settings.model_fields:
+    for name in Settings.model_fields.keys() - _FOUND:
         variable = f"FINETUNE_{name.upper()}"
         text = env.get(variable, "")
         if not text:

@@ -125,6 +125,15 @@ class Store:
         if any(view.uid == uid for view in _of(self._known(key), JobView)):
             self._doomed.add(uid)
 
+    def pods(self) -> list[tuple[Key, PodView]]:
+        """Every pod that is known, with the key of its study. Another thread may ask."""
+        return [
+            (key, view)
+            for key, views in list(self._views.items())
+            for view in list(views.values())
+            if isinstance(view, PodView)
+        ]
+
     def observed(self, key: Key) -> Observed:
         """What is known about the study's children."""
         views = self._known(key)

@@ -86,3 +86,10 @@ def test_every_field_with_a_location_has_the_rule() -> None:
     texts = {".dataset.files." + name for name in ("encoding", "delimiter", "columnNames[]")}
     assert named - texts <= ruled
     assert {".model.name", ".dataset.labelNamesFile", ".dataset.synonyms"} <= ruled
+    models = {p for p in fields if "pretrainedModel" in p and ".when" not in p}
+    assert models == {
+        ".hyperparameters.pretrainedModel",
+        ".search.points[].pretrainedModel",
+        ".searchSpaces[].pretrainedModel.values[]",
+    }
+    assert models <= ruled

@@ -1,13 +1,14 @@
 """Each alert of the chart, evaluated by Prometheus's own promtool: when it fires, what it says, when it does not."""
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from tests.chart.helm import NAMESPACE
+from tests.chart.helm import NAMESPACE, ROOT
 from tests.chart.monitoring import alerts, program, write_rules
 
 OF = f'namespace="{NAMESPACE}"'
@@ -69,6 +70,25 @@ CASES = {
             f'finetune_leader{{{OF}, pod="b"}}': "0x5 1x10",
         },
         quiet_at=("5m", "7m", "14m"),
+    ),
+    "a replica has no watch of studies": Case(
+        "FinetuneOperatorBlind",
+        {
+            f'finetune_watch_silent_seconds{{{OF}, kind="FineTuneStudy", pod="a"}}': "0x4 60+60x10",
+            f'finetune_watch_silent_seconds{{{OF}, kind="FineTuneStudy", pod="b"}}': "0x20",
+            f'finetune_watch_silent_seconds{{{OF}, kind="Pod", pod="a"}}': "0x20",
+        },
+        quiet_at=("5m", "7m"),
+        fires_at="8m",
+        severity="critical",
+        labels={"kind": "FineTuneStudy"},
+        summary="The finetune operator does not hear of FineTuneStudy objects",
+        description="A replica has had no open watch of them for 240 s. What changes meanwhile is not noticed.",
+    ),
+    "a watch was away for a minute": Case(
+        "FinetuneOperatorBlind",
+        {f'finetune_watch_silent_seconds{{{OF}, kind="Pod", pod="a"}}': "0x4 30 90 0x20"},
+        quiet_at=("5m", "7m", "9m"),
     ),
     "a reconciliation fails each minute": Case(
         "FinetuneReconcileErrors",
@@ -230,6 +250,27 @@ CASES = {
 }
 
 
+HELD = "finetune_gpus_allocated"
+CASES |= {
+    "two classes of a namespace hold too many GPUs": Case(
+        "FinetuneGpusAllocated",
+        {
+            f'{HELD}{{namespace="nlp", class="", pod="a"}}': "4x90",
+            f'{HELD}{{namespace="nlp", class="large", pod="a"}}': "5x90",
+            # Another replica that showed them for a moment too: they are no more than they are.
+            f'{HELD}{{namespace="search", class="", pod="a"}}': "8x90",
+            f'{HELD}{{namespace="search", class="", pod="b"}}': "8x90",
+        },
+        quiet_at=("59m",),
+        fires_at="61m",
+        severity="info",
+        labels={"namespace": "nlp"},
+        summary="Studies of nlp hold 9 GPUs",
+        description="More than metrics.rules.gpusPerNamespace, for an hour.",
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def promtool() -> str:
     return program("promtool")
@@ -237,7 +278,8 @@ def promtool() -> str:
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rules(tmp_path_factory.mktemp("rules") / "rules.json")
+    values = {"metrics.rules.gpusPerNamespace": 8}
+    return write_rules(tmp_path_factory.mktemp("rules") / "rules.json", values)
 
 
 def _looks(case: Case) -> list[dict[str, object]]:
@@ -285,6 +327,42 @@ def test_a_wrong_expectation_is_noticed(promtool: str, rules: Path) -> None:
 def test_every_alert_is_tried() -> None:
     tried = {case.alert for case in CASES.values() if case.fires_at}
     assert tried == {alert["alert"] for alert in alerts()}
+
+
+def test_nobody_holds_too_many_gpus_where_no_number_is_said(promtool: str, tmp_path: Path) -> None:
+    series = {f'{HELD}{{namespace="nlp", class=""}}': "1000000x90"}
+    quiet = Case("FinetuneGpusAllocated", series, quiet_at=("61m", "90m"))
+    assert _verdict(promtool, write_rules(tmp_path / "rules.json"), quiet).returncode == 0
+
+
+def test_the_query_of_the_operations_page_gives_gpu_hours(promtool: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (query,) = re.findall(r"^```promql\n(.*?)^```$", page, flags=re.M | re.S)
+    nlp = f'{HELD}{{namespace="nlp", class="large", pod='
+    test = {
+        "interval": "1m",
+        "input_series": [
+            # 4 GPUs for two hours, 2 for one, the last half hour of them by another replica.
+            {"series": f'{nlp}"a"}}', "values": "4x119 2x29 stale"},
+            {"series": f'{nlp}"b"}}', "values": "_x150 2x29 stale"},
+            {"series": f'{HELD}{{namespace="search", class=""}}', "values": "1x59 stale"},
+        ],
+        "promql_expr_test": [
+            {
+                "expr": query,
+                "eval_time": "10h",
+                "exp_samples": [
+                    {"labels": '{namespace="nlp", class="large"}', "value": 10},
+                    {"labels": '{namespace="search"}', "value": 1},
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps({"rule_files": [], "evaluation_interval": "1m", "tests": [test]}))
+    command = [promtool, "test", "rules", str(path)]
+    found = subprocess.run(command, check=False, text=True, capture_output=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_studies_of_other_namespaces_are_left_to_their_own_operator(

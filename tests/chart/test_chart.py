@@ -15,6 +15,7 @@ from tests.chart.helm import (
     CHART,
     CLUSTER_SCOPED,
     NAMESPACE,
+    RELEASE,
     ROOT,
     environment,
     helm,
@@ -27,7 +28,7 @@ from tests.chart.helm import (
 )
 
 NAMESPACED = {"watch.namespaces": ["nlp", "search"]}
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "image": {"repository": "mirror:5000/operator", "tag": f"1.2.3@sha256:{'a' * 64}"},
     "imagePullSecrets": [{"name": "mirror"}],
     "progressPerSecond": 200.5,
@@ -37,6 +38,10 @@ EVERYTHING = {
         "headersSecret": "collector",
     },
     "podAnnotations": {"team": "platform"},
+    "podLabels": {"cost-center": "7"},
+    "priorityClassName": "system-cluster-critical",
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
     "nodeSelector": {"pool": "system"},
     "tolerations": [{"key": "system", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
@@ -99,13 +104,32 @@ def test_every_value_has_a_comment() -> None:
 # -- the CRD
 
 
-def test_crd_is_the_generated_one_and_survives_uninstall(
+def test_crds_are_the_generated_ones_and_survive_uninstall(
     cluster_wide: list[dict[str, Any]],
 ) -> None:
-    (crd,) = of_kind(cluster_wide, "CustomResourceDefinition")
-    generated = yaml.safe_load((ROOT / "crds" / "finetunestudies.yaml").read_text())
-    generated["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
-    assert crd == generated
+    rendered = of_kind(cluster_wide, "CustomResourceDefinition")
+    generated = [
+        yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))
+    ]
+    for crd in generated:
+        crd["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
+    assert sorted(rendered, key=_name_of) == sorted(generated, key=_name_of)
+
+
+def _name_of(manifest: dict[str, Any]) -> str:
+    return str(manifest["metadata"]["name"])
+
+
+def test_policies_of_classes_are_the_generated_ones_and_belong_to_the_release() -> None:
+    text = (CHART / "files" / "class-policies.yaml").read_text()
+    generated = [*yaml.safe_load_all(text.replace("FULLNAME", f"{RELEASE}-finetune-operator"))]
+    made = render({"policy.classes": "Enabled"})
+    rendered = {(m["kind"], _name_of(m)): m for m in made}
+    assert len(generated) == 4
+    for policy in generated:
+        found = rendered[policy["kind"], _name_of(policy)]
+        assert found["metadata"].pop("labels")
+        assert found == policy
 
 
 def test_crd_is_a_template_so_that_it_is_upgraded() -> None:
@@ -114,7 +138,7 @@ def test_crd_is_a_template_so_that_it_is_upgraded() -> None:
 
 def test_everything_else_goes_with_uninstall(cluster_wide: list[dict[str, Any]]) -> None:
     kept = [m for m in cluster_wide if "annotations" in m["metadata"]]
-    assert [manifest["kind"] for manifest in kept] == ["CustomResourceDefinition"]
+    assert [manifest["kind"] for manifest in kept] == ["CustomResourceDefinition"] * 2
 
 
 def test_crd_can_be_left_out() -> None:
@@ -156,17 +180,22 @@ def test_both_modes_have_the_same_rights_over_studies(
     cluster_wide: list[dict[str, Any]], namespaced: list[dict[str, Any]]
 ) -> None:
     everywhere = _operator_role(cluster_wide)["rules"]
-    crds = {
-        "apiGroups": ["apiextensions.k8s.io"],
-        "resources": ["customresourcedefinitions"],
-        "verbs": ["list", "watch"],
-    }
+    clusters = [
+        {"apiGroups": [group], "resources": [resource], "verbs": verbs}
+        for group, resource, verbs in (
+            ("apiextensions.k8s.io", "customresourcedefinitions", ["list", "watch"]),
+            ("finetune.dev", "finetuneclasses", ["list", "watch"]),
+            ("", "namespaces", ["list", "watch"]),
+            ("authentication.k8s.io", "tokenreviews", ["create"]),
+            ("authorization.k8s.io", "subjectaccessreviews", ["create"]),
+        )
+    ]
     over_studies = [
         r for r in of_kind(namespaced, "Role") if r["metadata"]["namespace"] != NAMESPACE
     ]
     assert len(over_studies) == 2
     for role in over_studies:
-        assert [*role["rules"], crds] == everywhere
+        assert [*role["rules"], *clusters] == everywhere
 
 
 @pytest.mark.parametrize("values", [{}, NAMESPACED], ids=["cluster-wide", "namespaced"])
@@ -187,6 +216,9 @@ def test_lease_is_the_one_that_the_operator_may_renew(values: dict[str, Any]) ->
 )
 def test_rights_are_least(values: dict[str, Any]) -> None:
     for role in of_kind(render(values), "Role", "ClusterRole"):
+        if role["metadata"]["name"] == "finetune-metrics-reader":
+            assert role["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+            continue
         rights = _rights(role)
         assert not any("*" in (*right, verb) for right, verbs in rights.items() for verb in verbs)
         assert rights.get(("", "secrets"), {"create"}) == {"create"}
@@ -208,7 +240,11 @@ def test_user_roles_are_aggregated_and_can_be_left_out(cluster_wide: list[dict[s
         if key.startswith(label)
     }
     assert aggregated == {"finetune-study-editor": "edit", "finetune-study-viewer": "view"}
-    assert len(of_kind(render({"rbac.userRoles": False}), "ClusterRole")) == 1
+    left = {
+        role["metadata"]["name"]
+        for role in of_kind(render({"rbac.userRoles": False}), "ClusterRole")
+    }
+    assert left == {"finetune-finetune-operator", "finetune-metrics-reader"}
 
 
 # -- the operator's pod
@@ -294,6 +330,7 @@ def test_ports_are_those_the_operator_listens_on(cluster_wide: list[dict[str, An
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"metrics": settings.metrics_port, "health": settings.health_port}
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
 def test_metrics_service_selects_the_operator(cluster_wide: list[dict[str, Any]]) -> None:
@@ -303,6 +340,38 @@ def test_metrics_service_selects_the_operator(cluster_wide: list[dict[str, Any]]
     assert service["spec"]["selector"].items() <= labels.items()
     assert service["spec"]["ports"][0]["targetPort"] == "metrics"
     assert of_kind(render({"metrics.service.enabled": False}), "Service") == []
+
+
+# -- metrics
+
+
+def test_metrics_are_open_only_by_a_value(
+    cluster_wide: list[dict[str, Any]], namespaced: list[dict[str, Any]]
+) -> None:
+    assert read(environment(cluster_wide)).metrics_access == "Authenticated"
+    # Without cluster-scoped rights the operator cannot ask who somebody is.
+    assert read(environment(namespaced)).metrics_access == "Off"
+    assert of_kind(namespaced, "Service") == []
+    assert [port["name"] for port in pod_of(namespaced)["containers"][0]["ports"]] == ["health"]
+    for values in ({}, NAMESPACED):
+        opened = render({**values, "metrics.access": "Open"})
+        assert read(environment(opened)).metrics_access == "Open"
+        assert len(of_kind(opened, "Service")) == 1
+        roles = of_kind(opened, "ClusterRole")
+        assert "finetune-metrics-reader" not in {role["metadata"]["name"] for role in roles}
+        assert not any(("authentication.k8s.io", "tokenreviews") in _rights(r) for r in roles)
+
+
+def test_certificate_of_the_metrics_is_mounted() -> None:
+    manifests = render({"metrics.certificateSecret": "cert"})
+    folder = read(environment(manifests)).metrics_certificate
+    pod = pod_of(manifests)
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == folder)
+    (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
+    assert volume["secret"]["secretName"] == "cert"
+    assert [item["path"] for item in volume["secret"]["items"]] == ["tls.crt", "tls.key"]
+    opened = render({"metrics.certificateSecret": "cert", "metrics.access": "Open"})
+    assert [v["name"] for v in pod_of(opened)["volumes"]] == ["tmp"]
 
 
 # -- settings
@@ -333,6 +402,86 @@ def test_values_reach_the_operator() -> None:
     assert pod["imagePullSecrets"] == [{"name": "mirror"}]
 
 
+DIGEST = f"sha256:{'b' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("values", "operator", "trainer"),
+    [
+        ({}, "finetune-operator:VERSION", "finetune-trainer:VERSION"),
+        (
+            {"global.imageRegistry": "mirror:5000/a"},
+            "mirror:5000/a/finetune-operator:VERSION",
+            "mirror:5000/a/finetune-trainer:VERSION",
+        ),
+        (
+            {"global.imageRegistry": "mirror", "study.image.repository": "ghcr.io/b/trainer"},
+            "mirror/finetune-operator:VERSION",
+            "ghcr.io/b/trainer:VERSION",
+        ),
+        (
+            {"global.imageRegistry": "mirror.io", "image.repository": "localhost/o"},
+            "localhost/o:VERSION",
+            "mirror.io/finetune-trainer:VERSION",
+        ),
+        (
+            {"image": {"tag": "2", "digest": DIGEST}, "study.image.digest": DIGEST},
+            f"finetune-operator@{DIGEST}",
+            f"finetune-trainer@{DIGEST}",
+        ),
+    ],
+    ids=["default", "registry", "one elsewhere", "the other elsewhere", "digest"],
+)
+def test_images_are_where_the_values_say(
+    values: dict[str, Any], operator: str, trainer: str
+) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    manifests = render({**values, "test.enabled": True, "test.study": {"task": "SingleLabel"}})
+    (test,) = of_kind(manifests, "Pod")
+    used = {pod["containers"][0]["image"] for pod in (pod_of(manifests), test["spec"])}
+    assert used == {operator.replace("VERSION", version)}
+    assert read(environment(manifests)).trainer_image == trainer.replace("VERSION", version)
+
+
+def test_pull_secrets_are_given_once_for_all_images() -> None:
+    values = {
+        "global.imagePullSecrets": [{"name": "mirror"}],
+        "imagePullSecrets": [{"name": "own"}, {"name": "mirror"}],
+        "study.podTemplate": {
+            "metadata": {"labels": {"team": "nlp"}},
+            "spec": {"imagePullSecrets": [{"name": "models"}], "nodeSelector": {"gpu": "yes"}},
+        },
+        "test.enabled": True,
+        "test.study": {"task": "SingleLabel"},
+    }
+    manifests = render(values)
+    (test,) = of_kind(manifests, "Pod")
+    for pod in (pod_of(manifests), test["spec"]):
+        assert pod["imagePullSecrets"] == [{"name": "mirror"}, {"name": "own"}]
+    assert read(environment(manifests)).pod_template == {
+        "metadata": {"labels": {"team": "nlp"}},
+        "spec": {
+            "imagePullSecrets": [{"name": "mirror"}, {"name": "models"}],
+            "nodeSelector": {"gpu": "yes"},
+        },
+    }
+    alone = read(environment(render({"global.imagePullSecrets": [{"name": "mirror"}]})))
+    assert alone.pod_template == {"spec": {"imagePullSecrets": [{"name": "mirror"}]}}
+    assert read(environment(render())).pod_template == {}
+
+
+def test_what_a_platform_adds_is_on_the_operators_pod_and_account() -> None:
+    manifests = render(EVERYTHING)
+    (deployment,) = of_kind(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["cost-center"] == "7"
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert pod_of(manifests)["priorityClassName"] == "system-cluster-critical"
+    assert environment(manifests)["HTTPS_PROXY"] == "http://proxy:3128"
+    (account,) = of_kind(manifests, "ServiceAccount")[:1]
+    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn"}
+
+
 def test_object_store_is_passed_with_its_secret() -> None:
     storage = {"uri": "s3://bucket/studies", "secretName": "s3"}
     settings = read(environment(render({"study.storage": storage})))
@@ -343,7 +492,9 @@ def test_object_store_is_passed_with_its_secret() -> None:
 def test_every_variable_is_one_the_operator_reads() -> None:
     known = {f"FINETUNE_{name.upper()}" for name in Settings.model_fields}
     known |= {name for name in dir(environment_variables) if name.startswith("OTEL_")}
-    assert set(environment(render({**EVERYTHING, **NAMESPACED}))) <= known
+    known |= {entry["name"] for entry in EVERYTHING["extraEnv"]}
+    for values in ({}, {**NAMESPACED, "metrics.serviceMonitor.enabled": False}):
+        assert set(environment(render({**EVERYTHING, **values}))) <= known
 
 
 @pytest.mark.parametrize(
@@ -357,6 +508,12 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"watch.namespaces": ["nlp", "nlp"]}, "/watch/namespaces"),
         ({"crds.enabled": "no"}, "/crds/enabled"),
         ({"image.tag": 1.5}, "/image/tag"),
+        ({"image.digest": "b" * 64}, "/image/digest"),
+        ({"global.imageRegistry": "https://mirror.io"}, "/global/imageRegistry"),
+        ({"global.imagePullSecrets": ["mirror"]}, "/global/imagePullSecrets/0"),
+        ({"podLabels": {"app.kubernetes.io/name": "mine"}}, "'app.kubernetes.io/name'"),
+        ({"extraEnv": [{"name": "FINETUNE_LEASE", "value": "x"}]}, "/extraEnv/0/name"),
+        ({"serviceAccount.name": "mine"}, "name"),
         ({"image.pullPolicy": "Sometimes"}, "/image/pullPolicy"),
         ({"runAsUser": 0}, "/runAsUser"),
         ({"resources.limit": {"memory": "1Gi"}}, "limit"),
@@ -364,6 +521,8 @@ def test_every_variable_is_one_the_operator_reads() -> None:
         ({"metrics.serviceMonitor.interval": 30}, "/metrics/serviceMonitor/interval"),
         ({"metrics.rules.labels": {"release": 1}}, "/metrics/rules/labels/release"),
         ({"metrics.dashboard.folder": "ML"}, "folder"),
+        ({"metrics.access": "Everybody"}, "/metrics/access"),
+        ({"metrics.tokenSecret": {"name": "prometheus"}}, "/metrics/tokenSecret"),
         ({"policy.enabled": 1}, "/policy/enabled"),
         ({"test.enabled": True}, "/test/study"),
         ({"test.timeoutSeconds": 0}, "/test/timeoutSeconds"),
@@ -395,6 +554,8 @@ def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field:
             {"metrics.service.enabled": False, "metrics.serviceMonitor.enabled": True},
             "metrics.service.enabled",
         ),
+        ({"metrics.serviceMonitor.enabled": True, **NAMESPACED}, "metrics.access"),
+        ({"metrics.podMonitor.enabled": True}, "metrics.tokenSecret"),
         ({"policy.enabled": True, **NAMESPACED}, "policy.enabled"),
         ({"policy.operator": "Enabled", **NAMESPACED}, "policy.operator"),
         (
@@ -406,7 +567,15 @@ def test_wrong_values_are_refused_with_their_path(values: dict[str, Any], field:
             "test.namespace",
         ),
     ],
-    ids=["scraped twice", "nothing to select", "cluster-scoped", "also", "no place for a study"],
+    ids=[
+        "scraped twice",
+        "nothing to select",
+        "nothing to scrape",
+        "no token",
+        "cluster-scoped",
+        "also",
+        "no place for a study",
+    ],
 )
 def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], field: str) -> None:
     message = refusal(values)

@@ -144,6 +144,7 @@ def running(
     env = {
         **os.environ,
         **environment(render(values)),
+        "FINETUNE_METRICS_ACCESS": "Open",  # tests/chart/test_metrics_access.py is about whom they are for
         "KUBECONFIG": str(server.kubeconfig_for(ACCOUNT, GROUPS)),
         **{f"FINETUNE_{name.upper()}_PORT": str(port) for name, port in ports.items()},
     }

@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from finetune_api.status import Spending, StudyPlan, StudyStatus, TrialCounts, TrialResult
 from finetune_api.study import ObjectMeta
 from finetune_operator import metrics
+from finetune_operator.gpus import GPUS_ALLOCATED
 from tests.chart.helm import CHART, NAMESPACE, of_kind, render
 from tests.chart.monitoring import DASHBOARD, alerts, panels
 from tests.operator.studies import NOW
@@ -35,11 +36,14 @@ def shown() -> dict[str, set[str]]:
     studies.show(meta, StudyStatus(), status, NOW)
     metrics.API_REQUESTS.labels("get", "200")
     metrics.WATCH_RESTARTS.labels("Pod")
+    metrics.WATCH_SILENT.labels("Pod")
+    GPUS_ALLOCATED.source = lambda: {("nlp", ""): 4}
     found: dict[str, set[str]] = {}
     for family in REGISTRY.collect():
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     studies.clear()
+    GPUS_ALLOCATED.source = dict
     return found
 
 
@@ -89,7 +93,7 @@ def test_a_query_for_what_is_not_shown_is_noticed(shown: dict[str, set[str]]) ->
 
 def test_alerts_look_at_this_release_and_its_namespaces() -> None:
     for alert in alerts({"watch.namespaces": ["nlp", "search"]}):
-        of_studies = "finetune_study_" in alert["expr"]
+        of_studies = re.search("finetune_(study|gpus)_", alert["expr"])
         place = '=~"nlp|search"' if of_studies else f'="{NAMESPACE}"'
         assert f"namespace{place}" in alert["expr"]
         assert "_NAMESPACE" not in json.dumps(alert)
@@ -117,7 +121,7 @@ def test_monitors_select_the_operator_and_keep_the_namespaces_of_studies(
     kind: str, value: str, endpoints: str, selected: str
 ) -> None:
     wanted = {"enabled": True, "labels": {"release": "prometheus"}, "interval": "15s"}
-    manifests = render({f"metrics.{value}": wanted})
+    manifests = render({f"metrics.{value}": wanted, "metrics.access": "Open"})
     (monitor,) = of_kind(manifests, kind)
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["spec"][endpoints] == [
@@ -132,6 +136,47 @@ def test_monitors_select_the_operator_and_keep_the_namespaces_of_studies(
     else:
         assert [port["name"] for port in target["spec"]["ports"]] == ["metrics"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+SERVICE_MONITOR = {"metrics.serviceMonitor.enabled": True}
+POD_MONITOR = {"metrics.podMonitor.enabled": True}
+TOKEN = {"name": "prometheus", "key": "token"}
+
+
+def test_service_monitor_sends_prometheus_own_token() -> None:
+    (monitor,) = of_kind(render(SERVICE_MONITOR), "ServiceMonitor")
+    assert monitor["spec"]["endpoints"] == [
+        {
+            "port": "metrics",
+            "interval": "30s",
+            "honorLabels": True,
+            "scheme": "https",
+            "tlsConfig": {"insecureSkipVerify": True},
+            "bearerTokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token",
+        }
+    ]
+
+
+@pytest.mark.parametrize("monitor", [SERVICE_MONITOR, POD_MONITOR], ids=["service", "pod"])
+def test_monitors_verify_the_platforms_certificate_and_send_the_token_of_a_secret(
+    monitor: dict[str, bool],
+) -> None:
+    values = {**monitor, "metrics.tokenSecret": TOKEN, "metrics.certificateSecret": "cert"}
+    manifests = render(values)
+    (made,) = of_kind(manifests, "ServiceMonitor", "PodMonitor")
+    (endpoint,) = made["spec"].get("endpoints") or made["spec"]["podMetricsEndpoints"]
+    (service,) = of_kind(manifests, "Service")
+    assert endpoint == {
+        "port": "metrics",
+        "interval": "30s",
+        "honorLabels": True,
+        "scheme": "https",
+        "tlsConfig": {
+            "ca": {"secret": {"name": "cert", "key": "ca.crt"}},
+            "serverName": f"{service['metadata']['name']}.{NAMESPACE}.svc",
+        },
+        "authorization": {"credentials": TOKEN},
+    }
 
 
 def test_dashboard_is_found_by_grafanas_sidecar() -> None:

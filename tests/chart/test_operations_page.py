@@ -7,7 +7,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from finetune_api.status import ConditionType, Reason
-from finetune_operator import metrics  # noqa: F401 (registers the metrics)
+from finetune_operator import gpus, metrics  # noqa: F401 (they register the metrics)
 from tests.chart.helm import CHART, ROOT
 
 

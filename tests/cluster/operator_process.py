@@ -52,6 +52,7 @@ class OperatorProcess:
             **os.environ,
             "KUBECONFIG": str(kubeconfig or server.kubeconfig),
             "FINETUNE_DEFAULT_STORAGE": '{"persistentVolumeClaim":{"claimName":"studies"}}',
+            "FINETUNE_METRICS_ACCESS": "Open",
             "FINETUNE_METRICS_PORT": "0",
             "FINETUNE_HEALTH_PORT": "0",
             **env,

@@ -15,6 +15,9 @@ from tests.leftovers import RUN
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "finetunestudies.yaml"
 STUDIES = "finetune.dev/v1alpha1/finetunestudies"
+CLASS_CRD = ROOT / "crds" / "finetuneclasses.yaml"
+CLASSES = "finetune.dev/v1alpha1/finetuneclasses"
+CLASS_POLICIES = ROOT / "charts" / "finetune-operator" / "files" / "class-policies.yaml"
 CONTROLLERS = (
     "garbage-collector-controller",
     "job-controller",
@@ -32,10 +35,18 @@ def shared_server() -> ApiServer:
             server.start()
             # Before the garbage collector looks which kinds there are, which it does every 30 s.
             server.serve(CRD, STUDIES)
+            server.serve(CLASS_CRD, CLASSES)
+            serve_class_policies(server)
             served.touch()
         with_controllers = ApiServer(folder, controllers=CONTROLLERS)
         with_controllers.start()
     return with_controllers
+
+
+def serve_class_policies(server: ApiServer) -> None:
+    """Apply the policies of classes, under the names `tests-classes` and `tests-default-class`."""
+    text = CLASS_POLICIES.read_text().replace("FULLNAME", "tests")
+    server.kubectl("apply", "-f", "-", stdin=text)
 
 
 def stop_shared_server() -> None:

@@ -13,6 +13,7 @@ from kubernetes.aio import client, config
 from prometheus_client import REGISTRY
 
 from finetune_operator import kube as kube_module
+from finetune_operator.alive import Watches
 from finetune_operator.kube import Kube
 from finetune_operator.names import STUDY_LABEL
 from finetune_operator.observe import ConfigView, Key, RoleView
@@ -42,7 +43,11 @@ async def following(
     async with client.ApiClient() as api:
         kube, store = Kube(api), Store()
         watch = ChildWatch(
-            kube, store, lambda key, told: news.put_nowait((key, told)), (ConfigView, RoleView)
+            kube,
+            store,
+            lambda key, told: news.put_nowait((key, told)),
+            Watches(),
+            (ConfigView, RoleView),
         )
         await watch.start(lambda task: None)
         while not news.empty():  # of earlier tests

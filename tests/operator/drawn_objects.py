@@ -5,14 +5,18 @@ status of a RayJob has the schema of whatever KubeRay is there: any JSON may sta
 """
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from finetune_api.classes import FineTuneClass
+from finetune_api.manifest import parse_class
 from finetune_api.status import ConditionType, Reason, State, StudyProgress, StudyStatus
 from finetune_operator import names
 from finetune_operator.kuberay import DEPLOYMENT_STATUSES, JOB_STATUSES, REASONS
+from finetune_operator.platform import Platform
 from finetune_operator.settings import Settings
 from finetune_operator.trouble import Trouble, TroubleReason
 from tests.operator.drawn import JSON, WORDS, nearly
@@ -101,10 +105,26 @@ CONTAINERS = st.lists(
     ),
     max_size=3,
 )
+QUANTITIES = st.sampled_from(["0", "1", "8", "500m", "1.5", "2k", "16Gi", "1e3"])
+DEMANDS = st.lists(
+    fields(
+        name=WORDS,
+        resources=fields(
+            limits=st.dictionaries(
+                st.sampled_from(["cpu", "nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb"]),
+                QUANTITIES,
+                max_size=3,
+            )
+        ),
+    ),
+    max_size=3,
+)
 PODS = st.fixed_dictionaries(
     {"metadata": META},
     optional={
-        "spec": JSON,
+        "spec": fields(
+            nodeName=st.sampled_from(["", "node"]), containers=DEMANDS, initContainers=DEMANDS
+        ),
         "status": fields(
             phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
             reason=st.sampled_from(["Evicted", "NodeLost"]) | WORDS,
@@ -267,10 +287,37 @@ DOCUMENTS = st.builds(
     time=TIMES,
     findings=FINDINGS,
 )
+CLASS_NAMES = ("free", "strict", "broken")
+FREE = {"limits": {"workers": 4, "trials": 9}, "labels": ["team"], "blockedNetworks": ["::/0"]}
+STRICT = {
+    "default": True,
+    "engine": "RayJob",
+    "limits": {"workers": 1, "gpus": 0},
+    "allowed": {"stores": [], "claims": [], "queueNames": [], "dataRoots": []},
+}
+_READ: dict[str, FineTuneClass | str] = {
+    name: parse_class(
+        {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneClass",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+    )
+    for name, spec in (("free", FREE), ("strict", STRICT))
+}
+PLATFORMS = st.none() | st.builds(
+    Platform,
+    st.lists(st.sampled_from(CLASS_NAMES), unique=True).map(
+        lambda names: {name: _READ.get(name, "spec: unheard of") for name in names}
+    ),
+    st.none() | st.sampled_from(CLASS_NAMES),
+)
 OBSERVED = st.builds(
-    lambda jobs, pods, **more: observed(*jobs, *pods, **more),
+    lambda jobs, pods, platform, **more: replace(observed(*jobs, *pods, **more), platform=platform),
     st.lists(SEEN_JOBS, max_size=3),
     st.lists(SEEN_PODS, max_size=4),
+    PLATFORMS,
     document=st.none() | DOCUMENTS,
     term=st.integers(0, 3),
     fresh=BOOLS,
@@ -279,6 +326,7 @@ SPECS = st.fixed_dictionaries(
     {},
     optional={
         "suspend": BOOLS,
+        "className": st.sampled_from(CLASS_NAMES),
         "ttlSecondsAfterFinished": st.sampled_from([0, 60, 31536000]),
         "cluster": st.sampled_from([{"queueName": "team-a"}, {"workers": 3, "minWorkers": 1}]),
         "budget": st.sampled_from([{"maxTrials": 1}, {"maxTrials": 9}, {"maxDurationSeconds": 60}]),

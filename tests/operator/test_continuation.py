@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.classes import FineTuneClass
 from finetune_api.limits import limits_of
 from finetune_api.status import (
     FinalModel,
@@ -23,6 +24,7 @@ from finetune_operator.continuation import continuation
 from finetune_operator.decide import decide, unremembered
 from finetune_operator.decision import Decision, Deletion
 from finetune_operator.observe import JobView, Observed, PodView
+from finetune_operator.platform import Platform
 from tests.operator.studies import (
     JOB_UID,
     NOW,
@@ -389,6 +391,48 @@ def test_edit_that_the_driver_had_not_heard_of_is_not_lost(engine: Any) -> None:
         done = look(edited, stale)
         assert done.status.last_end is not None
         assert done.status.last_end.limits == limits_of(edited.spec.budget, 0.7)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("later_limit", [10, 99, None])
+def test_a_class_that_allows_more_lets_no_ended_study_go_on_but_an_edit_of_the_study_does(
+    edited: bool, later_limit: int | None
+) -> None:
+    """A driver decides within the limits of the study's class; the study's own stay what its edits are compared with."""
+
+    def with_class(limit: int | None) -> Platform:
+        spec = {"limits": {"trials": limit}, "pricePerGpuHour": 3}
+        given = FineTuneClass.model_validate(
+            {
+                "apiVersion": "finetune.dev/v1alpha1",
+                "kind": "FineTuneClass",
+                "metadata": {"name": "gpu"},
+                "spec": {**spec, "default": True},
+            }
+        )
+        return Platform({"gpu": given})
+
+    own = {"budget": {"maxDurationSeconds": 600}}
+    first = study(None, **own)
+    now = {"generation": 2} if edited else {}
+    after = first.model_copy(update={"metadata": first.metadata.model_copy(update=now)})
+    made = job(succeeded=True, made_for=names.made_for(first))
+    says = progress("Finished", reason="SearchFinished", findings=FOUND)
+    told = Limits(
+        max_trials=10, max_duration_seconds=600, price_per_gpu_hour=3, max_failed_trials=3
+    )
+    seen = replace(with_limits(observed(made, document=says), told), platform=with_class(10))
+    done = look(after, seen).status
+    assert done.is_true("Complete")
+    assert done.last_end is not None
+    assert done.last_end.limits == limits_of(after.spec.budget, None)
+    ended_study = after.model_copy(update={"status": done})
+    assert not goes_on(look(ended_study, replace(seen, platform=with_class(later_limit))))
+    loosened = study(done, budget={"maxTrials": 20})
+    meta = loosened.metadata.model_copy(update={"generation": 3})
+    tried = look(loosened.model_copy(update={"metadata": meta}), seen)
+    assert not goes_on(tried)  # from no limit of its own to 20: no looser
+    assert "no effect" in "".join(event.message for event in tried.events)
 
 
 def test_driver_cannot_make_a_study_go_on_for_ever() -> None:

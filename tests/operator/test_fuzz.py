@@ -46,9 +46,11 @@ from finetune_operator.decide import (
     unremembered,
 )
 from finetune_operator.decision import Decision
+from finetune_operator.engines import KINDS
 from finetune_operator.kuberay import fate_of
 from finetune_operator.merge import overlay
 from finetune_operator.observe import ConfigView, JobView, Observed, PodView, RayJobView, number
+from finetune_operator.platform import class_of, denials
 from finetune_operator.settings import Settings
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import Follower, RecordLog, read_history
@@ -428,6 +430,7 @@ def test_whatever_is_seen_there_is_a_decision(
             for confirmed in (False, True):
                 decision = decide(made, observation, ours, now, explanation, confirmed)
                 acceptable(decision)
+                _class_is_kept(made, observation, decision)
         acceptable(refused(made, observation, now, explanation))
         acceptable(forbidden(made, observation, now, explanation))
         acceptable(hindered(made, observation, decision, now, explanation))
@@ -436,6 +439,15 @@ def test_whatever_is_seen_there_is_a_decision(
             assert decision.status.finished != bool(continuation(made).why)
             assert (decision.create, decision.apply) == ((), ())
         made = made.model_copy(update={"status": decision.status})
+
+
+def _class_is_kept(made: FineTuneStudy, seen: Observed, decision: Decision) -> None:
+    """No attempt begins without the class that the study should have, nor with what that class denies."""
+    if not any(manifest["kind"] in KINDS for manifest in decision.create):
+        return
+    given = class_of(made, seen.platform)
+    assert denials(made, given) == ""
+    assert decision.status.class_name == (given.metadata.name if given is not None else None)
 
 
 def with_annotations(made: FineTuneStudy, annotations: dict[str, str]) -> FineTuneStudy:

@@ -247,6 +247,56 @@ def test_workflows_may_read_and_end(path: Path) -> None:
         assert "uses" in job or job["timeout-minutes"] <= 360, name
 
 
+RELEASE = GITHUB / "workflows" / "release.yaml"
+IDENTITY = ".github/workflows/release.yaml@refs/tags/v$VERSION"
+
+
+def test_what_is_pushed_is_signed_by_digest_in_the_same_job() -> None:
+    pushing = {}
+    for name, job in jobs(RELEASE).items():
+        script = "\n".join(step.get("run", "") for step in job.get("steps", []))
+        built = any(step.get("with", {}).get("push") for step in job.get("steps", []))
+        if built or "helm push" in script:
+            pushing[name] = re.findall(r"^ *cosign sign .*$", script, flags=re.M)
+        # Whoever has this right can sign as the workflow.
+        assert (job.get("permissions", {}).get("id-token") == "write") is (name in pushing)
+    assert pushing.keys() == {"images", "release"}
+    for signed in pushing.values():
+        (line,) = signed
+        assert re.search(r'cosign sign --yes "\$[^:]+@\$(DIGEST|\{digest:\?.*\})"$', line), line
+
+
+def test_the_image_that_is_signed_is_the_one_that_was_built() -> None:
+    steps_of = jobs(RELEASE)["images"]["steps"]
+    (build,) = (step for step in steps_of if step.get("with", {}).get("push"))
+    (sign,) = (step for step in steps_of if "cosign sign" in step.get("run", ""))
+    assert sign["env"]["DIGEST"] == f"${{{{ steps.{build['id']}.outputs.digest }}}}"
+    assert build["with"]["tags"] == f"{sign['env']['IMAGE']}:${{{{ needs.names.outputs.version }}}}"
+
+
+def test_the_chart_is_pushed_with_the_registry_of_its_images() -> None:
+    script = "\n".join(step.get("run", "") for step in jobs(RELEASE)["release"]["steps"])
+    assert 'helm push "finetune-operator-$VERSION.tgz" "oci://$REGISTRY/charts"' in script
+    (path,) = re.findall(r"yq -i '\.([\w.]+) = strenv\(REGISTRY\)' (\S+)", script)
+    values = yaml.safe_load((ROOT / path[1]).read_text())
+    for name in path[0].split("."):
+        values = values[name]
+    assert values == "", "the value is there, and empty in the checkout"
+    assert script.index("yq -i") < script.index("helm package") < script.index("helm push")
+
+
+def test_signatures_are_verified_before_the_release_and_as_users_are_told() -> None:
+    names = [step.get("run", "") for step in jobs(RELEASE)["release"]["steps"]]
+    (verified,) = (at for at, run in enumerate(names) if "cosign verify" in run)
+    (released,) = (at for at, run in enumerate(names) if "gh release create" in run)
+    assert verified < released
+    page = (ROOT / "docs" / "releasing.md").read_text()
+    for text in (names[verified], page):
+        assert IDENTITY in text
+        assert "https://token.actions.githubusercontent.com" in text
+        assert "for what in finetune-operator finetune-trainer charts/finetune-operator" in text
+
+
 def test_the_page_of_releases_names_what_there_is() -> None:
     page = (ROOT / "docs" / "releasing.md").read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))

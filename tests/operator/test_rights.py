@@ -23,13 +23,17 @@ GROUPS = {
     "networkpolicies": "networking.k8s.io",
     "roles": "rbac.authorization.k8s.io",
     "rolebindings": "rbac.authorization.k8s.io",
+    "finetuneclasses": "finetune.dev",
     "customresourcedefinitions": "apiextensions.k8s.io",
     "leases": "coordination.k8s.io",
+    "tokenreviews": "authentication.k8s.io",
+    "subjectaccessreviews": "authorization.k8s.io",
 }
 """API groups of the resources that are not in the core group."""
 
 OTHERS = {
-    "user-roles.yaml": {"finetune-study-editor", "finetune-study-viewer"},
+    "metrics-role.yaml": {"finetune-metrics-reader"},
+    "user-roles.yaml": {"finetune-study-editor", "finetune-study-viewer", "finetune-class-viewer"},
     "tests/study.yaml": {"{{ $name }}"},  # `helm test` has an account of its own
 }
 """Templates with roles that are not the operator's, and the names of these."""
@@ -98,17 +102,25 @@ def test_the_chart_grants_what_the_table_says_and_nothing_else() -> None:
 
 def test_what_is_granted_only_at_times_is_granted_then() -> None:
     rules, roles = texts()["rules"], (TEMPLATES / "rbac.yaml").read_text()
+    cluster_rules = texts()["clusterRules"]
     namespaced, _, clusterwide = roles.partition("\n{{- else }}\n")
     kuberay = '{{- if ne .Values.study.engine "Job" }}\n{{ include "finetune-operator.rights.kuberay" . }}\n{{- end }}\n'
     assert kuberay in rules
     assert INCLUDES.findall(rules.replace(kuberay, "")) == ["rights.studies", "rights.children"]
+    reviews = '{{- if eq .Values.metrics.access "Authenticated" }}\n{{ include "finetune-operator.rights.reviews" . }}\n{{- end }}\n'
+    assert reviews in cluster_rules
+    assert INCLUDES.findall(cluster_rules.replace(reviews, "")) == ["rights.crd", "rights.classes"]
     assert INCLUDES.findall(namespaced) == ["rules"]
-    assert INCLUDES.findall(clusterwide) == ["rules", "rights.crd"]
+    assert INCLUDES.findall(clusterwide) == ["rules", "clusterRules"]
     said = {word: why for resources, _, why in table() for word in resources}
     at_times = {name: why for name, why in said.items() if re.search(r"\bnot (in|with) ", why)}
-    assert at_times.keys() == {"rayjobs", "customresourcedefinitions"}
+    clusterwide_only = {"customresourcedefinitions", "finetuneclasses", "namespaces"}
+    asked = {"tokenreviews", "subjectaccessreviews"}
+    assert at_times.keys() == {"rayjobs"} | clusterwide_only | asked
     assert at_times["rayjobs"].endswith("not with `study.engine: Job`")
-    assert at_times["customresourcedefinitions"].endswith("not in namespaced mode")
+    assert all(at_times[name].endswith("not in namespaced mode") for name in clusterwide_only)
+    for name in asked:
+        assert at_times[name].endswith("not in namespaced mode, not with `metrics.access: Open`")
 
 
 def documents(kind: str) -> Iterator[tuple[str, str]]:
@@ -126,7 +138,8 @@ def name_of(document: str) -> str:
 
 
 def test_no_role_of_the_operator_has_rules_of_its_own() -> None:
-    used: set[str] = set(INCLUDES.findall(texts()["rules"]))
+    collections = {"rules", "clusterRules"}
+    used = {name for text in collections for name in INCLUDES.findall(texts()[text])}
     for template, document in documents("Role"):
         if template in OTHERS:
             assert name_of(document) in OTHERS[template]
@@ -135,7 +148,7 @@ def test_no_role_of_the_operator_has_rules_of_its_own() -> None:
         assert "aggregat" not in head
         assert re.fullmatch(r"(\{\{- end \}\}\n)*", INCLUDES.sub("", rules)), template
         used |= set(INCLUDES.findall(rules))
-    assert used == {"rules", *(name for name in texts() if name.startswith("rights."))}
+    assert used == {*collections, *(name for name in texts() if name.startswith("rights."))}
 
 
 def test_the_operators_account_has_no_other_role() -> None:
@@ -145,6 +158,7 @@ def test_the_operators_account_has_no_other_role() -> None:
         (template, re.findall(r"^roleRef:\n(?:  .*\n)*?  name: (.*)$", document, re.M)[0])
         for template, document in documents("RoleBinding")
     }
-    assert bound == {(template, name) for template, name in made if template != "user-roles.yaml"}
+    for_others = ("metrics-role.yaml", "user-roles.yaml")
+    assert bound == {(template, name) for template, name in made if template not in for_others}
     smoke = (TEMPLATES / "tests" / "study.yaml").read_text()
     assert '{{- $name := printf "%s-test" (include "finetune-operator.fullname" .) }}' in smoke

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from finetune_operator import watch as watch_module
+from finetune_operator.alive import Watches
 from finetune_operator.children import Manifest
 from finetune_operator.names import STUDY_LABEL
 from finetune_operator.observe import ConfigView, JobView, Key, RoleView, View
@@ -41,7 +42,12 @@ class Following:
         self.news: asyncio.Queue[tuple[Key, bool]] = asyncio.Queue()
         self.ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self.watch = ChildWatch(
-            api.kube(), self.store, lambda *news: self.news.put_nowait(news), kinds, namespaces
+            api.kube(),
+            self.store,
+            lambda *news: self.news.put_nowait(news),
+            Watches(),
+            kinds,
+            namespaces,
         )
 
     async def told(self) -> tuple[str, bool]:

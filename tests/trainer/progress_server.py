@@ -64,12 +64,13 @@ class ProgressServer:
                     return 409
                 self.data |= body["data"]
             else:
-                test, add = body
-                assert (test["op"], test["path"], add["op"]) == ("test", "/data/term", "add")
+                test, *adds = body
+                assert (test["op"], test["path"]) == ("test", "/data/term")
+                assert {add["op"] for add in adds} == {"add"}
                 if self.data.get("term") != test["value"]:
                     return 422
-                self.data[add["path"].removeprefix("/data/")] = add["value"]
-                self.told.append(StudyProgress.model_validate_json(add["value"]))
+                self.data |= {add["path"].removeprefix("/data/"): add["value"] for add in adds}
+                self.told.append(StudyProgress.model_validate_json(self.data["progress"]))
             self._version += 1
             return 200
 

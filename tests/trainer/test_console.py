@@ -237,6 +237,52 @@ def test_a_plan_without_a_gpu_has_hours(
     assert says in capsys.readouterr().out
 
 
+def planned_with(given: dict[str, Any], folder: Path, **changes: Any) -> int:
+    """The exit code of a plan of the study with that class."""
+    path, of_class = folder / "study.yaml", folder / "class.yaml"
+    path.write_text(dump_yaml(study(**changes).to_json()))
+    kind = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneClass"}
+    of_class.write_text(dump_yaml({**kind, "metadata": {"name": "gpu"}, "spec": given}))
+    return main(["plan", str(path), "--manifest-only", "--class", str(of_class)])
+
+
+def test_a_plan_with_a_class_has_its_limits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = {"spec.budget": {"maxDurationSeconds": 60}}
+    assert planned_with({"limits": {"trials": 7}}, tmp_path, **budget) == 0
+    assert "7 trials" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "says"),
+    [
+        ({"limits": {"workers": 2}}, {"spec.cluster.workers": 3}, "workers: must be at most 2 in"),
+        ({"limits": {"wrkers": 2}}, {}, "class.yaml: spec.limits.wrkers: must be a known field"),
+        ({}, {"spec.className": "cpu"}, "spec.className: must be gpu"),
+    ],
+    ids=["what it denies", "a mistake in it", "another class"],
+)
+def test_a_plan_with_a_class_says_what_is_wrong(
+    given: dict[str, Any],
+    changes: dict[str, Any],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert planned_with(given, tmp_path, **changes) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_class_that_a_laptop_ignores_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_yaml(study(**{"spec.className": "gpu"}).to_json()))
+    assert main(["plan", str(path), "--manifest-only"]) == 0
+    assert "className gpu is ignored here" in capsys.readouterr().out
+
+
 def test_the_screen_has_what_trains_and_how_long_it_will_take() -> None:
     counts = TrialCounts(planned=8, completed=2, running=2, summary="2/8")
     found = Findings(trials=counts, best=trials(1)[0], top_trials=trials(2))

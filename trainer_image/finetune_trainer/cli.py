@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune_api.auto import described
+from finetune_api.class_rules import refusals, with_class
 from finetune_api.conditions import status_of
 from finetune_api.constraints import ConstraintError
-from finetune_api.manifest import ManifestError, dump_yaml, read_study
+from finetune_api.manifest import ManifestError, dump_yaml, read_class, read_study
+from finetune_api.manifest import Problem as Wrong
 from finetune_api.plan import make_plan, why_none_whole
 from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy, StudySpec
@@ -78,13 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         help="duration of an epoch in a slot, to give worst-case GPU hours and price",
     )
+    for command in (run, plan):
+        command.add_argument(
+            "--class",
+            dest="given",
+            metavar="FILE",
+            type=Path,
+            help="manifest of a FineTuneClass to apply, as a cluster would",
+        )
     parsed = parser.parse_args(arguments)
     shown = sys.stdout.isatty()
     # A file has no width: its tables need not be cut to that of a terminal.
     wide = None if shown or "COLUMNS" in os.environ else 160
     console = Console(soft_wrap=not shown, width=wide)
     try:
-        study = read_study(parsed.study)
+        study = _with_class(read_study(parsed.study), parsed.given, console)
         if parsed.command == "plan":
             return _plan(study, parsed, console)
         into = parsed.into or Path("runs") / study.metadata.name
@@ -105,6 +115,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "finetune: stopped; run the same command to go on from what is saved", file=sys.stderr
         )
         return 130
+
+
+def _with_class(study: FineTuneStudy, path: Path | None, console: Console) -> FineTuneStudy:
+    """The study as the class in that file makes it. Raises ManifestError for what the class does not allow."""
+    named = study.spec.class_name
+    if path is None:
+        if named is not None:
+            said = f"className {named} is ignored here (--class FILE applies a class)"
+            console.print(said, highlight=False)
+        return study
+    try:
+        given = read_class(path)
+    except ManifestError as error:
+        raise ManifestError(
+            [replace(each, field=_in(path, each)) for each in error.problems]
+        ) from error
+    name, namespace = given.metadata.name, study.metadata.namespace or "default"
+    if named not in (None, name):
+        message = f"must be {name}, the class in {path}, or be left out (got {named})"
+        raise ManifestError([Wrong("spec.className", message)])
+    refused = refusals(study.spec, namespace, name, given.spec)
+    if refused:
+        raise ManifestError([Wrong(field, message) for field, message in refused])
+    return study.model_copy(update={"spec": with_class(study.spec, given.spec)})
+
+
+def _in(path: Path, problem: Wrong) -> str:
+    """The field of a problem that is in another file than the study."""
+    return f"{path}: {problem.field}" if problem.field else str(path)
 
 
 def _os_error(error: OSError) -> str:

@@ -48,9 +48,45 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Reference of an image: a dict of image (repository, tag) and version. */}}
+{{/* Whether a reference of an image names a registry, as container runtimes see it: what stands before its first slash
+looks like a host. Empty if not. */}}
+{{- define "finetune-operator.namesRegistry" -}}
+{{- if regexMatch "^([^/]*[.:][^/]*|localhost)/" . }}true{{ end -}}
+{{- end }}
+
+{{/* Reference of an image: a list of the chart's context and the image (repository, tag, digest). */}}
 {{- define "finetune-operator.image" -}}
-{{ .image.repository }}:{{ .image.tag | default .version }}
+{{- $context := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- with $context.Values.global.imageRegistry -}}
+{{- if not (include "finetune-operator.namesRegistry" $image.repository) }}{{ . }}/{{ end -}}
+{{- end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $context.Chart.AppVersion }}{{ end -}}
+{{- end }}
+
+{{- define "finetune-operator.operatorImage" -}}
+{{ include "finetune-operator.image" (list . .Values.image) }}
+{{- end }}
+
+{{- define "finetune-operator.trainerImage" -}}
+{{ include "finetune-operator.image" (list . .Values.study.image) }}
+{{- end }}
+
+{{/* Pull secrets of the operator's pods, as JSON; empty without any. */}}
+{{- define "finetune-operator.pullSecrets" -}}
+{{- with concat .Values.global.imagePullSecrets .Values.imagePullSecrets | uniq }}{{ toJson . }}{{ end -}}
+{{- end }}
+
+{{/* study.podTemplate with the pull secrets of all images, as JSON; empty without either. */}}
+{{- define "finetune-operator.podTemplate" -}}
+{{- $template := deepCopy .Values.study.podTemplate -}}
+{{- if .Values.global.imagePullSecrets -}}
+{{- $spec := $template.spec | default dict -}}
+{{- $secrets := concat .Values.global.imagePullSecrets ($spec.imagePullSecrets | default list) | uniq -}}
+{{- $_ := set $template "spec" (set $spec "imagePullSecrets" $secrets) -}}
+{{- end -}}
+{{- with $template }}{{ toJson . }}{{ end -}}
 {{- end }}
 
 {{/* study.storage in the form of a study's spec.storage, as JSON; empty without storage. */}}
@@ -73,4 +109,49 @@ capabilities:
 {{- if or (eq .Values.policy.operator "Enabled") (and (eq .Values.policy.operator "Auto") $served (not .Values.watch.namespaces)) -}}
 true
 {{- end -}}
+{{- end }}
+
+{{/* Whether classes are enforced at admission; empty if not. */}}
+{{- define "finetune-operator.classPolicy" -}}
+{{- $served := .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy" -}}
+{{- if and (eq .Values.policy.classes "Enabled") .Values.watch.namespaces -}}
+{{- fail "policy.classes must not be Enabled with watch.namespaces: classes and ValidatingAdmissionPolicies are cluster-scoped, and namespaced mode creates nothing cluster-scoped" -}}
+{{- end -}}
+{{- if or (eq .Values.policy.classes "Enabled") (and (eq .Values.policy.classes "Auto") $served (not .Values.watch.namespaces)) -}}
+true
+{{- end -}}
+{{- end }}
+
+{{/* How metrics are served: Authenticated, Open, or Off where the operator has no right to ask who somebody is. */}}
+{{- define "finetune-operator.metricsAccess" -}}
+{{- if and (eq .Values.metrics.access "Authenticated") .Values.watch.namespaces -}}
+Off
+{{- else -}}
+{{ .Values.metrics.access }}
+{{- end -}}
+{{- end }}
+
+{{/* How a monitor scrapes, below its port: https with a token, if it needs that. */}}
+{{- define "finetune-operator.scrape" -}}
+honorLabels: true
+{{- if eq (include "finetune-operator.metricsAccess" .) "Authenticated" }}
+scheme: https
+tlsConfig:
+  {{- with .Values.metrics.certificateSecret }}
+  ca:
+    secret:
+      name: {{ . }}
+      key: ca.crt
+  serverName: {{ include "finetune-operator.fullname" $ }}-metrics.{{ $.Release.Namespace }}.svc
+  {{- else }}
+  # Each replica has a certificate of its own.
+  insecureSkipVerify: true
+  {{- end }}
+{{- with .Values.metrics.tokenSecret }}
+authorization:
+  credentials:
+    name: {{ .name }}
+    key: {{ .key }}
+{{- end }}
+{{- end }}
 {{- end }}

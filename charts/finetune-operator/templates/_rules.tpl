@@ -12,6 +12,15 @@ for a name, so that tests/operator/test_rights.py reads them without helm; where
 {{ include "finetune-operator.rights.children" . }}
 {{- end }}
 
+{{/* In the whole cluster, where it runs the studies of all namespaces. */}}
+{{- define "finetune-operator.clusterRules" -}}
+{{ include "finetune-operator.rights.crd" . }}
+{{ include "finetune-operator.rights.classes" . }}
+{{- if eq .Values.metrics.access "Authenticated" }}
+{{ include "finetune-operator.rights.reviews" . }}
+{{- end }}
+{{- end }}
+
 {{- define "finetune-operator.rights.studies" -}}
 - apiGroups: [finetune.dev]
   resources: [finetunestudies]
@@ -69,6 +78,26 @@ for a name, so that tests/operator/test_rights.py reads them without helm; where
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   verbs: [list, watch]
+{{- end }}
+
+{{- define "finetune-operator.rights.classes" -}}
+# What studies get and may ask for, and the namespaces that name a class by a label.
+- apiGroups: [finetune.dev]
+  resources: [finetuneclasses]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [list, watch]
+{{- end }}
+
+{{- define "finetune-operator.rights.reviews" -}}
+# Who sends a token, and whether they may read the metrics.
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
 {{- end }}
 
 {{- define "finetune-operator.rights.lease" -}}
