@@ -394,14 +394,18 @@ class Reconciler:
         if old.finished and not status.finished:
             # Without the memory of its end the study would go on again and again.
             return await self._apply_status(meta, status)
-        for wanted in (status, _of_first_crd(status), _of_first_crd(with_old("plan"))):
+
+        def of_first_crd(wanted: StudyStatus) -> StudyStatus:
+            return _of_first_crd(old, wanted)
+
+        for wanted in (status, of_first_crd(status), of_first_crd(with_old("plan"))):
             try:
                 return await self._apply_status(meta, wanted)
             except Refused as error:
                 study = f"{meta.namespace}/{meta.name}"
                 log.warning("status refused", extra={"study": study, "error": str(error)})
         return await self._apply_status(
-            meta, _of_first_crd(with_old("plan", *Findings.model_fields))
+            meta, of_first_crd(with_old("plan", *Findings.model_fields))
         )
 
     async def _apply_status(self, meta: ObjectMeta, status: StudyStatus) -> dict[str, Any]:
@@ -443,12 +447,24 @@ def _only_progress(old: StudyStatus, new: StudyStatus) -> bool:
     )
 
 
-def _of_first_crd(status: StudyStatus) -> StudyStatus:
-    """The status without what CRDs before 0.1.0 do not know, beside plan and findings."""
-    conditions = [each for each in status.conditions if each.type != "Running"]
-    unknown = dict.fromkeys(
-        ("best_shown", "workers", "retry", "class_name", "class_generation", "last_end", "winner")
+def _of_first_crd(old: StudyStatus, status: StudyStatus) -> StudyStatus:
+    """The status without what CRDs before 0.1.0 do not know, beside plan and findings.
+
+    A CRD knows what the stored status `old` has. Whatever else was refused then, a study must not forget its last end,
+    or the retry that it has followed.
+    """
+    running = old.condition("Running") is not None
+    conditions = [each for each in status.conditions if running or each.type != "Running"]
+    later = (
+        "best_shown",
+        "workers",
+        "retry",
+        "class_name",
+        "class_generation",
+        "last_end",
+        "winner",
     )
+    unknown = {name: None for name in later if getattr(old, name) is None}
     return status.model_copy(update={"conditions": conditions, **unknown})
 
 

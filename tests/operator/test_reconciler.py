@@ -174,10 +174,12 @@ async def test_status_that_is_refused_is_written_without_what_it_may_be_refused_
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     uid = await cluster.begin()
-    before = cluster.status
+    stored = [each for each in cluster.status["conditions"] if each["type"] != "Running"]
+    before = {**cluster.status, "conditions": stored}
     cluster.put_pod(uid)
     cluster.put_progress(uid, message="it goes on", findings={"trials": {"completed": 2}})
-    cluster.put_study({"spec.budget.maxTrials": 9, "metadata.generation": 2})
+    edited = {"spec.budget.maxTrials": 9, "metadata.generation": 2}
+    cluster.put_study(edited, status=before)
     invalid = Answer(422, "status.plan: Invalid value", "Invalid")
     cluster.api.on("PATCH", "/status", invalid, invalid, invalid)
     with caplog.at_level(logging.WARNING):
@@ -837,3 +839,19 @@ async def test_reopening_that_is_refused_is_tried_again(cluster: Cluster) -> Non
     assert cluster.status["state"] == "Complete"
     await cluster.hear_and_look()
     assert cluster.status["state"] == "Pending"
+
+
+async def test_refused_status_does_not_make_a_study_forget_its_end(cluster: Cluster) -> None:
+    """Without `retry` it would go on once more, without `winner` it would leave the last winner as the new one."""
+    await ended(cluster)
+    cluster.put_study({"metadata.annotations": {names.RETRY: "1"}})
+    await cluster.hear_and_look()
+    cluster.api.remove(f"{PODS}/tickets-1-0")
+    for _ in range(2):
+        cluster.api.on("PATCH", "/tickets/status", Answer(422, "no", "Invalid"))
+        await cluster.hear_and_look()
+    assert cluster.made() == ["tickets-2"]
+    kept = {name: cluster.status[name] for name in ("retry", "winner", "lastEnd")}
+    assert kept["retry"] == "1"
+    assert kept["winner"] == "tickets-winner"
+    assert kept["lastEnd"]["attempt"] == 1
