@@ -11,7 +11,7 @@ import pytest
 from kubernetes import config
 
 from finetune_api.manifest import parse_study
-from finetune_api.status import Findings
+from finetune_api.status import Findings, JudgedBy, Limits
 from finetune_operator.children import children
 from finetune_operator.settings import Settings
 from finetune_trainer import progress
@@ -94,9 +94,12 @@ def test_driver_claims_terms_and_publishes(
     assert sink.claim_term() == 1
     assert sink.claim_term() == 2
     words = {"phase": "Searching", "reason": "Running", "message": "trial 3"}
-    sink.publish(progress.document(sink, UID, 2, Findings(), **words))
+    limits = Limits(max_trials=4)
+    sink.publish(progress.document(sink, UID, 2, Findings(), **words), limits)
     stored = json.loads(server.kubectl("get", "cm", PROGRESS, f"--namespace={TEAM}", "-o=json"))
     assert json.loads(stored["data"]["progress"])["message"] == "trial 3"
+    said = JudgedBy.model_validate_json(stored["data"]["limits"])
+    assert said == JudgedBy(term=2, limits=limits)
 
 
 @pytest.mark.parametrize(
