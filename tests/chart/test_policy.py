@@ -125,7 +125,7 @@ def test_nothing_but_data_can_be_written(pods: Account, change: dict[str, Any]) 
 
 
 def test_data_have_at_most_64_kib_in_all(pods: Account) -> None:
-    nothing = {"term": None, "progress": None}
+    nothing = {"term": None, "progress": None, "limits": None}
     assert pods.patch({"data": {**nothing, "x": "a" * (LIMIT - 1)}}) == ""
     assert "must not be larger than 64 KiB" in pods.patch({"data": {"y": ""}})
     # Bytes count, not characters.

@@ -100,7 +100,7 @@ class Lane:
         made = [
             call
             for call, code in self.proxy.answers[before:]
-            if call.method == "POST" and call.path.endswith("/jobs") and code == 201
+            if call.write and call.method == "POST" and call.path.endswith("/jobs") and code == 201
         ]
         self.studies.done("DELETE", "fts", name)
         return self.cut, left, len(made)
