@@ -59,7 +59,7 @@ test-all: test test-node test-slow ## Every test but the extended ones (root)
 
 test-slow: examples/data/.prepared ## What test-all has beyond test and test-node (root)
 	@$(PYTHON) -m tests.cluster.onenode build
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=6 --dist=loadfile $(SLOW) -m 'not node and not gpu' tests
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses=4 --dist=loadfile $(SLOW) -m 'not node and not gpu' tests
 	$(PYTEST) $(SLOW) -m node tests/e2e tests/cluster/onenode
 
 test-extended: examples/data/.prepared ## The long ones: kills by the dozen, a lost node, every kind of search, KubeRay (root; hours)

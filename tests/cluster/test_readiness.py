@@ -80,7 +80,7 @@ def test_operator_that_hears_of_no_study_is_alive_and_not_ready(
     operator.start()
     try:
         until("readiness", lambda: ready(health) == (200, "ok\n"))
-        assert silent() == 0
+        until("the watch to be open", lambda: silent() == 0)
         rule.closed.set()
         studies.create("unheard")  # ends the watch
         until("silence", lambda: silent() > 0)
@@ -92,7 +92,7 @@ def test_operator_that_hears_of_no_study_is_alive_and_not_ready(
         rule.closed.clear()
         until("readiness again", lambda: ready(health) == (200, "ok\n"))
         until("its Job", lambda: studies.get("job", "unheard-1"))
-        assert silent() == 0
+        until("the watch to be open", lambda: silent() == 0)
     finally:
         operator.stop()
     assert code == 503

@@ -18,6 +18,7 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import StratifiedKFold
 
 from finetune_trainer import Resource, Study, StudyFailed
+from finetune_trainer.driver import start_ray
 from finetune_trainer.errors import SpecError
 from tests.trainer.disks import disk_of
 
@@ -30,13 +31,7 @@ SPACE = {"alpha": {"min": 1e-6, "max": 1e-1, "scale": "Log"}, "penalty": {"value
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    start_ray(2)
     yield
     ray.shutdown()
 
