@@ -173,6 +173,7 @@ def policy(platform: Platform) -> Iterator[None]:
         platform.kubectl("delete", kinds, "no-jobs-today")
 
 
+@pytest.mark.extended
 def test_a_policy_of_the_platform_that_was_a_mistake(platform: Platform) -> None:
     with policy(platform):
         platform.apply(study("refused", refit=False, budget={"maxTrials": 1}))
