@@ -78,8 +78,8 @@ from finetune_trainer.tracking.tracker import (
 from finetune_trainer.work import Material
 
 PUBLISH_SECONDS = 2.0
-RAY_STARTS = 3
-"""How many times Ray is started on a laptop before the study gives up."""
+RAY_STARTS = 5
+"""How many times Ray is started on a laptop before the study gives up; each try waits half a minute."""
 
 T = TypeVar("T")
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
