@@ -1,5 +1,6 @@
 """Conditions, and the status that follows from a progress document: one function for cluster and laptop."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from finetune_api.status import (
@@ -38,6 +39,49 @@ def with_condition(
     return sorted([*others, new], key=lambda c: c.type)
 
 
+def with_facts(
+    conditions: list[Condition],
+    facts: Mapping[ConditionType, bool],
+    reason: str,
+    message: str,
+    generation: int,
+    now: datetime,
+) -> list[Condition]:
+    """`conditions` with those of `facts`, all for `reason`.
+
+    What is True says `message`; what is False says why it is, in words of its own.
+    """
+    for kind, value in facts.items():
+        words = message if value else _why_false(kind, facts, reason, message)
+        conditions = with_condition(conditions, kind, value, reason, words, generation, now)
+    return conditions
+
+
+def _why_false(
+    kind: ConditionType, facts: Mapping[ConditionType, bool], reason: str, message: str
+) -> str:
+    complete, failed = facts.get("Complete", False), facts.get("Failed", False)
+    if complete or failed:
+        end = "the study is complete" if complete else f"the study has failed: {message}"
+        return message if kind == "Reconciling" else end
+    suspended = facts.get("Suspended", False)
+    match kind:
+        case "Complete":
+            return "the study has not ended yet"
+        case "Failed":
+            return "the study has not failed"
+        case "Suspended":
+            asked = reason == "SuspendRequested"
+            return "pods have not ended yet" if asked else "the study is not suspended"
+        case "Stalled":
+            held = "it is suspended, and goes on once spec.suspend is false"
+            return held if suspended else "nobody needs to act: the study goes on by itself"
+        case "Running":
+            return "the study is suspended: no pod trains" if suspended else message
+        case "Reconciling":
+            return message
+
+
 _STATES: dict[str, State] = {
     "Preparing": "Starting",
     "Searching": "Running",
@@ -59,11 +103,9 @@ def status_of(study: FineTuneStudy, progress: StudyProgress, started: datetime) 
         "Reconciling": False,
         "Running": False,
     }
-    conditions: list[Condition] = []
-    for kind, value in facts.items():
-        conditions = with_condition(
-            conditions, kind, value, progress.reason, progress.message, generation, progress.time
-        )
+    conditions = with_facts(
+        [], facts, progress.reason, progress.message, generation, progress.time
+    )
     over = progress.phase in ("Finished", "Failed")
     return StudyStatus(
         **progress.findings.__dict__,

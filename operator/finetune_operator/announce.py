@@ -28,10 +28,10 @@ _WARNINGS = (
 def transitions(old: StudyStatus, new: StudyStatus) -> tuple[StudyEvent, ...]:
     """The Events for the change from `old` to `new`."""
     events = []
-    warning = next((c for c in new.conditions if c.reason in _WARNINGS), None)
-    said = {(condition.reason, _gist(condition.message)) for condition in old.conditions}
-    if warning is not None and (warning.reason, _gist(warning.message)) not in said:
-        events.append(StudyEvent("Warning", warning.reason, warning.message))
+    reason = next((c.reason for c in new.conditions if c.reason in _WARNINGS), None)
+    known = {c.reason for c in old.conditions} if _gist(new.message) == _gist(old.message) else ()
+    if reason is not None and reason not in known:
+        events.append(StudyEvent("Warning", reason, new.message))
     if old.finished and not new.finished:
         events.append(StudyEvent("Normal", "Reopened", new.message))
     if new.attempts > old.attempts:

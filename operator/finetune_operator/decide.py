@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.classes import FineTuneClass
-from finetune_api.conditions import with_condition
+from finetune_api.conditions import with_condition, with_facts
 from finetune_api.constraints import FIELD as CONSTRAINTS
 from finetune_api.constraints import ConstraintError
 from finetune_api.plan import make_plan, priced
@@ -241,13 +241,10 @@ def hindered(
         state = study.status.state or "Running"
         status = _status(case, state, "Forbidden", why, reconciling=True)
     else:
-        conditions, generation = status.conditions, study.metadata.generation
-        for told in status.conditions:
-            true = told.status == "True"
-            conditions = with_condition(
-                conditions, told.type, true, "Forbidden", why[:MAX_MESSAGE], generation, now
-            )
-        changes = {"conditions": conditions, "message": why[:MAX_MESSAGE]}
+        facts = {told.type: told.status == "True" for told in status.conditions}
+        message, generation = why[:MAX_MESSAGE], study.metadata.generation
+        conditions = with_facts(status.conditions, facts, "Forbidden", message, generation, now)
+        changes = {"conditions": conditions, "message": message}
         status = status.model_copy(update=changes)
     return replace(decision, status=status, events=transitions(study.status, status))
 
@@ -767,10 +764,8 @@ def _status(
         "Stalled": stalled,
         "Running": trains,
     }
-    conditions: list[Condition] = old.conditions
-    for kind, value in facts.items():
-        generation = case.study.metadata.generation
-        conditions = with_condition(conditions, kind, value, reason, message, generation, case.now)
+    generation = case.study.metadata.generation
+    conditions = with_facts(old.conditions, facts, reason, message, generation, case.now)
     started = old.start_time or (case.now if case.attempts or attempts else None)
     findings = at_rest(case.findings) if suspended or ended or resting else case.findings
     return StudyStatus(

@@ -880,6 +880,47 @@ def test_transition_time_moves_only_with_the_status_of_a_condition() -> None:
     assert [c[0].last_transition_time for c in (first, same, changed)] == [NOW, NOW, later(9)]
 
 
+_FALSE_ALONE = {
+    "Complete": {"the study has not ended yet", "the study has failed: no rows"},
+    "Failed": {"the study has not failed", "the study is complete"},
+    "Suspended": {
+        "the study is not suspended",
+        "pods have not ended yet",
+        "the study is complete",
+        "the study has failed: no rows",
+    },
+    "Stalled": {
+        "nobody needs to act: the study goes on by itself",
+        "it is suspended, and goes on once spec.suspend is false",
+        "the study is complete",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("seen", "spec"),
+    [
+        (Observed(), {}),
+        (Observed(), {"suspend": True}),
+        (observed(job(), pod()), {"suspend": True}),
+        (observed(job(), pod(trouble=Trouble("Unschedulable", "no node"))), {}),
+        (observed(job(), pod(), document=progress()), {}),
+        (observed(job(), document=progress("Finished", reason="BudgetSpent")), {}),
+        (observed(job(), document=progress("Failed", reason="DataError", message="no rows")), {}),
+    ],
+)
+def test_a_condition_that_is_false_says_why_in_words_of_its_own(
+    seen: Observed, spec: dict[str, Any]
+) -> None:
+    status = decide(study(**spec), seen, SETTINGS, NOW).status
+    assert len(status.conditions) == 6
+    for condition in status.conditions:
+        if condition.status == "True":
+            assert condition.message == status.message
+        elif condition.type in _FALSE_ALONE:
+            assert condition.message in _FALSE_ALONE[condition.type]
+
+
 # The plan.
 
 
