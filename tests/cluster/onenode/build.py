@@ -17,7 +17,17 @@ from tools.install import pinned
 from tests.cluster.onenode.locks import exclusive
 from tests.needs import ToolMissing
 
-KUBERNETES = "v1.35.4"
+_RELEASES = {"v1.33.13": "kubernetes-1.33", "v1.35.4": "kubernetes", "v1.37.2": "kubernetes-1.37"}
+"""Releases of Kubernetes, and the folders of the modules that they are built from."""
+
+VERSIONS = tuple(_RELEASES)
+"""The releases that the tests can run on: the oldest that the chart admits, the usual one and the newest."""
+
+ASKED = "FINETUNE_KUBERNETES"
+"""The environment variable that names the release to run on."""
+
+KUBERNETES = os.environ.get(ASKED, "v1.35.4")
+"""The release that is run."""
 
 _HERE = Path(__file__).parent
 _STAMP = "k8s.io/component-base/version"
@@ -62,7 +72,7 @@ class Module:
 
 MODULES = {
     "kubernetes": Module(
-        _HERE / "go" / "kubernetes",
+        _HERE / "go" / _RELEASES[KUBERNETES],
         {
             name: f"k8s.io/kubernetes/cmd/{name}"
             for name in (
@@ -75,7 +85,8 @@ MODULES = {
             )
         },
         # Unstamped, clients would see v0.0.0-master.
-        f"-s -w -X {_STAMP}.gitVersion={KUBERNETES} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=35"
+        f"-s -w -X {_STAMP}.gitVersion={KUBERNETES} -X {_STAMP}.gitMajor=1"
+        f" -X {_STAMP}.gitMinor={KUBERNETES.split('.')[1]}"
         f" -X {_STAMP}.gitTreeState=clean",
     ),
     "etcd": Module(_HERE / "go" / "etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
