@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from finetune_api.locations import Location
-from finetune_api.schema import Model, Rule
+from finetune_api.schema import Model, Name, Rule
 from finetune_api.spaces import ATOMIC
-from finetune_api.study import Name, ObjectMeta, Quantity, Storage, Toleration
+from finetune_api.stores import Storage
+from finetune_api.study import ObjectMeta, Quantity, Toleration
 
 CLASS_KIND = "FineTuneClass"
 CLASS_PLURAL = "finetuneclasses"

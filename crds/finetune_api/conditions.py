@@ -103,9 +103,7 @@ def status_of(study: FineTuneStudy, progress: StudyProgress, started: datetime) 
         "Reconciling": False,
         "Running": False,
     }
-    conditions = with_facts(
-        [], facts, progress.reason, progress.message, generation, progress.time
-    )
+    conditions = with_facts([], facts, progress.reason, progress.message, generation, progress.time)
     over = progress.phase in ("Finished", "Failed")
     return StudyStatus(
         **progress.findings.__dict__,

@@ -6,14 +6,17 @@ predicate for everybody else. `tests/cluster` proves that the pairs agree.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from finetune_api.docstrings import attribute_docs
+
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
+"""The name of another object."""
 
 
 @dataclass(frozen=True)

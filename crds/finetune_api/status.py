@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from finetune_api.schema import Model
+from finetune_api.stores import Storage
 
 MAX_TOP_TRIALS = 10
 MAX_SPLITS = 32
@@ -373,6 +374,9 @@ class StudyStatus(Findings):
 
     class_generation: int | None = Field(None, ge=0)
     """Generation of that class when the attempt began."""
+
+    storage: Storage | None = None
+    """Where the study's records are since its first attempt. Later defaults of the operator or the class do not move them."""
 
     last_end: LastEnd | None = None
     """Set when the study ends. It stays while the study goes on after that."""

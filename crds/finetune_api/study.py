@@ -16,10 +16,10 @@ from finetune_api.hyperparameters import (
     Hyperparameters,
     json_name,
 )
-from finetune_api.locations import Location, ObjectStore
+from finetune_api.locations import Location
 from finetune_api.metrics import ALL_METRICS, METRICS, Goal, Task, natural_goal
 from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
-from finetune_api.schema import Model, Rule
+from finetune_api.schema import Model, Name, Rule
 from finetune_api.spaces import (
     ATOMIC,
     DOMAINS,
@@ -31,6 +31,7 @@ from finetune_api.spaces import (
     SearchSpaceBase,
 )
 from finetune_api.status import StudyStatus
+from finetune_api.stores import Storage
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
@@ -40,7 +41,6 @@ PLURAL = "finetunestudies"
 MAX_NAME = 40
 
 Metric: TypeAlias = Literal[ALL_METRICS]  # type: ignore[valid-type]  # the words are declared once, in metrics
-Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=253)]
 ClassName: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 ]
@@ -718,40 +718,6 @@ class ClusterSpec(Model):
     def scales(self) -> bool:
         """Whether workers come and go with the work, where KubeRay runs the cluster."""
         return self.min_workers is not None and self.min_workers < self.workers
-
-
-class ClaimStorage(Model):
-    """A PersistentVolumeClaim in the study's namespace."""
-
-    claim_name: Name
-    """Name of the claim."""
-
-
-class Storage(Model):
-    """Where records, checkpoints, the table of trials and the final model are kept."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="has(self.persistentVolumeClaim) != has(self.uri)",
-            message="must have exactly one of persistentVolumeClaim and uri",
-            holds=lambda self: (self.persistent_volume_claim is None) != (self.uri is None),
-        ),
-        Rule(
-            cel="!has(self.secretName) || has(self.uri)",
-            message="secretName must go with uri",
-            holds=lambda self: self.secret_name is None or self.uri is not None,
-            field=".secretName",
-        ),
-    )
-
-    persistent_volume_claim: ClaimStorage | None = None
-    """Must be ReadWriteMany if the study's pods run on more than one node."""
-
-    uri: ObjectStore | None = None
-    """An object store, for example `s3://bucket/prefix`."""
-
-    secret_name: Name | None = None
-    """Secret whose keys become environment variables of the study's pods (credentials)."""
 
 
 def _finite(domain: str, name: str) -> str:

@@ -19,8 +19,15 @@ _FROM_KUBERAY: Manifest = {
 
 
 def resolved(study: FineTuneStudy, settings: Settings) -> StudySpec:
-    """The spec as its class makes it, with the operator's defaults for storage and resources filled in."""
-    spec = study.spec if settings.given is None else with_class(study.spec, settings.given)
+    """The spec as its class makes it, with the operator's defaults for storage and resources filled in.
+
+    A study that has begun keeps the storage that its records are in.
+    """
+    spec = study.spec
+    if spec.storage is None:
+        spec = spec.model_copy(update={"storage": study.status.storage})
+    if settings.given is not None:
+        spec = with_class(spec, settings.given)
     cluster = spec.cluster
     resources = {**settings.default_resources, **cluster.resources_per_worker}
     return spec.model_copy(

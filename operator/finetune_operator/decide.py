@@ -30,6 +30,7 @@ from finetune_api.status import (
     StudyStatus,
     shown,
 )
+from finetune_api.stores import Storage
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import engines, names
 from finetune_operator.announce import transitions
@@ -784,6 +785,7 @@ def _status(
         retry=names.asked_retry(case.study),
         last_end=_this_end(case) if ended else old.last_end,
         winner=old.winner,
+        storage=_storage_used(case, begins=attempts is not None),
         **_class_used(case, begins=attempts is not None),
     )
 
@@ -797,6 +799,13 @@ def _class_used(case: _Case, begins: bool) -> dict[str, Any]:
         return {}
     meta = given.metadata
     return {"class_name": meta.name, "class_generation": meta.generation}
+
+
+def _storage_used(case: _Case, begins: bool) -> Storage | None:
+    """Where the records are; studies that began before the status said so have them where they would begin now."""
+    if case.unclassed:
+        return case.study.status.storage
+    return case.spec.storage if begins or case.attempts else None
 
 
 def _this_end(case: _Case) -> LastEnd:

@@ -461,6 +461,7 @@ def _of_first_crd(old: StudyStatus, status: StudyStatus) -> StudyStatus:
         "retry",
         "class_name",
         "class_generation",
+        "storage",
         "last_end",
         "winner",
     )

@@ -5,7 +5,8 @@ from typing import Any
 
 from finetune_api.manifest import parse_study
 from finetune_api.status import Findings, StudyProgress, StudyStatus, TrialCounts
-from finetune_api.study import ClaimStorage, FineTuneStudy, Storage
+from finetune_api.stores import ClaimStorage, Storage
+from finetune_api.study import FineTuneStudy
 from finetune_operator import names
 from finetune_operator.children import children as made_for
 from finetune_operator.children import spec_config_map

@@ -10,7 +10,8 @@ from finetune_api.classes import Allowed, FineTuneClass, Limits
 from finetune_api.conditions import with_condition
 from finetune_api.manifest import parse_study
 from finetune_api.schema import Model
-from finetune_api.study import ClusterSpec, FineTuneStudy, Storage, Tracking
+from finetune_api.stores import Storage
+from finetune_api.study import ClusterSpec, FineTuneStudy, Tracking
 from finetune_operator.decide import decide
 from finetune_operator.decision import Decision
 from finetune_operator.observe import Observed
@@ -103,6 +104,36 @@ def test_every_field_that_reaches_a_pod_is_considered() -> None:
     }
     named = {word.strip(",") for said in REACHES_PODS.values() for word in said.split()}
     assert {word for word in named if word.startswith(("limits.", "allowed."))} <= limits
+
+
+# -- where the records are
+
+
+@pytest.mark.parametrize("by", ["the study", "its class", "the chart"])
+def test_a_study_that_has_begun_keeps_the_storage_of_its_records(by: str) -> None:
+    def stores(place: str) -> Storage:
+        return Storage(uri=f"s3://{place}/studies")
+
+    def attempt(study: FineTuneStudy, place: str) -> Decision:
+        """What follows while defaults come from `place`."""
+        of = made(storage=stores(place)) if by == "its class" else made()
+        chart = SETTINGS.model_copy(update={"default_storage": stores(place)})
+        return decided(study, platform(of, named="gpu"), chart)
+
+    spec = {"storage": {"uri": "s3://first/studies"}} if by == "the study" else {"storage": None}
+    begun = attempt(asked(**spec), "first")
+    assert begun.status.storage == stores("first")
+    again = attempt(asked(**spec).model_copy(update={"status": begun.status}), "second")
+    assert again.status.attempts == 2
+    assert again.status.storage == stores("first")
+    assert "s3://first/studies/" in json.dumps(template(again))
+    assert "s3://second" not in json.dumps(template(again))
+
+
+def test_a_study_that_waits_for_its_first_attempt_has_no_storage_yet() -> None:
+    waiting = decided(asked(className="none", storage=None), platform())
+    assert waits(waiting).startswith("ClassNotFound")
+    assert waiting.status.storage is None
 
 
 # -- which class
