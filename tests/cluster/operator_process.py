@@ -165,6 +165,13 @@ class Studies:
         """Write the start of a pod as kubelet would."""
         self._write_pod(job, index, {"phase": "Running"})
 
+    def bind_pod(self, job: str, index: int, node: str) -> None:
+        """Give a pod to a node, as the scheduler would."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        name = self._pod(job, index)
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}}
+        self.done("POST", "pod", name, {**binding, "target": target}, subresource="binding")
+
     def report(self, name: str, job: str, phase: str, **more: Any) -> None:
         """Write the driver's progress document."""
         document = {
@@ -198,14 +205,18 @@ class Studies:
         self._write_pod(job, index, {"phase": phase, "containerStatuses": [container]})
 
     def _write_pod(self, job: str, index: int, status: dict[str, Any]) -> None:
-        name = next(
-            pod["metadata"]["name"]
+        name = self._pod(job, index)
+        self.done("PATCH", "pod", name, {"status": status}, subresource="status")
+
+    def _pod(self, job: str, index: int) -> str:
+        """The name of a Job's pod."""
+        return next(
+            str(pod["metadata"]["name"])
             for pod in self.all("pods")
             if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") == job
             and pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == str(index)
             and "deletionTimestamp" not in pod["metadata"]
         )
-        self.done("PATCH", "pod", name, {"status": status}, subresource="status")
 
     def remove_pods(self) -> None:
         """Let go of deleted pods, as kubelet does when their processes have ended."""

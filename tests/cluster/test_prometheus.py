@@ -99,8 +99,10 @@ def _run(studies: Studies) -> None:
         "spending": {"epochs": 9, "epochsSaved": 3, "price": 1.5},
     }
     for name in ("done", "tickets"):
-        studies.apply(name, storage=STORAGE)
+        cluster = {"workers": 1, "resourcesPerWorker": {"nvidia.com/gpu": 2}}
+        studies.apply(name, storage=STORAGE, cluster=cluster)
         lives.run(studies, name, findings=findings)
+    studies.bind_pod("tickets-1", 0, "node-1")
     lives.complete(studies, "done", findings=findings)
 
 
@@ -110,6 +112,8 @@ def test_dashboard_and_alerts_on_a_real_prometheus(
     _run(studies)
     for title, query in panels():
         until(f"{title}: {query}", partial(prometheus.query, query), 30)
+    (held,) = prometheus.query("finetune_gpus_allocated")
+    assert (held["metric"]["namespace"], held["value"][1]) == (studies.namespace, "2")
     stalled = prometheus.query("finetune_study_stalled == 1")
     assert [one["metric"]["name"] for one in stalled] == ["homeless"]
     # The study's own namespace, not that of the operator that shows it.
