@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,12 +258,22 @@ def test_points_come_first_and_other_studies_teach(tmp_path: Path) -> None:
     assert second.run(progress=False).state.trials[0].params == first.best_params_
 
 
-def test_what_the_function_raises_fails_the_study_with_its_words(tmp_path: Path) -> None:
+def test_what_the_function_raises_fails_the_study_with_its_words_until_it_is_mended(
+    tmp_path: Path,
+) -> None:
     def wrong(config: dict[str, Any], *_: Any) -> float:
         raise KeyError("gamma")
 
+    def study(function: Callable[..., float]) -> Study:
+        return Study(function, SPACE, into=tmp_path, budget={"maxTrials": 6}, slots=2)
+
     with pytest.raises(StudyFailed, match=r"TooManyFailedTrials.*KeyError: 'gamma'"):
-        Study(wrong, SPACE, into=tmp_path, budget={"maxTrials": 20}, slots=2).run(progress=False)
+        study(wrong).run(progress=False)
+    mended = study(lambda config, *_: float(config["alpha"])).run(progress=False)
+    assert [trial.status for trial in mended.state.trials] == ["Completed"] * 6
+    assert mended.best_params_["alpha"] == max(
+        trial.params["alpha"] for trial in mended.state.trials
+    )
 
 
 @pytest.mark.parametrize(

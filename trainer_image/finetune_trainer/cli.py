@@ -27,7 +27,8 @@ from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
-from finetune_trainer.search.decisions import may_go_on
+from finetune_trainer.search.decisions import has_failed, may_go_on
+from finetune_trainer.search.events import Event
 from finetune_trainer.search.identity import has_begun, parts_of, problem_of
 from finetune_trainer.search.points import recommended_point
 from finetune_trainer.search.problem import Problem, Recommended
@@ -249,6 +250,10 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     slots = slots or max(1, min(study.spec.cluster.slots, os.cpu_count() or 1))
     sink = LocalSink(into)
     started = datetime.now(UTC)
+    state, _ = _replayed(study, into)
+    retry = started.isoformat() if has_failed(state) else ""
+    if retry:
+        console.print("what failed is tried again; what was trained is kept", highlight=False)
     at_once = "one trial at a time" if slots == 1 else f"{slots} trials at a time"
     console.print(f"{study.metadata.name}: {at_once}, results in {into}", highlight=False)
     if study.spec.search.algorithm == "Auto":
@@ -266,6 +271,7 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
             sink,
             slots,
             _share(slots),
+            retry=retry,
             watch=screen.watch,
             interrupted=screen.interrupted,
         )
@@ -286,7 +292,10 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     how = {
         "Drained": f"Stopped ({progress.message}); run the same command to go on",
         "Finished": f"Finished: {progress.message}",
-    }.get(progress.phase, f"Failed ({progress.reason}): {progress.message}")
+    }.get(
+        progress.phase,
+        f"Failed ({progress.reason}): {progress.message}; the same command tries again once that is mended",
+    )
     _report(study, how, progress.findings, into, console)
     return 0 if progress.phase == "Finished" else 1
 
@@ -306,11 +315,15 @@ def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
         return None
     if found.spec == study.spec:
         return found
+    goes_on = may_go_on(*_replayed(study, into), study.spec.budget, time.time())
+    return None if goes_on else found
+
+
+def _replayed(study: FineTuneStudy, into: Path) -> tuple[StudyState, Sequence[Event]]:
+    """What the records of a study say, and the records."""
     storage = Storage.open(str(into))
     events = read_history(storage).events
-    state = StudyState.replayed(problem_of(study.spec, storage), events)
-    goes_on = may_go_on(state, events, study.spec.budget, time.time())
-    return None if goes_on else found
+    return StudyState.replayed(problem_of(study.spec, storage), events), events
 
 
 def _tell_finished(

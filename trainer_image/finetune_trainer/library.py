@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,7 +32,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
-from finetune_trainer.search.decisions import FAILURES, may_go_on, next_item
+from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
 from finetune_trainer.search.identity import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
@@ -206,9 +207,10 @@ class Study:
     def run(self, progress: bool = True) -> "Study":
         """Search until the budget is spent or everything is tried, then refit; returns this study.
 
-        While the folder cannot be written (a full disk), it waits and says so. Raises StudyFailed if no trial
-        has a value or too many failed, SpecError if the folder is another study's, BlockingIOError if another
-        process uses it, OSError if the folder cannot be used at all, RayUnavailable if Ray does not start.
+        A study that has failed tries again what failed. While the folder cannot be written (a full disk), it waits
+        and says so. Raises StudyFailed if no trial has a value or too many failed, SpecError if the folder is
+        another study's, BlockingIOError if another process uses it, OSError if the folder cannot be used at all,
+        RayUnavailable if Ray does not start.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         storage = Storage.open(str(self._folder))
@@ -222,11 +224,12 @@ class Study:
         events = read_history(storage).events
         state = StudyState.replayed(self._problem, events)
         over = isinstance(next_item(state, self._budget, 0.0), End) and state.ended is not None
-        if not over or may_go_on(state, events, self._budget, time.time()):
+        retry = datetime.now(UTC).isoformat() if over and has_failed(state) else ""
+        if not over or retry or may_go_on(state, events, self._budget, time.time()):
             sink = LocalSink(self._folder, "into")
             term = sink.claim_term()
             try:
-                self._run(term, progress)
+                self._run(term, progress, retry)
             finally:
                 sink.release()
             state = self._replayed(storage)
@@ -253,18 +256,19 @@ class Study:
     def _replayed(self, storage: Storage) -> StudyState:
         return StudyState.replayed(self._problem, read_history(storage).events)
 
-    def _run(self, term: int, progress: bool) -> None:
+    def _run(self, term: int, progress: bool, retry: str) -> None:
         own = not ray.is_initialized()
         if own:
             start_ray(self._slots)
         try:
-            self._search(term, progress)
+            self._search(term, progress, retry)
         finally:
             if own:
                 ray.shutdown()
 
-    def _search(self, term: int, progress: bool) -> None:
-        broker = start_broker(self._problem, self._budget, str(self._folder), term)
+    def _search(self, term: int, progress: bool, retry: str) -> None:
+        folder = str(self._folder)
+        broker = start_broker(self._problem, self._budget, folder, term, retry=retry)
         try:
             self._search_with(broker, progress)
         finally:
