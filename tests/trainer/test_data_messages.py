@@ -262,6 +262,19 @@ def test_wrong_numbers_are_told_with_line_and_count() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "written", ["1_000", "1_2", "\u0967\u0968", "0x1F", "1e", "1 000", "infinity"]
+)
+def test_what_no_file_means_as_a_number_is_none(written: str) -> None:
+    with pytest.raises(DataError, match="must hold finite numbers"):
+        read("Regression", 1, 2, written)
+
+
+@pytest.mark.parametrize("written", ["1", "-1.5", "+.5", "5.", " 2 ", "1e-3", "1E+3", "007"])
+def test_numbers_as_programs_write_them_are_read(written: str) -> None:
+    assert read("Regression", 1, 2, written)[0][-1] == float(written)
+
+
 @pytest.mark.parametrize("word", ["NA", "N/A", "null", "None", "-", "?", "<NA>"])
 def test_words_for_no_number_are_told_what_is_read_as_one(word: str) -> None:
     with pytest.raises(DataError, match=r"; only an empty cell or nan counts as missing$"):
@@ -277,6 +290,7 @@ def test_words_for_no_number_are_told_what_is_read_as_one(word: str) -> None:
         ("1 234,5", "1234.5"),
         ("1'234.5", "1234.5"),
         ("1,234,567", "1234567"),
+        ("1_234", "1234"),
         ("1.234.567", "1234567"),
         ("1,234", "1234 or 1.234"),
         ("-0,5", "-0.5"),

@@ -35,14 +35,14 @@ _NOTHING = frozenset(
 """What people and programs write where there is no number, in lower case."""
 
 _DRESS = re.compile(r"[$€£¥%]")
-_BLANK = re.compile(r"(?<=\d)[\s'](?=\d{3}(?!\d))")
+_BLANK = re.compile(r"(?<=\d)[\s'_](?=\d{3}(?!\d))")
 """Between groups of three digits."""
 
 _GROUPS = re.compile(r"[-+]?\d{1,3}([.,])\d{3}(?:\1\d{3})+")
 _GROUPS_AND_DECIMALS = re.compile(r"[-+]?\d{1,3}([.,])\d{3}(?:\1\d{3})*(?!\1)[.,]\d+")
 _AMBIGUOUS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
 _HEXADECIMAL = re.compile(r"[-+]?0x[0-9a-f]+", re.IGNORECASE)
 _TRUTH = {"true": "1", "false": "0"}
 
@@ -55,7 +55,9 @@ def number_of(value: Any) -> float | None:
     if is_missing(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan")):
         return None
     try:
-        number = float(value)
+        # Of a text, `float` would also take 1_2, which is Python's own way to write 12, and other scripts' digits.
+        written = not isinstance(value, str) or _NUMBER.fullmatch(value.strip())
+        number = float(value) if written else math.inf
     except (TypeError, ValueError, OverflowError):
         number = math.inf
     if not math.isfinite(number):
