@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias, TypeVar
 
 from finetune_api.classes import CLASS_KIND, CLASS_LABEL, CLASS_PLURAL, ClassSpec
-from finetune_api.quantities import parse_quantity
+from finetune_api.quantities import gpus_in, parse_quantity
 from finetune_api.study import API_VERSION, GROUP, PLURAL, VERSION, Budget, StudySpec, Toleration
 
 CLAIM_ROOT = "/mnt/storage"
@@ -159,8 +159,7 @@ class _Asked:
 
     @property
     def gpus(self) -> Decimal:
-        each = (parse_quantity(v) for k, v in self.resources.items() if is_gpu(k))
-        return self.spec.cluster.workers * sum(each, Decimal(0))
+        return self.spec.cluster.workers * gpus_in(self.resources)
 
     def names(self) -> Iterator[Refusal]:
         """Each name of a model, with its field."""
@@ -234,11 +233,6 @@ def _folder(root: str) -> str:
     """A root without its options, ending with a slash."""
     path = root.partition("?")[0]
     return path if path.endswith("/") else f"{path}/"
-
-
-def is_gpu(resource: str) -> bool:
-    """Whether a resource of Kubernetes counts GPUs."""
-    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")
 
 
 _LOCATION = r"://|^[/.~]|\\|/.*/|\.\."

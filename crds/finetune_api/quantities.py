@@ -1,6 +1,7 @@
 """Kubernetes quantities such as `500m`, `16Gi` or `2`, as the API server reads them."""
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 
 QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
@@ -28,3 +29,13 @@ def parse_quantity(value: int | str) -> Decimal:
     if suffix in _DECIMAL:
         return number.scaleb(_DECIMAL[suffix])
     return number.scaleb(int(suffix[1:]))
+
+
+def gpus_in(resources: Mapping[str, int | str]) -> Decimal:
+    """GPUs among resources of Kubernetes, whoever made them, by the rule with which KubeRay counts them."""
+    counts = [parse_quantity(amount) for name, amount in resources.items() if _is_gpu(name)]
+    return sum(counts, Decimal(0))
+
+
+def _is_gpu(resource: str) -> bool:
+    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from finetune_api import pods
 from finetune_api.class_rules import with_class
 from finetune_api.study import API_VERSION, KIND, FineTuneStudy, StudySpec
 from finetune_operator import names
@@ -80,7 +81,7 @@ def spec_config_map(study: FineTuneStudy, settings: Settings) -> Manifest:
         "metadata": names.metadata(
             study, names.spec_config(study.metadata.name), annotations=annotations
         ),
-        "data": {"study.json": text},
+        "data": {pods.STUDY_KEY: text},
     }
 
 

@@ -7,13 +7,12 @@ fight the immutable fields of Jobs that its predecessor made.
 import secrets
 from typing import Any
 
+from finetune_api import pods
 from finetune_api.study import FineTuneStudy
 from finetune_operator import names
 from finetune_operator.children import Manifest, resolved
 from finetune_operator.pods import pod_template, with_environment
 from finetune_operator.settings import Settings
-
-EXIT_USER_ERROR = 42
 
 _BACKOFF_LIMIT = 100
 """Pod failures of one attempt, apart from disruptions, after which the Job gives up."""
@@ -64,7 +63,7 @@ def _failure_rules() -> list[dict[str, Any]]:
             "onExitCodes": {
                 "containerName": names.CONTAINER,
                 "operator": "In",
-                "values": [EXIT_USER_ERROR],
+                "values": [pods.EXIT_USER_ERROR],
             },
         },
         {
@@ -79,16 +78,16 @@ def _own(study: FineTuneStudy, attempt: int, secret: str) -> Manifest:
     job = names.attempt_name(study.metadata.name, attempt)
     service = names.account(study.metadata.name)
     values = {
-        "FINETUNE_HEAD": f"{job}-0.{service}.{study.metadata.namespace}.svc",
+        pods.HEAD: f"{job}-0.{service}.{study.metadata.namespace}.svc",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": "/etc/finetune/ray/token",
         "RAY_TMPDIR": "/tmp/ray",
     }
-    fields = {"FINETUNE_JOB_UID": "metadata.labels['batch.kubernetes.io/controller-uid']"}
+    fields = {pods.JOB_UID: "metadata.labels['batch.kubernetes.io/controller-uid']"}
     part = with_environment(
         values,
         fields,
-        command=["python3", "-m", "finetune_trainer.supervisor"],
+        command=["python3", "-m", pods.SUPERVISOR],
         volumeMounts=[{"name": "ray", "mountPath": "/etc/finetune/ray", "readOnly": True}],
     )
     token = {"name": "ray", "secret": {"secretName": secret, "defaultMode": 0o440}}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias
 
-from finetune_api.class_rules import is_gpu
-from finetune_api.quantities import parse_quantity
+from finetune_api import pods as keys
+from finetune_api.quantities import gpus_in
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
 from finetune_operator.kuberay import fate_of, told
@@ -222,10 +222,10 @@ class ConfigView:
             name=meta["name"],
             study_uid=owner(meta),
             spec_hash=annotations.get(names.SPEC_HASH, ""),
-            intact=written is None or written == digest(str(data.get("study.json"))),
-            progress=_bounded(data.get("progress", "")),
-            term=number(data.get("term")),
-            limits=_bounded(data.get("limits", "")),
+            intact=written is None or written == digest(str(data.get(keys.STUDY_KEY))),
+            progress=_bounded(data.get(keys.PROGRESS_KEY, "")),
+            term=number(data.get(keys.TERM_KEY)),
+            limits=_bounded(data.get(keys.LIMITS_KEY, "")),
         )
 
 
@@ -395,7 +395,7 @@ def _gpus(spec: Mapping[str, Any]) -> int:
 
 def _limit(container: Mapping[str, Any]) -> int:
     limits = (container.get("resources") or {}).get("limits") or {}
-    return sum(int(parse_quantity(value)) for name, value in limits.items() if is_gpu(name))
+    return int(gpus_in(limits))
 
 
 def _image(status: Mapping[str, Any]) -> str:

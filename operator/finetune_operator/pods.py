@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_api import pods
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.children import Manifest
@@ -133,7 +134,7 @@ def trainer_of(template: Any) -> Manifest:
 def _told_image(template: Any) -> Manifest:
     """What to merge over `template` so that the records know which image a trial was trained with."""
     image = trainer_of(template).get("image")
-    return with_environment({"FINETUNE_IMAGE": image}) if isinstance(image, str) else {}
+    return with_environment({pods.IMAGE: image}) if isinstance(image, str) else {}
 
 
 def _pod_security(settings: Settings) -> dict[str, Any]:
@@ -190,10 +191,10 @@ def _credentials(spec: StudySpec) -> list[dict[str, Any]]:
 
 def _environment(study: FineTuneStudy, spec: StudySpec) -> list[dict[str, Any]]:
     values = {
-        "FINETUNE_STUDY_FILE": "/etc/finetune/study/study.json",
-        "FINETUNE_STORAGE": storage_location(study, spec),
-        "FINETUNE_PROGRESS": names.progress_config(study.metadata.name),
-        "FINETUNE_STUDY_UID": str(study.metadata.uid),
+        pods.STUDY_FILE: f"/etc/finetune/study/{pods.STUDY_KEY}",
+        pods.STORAGE: storage_location(study, spec),
+        pods.PROGRESS: names.progress_config(study.metadata.name),
+        pods.STUDY_UID: str(study.metadata.uid),
         "TMPDIR": "/tmp",
         "HOME": "/tmp",
         "USER": "finetune",
@@ -201,11 +202,11 @@ def _environment(study: FineTuneStudy, spec: StudySpec) -> list[dict[str, Any]]:
         "PYTHONUNBUFFERED": "1",
     }
     if spec.storage is not None and spec.storage.persistent_volume_claim is not None:
-        values["FINETUNE_BASE"] = BASE
+        values[pods.BASE] = BASE
     retry = names.asked_retry(study)
     if retry:
-        values["FINETUNE_RETRY"] = retry
-    made = with_environment(values, {"FINETUNE_NAMESPACE": "metadata.namespace"})
+        values[pods.RETRY] = retry
+    made = with_environment(values, {pods.NAMESPACE: "metadata.namespace"})
     env: list[dict[str, Any]] = made["spec"]["containers"][0]["env"]
     return env
 

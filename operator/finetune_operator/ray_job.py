@@ -7,6 +7,7 @@ from the records. Like a Job, a RayJob is created once and never changed afterwa
 Based on KubeRay 1.6 and 1.7: `ValidateRayJobSpec` and the RayJob controller in its source.
 """
 
+from finetune_api import pods
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.children import Manifest, resolved
@@ -21,7 +22,7 @@ from finetune_operator.settings import Settings
 RAY_VERSION = "2.60.0"
 """Version of Ray in the trainer's image, which KubeRay needs to know. (A test compares it with requirements.lock.)"""
 
-ENTRYPOINT = "python3 -m finetune_trainer.driver"
+ENTRYPOINT = f"python3 -m {pods.DRIVER}"
 DRAIN_FILE = "/tmp/finetune-drain"
 
 _IDLE_SECONDS = 60
@@ -117,10 +118,10 @@ def _head(settings: Settings) -> Manifest:
 def _ray_pod(study: FineTuneStudy, attempt: int) -> Manifest:
     """What every pod of a RayCluster has: its attempt, and a hook that lets the slots on it save."""
     values = {
-        "FINETUNE_JOB_UID": names.run_id(study.metadata.uid or "", attempt),
-        "FINETUNE_DRAIN_FILE": DRAIN_FILE,
+        pods.JOB_UID: names.run_id(study.metadata.uid or "", attempt),
+        pods.DRAIN_FILE: DRAIN_FILE,
         # Ray's folder is /tmp/ray, where KubeRay's autoscaler expects it.
         "RAY_TMPDIR": "/tmp",
     }
-    hook = {"exec": {"command": ["python3", "-m", "finetune_trainer.drain"]}}
+    hook = {"exec": {"command": ["python3", "-m", pods.DRAIN]}}
     return with_environment(values, lifecycle={"preStop": hook})

@@ -16,9 +16,9 @@ import pytest
 from kubernetes import config
 
 from finetune_api.manifest import ManifestError
+from finetune_api.pods import DRAIN_FILE, STUDY_FILE
 from finetune_trainer import driver
 from finetune_trainer.driver import Preparation
-from finetune_trainer.environment import DRAIN_FILE, STUDY_FILE
 from finetune_trainer.errors import DataError, StorageUnavailable
 from finetune_trainer.progress import Fenced
 from finetune_trainer.search import events as ev

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from finetune_api.pods import DRAIN_FILE
 from finetune_trainer import slots, work
 from finetune_trainer.broker import Broker
-from finetune_trainer.environment import DRAIN_FILE
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import RefitItem, TrainItem

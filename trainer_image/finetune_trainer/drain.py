@@ -9,10 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_trainer.environment import DRAIN_FILE
+from finetune_api.pods import DRAIN_FILE, DRIVER
 from finetune_trainer.supervisor import GRACE_SECONDS, listens
-
-DRIVER = b"finetune_trainer.driver"
 
 
 def main() -> int:
@@ -26,7 +24,7 @@ def main() -> int:
 
 
 def _driver_runs() -> bool:
-    return any(DRIVER in command for command in _commands())
+    return any(DRIVER.encode() in command for command in _commands())
 
 
 def _commands() -> Iterator[list[bytes]]:

@@ -23,9 +23,10 @@ from types import FrameType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from finetune_api.manifest import ManifestError
+from finetune_api.pods import DRAIN_FILE, EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 from finetune_api.status import Findings, Limits, StudyProgress
 from finetune_api.study import Budget, FineTuneStudy, StudySpec
-from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, SlotResources, WorkerResources
+from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import (
     DataError,
     RayUnavailable,
@@ -47,7 +48,6 @@ from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import last_term, read_history
 from finetune_trainer.search.results import RESULTS
 from finetune_trainer.search.storage import Storage
-from finetune_trainer.supervisor import EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 
 # Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.
 os.environ.update(

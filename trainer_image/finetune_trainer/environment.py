@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from finetune_api import pods
 from finetune_api.manifest import parse_study
-from finetune_api.quantities import parse_quantity
+from finetune_api.quantities import gpus_in, parse_quantity
 from finetune_api.study import ClusterSpec, FineTuneStudy
 from finetune_trainer.errors import SpecError
-
-STUDY_FILE = "FINETUNE_STUDY_FILE"
-DRAIN_FILE = "FINETUNE_DRAIN_FILE"
-"""Names a file that exists once the pod has been told to end: its slots then save and stop."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +37,16 @@ class PodEnvironment:
         Where KubeRay runs the cluster, only the driver, on the head, reads it.
         """
         return cls(
-            study_file=Path(env[STUDY_FILE]),
-            storage=env["FINETUNE_STORAGE"],
-            base=Path(env.get("FINETUNE_BASE", "/")),
-            head=env.get("FINETUNE_HEAD", "127.0.0.1"),
-            progress=env["FINETUNE_PROGRESS"],
-            namespace=env["FINETUNE_NAMESPACE"],
-            job_uid=env["FINETUNE_JOB_UID"],
-            study_uid=env["FINETUNE_STUDY_UID"],
+            study_file=Path(env[pods.STUDY_FILE]),
+            storage=env[pods.STORAGE],
+            base=Path(env.get(pods.BASE, "/")),
+            head=env.get(pods.HEAD, "127.0.0.1"),
+            progress=env[pods.PROGRESS],
+            namespace=env[pods.NAMESPACE],
+            job_uid=env[pods.JOB_UID],
+            study_uid=env[pods.STUDY_UID],
             index=int(env.get("JOB_COMPLETION_INDEX", "0")),
-            retry=env.get("FINETUNE_RETRY", ""),
+            retry=env.get(pods.RETRY, ""),
         )
 
     def study(self) -> FineTuneStudy:
@@ -91,19 +88,13 @@ class WorkerResources:
     def of(cls, cluster: ClusterSpec) -> "WorkerResources":
         """Whole CPUs (rounded up), devices and memory of `cluster.resourcesPerWorker`."""
         resources = cluster.resources_per_worker
-        gpus = sum(int(parse_quantity(n)) for name, n in resources.items() if _is_gpu(name))
         memory = resources.get("memory")
         return cls(
             cpus=max(1, ceil(parse_quantity(resources.get("cpu", 1)))),
-            gpus=gpus,
+            gpus=int(gpus_in(resources)),
             memory_bytes=int(parse_quantity(memory)) if memory is not None else None,
         )
 
     def slot(self, trials_per_worker: int) -> SlotResources:
         """One of `trials_per_worker` equal shares."""
         return SlotResources(self.cpus / trials_per_worker, self.gpus / trials_per_worker)
-
-
-def _is_gpu(resource: str) -> bool:
-    # The rule by which KubeRay derives num-gpus.
-    return resource.endswith("gpu") or resource.startswith("nvidia.com/mig-")

@@ -11,6 +11,7 @@ from typing import IO, Protocol
 
 from kubernetes import client, config
 
+from finetune_api.pods import LIMITS_KEY, PROGRESS_KEY, TERM_KEY
 from finetune_api.status import MAX_PROGRESS_BYTES, Findings, JudgedBy, Limits, StudyProgress
 from finetune_trainer.environment import PodEnvironment
 
@@ -46,10 +47,10 @@ class ConfigMapSink:
         """Raise `data.term` by one, or above `above`, by compare-and-swap on the resourceVersion."""
         while True:
             found = self._api.read_namespaced_config_map(self._name, self._namespace)
-            term = max(above, int((found.data or {}).get("term", "0"))) + 1
+            term = max(above, int((found.data or {}).get(TERM_KEY, "0"))) + 1
             body = {
                 "metadata": {"resourceVersion": found.metadata.resource_version},
-                "data": {"term": str(term)},
+                "data": {TERM_KEY: str(term)},
             }
             try:
                 self._api.patch_namespaced_config_map(self._name, self._namespace, body)
@@ -62,14 +63,14 @@ class ConfigMapSink:
     def publish(self, progress: StudyProgress, judged_by: Limits | None = None) -> None:
         """Write `data.progress`, and `data.limits` at the end, if `data.term` is still ours."""
         patch = [
-            {"op": "test", "path": "/data/term", "value": str(progress.term)},
-            {"op": "add", "path": "/data/progress", "value": encode(progress)},
+            {"op": "test", "path": f"/data/{TERM_KEY}", "value": str(progress.term)},
+            {"op": "add", "path": f"/data/{PROGRESS_KEY}", "value": encode(progress)},
         ]
         if (
             judged_by is not None
         ):  # beside the document: operators of before refuse fields that they do not know
             said = json.dumps(JudgedBy(term=progress.term, limits=judged_by).to_json())
-            patch.append({"op": "add", "path": "/data/limits", "value": said})
+            patch.append({"op": "add", "path": f"/data/{LIMITS_KEY}", "value": said})
         try:
             self._api.patch_namespaced_config_map(self._name, self._namespace, patch)
         except client.ApiException as error:

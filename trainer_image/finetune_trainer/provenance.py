@@ -8,10 +8,8 @@ from pathlib import Path
 
 import torch
 
+from finetune_api.pods import IMAGE
 from finetune_api.study import Compute
-
-IMAGE = "FINETUNE_IMAGE"
-"""Environment variable with the image of a study's pods, where they run from one."""
 
 PACKAGES = (
     "torch",

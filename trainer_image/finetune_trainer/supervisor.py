@@ -17,12 +17,10 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from finetune_api.pods import DRAIN_FILE, DRIVER, EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 from finetune_api.study import ClusterSpec
-from finetune_trainer.environment import DRAIN_FILE, PodEnvironment, WorkerResources
+from finetune_trainer.environment import PodEnvironment, WorkerResources
 
-EXIT_FINISHED = 0
-EXIT_USER_ERROR = 42
-EXIT_DRAINED = 143
 RAY_PORT = 6379
 MAX_CRASHES = 5
 """After this many driver crashes within one pod, the pod itself is given up."""
@@ -84,7 +82,7 @@ class Supervisor:
     def _drive(self, ray: "subprocess.Popen[bytes]") -> int:
         crashes = 0
         while not self.told_to_end.is_set():
-            self.driver = subprocess.Popen([sys.executable, "-m", "finetune_trainer.driver"])
+            self.driver = subprocess.Popen([sys.executable, "-m", DRIVER])
             if self.told_to_end.is_set():  # the signal came before there was a driver to tell
                 self.driver.send_signal(signal.SIGTERM)
             code = _wait_either(self.driver, ray)

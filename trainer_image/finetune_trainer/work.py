@@ -8,8 +8,9 @@ from typing import Any, Protocol, TypeAlias
 
 import ray
 
+from finetune_api.pods import DRAIN_FILE
 from finetune_api.study import StudySpec
-from finetune_trainer.environment import DRAIN_FILE, SlotResources
+from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
 
