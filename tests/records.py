@@ -4,7 +4,7 @@ from pathlib import Path
 
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 
 def events_of(folder: Path | str) -> list[ev.Event]:

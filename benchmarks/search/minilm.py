@@ -39,7 +39,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TRIALS, EPOCHS, SLOTS = 24, 9, 2

@@ -33,7 +33,7 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import findings
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.work import Item, Work
 
 SLOTS = 2

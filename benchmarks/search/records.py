@@ -24,7 +24,7 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog, read_history
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 SLOTS = 16
 EPOCHS = 27

@@ -47,7 +47,7 @@ from finetune_trainer import Resource, Study
 from finetune_trainer.driver import start_ray
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 FOLDS = 3
 FACTOR = 3

@@ -30,7 +30,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.work import Item, Work
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

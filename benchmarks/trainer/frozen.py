@@ -42,7 +42,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 TRIALS, FOLDS, FOLDS_BY_TRAINER = 24, 5, 2
 EPOCHS, MAX_LENGTH = 5, 64

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.search import patience as waiting
 from finetune_trainer.search.identity import claim, parts_of
-from finetune_trainer.search.locations import AZURE_KEY, open_filesystem
-from finetune_trainer.search.patience import Patience
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage import retries as waiting
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.locations import AZURE_KEY, open_filesystem
+from finetune_trainer.storage.retries import Retries
 from tests.cluster import azurite
 from tests.cluster.object_servers import BUCKET, ObjectServer, object_server
 from tests.cluster.operator_process import until
@@ -92,7 +92,7 @@ def test_what_is_written_while_the_store_is_killed_again_and_again_is_there_and_
     server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.1)
-    storage = Storage.open(server.uri(), Patience())
+    storage = Storage.open(server.uri(), Retries())
     claim(storage, parts_of(STUDY))
     rng, over = random.Random(7), threading.Event()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.cluster.object_servers import BUCKET, KEY, SECRET, ObjectServer, object_server
 from tests.cluster.onenode.network import NODE_ADDRESS
 from tests.e2e.platform import ROOT, TEAM, Platform, condition, example

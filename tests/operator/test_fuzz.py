@@ -54,7 +54,7 @@ from finetune_operator.platform import class_of, denials
 from finetune_operator.settings import Settings
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import Follower, RecordLog, read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.api.wrong_manifests import VALID, changed
 from tests.cluster.random_manifests import random_manifest
 from tests.operator.drawn import (

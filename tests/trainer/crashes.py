@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from finetune_api.study import StudySpec
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
 from finetune_trainer.search.items import RefitItem, TrainItem
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.work import Item
 from tests.records import check_records, events_of
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn

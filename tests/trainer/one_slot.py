@@ -12,7 +12,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.work import Material
 from tests.records import events_of

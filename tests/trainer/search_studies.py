@@ -16,7 +16,7 @@ from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, W
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.state import DRAINING, StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 CONTINUOUS = {"learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"}}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 
 def check_files(storage: Storage) -> None:

@@ -16,7 +16,7 @@ from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, accuracy, study_spec
 
 STUDY = study_spec(search=ASHA)

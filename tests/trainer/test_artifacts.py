@@ -29,7 +29,7 @@ from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.batches import Batcher
 from finetune_trainer.workbench import Workbench

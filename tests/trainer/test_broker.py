@@ -18,7 +18,7 @@ from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import RefitItem, Release, TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.records import events_of
 from tests.trainer.search_studies import ASHA, epoch_done, study_spec
 

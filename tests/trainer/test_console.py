@@ -22,7 +22,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import AtWork
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.api.wrong_manifests import VALID, changed
 from tests.trainer.search_studies import epoch_done
 from tests.trainer.test_search_state import Desk

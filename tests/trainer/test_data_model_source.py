@@ -13,7 +13,7 @@ from finetune_api.study import PretrainedModel
 from finetune_trainer.data import ModelSource, prepare
 from finetune_trainer.data.model_store import fetched
 from finetune_trainer.errors import ModelError, StorageUnavailable
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.object_store import CREDENTIALS, object_store
 

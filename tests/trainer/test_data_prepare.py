@@ -17,7 +17,7 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.data.model_source import max_tokens
 from finetune_trainer.data.prepare import _limited
 from finetune_trainer.errors import DataError, ModelError, StorageUnavailable, StudyError
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.object_store import CREDENTIALS, object_store
 

@@ -22,11 +22,11 @@ from finetune_trainer.driver import Preparation
 from finetune_trainer.errors import DataError, StorageUnavailable
 from finetune_trainer.progress import Fenced
 from finetune_trainer.search import events as ev
-from finetune_trainer.search import patience
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage import retries
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.tracker import DRAIN_SECONDS, FINISH_SECONDS
 from finetune_trainer.work import Item, Work, requeued
 from tests.records import events_of
@@ -125,8 +125,8 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(driver, "PUBLISH_SECONDS", 0.01)
-    monkeypatch.setattr(patience, "SILENT_SECONDS", 0.0)
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(retries, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
     server = ProgressServer()
     with (
         server.serving() as url,

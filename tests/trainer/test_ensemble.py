@@ -30,7 +30,7 @@ from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.ensemble import (
     QUANTILES,

@@ -17,7 +17,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.training import TrialRun
 from finetune_trainer.work import Material

@@ -20,7 +20,7 @@ from finetune_trainer.data import prepare
 from finetune_trainer.reproduce import reproduce
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.records import events_of
 from tests.trainer.conftest import ROOT, MakeSpec
 from tests.trainer.one_slot import run_study

@@ -15,7 +15,7 @@ from finetune_trainer.first_trial import first_trial
 from finetune_trainer.search.identity import begin, has_begun, parts_of, problem_of, tries_defaults
 from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.storage import STUDY, Storage
+from finetune_trainer.storage.folder import STUDY, Storage
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.search_studies import CONTINUOUS, study_spec
 

@@ -11,7 +11,7 @@ from finetune_api.plan import make_plan
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import CONTINUOUS, Driver, study_spec
 
 GRID = {"batchSize": {"values": [8, 16, 32]}, "gradientAccumulation": {"values": [1, 2, 4]}}

@@ -28,7 +28,7 @@ from finetune_trainer.search.items import RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.results import findings, table
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, CONTINUOUS, Driver, epoch_done, study_spec
 from tests.trainer.test_search_state import Desk
 

@@ -12,7 +12,7 @@ from finetune_trainer.search.decisions import has_failed, may_go_on, reopening
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import (
     ASHA,
     CONTINUOUS,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.search.locations import AZURE_KEY, AZURE_TOKEN, GOOGLE_KEY, beside
-from finetune_trainer.search.locations import open_filesystem as opened
+from finetune_trainer.storage.locations import AZURE_KEY, AZURE_TOKEN, GOOGLE_KEY, beside
+from finetune_trainer.storage.locations import open_filesystem as opened
 
 KEY = base64.b64encode(b"x" * 64).decode()
 AZURE = "abfss://studies@account.dfs.core.windows.net/team/one"

@@ -12,8 +12,8 @@ from finetune_api.combinations import Params, key_of
 from finetune_api.study import StudySpec
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
-from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trials import Trial
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.work import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import Clock, Driver, distinct, study_spec, summary

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.records import RecordLog, read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.object_store import object_store
 

@@ -19,7 +19,7 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, Driver, epoch_done, study_spec
 
 SPEC = study_spec(search=ASHA, refit=False)

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.study import StudySpec
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.work import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import (

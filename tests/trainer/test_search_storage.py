@@ -8,7 +8,7 @@ import pytest
 
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search.identity import claim, parts_of
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.object_store import object_store
 from tests.trainer.search_studies import ASHA, study_spec
 from tests.trainer.storage_contract import check_absence, check_files, check_folders

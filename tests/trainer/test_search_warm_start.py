@@ -12,7 +12,7 @@ from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.records import read_history
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import CONTINUOUS, Driver, study_spec
 
 

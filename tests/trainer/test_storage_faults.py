@@ -18,12 +18,12 @@ from finetune_trainer.data.load import load
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, ToldToStop
 from finetune_trainer.search import events as ev
-from finetune_trainer.search import patience as waiting
 from finetune_trainer.search.identity import claim, parts_of
-from finetune_trainer.search.patience import Patience
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage import retries as waiting
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.retries import Retries
 from tests.trainer.disks import Disk, disk_of
 from tests.trainer.object_store import StoreProcess
 from tests.trainer.search_studies import study_spec
@@ -43,7 +43,7 @@ NEARLY = 80_000
 
 
 @pytest.fixture(autouse=True)
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tests here wait; the times are shorter, but not the order of things."""
     monkeypatch.setattr(waiting, "FIRST_PAUSE", 0.1)
     monkeypatch.setattr(waiting, "SILENT_SECONDS", 0.3)
@@ -159,9 +159,9 @@ def test_a_study_begins_when_its_storage_is_there(store: StoreProcess) -> None:
     """The server may come later than the study, and refuse at first."""
     store.refuse("403 AccessDenied")
     said: list[str] = []
-    patience = Patience(said.append)
+    retries = Retries(said.append)
     begun = threading.Thread(
-        target=lambda: claim(Storage.open(store.uri, patience), parts_of(STUDY)), daemon=True
+        target=lambda: claim(Storage.open(store.uri, retries), parts_of(STUDY)), daemon=True
     )
     begun.start()
 
@@ -222,15 +222,15 @@ def test_data_whose_server_is_gone_are_not_wrong(
 
 def test_waiting_ends_when_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    patience = Patience(should_stop=lambda: True)
-    storage = Storage.open(str(tmp_path / "file" / "study"), patience)
+    retries = Retries(should_stop=lambda: True)
+    storage = Storage.open(str(tmp_path / "file" / "study"), retries)
     with pytest.raises(ToldToStop, match="cannot be written: Not a directory"):
         storage.write("records/study.json", b"{}")
 
 
 def test_a_checkpoint_that_is_not_there_is_no_reason_to_wait(tmp_path: Path) -> None:
-    patience = Patience(should_stop=lambda: True)
-    storage = Storage.open(str(tmp_path), patience)
+    retries = Retries(should_stop=lambda: True)
+    storage = Storage.open(str(tmp_path), retries)
     claim(storage, parts_of(STUDY))
     with pytest.raises(FileNotFoundError):
         storage.read("checkpoints/1")
@@ -254,7 +254,7 @@ def test_a_checkpoint_that_does_not_fit_says_so(disk: Disk) -> None:
     def save(folder: Path) -> None:
         Checkpoint(folder).write(dict(model.named_parameters()), optimizer, {}, {})
 
-    storage = Storage.open(str(disk.place), Patience(should_stop=lambda: True))
+    storage = Storage.open(str(disk.place), Retries(should_stop=lambda: True))
     claim(storage, parts_of(STUDY))
     for free in (0, 100_000, 300_000, 500_000):
         disk.fill(free)

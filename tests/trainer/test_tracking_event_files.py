@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.event_files import FOLDER, EventFiles
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError

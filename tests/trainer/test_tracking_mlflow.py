@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from finetune_api.study import MlflowTracking
 from finetune_trainer.search import events as ev
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.mlflow_runs import MlflowRuns
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
 from finetune_trainer.tracking.tracker import StudyTracker

@@ -10,7 +10,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import claim, parts_of
 from finetune_trainer.search.items import RefitItem, Segment, TrainItem
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.work import Item, Material
 from tests.trainer.conftest import MakeSpec

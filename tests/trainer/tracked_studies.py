@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api.study import FineTuneStudy
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.runs import TrackedRun
 from tests.records import events_of

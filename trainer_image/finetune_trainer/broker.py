@@ -38,14 +38,14 @@ from finetune_trainer.search.items import (
     TrainItem,
     Wait,
 )
-from finetune_trainer.search.locations import shown
-from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.records import RecordLog, last_term
 from finetune_trainer.search.results import findings, table, write_tables
-from finetune_trainer.search.standstill import RECORDS, Waits
 from finetune_trainer.search.state import DRAINING, StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.locations import shown
+from finetune_trainer.storage.retries import Retries, gist
+from finetune_trainer.storage.waits import RECORDS, Waits
 
 CHECKPOINTS = "checkpoints"
 REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
@@ -142,18 +142,18 @@ class Broker:
         def waits(message: str) -> None:
             loop.call_soon_threadsafe(self._hear, RECORDS, message)
 
-        patience = Patience(waits, lambda: self._draining)
+        retries = Retries(waits, lambda: self._draining)
         try:
             async with self._turn:
-                await self._on_storage(self._open, patience)
+                await self._on_storage(self._open, retries)
         except ToldToStop as error:
             self._abandon(error)
             return False
         self._begun = True
         return True
 
-    def _open(self, patience: Patience) -> None:
-        self._storage = Storage.open(self._location, patience)
+    def _open(self, retries: Retries) -> None:
+        self._storage = Storage.open(self._location, retries)
         self._log, history = RecordLog.start(self._storage, self._term, time.time())
         now = time.time()
         self._state = StudyState.replayed(self._state.problem, history.events)
@@ -184,7 +184,7 @@ class Broker:
 
     def _delete(self, path: str) -> None:
         try:
-            replace(self._storage, patience=None).delete(path)
+            replace(self._storage, retries=None).delete(path)
         except OSError as error:  # only space is lost; the study goes on
             log.warning("could not delete %s: %s", path, error)
 

@@ -35,7 +35,7 @@ from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 PACKAGE = "finetune-operator"
 """The distribution that this module belongs to."""

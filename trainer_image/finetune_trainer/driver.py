@@ -41,13 +41,13 @@ from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.identity import begin, problem_of, tries_defaults
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
-from finetune_trainer.search.locations import shown
-from finetune_trainer.search.patience import Patience, gist
 from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.records import last_term, read_history
 from finetune_trainer.search.results import RESULTS
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.locations import shown
+from finetune_trainer.storage.retries import Retries, gist
 
 # Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.
 os.environ.update(
@@ -253,9 +253,9 @@ class Driver:
 
     def _opened(self) -> Storage:
         """The study's storage, once it can be reached."""
-        patience = Patience(self._waits, self._must_end)
+        retries = Retries(self._waits, self._must_end)
         try:
-            return Storage.open(self._place.storage, patience)
+            return Storage.open(self._place.storage, retries)
         except ValueError as error:
             why = shown(gist(error))
             raise SpecError(
@@ -291,8 +291,8 @@ class Driver:
                 storage.check()
                 raise
 
-        patience = Patience(self._waits, self._must_end)
-        return patience.persist(f"{what} cannot be read", checked)
+        retries = Retries(self._waits, self._must_end)
+        return retries.persist(f"{what} cannot be read", checked)
 
     def _waits(self, message: str) -> None:
         """Report why the study cannot begin yet; an empty message says that it goes on."""

@@ -19,8 +19,8 @@ from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.errors import FailureClass, ToldToStop, TrialFailure
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
-from finetune_trainer.search.patience import Patience
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.retries import Retries
 from finetune_trainer.work import Item, Listener, requeued
 
 log = logging.getLogger("finetune.functions")
@@ -82,12 +82,12 @@ class FunctionWorker:
 
     def __init__(self, material: Functions) -> None:
         self._study = material
-        self._patience = Patience()
-        self._storage = Storage.open(material.storage, self._patience)
+        self._retries = Retries()
+        self._storage = Storage.open(material.storage, self._retries)
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
         """Do `item`; returns the events that report how it ended."""
-        self._patience.waits, self._patience.should_stop = work.waits, work.should_pause
+        self._retries.waits, self._retries.should_stop = work.waits, work.should_pause
         try:
             return self._refit(item) if isinstance(item, RefitItem) else self._train(item, work)
         except ToldToStop as error:

@@ -40,8 +40,8 @@ from finetune_trainer.search.problem import Problem, told_of_constraints
 from finetune_trainer.search.proposals import Proposer, inheritable
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trials import Trial
+from finetune_trainer.storage.folder import Storage
 
 __all__ = ["Resource", "Study", "StudyFailed"]
 

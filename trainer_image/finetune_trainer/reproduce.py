@@ -16,9 +16,9 @@ from finetune_trainer.provenance import differences
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.identity import begin, problem_of
 from finetune_trainer.search.records import FOLDER, read_history
-from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trainings import Result, Trainings
 from finetune_trainer.search.trials import Run, Trial
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.work import Material
 

@@ -19,8 +19,8 @@ from finetune_trainer.errors import (
 from finetune_trainer.refit import Refit
 from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
-from finetune_trainer.search.patience import Patience
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.retries import Retries
 from finetune_trainer.training import EpochResult, TrialRun
 from finetune_trainer.work import Item, Listener, Material, requeued
 from finetune_trainer.workbench import Workbench
@@ -39,8 +39,8 @@ class Trainer:
         self._spec = material.spec
         self._data = data
         self._gpus = material.resources.gpus
-        self._patience = Patience()
-        self._storage = Storage.open(material.storage, self._patience)
+        self._retries = Retries()
+        self._storage = Storage.open(material.storage, self._retries)
         self._bench = Workbench(
             spec=material.spec,
             data=data,
@@ -59,7 +59,7 @@ class Trainer:
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
         """Do `item`; returns the events that report how it ended. Nothing that a trial raises ends the slot."""
-        self._patience.waits, self._patience.should_stop = work.waits, work.should_pause
+        self._retries.waits, self._retries.should_stop = work.waits, work.should_pause
         try:
             return self._work(item, work)
         except ToldToStop as error:

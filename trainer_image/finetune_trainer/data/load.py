@@ -31,7 +31,7 @@ from finetune_trainer.data.hub import first_line, hub_splits
 from finetune_trainer.data.places import IN_ORDER, Places, numbered
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
-from finetune_trainer.search.locations import open_filesystem, shown
+from finetune_trainer.storage.locations import open_filesystem, shown
 
 PARTS = ("train", "validation", "test")
 

@@ -20,7 +20,7 @@ from finetune_trainer.modeling_finetune_pooled import (
     PooledForSequenceClassification,
     PooledModel,
 )
-from finetune_trainer.search.locations import shown
+from finetune_trainer.storage.locations import shown
 
 FIELD = "spec.model.name"
 _POSITIONS_AFTER_PADDING = (

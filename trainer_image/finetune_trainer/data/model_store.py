@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from finetune_trainer.data.load import raise_if_away
-from finetune_trainer.search.locations import files_below, open_filesystem, receive
+from finetune_trainer.storage.locations import files_below, open_filesystem, receive
 
 
 @cache

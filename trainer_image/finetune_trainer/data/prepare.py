@@ -35,7 +35,7 @@ from finetune_trainer.data.synonyms import Synonyms, read_synonyms
 from finetune_trainer.data.tokens import Frame, tokenise
 from finetune_trainer.data.trial_values import trial_values
 from finetune_trainer.errors import DataError, ModelError
-from finetune_trainer.search.locations import shown
+from finetune_trainer.storage.locations import shown
 
 log = logging.getLogger("finetune.data")
 

@@ -9,7 +9,7 @@ from finetune_trainer.data.hub import first_line
 from finetune_trainer.data.model_source import FIELD, ModelSource, quiet_transformers
 from finetune_trainer.data.tokens import Frame, Tokens, cut
 from finetune_trainer.errors import ModelError
-from finetune_trainer.search.locations import shown
+from finetune_trainer.storage.locations import shown
 
 _ROUNDING = 1e-4
 """Difference of outputs, relative to their size if that is above 1, that may come from rounding."""

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from finetune_trainer.data.cells import shown as shown_cell
 from finetune_trainer.data.load import read_whole
 from finetune_trainer.errors import DataError
-from finetune_trainer.search.locations import shown
+from finetune_trainer.storage.locations import shown
 
 Synonyms: TypeAlias = dict[str, tuple[str, ...]]
 """A word in lower case → words or phrases that can replace it."""

@@ -10,7 +10,7 @@ from finetune_api.status import ChosenSearch
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search.problem import Problem, told_of_constraints
-from finetune_trainer.search.storage import STUDY, Storage
+from finetune_trainer.storage.folder import STUDY, Storage
 
 _PARTS = (
     "task",

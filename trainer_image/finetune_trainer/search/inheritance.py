@@ -10,12 +10,12 @@ from finetune_api.combinations import Params
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
 from finetune_trainer.search.identity import parts_in, problem_of
-from finetune_trainer.search.locations import beside
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import inheritable
 from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.locations import beside
 
 MOST = 500
 """Trials that are taken over, the best of all."""

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from finetune_trainer.search.events import Event, TermStarted, from_json, to_json
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 
 FOLDER = "records"
 _FANOUT = 8
@@ -208,7 +208,7 @@ class RecordLog:
     def append(self, events: Iterable[Event]) -> None:
         """Write the events durably, as one segment.
 
-        Raises OSError if storage refuses (with patience: if it was told to stop), then and ever after: nobody
+        Raises OSError if storage refuses (with retries: if it was told to stop), then and ever after: nobody
         knows whether the segment is there, so only a new term can go on.
         """
         lines = [_line(event) for event in events]

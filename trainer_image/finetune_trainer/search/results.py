@@ -24,8 +24,8 @@ from finetune_api.status import (
 from finetune_api.study import Budget
 from finetune_trainer.search.decisions import price
 from finetune_trainer.search.state import StudyState
-from finetune_trainer.search.storage import Storage
 from finetune_trainer.search.trials import Evaluation, Trial
+from finetune_trainer.storage.folder import Storage
 
 RESULTS = "results"
 """Folder of the tables within the study's storage."""

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
 )
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.runs import Ending, TrackedRun, TrackingError
 
 FOLDER = "tensorboard"

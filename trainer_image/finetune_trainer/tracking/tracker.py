@@ -19,7 +19,7 @@ from finetune_api.study import FineTuneStudy, StudySpec, Tracking
 from finetune_trainer.errors import SpecError
 from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.records import Follower
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.reporter import Reporter
 from finetune_trainer.tracking.runs import Tracker

@@ -11,7 +11,7 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when the client 
 import wandb  # after its setting
 
 from finetune_api.study import WandbTracking
-from finetune_trainer.search.storage import Storage
+from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
 
 FOLDER = "tracking/wandb"

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 from pyarrow import fs
 
 from finetune_trainer.errors import StorageUnavailable, StudyError, TrialFailure
-from finetune_trainer.search.locations import (
+from finetune_trainer.storage.locations import (
     CHUNK_BYTES,
     files_below,
     open_filesystem,
     receive,
     shown,
 )
-from finetune_trainer.search.patience import Patience, gist, refusal_behind
+from finetune_trainer.storage.retries import Retries, gist, refusal_behind
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ is not what it was: a disk that was unmounted leaves an empty one behind."""
 class Storage:
     """A folder of a `pyarrow` filesystem; paths are relative to it, with `/`.
 
-    With patience it is the folder of a study that is under way (`identity.claim`): whatever storage refuses
+    With retries it is the folder of a study that is under way (`identity.claim`): whatever storage refuses
     is tried until it does not, and its methods raise no OSError but FileNotFoundError and ToldToStop.
     """
 
@@ -43,10 +43,10 @@ class Storage:
     place: str = field(default="", kw_only=True)
     """Where it is in an object store, as a URI without secrets and options."""
 
-    patience: Patience | None = field(default=None, kw_only=True)
+    retries: Retries | None = field(default=None, kw_only=True)
 
     @classmethod
-    def open(cls, location: str, patience: Patience | None = None) -> "Storage":
+    def open(cls, location: str, retries: Retries | None = None) -> "Storage":
         """The folder at a URI (`s3://bucket/prefix`) or a local path; it need not be there.
 
         Raises ValueError for an unknown scheme.
@@ -54,11 +54,11 @@ class Storage:
         if "://" in location:
             trouble = f"storage {shown(location)} cannot be opened"
             act = partial(open_filesystem, location)
-            filesystem, root = patience.persist(trouble, act) if patience else act()
+            filesystem, root = retries.persist(trouble, act) if retries else act()
         else:
             filesystem, root = fs.LocalFileSystem(), str(Path(location).absolute())
         place = shown(location).rstrip("/")
-        return cls(filesystem, root.rstrip("/"), place=place, patience=patience)
+        return cls(filesystem, root.rstrip("/"), place=place, retries=retries)
 
     @property
     def is_local(self) -> bool:
@@ -88,12 +88,12 @@ class Storage:
         return False
 
     def persist(self, done: str, act: Callable[[], T], path: str = "") -> T:
-        """What `act` returns, which has something `done` ("read") at `path`: tried until it works, with patience.
+        """What `act` returns, which has something `done` ("read") at `path`: tried until it works, with retries.
 
         FileNotFoundError counts only while the folder of the study is there, and of no object store that is
         written to: what it does not find is the upload, which it has forgotten.
         """
-        if self.patience is None:
+        if self.retries is None:
             return act()
 
         def checked() -> T:
@@ -106,11 +106,11 @@ class Storage:
                     self.check()
                 raise
 
-        return self.patience.persist(f"storage {self.uri()} cannot be {done}", checked)
+        return self.retries.persist(f"storage {self.uri()} cannot be {done}", checked)
 
     def _check_before(self, path: str) -> None:
         # Written to the empty folder of a disk that is gone, it would be hidden when the disk is back.
-        if self.patience is not None and self.is_local and path != STUDY:
+        if self.retries is not None and self.is_local and path != STUDY:
             self.check()
 
     def write(self, path: str, data: bytes) -> None:
@@ -152,7 +152,7 @@ class Storage:
     def _files(self, folder: str) -> list[str]:
         selector = fs.FileSelector(f"{self.root}/{folder}", recursive=True, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
-        if not found and self.patience is not None:
+        if not found and self.retries is not None:
             self.check()
         return sorted(
             info.path[len(self.root) + 1 :] for info in found if info.type == fs.FileType.File
@@ -191,7 +191,7 @@ class Storage:
                 shutil.copyfileobj(source, stream, CHUNK_BYTES)
 
     def store(self, path: str, write: Callable[[Path], object]) -> None:
-        """Put the folder that `write` fills whole at `path`. With patience `write` may be called again."""
+        """Put the folder that `write` fills whole at `path`. With retries `write` may be called again."""
         if self.is_local:
             self.persist("written", lambda: self._fill(path, write))
         else:

@@ -46,7 +46,7 @@ def _never() -> bool:
 
 
 @dataclass
-class Patience:
+class Retries:
     """How somebody who uses storage waits for it."""
 
     waits: Callable[[str], None] = _tell_nobody
