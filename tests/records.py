@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.records import read_history
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import read_history
 from finetune_trainer.storage.folder import Storage
 
 

@@ -8,7 +8,7 @@ import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from finetune_api.study import Budget
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem

@@ -35,10 +35,10 @@ from benchmarks.machine import describe
 from finetune_api.hyperparameters import resolve
 from finetune_api.manifest import load_yaml, parse_study
 from finetune_api.study import FineTuneStudy
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.records import read_history
 from finetune_trainer.storage.folder import Storage
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

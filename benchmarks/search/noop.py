@@ -26,11 +26,11 @@ from finetune_api.manifest import parse_study
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.driver import PUBLISH_SECONDS, run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import findings
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage

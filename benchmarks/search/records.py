@@ -17,11 +17,11 @@ from tests.trainer.object_store import object_store
 
 from benchmarks.machine import describe
 from finetune_api.study import StudySpec
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import RecordLog, read_history
 from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import RecordLog, read_history
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage

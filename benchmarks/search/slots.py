@@ -26,10 +26,10 @@ from benchmarks.search.noop import NoOp, study
 from finetune_api.manifest import dump_yaml, load_yaml
 from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import read_history
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.work import Item, Work
 

@@ -38,10 +38,10 @@ from benchmarks.trainer.rows import add_arguments, as_items, sample, study_of
 from finetune_api.hyperparameters import Hyperparameters, resolve
 from finetune_api.manifest import parse_study
 from finetune_api.study import FineTuneStudy
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.records import read_history
 from finetune_trainer.storage.folder import Storage
 
 TRIALS, FOLDS, FOLDS_BY_TRAINER = 24, 5, 2

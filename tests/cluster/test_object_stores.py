@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.storage import retries as waiting
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.locations import AZURE_KEY, open_filesystem

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from tests.cluster.kuberay import KINDS, controller, serve
 from tests.cluster.onenode.processes import Service
 from tests.e2e.platform import TEAM, Platform

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from tests.e2e.platform import TEAM, Platform, condition
 from tests.e2e.test_study import (
     Manifest,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from tests.cluster.onenode import volumes
 from tests.cluster.onenode.processes import Service
 from tests.e2e.platform import ROOT, TEAM, Platform, condition

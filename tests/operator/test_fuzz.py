@@ -52,8 +52,8 @@ from finetune_operator.merge import overlay
 from finetune_operator.observe import ConfigView, JobView, Observed, PodView, RayJobView, number
 from finetune_operator.platform import class_of, denials
 from finetune_operator.settings import Settings
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.records import Follower, RecordLog, read_history
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import Follower, RecordLog, read_history
 from finetune_trainer.storage.folder import Storage
 from tests.api.wrong_manifests import VALID, changed
 from tests.cluster.random_manifests import random_manifest

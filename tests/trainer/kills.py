@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.study import StudySpec
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage

@@ -8,8 +8,8 @@ from finetune_api.study import StudySpec
 from finetune_trainer.broker import Broker
 from finetune_trainer.data import PreparedData
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage

@@ -8,13 +8,12 @@ from typing import Any
 
 from finetune_api.hyperparameters import Scalar
 from finetune_api.study import StudySpec
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.decisions import next_item, reopening, search_ending, starting
-from finetune_trainer.search.identity import problem_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
-from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import RecordLog
+from finetune_trainer.search.problem import Problem, problem_of
 from finetune_trainer.search.state import DRAINING, StudyState
 from finetune_trainer.storage.folder import Storage
 

@@ -13,7 +13,7 @@ from finetune_trainer import Study, cli
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import Functions, FunctionWorker
 from finetune_trainer.progress import FolderInUse, LocalSink
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import TrainItem
 
 X = {"x": {"min": 0.0, "max": 1.0}}

@@ -25,8 +25,8 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.final_model import card
+from finetune_trainer.records import events as ev
 from finetune_trainer.refit import Refit
-from finetune_trainer.search import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage

@@ -18,10 +18,10 @@ from finetune_api.study import FineTuneStudy
 from finetune_trainer.cli import main
 from finetune_trainer.console import _screen, duration, trials_table
 from finetune_trainer.progress import LocalSink
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.items import AtWork
-from finetune_trainer.search.records import RecordLog
 from finetune_trainer.storage.folder import Storage
 from tests.api.wrong_manifests import VALID, changed
 from tests.trainer.search_studies import epoch_done

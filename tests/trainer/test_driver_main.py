@@ -21,10 +21,10 @@ from finetune_trainer import driver
 from finetune_trainer.driver import Preparation
 from finetune_trainer.errors import DataError, StorageUnavailable
 from finetune_trainer.progress import Fenced
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.items import RefitItem
-from finetune_trainer.search.records import RecordLog
 from finetune_trainer.storage import retries
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.tracker import DRAIN_SECONDS, FINISH_SECONDS

@@ -25,7 +25,7 @@ from finetune_trainer.artifacts.ensemble import (
 )
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings

@@ -8,7 +8,7 @@ import transformers
 
 from finetune_trainer.data import prepare
 from finetune_trainer.errors import ModelError
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
 from tests.trainer.small_trials import small

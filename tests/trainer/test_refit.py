@@ -13,10 +13,10 @@ from finetune_api.study import StudySpec
 from finetune_trainer import refit
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.items import RefitItem
-from finetune_trainer.search.records import RecordLog
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.training import TrialRun

@@ -17,9 +17,9 @@ import torch
 from finetune_api.manifest import dump_yaml, load_yaml, read_study
 from finetune_trainer.cli import main
 from finetune_trainer.data import prepare
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.reproduce import reproduce
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.records import RecordLog
 from finetune_trainer.storage.folder import Storage
 from tests.records import events_of
 from tests.trainer.conftest import ROOT, MakeSpec

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.combinations import Params
 from finetune_api.study import Budget
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import search_ending
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState

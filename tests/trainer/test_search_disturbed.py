@@ -21,12 +21,12 @@ from finetune_api.study import Budget
 from finetune_trainer.broker import Broker
 from finetune_trainer.errors import SpecError
 from finetune_trainer.progress import encode
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import RecordLog
 from finetune_trainer.search.results import findings, table
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, CONTINUOUS, Driver, epoch_done, study_spec

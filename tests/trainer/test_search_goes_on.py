@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from finetune_api.study import StudySpec
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.decisions import has_failed, may_go_on, reopening
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import (

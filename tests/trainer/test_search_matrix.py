@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from finetune_api.combinations import Params, key_of
 from finetune_api.study import StudySpec
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.storage.folder import Storage

@@ -8,7 +8,7 @@ import pytest
 from finetune_api.plan import make_plan
 from finetune_api.status import PlannedRung
 from finetune_api.study import StudySpec
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem

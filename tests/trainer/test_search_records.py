@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.records import RecordLog, read_history
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import RecordLog, read_history
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.object_store import object_store

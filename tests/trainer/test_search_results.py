@@ -13,10 +13,10 @@ import pytest
 from finetune_api.combinations import Params
 from finetune_api.hyperparameters import Scalar
 from finetune_api.status import MAX_PROGRESS_BYTES, MAX_TOP_TRIALS
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import read_history
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage

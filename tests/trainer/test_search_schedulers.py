@@ -12,9 +12,9 @@ from finetune_api.plan import make_plan
 from finetune_api.rungs import placements, rung_resources
 from finetune_api.status import MAX_SPLITS
 from finetune_api.study import Budget, Scheduler
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import parts_of
 from finetune_trainer.search.decisions import next_item
-from finetune_trainer.search.identity import parts_of
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.ladders import agree, noise
 from finetune_trainer.search.results import findings, splits, table

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.study import Budget, StudySpec
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import begun, next_item, search_ending, starting
 from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.object_store import object_store
 from tests.trainer.search_studies import ASHA, study_spec

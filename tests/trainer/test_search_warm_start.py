@@ -8,10 +8,10 @@ import pytest
 
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.inheritance import inherit
-from finetune_trainer.search.records import read_history
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import CONTINUOUS, Driver, study_spec
 

@@ -17,8 +17,8 @@ from finetune_trainer.broker import Broker
 from finetune_trainer.data.load import load
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, ToldToStop
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage import retries as waiting

@@ -9,9 +9,9 @@ from pyarrow import fs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import RecordLog
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.event_files import FOLDER, EventFiles
 from finetune_trainer.tracking.journal import Journal

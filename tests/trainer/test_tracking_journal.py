@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.records import Follower, RecordLog
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import Follower, RecordLog
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.tracker import check_clients
 from tests.trainer.search_studies import CONTINUOUS, Driver, epoch_done

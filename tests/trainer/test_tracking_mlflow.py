@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from finetune_api.study import MlflowTracking
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.mlflow_runs import MlflowRuns
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError

@@ -11,7 +11,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import HistoryItem, Record
 
 from finetune_api.study import WandbTracking
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.journal import Journal

@@ -7,8 +7,8 @@ import torch
 
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import RefitItem, Segment, TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer

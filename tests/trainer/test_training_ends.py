@@ -15,8 +15,8 @@ from finetune_api.study import Objective, StudySpec
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.trainer import Trainer

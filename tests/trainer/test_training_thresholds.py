@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import Objective, StudySpec
 from finetune_trainer.data import PreparedData, prepare
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import FOLDS, metrics_out_of_fold, tuning_folds

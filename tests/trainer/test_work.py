@@ -11,8 +11,8 @@ import pytest
 from finetune_api.pods import DRAIN_FILE
 from finetune_trainer import slots, work
 from finetune_trainer.broker import Broker
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import claim, parts_of
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.study import FineTuneStudy
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.journal import Journal

@@ -21,7 +21,8 @@ from finetune_api.limits import limits_of
 from finetune_api.status import Findings, Limits
 from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import RecordLog, last_term
 from finetune_trainer.search.decisions import (
     most_at_work,
     next_item,
@@ -39,7 +40,6 @@ from finetune_trainer.search.items import (
     Wait,
 )
 from finetune_trainer.search.problem import Problem
-from finetune_trainer.search.records import RecordLog, last_term
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import DRAINING, StudyState
 from finetune_trainer.storage.folder import Storage

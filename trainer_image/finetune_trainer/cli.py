@@ -27,13 +27,13 @@ from finetune_api.status import Findings, StudyPlan, StudyProgress
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.environment import SlotResources, WorkerResources
 from finetune_trainer.errors import RayUnavailable, StudyError
+from finetune_trainer.records.claim import has_begun, parts_of
+from finetune_trainer.records.events import Event
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.decisions import has_failed, may_go_on
-from finetune_trainer.search.events import Event
-from finetune_trainer.search.identity import has_begun, parts_of, problem_of
 from finetune_trainer.search.points import recommended_point
-from finetune_trainer.search.problem import Problem, Recommended
+from finetune_trainer.search.problem import Problem, Recommended, problem_of
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
 

@@ -36,14 +36,14 @@ from finetune_trainer.errors import (
     ToldToStop,
 )
 from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.claim import tries_defaults
+from finetune_trainer.records.log import last_term, read_history
 from finetune_trainer.search.decisions import FAILURES
-from finetune_trainer.search.identity import begin, problem_of, tries_defaults
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
-from finetune_trainer.search.problem import Problem, Recommended
+from finetune_trainer.search.problem import Problem, Recommended, begin, problem_of
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.records import last_term, read_history
 from finetune_trainer.search.results import RESULTS
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.locations import shown

@@ -12,9 +12,9 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_trainer.artifacts.ensemble import EnsembleAbout
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.artifacts.model_card import Card
-from finetune_trainer.search.identity import problem_of
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.items import RefitItem
-from finetune_trainer.search.records import read_history
+from finetune_trainer.search.problem import problem_of
 from finetune_trainer.search.results import RESULTS
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.training import TrialRun, baseline_metrics

@@ -17,7 +17,7 @@ from ray import cloudpickle
 from finetune_api.combinations import Params
 from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.errors import FailureClass, ToldToStop, TrialFailure
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.retries import Retries

@@ -32,13 +32,13 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
+from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
-from finetune_trainer.search.identity import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
 from finetune_trainer.search.problem import Problem, told_of_constraints
 from finetune_trainer.search.proposals import Proposer, inheritable
-from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.storage.folder import Storage

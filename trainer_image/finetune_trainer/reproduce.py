@@ -13,9 +13,9 @@ from finetune_trainer.data import prepare
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError, SpecError
 from finetune_trainer.provenance import differences
-from finetune_trainer.search import events as ev
-from finetune_trainer.search.identity import begin, problem_of
-from finetune_trainer.search.records import FOLDER, read_history
+from finetune_trainer.records import events as ev
+from finetune_trainer.records.log import FOLDER, read_history
+from finetune_trainer.search.problem import begin, problem_of
 from finetune_trainer.search.trainings import Result, Trainings
 from finetune_trainer.search.trials import Run, Trial
 from finetune_trainer.storage.folder import Storage

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import ray
 from ray import tune
 
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import Release
 from finetune_trainer.work import ItemWorker, Material, Work
 

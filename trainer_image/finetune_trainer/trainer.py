@@ -16,8 +16,8 @@ from finetune_trainer.errors import (
     TrialFailure,
     printable,
 )
+from finetune_trainer.records import events as ev
 from finetune_trainer.refit import Refit
-from finetune_trainer.search import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.retries import Retries

@@ -11,7 +11,7 @@ import ray
 from finetune_api.pods import DRAIN_FILE
 from finetune_api.study import StudySpec
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
 
 Item: TypeAlias = TrainItem | RefitItem

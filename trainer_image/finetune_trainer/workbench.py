@@ -10,7 +10,7 @@ from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.data.trial_values import trial_values
 from finetune_trainer.provenance import setting
-from finetune_trainer.search.identity import RULES, rules_of
+from finetune_trainer.records.claim import RULES, rules_of
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.checkpoint import Checkpoint

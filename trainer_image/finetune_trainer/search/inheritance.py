@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from finetune_api.combinations import Params
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
-from finetune_trainer.search.identity import parts_in, problem_of
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.records.claim import parts_in
+from finetune_trainer.records.log import read_history
+from finetune_trainer.search.problem import Problem, problem_of
 from finetune_trainer.search.proposals import inheritable
-from finetune_trainer.search.records import read_history
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.locations import beside

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from finetune_api.auto import settled
+from finetune_api.auto import described, settled
 from finetune_api.combinations import Params, Space
 from finetune_api.constraints import ConstraintError, Constraints
 from finetune_api.hyperparameters import Scalar, resolve
@@ -16,6 +16,8 @@ from finetune_api.rungs import RungRule, rung_resources
 from finetune_api.status import ChosenSearch
 from finetune_api.study import Resource, Search, StudySpec
 from finetune_trainer.errors import SpecError
+from finetune_trainer.records.claim import choice_of, claim, parts_of, rung_rule_of
+from finetune_trainer.storage.folder import Storage
 
 
 @dataclass(frozen=True)
@@ -158,3 +160,23 @@ def told_of_constraints() -> Iterator[None]:
         yield
     except ConstraintError as error:
         raise SpecError(error.field, error.message) from error
+
+
+def begin(storage: Storage, spec: StudySpec) -> None:
+    """Mark the folder as that of this study, with what its Auto stands for, or check that it is.
+
+    Raises SpecError as `claim`, and if a constraint cannot be evaluated.
+    """
+    choice = None
+    if spec.search.algorithm == "Auto":
+        with told_of_constraints():
+            choice = described(settled(spec).search)
+    claim(storage, parts_of(spec), choice=choice)
+
+
+def problem_of(spec: StudySpec, storage: Storage) -> Problem:
+    """The search of a study by the rules that it began with in `storage`, those of a new one if it has not begun.
+
+    Raises ValueError for a rule that a later version made.
+    """
+    return Problem.of(spec, rung_rule_of(storage), choice_of(storage))

@@ -11,7 +11,7 @@ from itertools import count, takewhile
 from finetune_api.combinations import Params, grid_size
 from finetune_api.study import Budget
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import AtWork, RefitItem, Segment, TrainItem
 from finetune_trainer.search.ladders import Schedule
 from finetune_trainer.search.population import Population

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState

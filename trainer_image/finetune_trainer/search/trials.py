@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from finetune_api.combinations import Params
-from finetune_trainer.search.events import EpochDone
+from finetune_trainer.records.events import EpochDone
 
 TrialStatus: TypeAlias = Literal[
     "Pending", "Running", "Paused", "Completed", "Stopped", "Diverged", "Failed"

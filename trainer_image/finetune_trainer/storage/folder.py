@@ -34,7 +34,7 @@ is not what it was: a disk that was unmounted leaves an empty one behind."""
 class Storage:
     """A folder of a `pyarrow` filesystem; paths are relative to it, with `/`.
 
-    With retries it is the folder of a study that is under way (`identity.claim`): whatever storage refuses
+    With retries it is the folder of a study that is under way (`records.claim`): whatever storage refuses
     is tried until it does not, and its methods raise no OSError but FileNotFoundError and ToldToStop.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from finetune_api.hyperparameters import resolve
 from finetune_api.study import Budget, FineTuneStudy
-from finetune_trainer.search import events as ev
+from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import FAILURES, next_item
 from finetune_trainer.search.items import End
 from finetune_trainer.search.problem import Problem

@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_api.study import FineTuneStudy, StudySpec, Tracking
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.identity import problem_of
-from finetune_trainer.search.records import Follower
+from finetune_trainer.records.log import Follower
+from finetune_trainer.search.problem import problem_of
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.reporter import Reporter

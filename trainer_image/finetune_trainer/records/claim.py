@@ -4,12 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
-from finetune_api.auto import described, settled
 from finetune_api.rungs import RungRule
 from finetune_api.status import ChosenSearch
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.search.problem import Problem, told_of_constraints
 from finetune_trainer.storage.folder import STUDY, Storage
 
 _PARTS = (
@@ -66,18 +64,6 @@ def claim(
     if choice is not None:
         begun["chosen"] = choice.to_json()
     storage.write(STUDY, json.dumps(begun, indent=1).encode())
-
-
-def begin(storage: Storage, spec: StudySpec) -> None:
-    """Mark the folder as that of this study, with what its Auto stands for, or check that it is.
-
-    Raises SpecError as `claim`, and if a constraint cannot be evaluated.
-    """
-    choice = None
-    if spec.search.algorithm == "Auto":
-        with told_of_constraints():
-            choice = described(settled(spec).search)
-    claim(storage, parts_of(spec), choice=choice)
 
 
 def choice_of(storage: Storage) -> ChosenSearch | None:
@@ -156,16 +142,9 @@ def tries_defaults(storage: Storage) -> bool:
     return "defaults" in rules_of(storage)
 
 
-def problem_of(spec: StudySpec, storage: Storage) -> Problem:
-    """The search of a study by the rules that it began with in `storage`, those of a new one if it has not begun.
-
-    Raises ValueError for a rule that a later version made.
-    """
-    return Problem.of(spec, rung_rule_of(storage), choice_of(storage))
-
-
 def rung_rule_of(storage: Storage) -> RungRule:
-    """The rule for promotions that the study in `storage` began with. Raises as `problem_of`."""
+    """The rule for promotions that the study in `storage` began with. Raises ValueError for a rule
+    that a later version made."""
     found = rules_of(storage).get("rungs", "Share")
     if found in get_args(RungRule):
         return cast(RungRule, found)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from finetune_trainer.search.events import Event, TermStarted, from_json, to_json
+from finetune_trainer.records.events import Event, TermStarted, from_json, to_json
 from finetune_trainer.storage.folder import Storage
 
 FOLDER = "records"

@@ -1,0 +1,1 @@
+"""The records of a study: what happened, in an append-only log, and whose they are."""
