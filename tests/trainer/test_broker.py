@@ -12,13 +12,14 @@ import pytest
 from finetune_api.limits import limits_of
 from finetune_api.study import StudySpec
 from finetune_trainer import broker as brokers
-from finetune_trainer.broker import CHECKPOINTS, REFIT_CHECKPOINT, Broker
+from finetune_trainer.broker import Broker
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.items import RefitItem, Release, TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import CHECKPOINTS, REFIT_CHECKPOINT
 from tests.records import events_of
 from tests.trainer.search_studies import ASHA, epoch_done, study_spec
 

@@ -15,7 +15,8 @@ from finetune_trainer.first_trial import first_trial
 from finetune_trainer.records.claim import has_begun, parts_of, tries_defaults
 from finetune_trainer.search.problem import Problem, Recommended, begin, problem_of
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.storage.folder import STUDY, Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import STUDY
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.search_studies import CONTINUOUS, study_spec
 

@@ -18,7 +18,8 @@ from finetune_trainer.search.decisions import next_item
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.ladders import agree, noise
 from finetune_trainer.search.results import findings, splits, table
-from finetune_trainer.storage.folder import STUDY, Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import STUDY
 from tests.trainer.search_studies import ROWS, Driver, accuracy, study_spec
 from tests.trainer.test_search_state import Desk
 

@@ -13,7 +13,8 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.tracking.event_files import FOLDER, EventFiles
+from finetune_trainer.storage.layout import TENSORBOARD
+from finetune_trainer.tracking.event_files import EventFiles
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
 from finetune_trainer.tracking.tracker import StudyTracker
@@ -34,7 +35,7 @@ def scalars(reader: EventAccumulator, tag: str) -> list[tuple[int, float]]:
 def check(folder: Path, runs: Iterable[TrackedRun]) -> None:
     """What TensorBoard reads in `folder` is what the runs are."""
     for run in runs:
-        reader = EventAccumulator(str(folder / FOLDER / run.label))
+        reader = EventAccumulator(str(folder / TENSORBOARD / run.label))
         for name in ("accuracy", "f1_macro", "train_loss", "seconds") if run.points else ():
             expected: list[Any] = [
                 (point.step, pytest.approx(point.values[name])) for point in run.points
@@ -60,7 +61,7 @@ def test_tensorboard_reads_params_metrics_and_end(events: list[ev.Event], tmp_pa
     tracker = EventFiles(Storage.open(str(tmp_path)))
     for run in runs.values():
         tracker.write(run)
-    assert {path.name for path in (tmp_path / FOLDER).iterdir()} == set(runs)
+    assert {path.name for path in (tmp_path / TENSORBOARD).iterdir()} == set(runs)
     check(tmp_path, runs.values())
 
 
@@ -93,7 +94,7 @@ def test_an_open_tensorboard_sees_each_epoch_as_it_comes(
         for run in journal.take([event]):
             tracker.write(run)
             if run.label == winner and run.points:
-                reader = reader or EventAccumulator(str(tmp_path / FOLDER / winner))
+                reader = reader or EventAccumulator(str(tmp_path / TENSORBOARD / winner))
                 assert len(scalars(reader, "accuracy")) == len(run.points)
                 seen = len(run.points)
     assert seen == 9
@@ -107,7 +108,7 @@ def test_event_files_in_an_object_store(events: list[ev.Event], tmp_path: Path) 
             tracker = EventFiles(Storage.open(store.uri))
             for run in some.values():
                 tracker.write(run)
-        Storage.open(store.uri).download(FOLDER, tmp_path / FOLDER)
+        Storage.open(store.uri).download(TENSORBOARD, tmp_path / TENSORBOARD)
     check(tmp_path, runs.values())
 
 
@@ -134,7 +135,7 @@ def test_a_diverged_trial_is_a_failed_session(tmp_path: Path) -> None:
         ev.Failed(2.0, 0, "Diverged", "the loss became NaN"),
     ]
     EventFiles(Storage.open(str(tmp_path))).write(runs_of(study(), events)["0"])
-    reader = EventAccumulator(str(tmp_path / FOLDER / "0"))
+    reader = EventAccumulator(str(tmp_path / TENSORBOARD / "0"))
     reader.Reload()
     about = reader.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(about).status == api_pb2.STATUS_FAILURE
@@ -144,11 +145,11 @@ def test_storage_that_refuses_is_tried_again_without_repeating(
     events: list[ev.Event], tmp_path: Path
 ) -> None:
     runs = runs_of(study(), events)
-    (tmp_path / FOLDER).write_text("in the way of the folder")
+    (tmp_path / TENSORBOARD).write_text("in the way of the folder")
     tracker = EventFiles(Storage(fs.LocalFileSystem(), str(tmp_path)))
     with pytest.raises(TrackingError, match="tensorboard"):
         tracker.write(runs["0"])
-    (tmp_path / FOLDER).unlink()
+    (tmp_path / TENSORBOARD).unlink()
     for run in runs.values():
         tracker.write(run)
     check(tmp_path, runs.values())

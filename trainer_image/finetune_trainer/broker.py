@@ -43,12 +43,10 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings, table, write_tables
 from finetune_trainer.search.state import DRAINING, StudyState
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import CHECKPOINTS, REFIT_CHECKPOINT
 from finetune_trainer.storage.locations import shown
 from finetune_trainer.storage.retries import Retries, gist
 from finetune_trainer.storage.waits import RECORDS, Waits
-
-CHECKPOINTS = "checkpoints"
-REFIT_CHECKPOINT = f"{CHECKPOINTS}/refit"
 
 SLOW_SECONDS = 15.0
 """A request to storage that takes longer has no answer: a network disk hangs instead of refusing."""

@@ -36,6 +36,7 @@ from finetune_trainer.search.problem import Problem, Recommended, problem_of
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import RESULT, TRIALS_CSV
 
 PACKAGE = "finetune-operator"
 """The distribution that this module belongs to."""
@@ -285,7 +286,7 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
                 watch.stop()
     finally:
         sink.release()
-    result = into / "study.yaml"
+    result = into / RESULT
     if progress.findings != Findings() or not result.exists():  # else nothing was done
         ended = study.model_copy(update={"status": status_of(study, progress, started)})
         result.write_text(dump_yaml(ended.to_json()))
@@ -303,7 +304,7 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
 def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:
     """The same study with its result, if it has already ended in that folder and is over by its budget and target."""
     try:
-        found = read_study(into / "study.yaml")
+        found = read_study(into / RESULT)
     except (FileNotFoundError, ManifestError):  # none, or of another version
         return None
     ended = found.status is not None and found.status.is_true("Complete")
@@ -431,7 +432,7 @@ def _report(study: FineTuneStudy, how: str, found: Findings, into: Path, console
     console.print(
         f"{how}: {counted(found.trials)}" if found.trials.planned else how, highlight=False
     )
-    for name, path in (("trials", into / "results" / "trials.csv"), ("study", into / "study.yaml")):
+    for name, path in (("trials", into / TRIALS_CSV), ("study", into / RESULT)):
         if path.exists():
             console.print(f"{name + ':':8} {path.absolute()}", highlight=False)
 

@@ -44,8 +44,8 @@ from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
 from finetune_trainer.search.problem import Problem, Recommended, begin, problem_of
 from finetune_trainer.search.proposals import Proposer
-from finetune_trainer.search.results import RESULTS
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import DATA_REPORT
 from finetune_trainer.storage.locations import shown
 from finetune_trainer.storage.retries import Retries, gist
 
@@ -278,7 +278,7 @@ class Driver:
             return preparation, data
 
         preparation, data = self._trusted(storage, "the data", prepared)
-        storage.write(f"{RESULTS}/data.json", preparation.report)
+        storage.write(DATA_REPORT, preparation.report)
         return preparation, data
 
     def _trusted(self, storage: Storage, what: str, read: Callable[[], T]) -> T:

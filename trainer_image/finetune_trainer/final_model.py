@@ -15,8 +15,8 @@ from finetune_trainer.artifacts.model_card import Card
 from finetune_trainer.records.log import read_history
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.problem import problem_of
-from finetune_trainer.search.results import RESULTS
 from finetune_trainer.search.state import StudyState
+from finetune_trainer.storage.layout import ATTRIBUTIONS, TEST_REPORT
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
@@ -24,10 +24,7 @@ from finetune_trainer.training.report import make_report
 from finetune_trainer.training.run import metric_names
 from finetune_trainer.workbench import Workbench
 
-FINAL_MODEL = "model"
 ONNX = "model.onnx"
-TEST_REPORT = f"{RESULTS}/test_report.json"
-ATTRIBUTIONS = f"{RESULTS}/attributions.jsonl"
 
 
 def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:

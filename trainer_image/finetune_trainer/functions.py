@@ -15,17 +15,16 @@ from typing import Any, TypeAlias, cast
 from ray import cloudpickle
 
 from finetune_api.combinations import Params
-from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.errors import FailureClass, ToldToStop, TrialFailure
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import CHECKPOINTS, ESTIMATOR
 from finetune_trainer.storage.retries import Retries
 from finetune_trainer.work import Item, Listener, requeued
 
 log = logging.getLogger("finetune.functions")
 
-ESTIMATOR = "model/estimator.pkl"
 _POSITION = "position.json"
 _STATE = "state"
 

@@ -30,7 +30,7 @@ from finetune_trainer.broker import Snapshot
 from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
-from finetune_trainer.functions import ESTIMATOR, Functions, FunctionWorker, Refit, Resource, Train
+from finetune_trainer.functions import Functions, FunctionWorker, Refit, Resource, Train
 from finetune_trainer.progress import LocalSink
 from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.records.log import read_history
@@ -42,6 +42,7 @@ from finetune_trainer.search.proposals import Proposer, inheritable
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import ESTIMATOR
 
 __all__ = ["Resource", "Study", "StudyFailed"]
 

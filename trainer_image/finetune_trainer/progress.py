@@ -14,6 +14,7 @@ from kubernetes import client, config
 from finetune_api.pods import LIMITS_KEY, PROGRESS_KEY, TERM_KEY
 from finetune_api.status import MAX_PROGRESS_BYTES, Findings, JudgedBy, Limits, StudyProgress
 from finetune_trainer.environment import PodEnvironment
+from finetune_trainer.storage.layout import HOLDER, TERM
 
 
 class Fenced(Exception):
@@ -111,7 +112,7 @@ class LocalSink:
 
     def _locked(self) -> IO[str]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, holder = self._folder / "term", self._folder / "holder"
+        path, holder = self._folder / TERM, self._folder / HOLDER
         path.touch()
         lock = path.open("r+")
         try:

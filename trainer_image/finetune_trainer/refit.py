@@ -17,11 +17,11 @@ from finetune_trainer.artifacts.ensemble import (
     ensemble_files,
 )
 from finetune_trainer.artifacts.model_card import CARD
-from finetune_trainer.broker import REFIT_CHECKPOINT
 from finetune_trainer.data.prepared import PreparedData
-from finetune_trainer.final_model import FINAL_MODEL, attribute, card, evaluate_test, export
+from finetune_trainer.final_model import attribute, card, evaluate_test, export
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem
+from finetune_trainer.storage.layout import FINAL_MODEL, REFIT_CHECKPOINT
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
 from finetune_trainer.training.out_of_fold import validation_folds

@@ -14,11 +14,12 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError, SpecError
 from finetune_trainer.provenance import differences
 from finetune_trainer.records import events as ev
-from finetune_trainer.records.log import FOLDER, read_history
+from finetune_trainer.records.log import read_history
 from finetune_trainer.search.problem import begin, problem_of
 from finetune_trainer.search.trainings import Result, Trainings
 from finetune_trainer.search.trials import Run, Trial
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import RECORDS
 from finetune_trainer.trainer import Trainer
 from finetune_trainer.work import Material
 
@@ -75,7 +76,7 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
     such trial, if it has not trained, or if the records are of another study; DataError if the rows have
     changed.
     """
-    if not (folder / FOLDER).is_dir():
+    if not (folder / RECORDS).is_dir():
         raise SpecError("--into", f"must be a folder with the records of the study (got {folder})")
     storage = Storage.open(str(folder))
     begin(storage, spec)

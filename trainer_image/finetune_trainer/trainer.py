@@ -7,7 +7,6 @@ import uuid
 import torch
 
 from finetune_api.hyperparameters import resolve
-from finetune_trainer.broker import CHECKPOINTS
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import (
     SpecError,
@@ -20,6 +19,7 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.refit import Refit
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import CHECKPOINTS
 from finetune_trainer.storage.retries import Retries
 from finetune_trainer.training import EpochResult, TrialRun
 from finetune_trainer.work import Item, Listener, Material, requeued

@@ -8,7 +8,8 @@ from finetune_api.rungs import RungRule
 from finetune_api.status import ChosenSearch
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
-from finetune_trainer.storage.folder import STUDY, Storage
+from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import STUDY
 
 _PARTS = (
     "task",

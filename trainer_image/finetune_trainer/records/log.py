@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from finetune_trainer.records.events import Event, TermStarted, from_json, to_json
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import RECORDS
 
-FOLDER = "records"
 _FANOUT = 8
 _READS = 10
 
@@ -32,7 +32,7 @@ class _Segment:
 
     @property
     def path(self) -> str:
-        return f"{FOLDER}/{self.term:06d}/{self.first:09d}-{self.last:09d}.jsonl"
+        return f"{RECORDS}/{self.term:06d}/{self.first:09d}-{self.last:09d}.jsonl"
 
     @classmethod
     def parse(cls, path: str) -> "_Segment | None":
@@ -80,7 +80,7 @@ class History:
 
 def last_term(storage: Storage) -> int:
     """The highest term that has written records; 0 if none has."""
-    segments = (_Segment.parse(path) for path in storage.files(FOLDER))
+    segments = (_Segment.parse(path) for path in storage.files(RECORDS))
     return max((segment.term for segment in segments if segment is not None), default=0)
 
 
@@ -117,7 +117,7 @@ class Follower:
         return self._more()
 
     def _more(self) -> list[Event]:
-        found = map(_Segment.parse, self.storage.files(f"{FOLDER}/{self.term:06d}"))
+        found = map(_Segment.parse, self.storage.files(f"{RECORDS}/{self.term:06d}"))
         new = [segment for segment in found if segment is not None and segment.last >= self._read]
         lines = _read_term(self.storage, new, [], self._read)
         events = _events(lines, self.term)
@@ -127,7 +127,7 @@ class Follower:
 
 def _read_history(storage: Storage) -> History:
     terms: dict[int, list[_Segment]] = defaultdict(list)
-    for path in storage.files(FOLDER):
+    for path in storage.files(RECORDS):
         segment = _Segment.parse(path)
         if segment is not None:
             terms[segment.term].append(segment)
@@ -162,15 +162,15 @@ def _events(lines: list[str], term: int) -> list[Event]:
     try:
         values = json.loads(f"[{','.join(lines)}]")
     except RecursionError as error:
-        raise ValueError(f"the events of term {term} in {FOLDER} must be JSON objects") from error
+        raise ValueError(f"the events of term {term} in {RECORDS} must be JSON objects") from error
     if len(values) != len(lines):
-        raise ValueError(f"each event of term {term} in {FOLDER} must be one line")
+        raise ValueError(f"each event of term {term} in {RECORDS} must be one line")
     events = []
     for number, value in enumerate(values):
         try:
             events.append(from_json(value))
         except ValueError as error:  # written by another version: to go on would lose it
-            raise ValueError(f"event {number} of term {term} in {FOLDER} {error}") from error
+            raise ValueError(f"event {number} of term {term} in {RECORDS} {error}") from error
     return events
 
 
@@ -199,7 +199,7 @@ class RecordLog:
         started = TermStarted(now, term)
         lines = [*history.lines, _line(started)]
         log._write(lines, _level(len(lines)))
-        for path in storage.files(FOLDER):
+        for path in storage.files(RECORDS):
             segment = _Segment.parse(path)
             if segment is not None and segment.term < term:
                 storage.delete(path)

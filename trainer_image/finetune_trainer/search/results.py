@@ -26,8 +26,8 @@ from finetune_trainer.search.decisions import price
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Evaluation, Trial
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import RESULTS, TRIALS_CSV, TRIALS_PARQUET
 
-RESULTS = "results"
 """Folder of the tables within the study's storage."""
 
 _NAMED = 5
@@ -314,5 +314,5 @@ def write_tables(storage: Storage, trials: pa.Table) -> None:
     as_csv, as_parquet = io.BytesIO(), io.BytesIO()
     pyarrow.csv.write_csv(trials, as_csv)
     pyarrow.parquet.write_table(trials, as_parquet)
-    storage.write(f"{RESULTS}/trials.csv", as_csv.getvalue())
-    storage.write(f"{RESULTS}/trials.parquet", as_parquet.getvalue())
+    storage.write(TRIALS_CSV, as_csv.getvalue())
+    storage.write(TRIALS_PARQUET, as_parquet.getvalue())

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pyarrow import fs
 
 from finetune_trainer.errors import StorageUnavailable, StudyError, TrialFailure
+from finetune_trainer.storage.layout import STUDY
 from finetune_trainer.storage.locations import (
     CHUNK_BYTES,
     files_below,
@@ -24,10 +25,6 @@ from finetune_trainer.storage.locations import (
 from finetune_trainer.storage.retries import Retries, gist, refusal_behind
 
 T = TypeVar("T")
-
-STUDY = "records/study.json"
-"""Which study the folder is of: written before anything else, and never removed. Where it is not, the folder
-is not what it was: a disk that was unmounted leaves an empty one behind."""
 
 
 @dataclass(frozen=True)

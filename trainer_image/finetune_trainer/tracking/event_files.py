@@ -20,9 +20,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import TENSORBOARD
 from finetune_trainer.tracking.runs import Ending, TrackedRun, TrackingError
 
-FOLDER = "tensorboard"
 _NAME = "events.out.tfevents."
 _VERSION = "brain.Event:2"
 """The content of the first message of every event file."""
@@ -42,20 +42,20 @@ class EventFiles:
             self._write(run)
         except OSError as error:
             self._written = None  # it is unknown whether the file is there
-            raise TrackingError(f"{self._storage.uri(FOLDER)}: {error}") from error
+            raise TrackingError(f"{self._storage.uri(TENSORBOARD)}: {error}") from error
 
     def close(self) -> None:
         """Nothing to do: every file is complete."""
 
     def _write(self, run: TrackedRun) -> None:
         if self._written is None:
-            self._written = _entries(self._storage.files(FOLDER))
+            self._written = _entries(self._storage.files(TENSORBOARD))
         first = self._written.get(run.label, 0)
         entries = list(_events(run))[first:]
         if not entries:
             return
         last = first + len(entries) - 1
-        path = f"{FOLDER}/{run.label}/{_NAME}{first:06d}-{last:06d}"
+        path = f"{TENSORBOARD}/{run.label}/{_NAME}{first:06d}-{last:06d}"
         opening = Event(wall_time=entries[0].wall_time, file_version=_VERSION)
         self._storage.write(path, _encoded([opening, *entries]))
         self._written[run.label] = last + 1
@@ -64,7 +64,7 @@ class EventFiles:
 def _entries(paths: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for path in paths:
-        label, _, name = path.removeprefix(f"{FOLDER}/").partition("/")
+        label, _, name = path.removeprefix(f"{TENSORBOARD}/").partition("/")
         last = name.removeprefix(_NAME).partition("-")[2]
         if name.startswith(_NAME) and last.isdigit():
             found[label] = max(found.get(label, 0), int(last) + 1)

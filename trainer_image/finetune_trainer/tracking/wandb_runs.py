@@ -12,10 +12,8 @@ import wandb  # after its setting
 
 from finetune_api.study import WandbTracking
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.layout import WANDB_RUNS
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError
-
-FOLDER = "tracking/wandb"
-"""An empty file for each run that has ended there: looking into each again would take seconds."""
 
 _INIT_SECONDS = 15
 _UPLOAD_SECONDS = 60
@@ -51,7 +49,9 @@ class WandbRuns:
         try:
             with _told():
                 if self._ended is None:
-                    self._ended = {path.rpartition("/")[2] for path in self._storage.files(FOLDER)}
+                    self._ended = {
+                        path.rpartition("/")[2] for path in self._storage.files(WANDB_RUNS)
+                    }
                 is_news = run.active or run.points or run.ending is not None
                 if is_news and run.key not in self._ended:
                     self._write(run, self._ended)
@@ -75,7 +75,7 @@ class WandbRuns:
         if run.ending is not None:
             shown.summary.update({**run.ending.results, **run.ending.facts})
             self._finish(run.key, failed=run.ending.outcome == "Failed")
-            self._storage.write(f"{FOLDER}/{run.key}", b"")
+            self._storage.write(f"{WANDB_RUNS}/{run.key}", b"")
             ended.add(run.key)
         elif not run.active:
             self._finish(run.key, failed=False)
