@@ -34,7 +34,7 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item, Work
+from finetune_trainer.worker.item import Item, Work
 
 SLOTS = 2
 EPOCHS = 27

@@ -31,7 +31,7 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item, Work
+from finetune_trainer.worker.item import Item, Work
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LATE_SECONDS = 30

@@ -14,8 +14,8 @@ from finetune_api.manifest import parse_study
 from finetune_api.status import Findings, JudgedBy, Limits
 from finetune_operator.children import children
 from finetune_operator.settings import Settings
-from finetune_trainer import progress
 from finetune_trainer.environment import PodEnvironment
+from finetune_trainer.runtime import progress
 from tests.api.wrong_manifests import VALID, changed
 from tests.chart.release import (
     TEAM,

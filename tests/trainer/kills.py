@@ -20,7 +20,7 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import next_item, search_ending, starting
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item
+from finetune_trainer.worker.item import Item
 from tests.records import check_records, events_of
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import Clock, Driver, distinct, study_spec, summary

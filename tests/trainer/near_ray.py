@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import ray
 
-from finetune_trainer import driver, slots, work
-from finetune_trainer.broker import Broker
+from finetune_trainer import driver
 from finetune_trainer.environment import SlotResources
-from finetune_trainer.slots import Slot
+from finetune_trainer.runtime.broker import Broker
+from finetune_trainer.worker import item, slot
+from finetune_trainer.worker.slot import Slot
 
 SECONDS = 60.0
 """Nothing here takes so long."""
@@ -113,7 +114,7 @@ def near_ray(patch: pytest.MonkeyPatch) -> Iterator[NearRay]:
         brokers.append(NearActor(Broker(problem, budget, *rest, **options)))
         return brokers[-1]
 
-    for module in (driver, slots, work):
+    for module in (driver, slot, item):
         patch.setattr(module, "ray", near)
     patch.setattr(driver, "start_broker", start_broker)
     patch.setattr(driver, "run_slots", run_slots)

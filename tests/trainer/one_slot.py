@@ -5,16 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api.study import StudySpec
-from finetune_trainer.broker import Broker
 from finetune_trainer.data import PreparedData
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.trainer import Trainer
-from finetune_trainer.work import Material
+from finetune_trainer.worker.item import Material
+from finetune_trainer.worker.model_worker import ModelWorker
 from tests.records import events_of
 
 SLOT = "worker/slot"
@@ -52,7 +52,7 @@ def run_study(
     async def run() -> None:
         broker = Broker(Problem.of(spec), spec.budget, str(folder), 1)
         assert await broker.begin()
-        trainer = Trainer(Material(spec, str(folder), None, SlotResources(1, 0)), data)
+        trainer = ModelWorker(Material(spec, str(folder), None, SlotResources(1, 0)), data)
         report: list[ev.Event] = []
         while (item := await broker.next(SLOT, report)) is not None:
             assert not isinstance(item, Release)

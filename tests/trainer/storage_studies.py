@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.study import StudySpec
-from finetune_trainer.broker import Broker
-from finetune_trainer.functions import Functions, FunctionWorker, Resource
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
+from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.search.items import Release
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.worker.function_worker import Functions, FunctionWorker, Resource
 from tests.trainer.search_studies import ASHA, accuracy, study_spec
 
 STUDY = study_spec(search=ASHA)

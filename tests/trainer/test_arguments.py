@@ -11,10 +11,10 @@ import pytest
 
 from finetune_trainer import Study, cli
 from finetune_trainer.errors import SpecError
-from finetune_trainer.functions import Functions, FunctionWorker
-from finetune_trainer.progress import FolderInUse, LocalSink
 from finetune_trainer.records import events as ev
+from finetune_trainer.runtime.progress import FolderInUse, LocalSink
 from finetune_trainer.search.items import TrainItem
+from finetune_trainer.worker.function_worker import Functions, FunctionWorker
 
 X = {"x": {"min": 0.0, "max": 1.0}}
 Y = {"min": 0.1, "max": 1.0}

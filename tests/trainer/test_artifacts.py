@@ -24,15 +24,15 @@ from finetune_trainer.artifacts.onnx_export import export_onnx
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.final_model import card
 from finetune_trainer.records import events as ev
-from finetune_trainer.refit import Refit
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.batches import Batcher
-from finetune_trainer.workbench import Workbench
+from finetune_trainer.worker.final_model import card
+from finetune_trainer.worker.refit import Refit
+from finetune_trainer.worker.runs import Workbench
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
 from tests.trainer.small_trials import assert_same, weights

@@ -11,11 +11,11 @@ import pytest
 
 from finetune_api.limits import limits_of
 from finetune_api.study import StudySpec
-from finetune_trainer import broker as brokers
-from finetune_trainer.broker import Broker
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
+from finetune_trainer.runtime import broker as brokers
+from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.search.items import RefitItem, Release, TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage

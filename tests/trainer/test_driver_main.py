@@ -20,15 +20,15 @@ from finetune_api.pods import DRAIN_FILE, STUDY_FILE
 from finetune_trainer import driver
 from finetune_trainer.driver import Preparation
 from finetune_trainer.errors import DataError, StorageUnavailable
-from finetune_trainer.progress import Fenced
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
+from finetune_trainer.runtime.progress import Fenced
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.storage import retries
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.tracker import DRAIN_SECONDS, FINISH_SECONDS
-from finetune_trainer.work import Item, Work, requeued
+from finetune_trainer.worker.item import Item, Work, requeued
 from tests.records import events_of
 from tests.trainer.near_ray import NearRay, near_ray
 from tests.trainer.progress_server import ProgressServer, logged_in

@@ -10,7 +10,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from finetune_api.study import StudySpec
-from finetune_trainer import refit
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.records import events as ev
@@ -18,9 +17,10 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.trainer import Trainer
 from finetune_trainer.training import TrialRun
-from finetune_trainer.work import Material
+from finetune_trainer.worker import refit
+from finetune_trainer.worker.item import Material
+from finetune_trainer.worker.model_worker import ModelWorker
 from tests.trainer.one_slot import Line
 from tests.trainer.search_studies import epoch_done
 from tests.trainer.speller import speller_spec
@@ -86,7 +86,7 @@ class Place:
     def refit(self, asked: Asked | None = None, item: RefitItem = ITEM) -> ev.Event:
         """The last event of one attempt by a slot that has just begun."""
         material = Material(self._spec, str(self.folder), None, SlotResources(1, 0))
-        return Trainer(material, self._data).work(item, Line(asked or Asked()))[-1]
+        return ModelWorker(material, self._data).work(item, Line(asked or Asked()))[-1]
 
     def saves(self) -> list[int]:
         """The numbers of the saves."""

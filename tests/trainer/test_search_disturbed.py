@@ -18,12 +18,12 @@ from finetune_api.status import (
     TrialResult,
 )
 from finetune_api.study import Budget
-from finetune_trainer.broker import Broker
 from finetune_trainer.errors import SpecError
-from finetune_trainer.progress import encode
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
+from finetune_trainer.runtime.broker import Broker
+from finetune_trainer.runtime.progress import encode
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem

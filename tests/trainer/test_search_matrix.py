@@ -14,7 +14,7 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item
+from finetune_trainer.worker.item import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import Clock, Driver, distinct, study_spec, summary
 

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.study import StudySpec
 from finetune_trainer.records.log import read_history
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item
+from finetune_trainer.worker.item import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import (
     ASHA,

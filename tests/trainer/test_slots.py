@@ -19,7 +19,7 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item, Listener
+from finetune_trainer.worker.item import Item, Listener
 from tests.records import events_of
 from tests.trainer.search_studies import epoch_done, study_spec
 

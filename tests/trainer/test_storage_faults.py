@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.broker import Broker
 from finetune_trainer.data.load import load
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, ToldToStop
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage import retries as waiting
@@ -117,7 +117,7 @@ def test_an_object_store_that_fails_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if kind == "frozen":
-        monkeypatch.setattr("finetune_trainer.broker.SLOW_SECONDS", 0.5)
+        monkeypatch.setattr("finetune_trainer.runtime.broker.SLOW_SECONDS", 0.5)
     refuse, accept = partial(partial, store.refuse), partial(store.refuse, "")
     fault = {
         "killed": Fault(store.kill, store.start, "cannot be written: AWS Error NETWORK_CONNECTION"),

@@ -19,9 +19,9 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.trainer import Trainer
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun
-from finetune_trainer.work import Material
+from finetune_trainer.worker.item import Material
+from finetune_trainer.worker.model_worker import ModelWorker
 from tests.trainer.one_slot import Line, run_study
 from tests.trainer.speller import speller_spec
 
@@ -185,12 +185,12 @@ def test_a_slot_told_to_pause_saves_and_another_goes_on_from_there(
     material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
     item = TrainItem(trial=3, params={"learningRate": 1e-3}, to_epoch=2, checkpoint=None, seed=1)
     unbroken = Line(lambda: False)
-    (reached,) = Trainer(material, data).work(item, unbroken)
+    (reached,) = ModelWorker(material, data).work(item, unbroken)
     assert isinstance(reached, ev.Reached)
     assert reached.finished
 
     pausing = Line(PauseAt(2))
-    saved, requeued = Trainer(material, data).work(item, pausing)
+    saved, requeued = ModelWorker(material, data).work(item, pausing)
     assert isinstance(saved, ev.Saved)
     assert isinstance(requeued, ev.Requeued)
     assert not requeued.lost
@@ -201,7 +201,7 @@ def test_a_slot_told_to_pause_saves_and_another_goes_on_from_there(
     rest = TrainItem(
         trial=3, params={"learningRate": 1e-3}, to_epoch=2, checkpoint=saved.path, seed=1
     )
-    (reached,) = Trainer(material, data).work(rest, resumed)
+    (reached,) = ModelWorker(material, data).work(rest, resumed)
     assert isinstance(reached, ev.Reached)
     assert values(resumed) == values(unbroken)
 
@@ -214,7 +214,7 @@ def test_frozen_layers_say_how_far_they_are_before_the_first_epoch(
     material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
     item = TrainItem(trial=3, params={"learningRate": 1e-3}, to_epoch=2, checkpoint=None, seed=1)
     line = Line(lambda: False)
-    slot = Trainer(material, data)
+    slot = ModelWorker(material, data)
     slot.work(item, line)
     assert line.told[0].startswith("frozen layers: 0 of ")
     again = Line(lambda: False)
@@ -230,7 +230,7 @@ def test_a_step_of_a_population_has_its_own_hyperparameters_also_where_its_paren
     claim(Storage.open(str(tmp_path)), parts_of(spec))
     material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
     parent = TrainItem(trial=0, params={"learningRate": 1e-4}, to_epoch=1, checkpoint=None, seed=1)
-    same = Trainer(material, data)
+    same = ModelWorker(material, data)
     saved, _ = same.work(parent, Line(lambda: False))
     assert isinstance(saved, ev.Saved)
     child = TrainItem(
@@ -242,12 +242,12 @@ def test_a_step_of_a_population_has_its_own_hyperparameters_also_where_its_paren
         inherits=True,
     )
     lines = [Line(lambda: False), Line(lambda: False)]
-    for slot, line in zip((same, Trainer(material, data)), lines, strict=True):
+    for slot, line in zip((same, ModelWorker(material, data)), lines, strict=True):
         (reached,) = slot.work(child, line)
         assert isinstance(reached, ev.Reached)
     assert values(lines[0]) == values(lines[1]) != []
     unchanged = Line(lambda: False)
-    Trainer(material, data).work(replace(child, params=parent.params), unchanged)
+    ModelWorker(material, data).work(replace(child, params=parent.params), unchanged)
     assert values(unchanged)[0][2] != values(lines[0])[0][2]
 
 
@@ -267,6 +267,6 @@ def test_a_slot_reports_a_trial_that_diverges_with_its_class(
     )
     item = TrainItem(trial=3, params={"learningRate": 1e-3}, to_epoch=2, checkpoint=None, seed=1)
     material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
-    (failed,) = Trainer(material, data).work(item, Line(lambda: False))
+    (failed,) = ModelWorker(material, data).work(item, Line(lambda: False))
     assert isinstance(failed, ev.Failed)
     assert (failed.trial, failed.failure_class) == (3, "Diverged")

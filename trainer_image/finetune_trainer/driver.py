@@ -35,10 +35,10 @@ from finetune_trainer.errors import (
     StudyError,
     ToldToStop,
 )
-from finetune_trainer.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import tries_defaults
 from finetune_trainer.records.log import last_term, read_history
+from finetune_trainer.runtime.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
@@ -66,8 +66,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from finetune_trainer.broker import Broker, Snapshot
-from finetune_trainer.slots import Slot, make_trainer
+from finetune_trainer.runtime.broker import Broker, Snapshot
 from finetune_trainer.tracking.tracker import (
     DRAIN_SECONDS,
     FINISH_SECONDS,
@@ -75,7 +74,8 @@ from finetune_trainer.tracking.tracker import (
     finish_tracker,
     start_tracker,
 )
-from finetune_trainer.work import Material
+from finetune_trainer.worker.item import Material
+from finetune_trainer.worker.slot import Slot, make_trainer
 
 PUBLISH_SECONDS = 2.0
 RAY_STARTS = 5

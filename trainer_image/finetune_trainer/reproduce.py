@@ -20,8 +20,8 @@ from finetune_trainer.search.trainings import Result, Trainings
 from finetune_trainer.search.trials import Run, Trial
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import RECORDS
-from finetune_trainer.trainer import Trainer
-from finetune_trainer.work import Material
+from finetune_trainer.worker.item import Material
+from finetune_trainer.worker.model_worker import ModelWorker
 
 log = logging.getLogger("finetune.reproduce")
 
@@ -96,7 +96,7 @@ def reproduce(spec: StudySpec, base: Path, folder: Path, number: int) -> Compari
     listener = _Listener()
     with tempfile.TemporaryDirectory() as scratch:
         begin(Storage.open(scratch), spec)
-        trainer = Trainer(Material(spec, scratch, None, resources), data)
+        trainer = ModelWorker(Material(spec, scratch, None, resources), data)
         runs = []
         for run in trainings.runs(trial):
             now = _train(trainer, listener, trainings, trial, run)
@@ -135,7 +135,7 @@ class _Listener:
 
 
 def _train(
-    trainer: Trainer, listener: _Listener, trainings: Trainings, trial: Trial, run: Run
+    trainer: ModelWorker, listener: _Listener, trainings: Trainings, trial: Trial, run: Run
 ) -> Result:
     """Train a run of `trial` from the pretrained weights with the code of a slot; returns how it went."""
     checkpoint: str | None = None

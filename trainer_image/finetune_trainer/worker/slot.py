@@ -14,14 +14,14 @@ from ray import tune
 
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import Release
-from finetune_trainer.work import ItemWorker, Material, Work
+from finetune_trainer.worker.item import ItemWorker, Material, Work
 
 
 def make_trainer(material: Material) -> ItemWorker:
     """The worker that trains real models. Only slots import torch: the driver stays small."""
-    from finetune_trainer.trainer import Trainer
+    from finetune_trainer.worker.model_worker import ModelWorker
 
-    return Trainer(material, ray.get(material.data))
+    return ModelWorker(material, ray.get(material.data))
 
 
 class Slot(tune.Trainable):  # type: ignore[misc]  # Ray ships no types

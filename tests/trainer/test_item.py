@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from finetune_api.pods import DRAIN_FILE
-from finetune_trainer import slots, work
-from finetune_trainer.broker import Broker
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.work import Item, Listener, Work, requeued
+from finetune_trainer.worker import item as item_module
+from finetune_trainer.worker import slot as slot_module
+from finetune_trainer.worker.item import Item, Listener, Work, requeued
 from tests.records import events_of
 from tests.trainer.near_ray import NearActor, NearRay, NearSlot
 from tests.trainer.search_studies import epoch_done, study_spec
@@ -89,9 +90,9 @@ def office(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Office]:
     near = NearRay()
-    for module in (slots, work):
+    for module in (slot_module, item_module):
         monkeypatch.setattr(module, "ray", near)
-    monkeypatch.setattr(work, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(item_module, "_POLL_SECONDS", 0.0)
     made = Office(tmp_path / "study", **getattr(request, "param", {}))
     yield made
     made.broker.end()
@@ -149,7 +150,7 @@ def test_a_slot_whose_pod_was_told_to_end_saves_reports_and_takes_nothing_more(
         saved = ev.Saved(time.time(), item.trial, 1, f"checkpoints/{item.trial}/saved")
         return [saved, requeued(item)]
 
-    monkeypatch.setattr(slots, "time", Clock())
+    monkeypatch.setattr(slot_module, "time", Clock())
     with pytest.raises(Left):
         office.slot(act).step()
     assert office.kinds() == ["term", "proposed", "started", "saved", "requeued"]
@@ -183,9 +184,9 @@ def test_a_refit_that_is_called_back_is_requeued_as_one(office: Office) -> None:
 def test_whether_to_pause_is_asked_before_every_batch_and_looked_at_four_times_a_second(
     office: Office, drain_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "_POLL_SECONDS", 0.25)
+    monkeypatch.setattr(item_module, "_POLL_SECONDS", 0.25)
     clock = Clock()
-    monkeypatch.setattr(work, "time", clock)
+    monkeypatch.setattr(item_module, "time", clock)
     asked = Work(office.broker, "worker/1")
     assert not asked.should_pause()
     drain_file.touch()

@@ -21,7 +21,7 @@ from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import CHECKPOINTS, ESTIMATOR
 from finetune_trainer.storage.retries import Retries
-from finetune_trainer.work import Item, Listener, requeued
+from finetune_trainer.worker.item import Item, Listener, requeued
 
 log = logging.getLogger("finetune.functions")
 

@@ -11,8 +11,8 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import RefitItem, Segment, TrainItem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.trainer import Trainer
-from finetune_trainer.work import Item, Material
+from finetune_trainer.worker.item import Item, Material
+from finetune_trainer.worker.model_worker import ModelWorker
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import Line
 from tests.trainer.small_trials import small
@@ -44,7 +44,7 @@ def test_a_slot_with_a_gpu_that_torch_does_not_see_fails_what_it_is_given(
     spec = make_spec()
     data: PreparedData = small(prepare(spec, Path("/")), 16, 8)
     claim(Storage.open(str(tmp_path)), parts_of(spec))
-    slot = Trainer(Material(spec, str(tmp_path), None, SlotResources(1, 0.5)), data)
+    slot = ModelWorker(Material(spec, str(tmp_path), None, SlotResources(1, 0.5)), data)
     line = Line(lambda: False)
     (event,) = slot.work(item, line)
     if isinstance(event, ev.Failed):

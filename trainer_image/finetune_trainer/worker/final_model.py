@@ -22,7 +22,7 @@ from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.report import make_report
 from finetune_trainer.training.run import metric_names
-from finetune_trainer.workbench import Workbench
+from finetune_trainer.worker.runs import Workbench
 
 ONNX = "model.onnx"
 

@@ -16,14 +16,14 @@ from finetune_trainer.errors import (
     printable,
 )
 from finetune_trainer.records import events as ev
-from finetune_trainer.refit import Refit
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import CHECKPOINTS
 from finetune_trainer.storage.retries import Retries
 from finetune_trainer.training import EpochResult, TrialRun
-from finetune_trainer.work import Item, Listener, Material, requeued
-from finetune_trainer.workbench import Workbench
+from finetune_trainer.worker.item import Item, Listener, Material, requeued
+from finetune_trainer.worker.refit import Refit
+from finetune_trainer.worker.runs import Workbench
 
 SAVE_SECONDS = 30.0
 """On its way to a rung, a trial saves at the end of the first epoch this long after its last save."""
@@ -31,7 +31,7 @@ SAVE_SECONDS = 30.0
 log = logging.getLogger("finetune.trainer")
 
 
-class Trainer:
+class ModelWorker:
     """Trains in one slot; keeps the pretrained weights in memory from item to item."""
 
     def __init__(self, material: Material, data: PreparedData) -> None:
