@@ -24,11 +24,12 @@ import ray
 from benchmarks.machine import describe
 from finetune_api.manifest import parse_study
 from finetune_api.study import FineTuneStudy, StudySpec
-from finetune_trainer.driver import PUBLISH_SECONDS, run_slots, start_broker, start_ray
+from finetune_trainer.driver import PUBLISH_SECONDS
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
+from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings

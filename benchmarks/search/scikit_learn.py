@@ -44,9 +44,9 @@ from sklearn.model_selection import (
 
 from benchmarks.machine import describe
 from finetune_trainer import Resource, Study
-from finetune_trainer.driver import start_ray
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.log import read_history
+from finetune_trainer.runtime.ray_tune import start_ray
 from finetune_trainer.storage.folder import Storage
 
 FOLDS = 3

@@ -24,11 +24,11 @@ import ray
 from benchmarks.machine import describe
 from benchmarks.search.noop import NoOp, study
 from finetune_api.manifest import dump_yaml, load_yaml
-from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
+from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.worker.item import Item, Work

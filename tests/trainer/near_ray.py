@@ -118,7 +118,7 @@ def near_ray(patch: pytest.MonkeyPatch) -> Iterator[NearRay]:
         patch.setattr(module, "ray", near)
     patch.setattr(driver, "start_broker", start_broker)
     patch.setattr(driver, "run_slots", run_slots)
-    patch.setattr(driver, "_this_node", lambda: None)
+    patch.setattr(driver, "this_node", lambda: None)
     patch.setattr(driver, "start_tracker", lambda *_: None)
     patch.setattr(driver, "finish_tracker", lambda *_: None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -16,10 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune_api.manifest import dump_yaml, load_yaml, read_study
 from finetune_api.status import Limits, StudyProgress
-from finetune_trainer.driver import Driver, Workplace, check_same_data
+from finetune_trainer.driver import Driver, Workplace
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError
 from finetune_trainer.records import events as ev
+from finetune_trainer.runtime.preparation import check_same_data
 from finetune_trainer.runtime.progress import LocalSink
 from tests.records import check_records, events_of
 from tests.trainer.disks import disk_of

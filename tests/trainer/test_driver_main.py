@@ -18,11 +18,11 @@ from kubernetes import config
 from finetune_api.manifest import ManifestError
 from finetune_api.pods import DRAIN_FILE, STUDY_FILE
 from finetune_trainer import driver
-from finetune_trainer.driver import Preparation
 from finetune_trainer.errors import DataError, StorageUnavailable
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
+from finetune_trainer.runtime.preparation import Preparation
 from finetune_trainer.runtime.progress import Fenced
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.storage import retries
@@ -67,7 +67,7 @@ class Pod:
         self.finished: list[float] = []
         """How long the trackers were given."""
 
-        patch.setattr(driver, "_prepare_here", lambda *_: (self.prepare(), None))
+        patch.setattr(driver, "prepare_here", lambda *_: (self.prepare(), None))
         patch.setattr(driver, "make_trainer", lambda _: Worker(lambda *given: self.act(*given)))
         patch.setattr(driver, "finish_tracker", lambda _, seconds: self.finished.append(seconds))
         self.study(**ONE_EPOCH)

@@ -18,8 +18,8 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import StratifiedKFold
 
 from finetune_trainer import Resource, Study, StudyFailed
-from finetune_trainer.driver import start_ray
 from finetune_trainer.errors import SpecError
+from finetune_trainer.runtime.ray_tune import start_ray
 from tests.trainer.disks import disk_of
 
 ROOT = Path(__file__).resolve().parents[2]

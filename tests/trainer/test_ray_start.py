@@ -11,8 +11,8 @@ from ray._private import services
 
 from finetune_api.manifest import dump_yaml
 from finetune_trainer import cli
-from finetune_trainer.driver import RAY_STARTS, start_ray
 from finetune_trainer.errors import RayUnavailable
+from finetune_trainer.runtime.ray_tune import RAY_STARTS, start_ray
 from tests.api.wrong_manifests import VALID
 
 

@@ -12,10 +12,10 @@ import ray
 
 from finetune_api.status import TrialCounts
 from finetune_api.study import Budget, StudySpec
-from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage

@@ -3,70 +3,52 @@
 `python -m finetune_trainer.driver` runs it in pod 0; `finetune run` calls the same function.
 """
 
-import gc
-import json
 import logging
-import math
 import os
-import secrets
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeAlias, TypeVar
 
+import ray
+
 from finetune_api.manifest import ManifestError
 from finetune_api.pods import DRAIN_FILE, EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
 from finetune_api.status import Findings, Limits, StudyProgress
-from finetune_api.study import Budget, FineTuneStudy, StudySpec
+from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.environment import PodEnvironment, SlotResources, WorkerResources
 from finetune_trainer.errors import (
-    DataError,
     RayUnavailable,
     SpecError,
-    StorageUnavailable,
     StudyError,
     ToldToStop,
 )
-from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import tries_defaults
 from finetune_trainer.records.log import last_term, read_history
+from finetune_trainer.runtime.broker import Snapshot
+from finetune_trainer.runtime.preparation import Preparation, check_same_data, prepare_here
 from finetune_trainer.runtime.progress import ConfigMapSink, Fenced, ProgressSink, document
+from finetune_trainer.runtime.ray_tune import (
+    run_slots,
+    start_broker,
+    start_ray,
+    this_node,
+)
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
-from finetune_trainer.search.problem import Problem, Recommended, begin, problem_of
+from finetune_trainer.search.problem import Problem, begin, problem_of
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import DATA_REPORT
 from finetune_trainer.storage.locations import shown
 from finetune_trainer.storage.retries import Retries, gist
-
-# Ray Tune reads these when it is imported: no loggers, snapshots or tables of its own.
-os.environ.update(
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-    TUNE_GLOBAL_CHECKPOINT_S="1000000000",
-    TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-    TUNE_DISABLE_SIGINT_HANDLER="1",
-    RAY_CHDIR_TO_TRIAL_DIR="0",
-    RAY_AIR_NEW_OUTPUT="0",
-    RAY_USAGE_STATS_ENABLED="0",
-)
-
-import ray  # after its settings
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from finetune_trainer.runtime.broker import Broker, Snapshot
 from finetune_trainer.tracking.tracker import (
     DRAIN_SECONDS,
     FINISH_SECONDS,
@@ -75,11 +57,9 @@ from finetune_trainer.tracking.tracker import (
     start_tracker,
 )
 from finetune_trainer.worker.item import Material
-from finetune_trainer.worker.slot import Slot, make_trainer
+from finetune_trainer.worker.slot import make_trainer
 
 PUBLISH_SECONDS = 2.0
-RAY_STARTS = 5
-"""How many times Ray is started on a laptop before the study gives up; each try waits half a minute."""
 
 T = TypeVar("T")
 Phase: TypeAlias = Literal["Preparing", "Searching", "Refitting", "Drained", "Finished", "Failed"]
@@ -225,7 +205,7 @@ class Driver:
         place, name = self._place, self._place.study.metadata.name
         material = Material(self._spec, place.storage, data, place.resources, name)
         tracker = start_tracker(
-            self._place.study, self._place.storage, self._term, self._broker, _this_node()
+            self._place.study, self._place.storage, self._term, self._broker, this_node()
         )
         publisher = _Repeat(self._tell)
         publisher.start()
@@ -262,7 +242,7 @@ class Driver:
                 "spec.storage.uri", f"must be a location that pyarrow can open ({why})"
             ) from error
 
-    def _prepared(self, storage: Storage) -> tuple["Preparation", Any]:
+    def _prepared(self, storage: Storage) -> tuple[Preparation, Any]:
         """What is known of the data, and a reference to the data in this node's object store. Raises StudyError.
 
         No slot computes yet, so it may use the threads of all slots that this node will have.
@@ -273,7 +253,7 @@ class Driver:
         events = read_history(storage).events
 
         def prepared() -> tuple[Preparation, Any]:
-            preparation, data = _prepare_here(self._spec, place.base, threads)
+            preparation, data = prepare_here(self._spec, place.base, threads)
             check_same_data(events, preparation.fingerprint)
             return preparation, data
 
@@ -354,18 +334,6 @@ class Driver:
         return progress
 
 
-def check_same_data(events: Iterable[ev.Event], fingerprint: str) -> None:
-    """Raises DataError if the study with the records `events` began with rows other than those with
-    `fingerprint`: results on different rows cannot be compared."""
-    first = next((event.data for event in events if isinstance(event, ev.SlotReady)), fingerprint)
-    if first != fingerprint:
-        raise DataError(
-            "spec.dataset",
-            f"must give the rows that the study began with (their fingerprint was {first}, now it is "
-            f"{fingerprint}): restore the data, or start a study with another name and a folder of its own",
-        )
-
-
 def _check_precision(spec: StudySpec, resources: SlotResources) -> None:
     if spec.compute.precision == "FP16" and not resources.gpus:
         raise SpecError(
@@ -414,241 +382,6 @@ class _Repeat:
             except Exception:  # any: the search must survive a short outage of the API server
                 failures += 1
                 log.exception("progress could not be published (%s in a row)", failures)
-
-
-class _LostSlots(tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Tells the broker when the process of a slot is gone."""
-
-    def __init__(self, broker: Any) -> None:
-        self._broker = broker
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._broker.lost.remote(trial.trial_id)
-
-
-class _Places(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Has Ray Tune find a place for as many slots as the study can use, also when an edit lets it use more again."""
-
-    def __init__(self, broker: Any, slots: int) -> None:
-        super().__init__()
-        self._broker = broker
-        self._slots = slots
-        self._there: set[str] = set()
-        self._useful: float = slots
-        self._asked = -math.inf
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self._there) >= self._slots or len(self._there) >= self.useful():
-            return None
-        self._there.add(trial_id)
-        return {}
-
-    def useful(self) -> float:
-        """How many slots the study can use, at most; asked every few seconds, as Ray Tune asks ten times a second."""
-        if time.monotonic() - self._asked >= PUBLISH_SECONDS:
-            self._useful = ray.get(self._broker.useful_slots.remote(self._slots))
-            self._asked = time.monotonic()
-        return self._useful
-
-    @property
-    def superfluous(self) -> float:
-        """How many slots more than that there are, with those that wait for a place."""
-        return len(self._there) - self.useful()
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        self._there.discard(trial_id)
-        self._asked = -math.inf
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Does nothing: what matters is in the study's records."""
-
-
-class _Withdrawing(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
-    """Takes back slots that still wait for a place when the study needs them no more: nodes may be started for them."""
-
-    def __init__(self, places: _Places) -> None:
-        super().__init__()
-        self._places = places
-
-    def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
-        waiting = [trial for trial in tune_controller.get_trials() if trial.status == "PENDING"]
-        for trial in reversed(waiting):
-            if self._places.superfluous < 1:
-                break
-            tune_controller.stop_trial(trial)
-        return super().choose_trial_to_run(tune_controller, **options)
-
-
-class _Over(tune.Stopper):  # type: ignore[misc]  # Ray ships no types
-    """Ends all slots, also those that never found a place, once one learns that everything is over."""
-
-    def __init__(self) -> None:
-        self._over = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        self._over = self._over or bool(result.get("over"))
-        return bool(result.get("over"))
-
-    def stop_all(self) -> bool:
-        return self._over
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What the driver needs to know about the prepared data."""
-
-    warnings: tuple[str, ...]
-    report: bytes
-    """The report on what was done to the rows (JSON)."""
-
-    fingerprint: str
-    recommended: Recommended | None = None
-    """What the study tries first."""
-
-
-def _prepare(
-    spec: StudySpec, base: Path, threads: int
-) -> tuple[Preparation | StudyError | StorageUnavailable, Any]:
-    """A summary and the prepared data, or the error that prevented them; a Ray task."""
-    import torch  # the driver itself imports neither it nor the data libraries
-
-    from finetune_trainer.data import prepare
-    from finetune_trainer.data.report import report
-    from finetune_trainer.first_trial import first_trial
-
-    torch.set_num_threads(threads)  # Ray gives a task that reserves no CPU a single thread
-    try:
-        data = prepare(spec, base)
-        first = first_trial(spec, data)
-    except (StudyError, StorageUnavailable) as error:
-        return error, None
-    document = json.dumps(report(data), indent=1, ensure_ascii=False)
-    return Preparation(data.warnings, document.encode(), data.fingerprint, first), data
-
-
-def _prepare_here(spec: StudySpec, base: Path, threads: int) -> tuple[Preparation, Any]:
-    """The same on this node. Raises StudyError, or StorageUnavailable for files that cannot be reached now."""
-    task = ray.remote(_prepare).options(num_cpus=0, num_returns=2, scheduling_strategy=_this_node())
-    told, data = task.remote(spec, base, threads)
-    result: Preparation | StudyError | StorageUnavailable = ray.get(told)
-    if isinstance(result, Exception):
-        raise result
-    return result, data
-
-
-def _this_node() -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def start_ray(cpus: int, gpus: int | None = None) -> None:
-    """Start a new Ray on this machine, whatever else runs on it; with `gpus` None, Ray detects the GPUs.
-
-    Raises RayUnavailable if it does not start after several tries: a busy machine may need longer than Ray waits.
-    """
-    if not ({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or _has_home()):
-        # Ray would write its token into the home.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    for left in reversed(range(RAY_STARTS)):
-        before = _children()
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-            return
-        except Exception as error:  # Ray raises bare Exceptions here
-            _clean_up_after_ray(before)
-            if left:
-                log.warning("Ray did not start; retrying: %s", gist(error))
-                continue
-            logs = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest" / "logs"
-            raise RayUnavailable(
-                f"Ray did not start after {RAY_STARTS} tries: {error} (usual causes: too little memory, a full disk or"
-                f" a very busy machine; see Ray's logs in {logs})"
-            ) from error
-
-
-def _clean_up_after_ray(before: set[int]) -> None:
-    """End the processes that Ray leaves behind when it gives up half-way, given the children from before its start."""
-    ray.shutdown()
-    left = _children() - before
-    # By their handles, which Ray is about to drop: so Python learns that they have ended.
-    for process in gc.get_objects():
-        if issubclass(type(process), subprocess.Popen) and process.pid in left:
-            process.kill()
-            process.wait()
-
-
-def _has_home() -> bool:
-    """Whether the user's home is writable."""
-    try:
-        home = Path.home()
-    except RuntimeError:  # no HOME, and a user without a name
-        return False
-    token = home / ".ray"
-    return os.access(token if token.exists() else home, os.W_OK | os.X_OK)
-
-
-def _children() -> set[int]:
-    """Ids of this process's children, where Linux lists them."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(number) for task in tasks for number in task.read_text().split()}
-
-
-def start_broker(
-    problem: Problem,
-    budget: Budget,
-    storage: str,
-    term: int,
-    warnings: tuple[str, ...] = (),
-    releases: bool = False,
-    retry: str = "",
-) -> Any:
-    """The broker actor, on this node; it lives as long as this driver."""
-    actor = ray.remote(Broker).options(
-        num_cpus=0, scheduling_strategy=_this_node(), max_concurrency=10_000
-    )
-    return actor.remote(problem, budget, storage, term, warnings, releases, retry)
-
-
-def run_slots(
-    broker: Any,
-    make_worker: Callable[[Any], Any],
-    material: Any,
-    slots: int,
-    resources: SlotResources,
-) -> None:
-    """Run the worker slots until the broker says that everything is over."""
-    share = {"CPU": round(resources.cpus, 4), "GPU": round(resources.gpus, 4)}
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    trainable = tune.with_resources(
-        tune.with_parameters(Slot, broker=broker, make_worker=make_worker, material=material),
-        tune.PlacementGroupFactory([{key: value for key, value in share.items() if value}]),
-    )
-    places = _Places(broker, slots)
-    with tempfile.TemporaryDirectory() as scratch:
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=places, scheduler=_Withdrawing(places), num_samples=-1
-            ),
-            run_config=tune.RunConfig(
-                name="slots",
-                storage_path=scratch,
-                verbose=0,
-                stop=_Over(),
-                callbacks=[_LostSlots(broker)],
-                failure_config=tune.FailureConfig(max_failures=-1),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        tuner.fit()
 
 
 def _mounted(pod: PodEnvironment, study: FineTuneStudy) -> Callable[[], StudySpec]:

@@ -26,13 +26,13 @@ from finetune_api.metrics import Goal
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain, can_hold
 from finetune_api.study import BUDGET_RULES, SEARCH_RULES, Budget, Search
 from finetune_trainer import arguments
-from finetune_trainer.driver import run_slots, start_broker, start_ray
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.records.log import read_history
 from finetune_trainer.runtime.broker import Snapshot
 from finetune_trainer.runtime.progress import LocalSink
+from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
 from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End

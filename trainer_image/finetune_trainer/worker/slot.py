@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import ray
-from ray import tune
 
 from finetune_trainer.records import events as ev
+from finetune_trainer.runtime.quiet_tune import tune
 from finetune_trainer.search.items import Release
 from finetune_trainer.worker.item import ItemWorker, Material, Work
 
