@@ -30,12 +30,13 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
 from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
+from finetune_trainer.runtime.slot import Work
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.worker.item import Item, Work
+from finetune_trainer.worker.item import Item
 
 SLOTS = 2
 EPOCHS = 27
@@ -122,12 +123,12 @@ def search(spec: StudySpec, folder: str, work_seconds: float) -> Cost:
     start_ray(SLOTS)
     claim(Storage.open(folder), parts_of(spec))
     broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
-    ray.get(broker.begin.remote())
+    broker.begin().get()
     over = threading.Event()
 
     def follow() -> None:
         while not over.wait(PUBLISH_SECONDS):
-            ray.get(broker.snapshot.remote(spec.budget, None))
+            broker.snapshot(spec.budget, None).get()
 
     following = threading.Thread(target=follow)
     following.start()

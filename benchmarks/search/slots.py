@@ -29,9 +29,10 @@ from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
 from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
+from finetune_trainer.runtime.slot import Work
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.worker.item import Item, Work
+from finetune_trainer.worker.item import Item
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LATE_SECONDS = 30
@@ -68,7 +69,7 @@ def late_worker(folder: str) -> list[Row]:
     spec = study(TRIALS).spec
     claim(Storage.open(folder), parts_of(spec))
     broker = start_broker(Problem.of(spec), spec.budget, folder, 1)
-    ray.get(broker.begin.remote())
+    broker.begin().get()
     worker: list[subprocess.Popen[bytes]] = []
 
     def join() -> None:

@@ -14,9 +14,10 @@ import ray
 
 from finetune_trainer import driver
 from finetune_trainer.environment import SlotResources
+from finetune_trainer.runtime import client, slot
 from finetune_trainer.runtime.broker import Broker
-from finetune_trainer.worker import item, slot
-from finetune_trainer.worker.slot import Slot
+from finetune_trainer.runtime.client import BrokerClient
+from finetune_trainer.runtime.slot import Slot
 
 SECONDS = 60.0
 """Nothing here takes so long."""
@@ -110,11 +111,11 @@ def near_ray(patch: pytest.MonkeyPatch) -> Iterator[NearRay]:
     """Ray replaced in the driver, the slots and their work, inside `with`."""
     near, brokers = NearRay(), []
 
-    def start_broker(problem: Any, budget: Any, *rest: Any, **options: Any) -> NearActor:
+    def start_broker(problem: Any, budget: Any, *rest: Any, **options: Any) -> BrokerClient:
         brokers.append(NearActor(Broker(problem, budget, *rest, **options)))
-        return brokers[-1]
+        return BrokerClient(brokers[-1])
 
-    for module in (driver, slot, item):
+    for module in (driver, client, slot):
         patch.setattr(module, "ray", near)
     patch.setattr(driver, "start_broker", start_broker)
     patch.setattr(driver, "run_slots", run_slots)
@@ -132,7 +133,7 @@ def near_ray(patch: pytest.MonkeyPatch) -> Iterator[NearRay]:
 
 
 def run_slots(
-    broker: NearActor,
+    broker: BrokerClient,
     make_worker: Callable[[Any], Any],
     material: Any,
     count: int,

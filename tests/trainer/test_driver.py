@@ -230,6 +230,7 @@ def test_a_driver_waits_for_a_server_until_it_is_told_to_end(study: Path, tmp_pa
     ending.start()
     last = driver.run()
     ending.join()
+    sink.release()
     waited = next(told for told in sink.all if told.reason == "StorageUnavailable")
     assert waited.phase == "Preparing"
     trouble = "storage s3://bucket/studies/one cannot be read: AWS Error NETWORK_CONNECTION"

@@ -24,11 +24,12 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
 from finetune_trainer.runtime.preparation import Preparation
 from finetune_trainer.runtime.progress import Fenced
+from finetune_trainer.runtime.slot import Work
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.storage import retries
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.tracker import DRAIN_SECONDS, FINISH_SECONDS
-from finetune_trainer.worker.item import Item, Work, requeued
+from finetune_trainer.worker.item import Item, requeued
 from tests.records import events_of
 from tests.trainer.near_ray import NearRay, near_ray
 from tests.trainer.progress_server import ProgressServer, logged_in
@@ -351,7 +352,7 @@ def test_told_to_end_before_there_is_a_broker_it_trains_nothing(how: str, pod: P
 def test_a_file_that_tells_it_to_end_is_seen_while_it_searches(pod: Pod) -> None:
     def act(item: Item, work: Work) -> list[ev.Event]:
         (pod.folder / "drain").touch()
-        work._broker.recalled.remote().result(20)
+        work._broker.recalled().get()
         (pod.folder / "drain").unlink()  # or the slot would hold still, until its pod is gone
         return [requeued(item)]
 

@@ -11,13 +11,15 @@ import pytest
 from finetune_api.pods import DRAIN_FILE
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
+from finetune_trainer.runtime import client as client_module
+from finetune_trainer.runtime import slot as slot_module
 from finetune_trainer.runtime.broker import Broker
+from finetune_trainer.runtime.client import BrokerClient
+from finetune_trainer.runtime.slot import Work
 from finetune_trainer.search.items import RefitItem, TrainItem
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.worker import item as item_module
-from finetune_trainer.worker import slot as slot_module
-from finetune_trainer.worker.item import Item, Listener, Work, requeued
+from finetune_trainer.worker.item import Item, Listener, requeued
 from tests.records import events_of
 from tests.trainer.near_ray import NearActor, NearRay, NearSlot
 from tests.trainer.search_studies import epoch_done, study_spec
@@ -51,8 +53,9 @@ class Office:
         self.spec = spec
         claim(Storage.open(str(folder)), parts_of(spec))
         broker = Broker(Problem.of(spec), spec.budget, str(folder), 1, **options)
-        self.broker: Any = NearActor(broker)
-        assert self.broker.begin.remote().result(20)
+        self.actor = NearActor(broker)
+        self.broker = BrokerClient(self.actor)
+        assert self.broker.begin().get()
 
     def slot(self, act: Callable[[Item, Work], list[ev.Event]], name: str = "worker") -> NearSlot:
         """A slot whose worker does that."""
@@ -90,12 +93,12 @@ def office(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Office]:
     near = NearRay()
-    for module in (slot_module, item_module):
+    for module in (slot_module, client_module):
         monkeypatch.setattr(module, "ray", near)
-    monkeypatch.setattr(item_module, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(slot_module, "_POLL_SECONDS", 0.0)
     made = Office(tmp_path / "study", **getattr(request, "param", {}))
     yield made
-    made.broker.end()
+    made.actor.end()
 
 
 def does_all(item: Item, work: Work) -> list[ev.Event]:
@@ -117,7 +120,7 @@ def test_a_slot_works_until_everything_is_over(office: Office) -> None:
 def test_a_slot_that_is_let_go_does_not_end_the_others(office: Office) -> None:
     """While the last trials run, no third slot is needed."""
     for name in ("a/1", "b/1"):
-        assert isinstance(office.broker.next.remote(name, []).result(20), TrainItem)
+        assert isinstance(office.broker.next(name, []).get(), TrainItem)
     assert office.slot(does_all).step() == {"over": False, "done": True}
 
 
@@ -159,7 +162,7 @@ def test_a_slot_whose_pod_was_told_to_end_saves_reports_and_takes_nothing_more(
 def test_slots_that_are_called_back_pause(office: Office) -> None:
     def act(item: Item, work: Work) -> list[ev.Event]:
         assert not work.should_pause()
-        office.broker.drain.remote().result(20)
+        office.broker.drain().get()
         deadline = time.monotonic() + 240
         while not work.should_pause():
             assert time.monotonic() < deadline
@@ -173,7 +176,7 @@ def test_slots_that_are_called_back_pause(office: Office) -> None:
 def test_a_refit_that_is_called_back_is_requeued_as_one(office: Office) -> None:
     def act(item: Item, work: Work) -> list[ev.Event]:
         if isinstance(item, RefitItem):
-            office.broker.drain.remote().result(20)
+            office.broker.drain().get()
             return [requeued(item)]
         return does_all(item, work)
 
@@ -184,9 +187,9 @@ def test_a_refit_that_is_called_back_is_requeued_as_one(office: Office) -> None:
 def test_whether_to_pause_is_asked_before_every_batch_and_looked_at_four_times_a_second(
     office: Office, drain_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(item_module, "_POLL_SECONDS", 0.25)
+    monkeypatch.setattr(slot_module, "_POLL_SECONDS", 0.25)
     clock = Clock()
-    monkeypatch.setattr(item_module, "time", clock)
+    monkeypatch.setattr(slot_module, "time", clock)
     asked = Work(office.broker, "worker/1")
     assert not asked.should_pause()
     drain_file.touch()
@@ -207,9 +210,9 @@ def test_waits_of_a_slot_are_heard(office: Office) -> None:
     def act(item: Item, work: Work) -> list[ev.Event]:
         if isinstance(item, TrainItem) and item.trial == 0:
             work.waits("the disk is full; waiting")
-            assert office.broker.waiting.remote().result(20) == "the disk is full; waiting"
+            assert office.broker.waiting().get() == "the disk is full; waiting"
             work.waits("")
-            assert office.broker.waiting.remote().result(20) == ""
+            assert office.broker.waiting().get() == ""
         return does_all(item, work)
 
     assert office.slot(act).step()["over"]

@@ -47,8 +47,9 @@ class Quick:
 
     def trials(self, most: int) -> TrialCounts:
         """How they stand, of at most so many; the material is the broker."""
-        snapshot = ray.get(self.material.snapshot.remote(Budget(max_trials=most), None))
-        counts: TrialCounts = snapshot.findings.trials
+        counts: TrialCounts = (
+            self.material.snapshot(Budget(max_trials=most), None).get().findings.trials
+        )
         return counts
 
 
@@ -139,7 +140,7 @@ def run(
     claim(Storage.open(str(folder)), parts_of(spec))
     problem = Problem.of(spec)
     broker = start_broker(problem, spec.budget, str(folder), 1, (), releases=releases)
-    assert ray.get(broker.begin.remote())
+    assert broker.begin().get()
     run_slots(broker, worker, material(broker), slots, SlotResources(1, 0))
     return events_of(folder)
 

@@ -32,6 +32,7 @@ from finetune_trainer.errors import (
 from finetune_trainer.records.claim import tries_defaults
 from finetune_trainer.records.log import last_term, read_history
 from finetune_trainer.runtime.broker import Snapshot
+from finetune_trainer.runtime.client import BrokerClient, Call
 from finetune_trainer.runtime.preparation import Preparation, check_same_data, prepare_here
 from finetune_trainer.runtime.progress import ConfigMapSink, Fenced, ProgressSink, document
 from finetune_trainer.runtime.ray_tune import (
@@ -40,6 +41,7 @@ from finetune_trainer.runtime.ray_tune import (
     start_ray,
     this_node,
 )
+from finetune_trainer.runtime.slot import make_trainer
 from finetune_trainer.search.decisions import FAILURES
 from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
@@ -57,7 +59,6 @@ from finetune_trainer.tracking.tracker import (
     start_tracker,
 )
 from finetune_trainer.worker.item import Material
-from finetune_trainer.worker.slot import make_trainer
 
 PUBLISH_SECONDS = 2.0
 
@@ -105,7 +106,7 @@ class Driver:
         self._uid = workplace.study.metadata.uid or "local"
         self._term = workplace.sink.claim_term()
         self._told_to_end = threading.Event()
-        self._broker: Any = None
+        self._broker: BrokerClient | None = None
         self._last = Findings()
         self._told: tuple[Phase, Findings, str] | None = None
         """Phase, findings and wait message of the last progress document of the search."""
@@ -114,7 +115,7 @@ class Driver:
         """Save what is in flight and stop; a signal handler."""
         self._told_to_end.set()
         if self._broker is not None:
-            self._broker.drain.remote()
+            self._broker.drain()
 
     def _interrupt(self, *_: int | FrameType | None) -> None:
         """Save what is in flight and stop; the second time, stop at once. A signal handler."""
@@ -184,7 +185,7 @@ class Driver:
         if tries_defaults(storage):
             problem = replace(problem, recommended=preparation.recommended)
             Proposer(problem)  # its constraints may have no answer there
-        self._broker = start_broker(
+        broker = start_broker(
             problem,
             self._spec.budget,
             self._place.storage,
@@ -193,31 +194,30 @@ class Driver:
             releases=self._spec.cluster.scales,
             retry=self._place.retry,
         )
+        self._broker = broker
         if self._must_end():
-            self._broker.drain.remote()
-        if not self._await(self._broker.begin.remote()):
-            raise ToldToStop(ray.get(self._broker.waiting.remote()))
-        if self._spec.search.warm_start and not ray.get(self._broker.inherits.remote()):
+            broker.drain()
+        if not self._await(broker, broker.begin()):
+            raise ToldToStop(broker.waiting().get())
+        if self._spec.search.warm_start and not broker.inherits().get():
             inherited = self._trusted(
                 storage, "other studies", lambda: inherit(self._spec, self._place.base)
             )
-            self._await(self._broker.inherit.remote(inherited))
+            self._await(broker, broker.inherit(inherited))
         place, name = self._place, self._place.study.metadata.name
         material = Material(self._spec, place.storage, data, place.resources, name)
         tracker = start_tracker(
-            self._place.study, self._place.storage, self._term, self._broker, this_node()
+            self._place.study, self._place.storage, self._term, broker, this_node()
         )
-        publisher = _Repeat(self._tell)
+        publisher = _Repeat(lambda: self._tell(broker))
         publisher.start()
         try:
-            run_slots(
-                self._broker, make_trainer, material, self._place.slots, self._place.resources
-            )
+            run_slots(broker, make_trainer, material, self._place.slots, self._place.resources)
             finish_tracker(tracker, DRAIN_SECONDS if self._must_end() else FINISH_SECONDS)
-            ray.get(self._broker.write_results.remote())
+            broker.write_results().get()
         finally:
             publisher.stop()
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(broker)
         if snapshot.outcome is None and not self._must_end():
             raise RuntimeError("the slots ended before the study did")
         return snapshot
@@ -284,27 +284,26 @@ class Driver:
         except Exception:  # any: the same network may be gone
             log.exception("progress could not be published: %s", said)
 
-    def _await(self, call: Any) -> Any:
+    def _await(self, broker: BrokerClient, call: Call[T]) -> T:
         """The result of a call to the broker; meanwhile reports what that waits for."""
         told = ""
-        while not ray.wait([call], timeout=PUBLISH_SECONDS)[0]:
+        while not call.is_over(PUBLISH_SECONDS):
             self._must_end()
-            waiting = ray.get(self._broker.waiting.remote())
+            waiting = broker.waiting().get()
             if waiting != told:
                 self._waits(waiting)
                 told = waiting
         if told:
             self._waits("")
-        return ray.get(call)
+        return call.get()
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, broker: BrokerClient) -> Snapshot:
         spec = self._place.latest() if self._place.latest else self._spec
-        found: Snapshot = ray.get(self._broker.snapshot.remote(spec.budget, spec.objective.target))
-        return found
+        return broker.snapshot(spec.budget, spec.objective.target).get()
 
-    def _tell(self) -> None:
+    def _tell(self, broker: BrokerClient) -> None:
         self._must_end()
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(broker)
         self._place.watch(snapshot.at_work)
         phase: Phase = "Refitting" if snapshot.refitting else "Searching"
         if (phase, snapshot.findings, snapshot.waiting) != self._told:

@@ -30,7 +30,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.records.log import read_history
-from finetune_trainer.runtime.broker import Snapshot
+from finetune_trainer.runtime.client import BrokerClient
 from finetune_trainer.runtime.progress import LocalSink
 from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
@@ -279,11 +279,9 @@ class Study:
         try:
             self._search_with(broker, progress)
         finally:
-            ray.kill(
-                broker
-            )  # Ray keeps a trainable's arguments, which would otherwise live as long as Ray does
+            broker.end()
 
-    def _search_with(self, broker: Any, progress: bool) -> None:
+    def _search_with(self, broker: BrokerClient, progress: bool) -> None:
         train, refit = self._functions
         functions = Functions(
             train,
@@ -296,11 +294,11 @@ class Study:
         )
         share = SlotResources(1, self._gpus)
         with _Watch(broker, self._budget, self._problem.target, progress):
-            ray.get(broker.begin.remote())
-            if self._warm_start and not ray.get(broker.inherits.remote()):
-                ray.get(broker.inherit.remote(self._inherited()))
+            broker.begin().get()
+            if self._warm_start and not broker.inherits().get():
+                broker.inherit(self._inherited()).get()
             run_slots(broker, FunctionWorker, functions, self._slots, share)
-            ray.get(broker.write_results.remote())
+            broker.write_results().get()
 
     def _inherited(self) -> list[tuple[Params, float]]:
         found = [
@@ -425,7 +423,9 @@ def _domain(field: str, given: Any) -> Domain:
 class _Watch:
     """Shows how far the search has got, and what it waits for; interrupts it if the broker is gone."""
 
-    def __init__(self, broker: Any, budget: Budget, target: float | None, shown: bool) -> None:
+    def __init__(
+        self, broker: BrokerClient, budget: Budget, target: float | None, shown: bool
+    ) -> None:
         self._broker, self._limits = broker, (budget, target)
         columns = (
             TextColumn("{task.description}"),
@@ -457,7 +457,7 @@ class _Watch:
         while not last:
             last = self._stop.wait(_POLL_SECONDS)
             try:
-                snapshot: Snapshot = ray.get(self._broker.snapshot.remote(*self._limits))
+                snapshot = self._broker.snapshot(*self._limits).get()
             except ray.exceptions.RayError as error:
                 self._lost = str(error)
                 if not last:  # the main thread is inside Ray Tune

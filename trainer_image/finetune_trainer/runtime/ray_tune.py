@@ -19,10 +19,11 @@ from finetune_api.study import Budget
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import RayUnavailable
 from finetune_trainer.runtime.broker import Broker
+from finetune_trainer.runtime.client import BrokerClient
 from finetune_trainer.runtime.quiet_tune import tune
+from finetune_trainer.runtime.slot import Slot
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.retries import gist
-from finetune_trainer.worker.slot import Slot
 
 RAY_STARTS = 5
 """How many times Ray is started on a laptop before the study gives up; each try waits half a minute."""
@@ -104,16 +105,16 @@ def start_broker(
     warnings: tuple[str, ...] = (),
     releases: bool = False,
     retry: str = "",
-) -> Any:
+) -> BrokerClient:
     """The broker actor, on this node; it lives as long as this driver."""
     actor = ray.remote(Broker).options(
         num_cpus=0, scheduling_strategy=this_node(), max_concurrency=10_000
     )
-    return actor.remote(problem, budget, storage, term, warnings, releases, retry)
+    return BrokerClient(actor.remote(problem, budget, storage, term, warnings, releases, retry))
 
 
 def run_slots(
-    broker: Any,
+    broker: BrokerClient,
     make_worker: Callable[[Any], Any],
     material: Any,
     slots: int,
@@ -149,17 +150,17 @@ def run_slots(
 class _LostSlots(tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """Tells the broker when the process of a slot is gone."""
 
-    def __init__(self, broker: Any) -> None:
+    def __init__(self, broker: BrokerClient) -> None:
         self._broker = broker
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._broker.lost.remote(trial.trial_id)
+        self._broker.lost(trial.trial_id)
 
 
 class _Places(tune.search.Searcher):  # type: ignore[misc]  # Ray ships no types
     """Has Ray Tune find a place for as many slots as the study can use, also when an edit lets it use more again."""
 
-    def __init__(self, broker: Any, slots: int) -> None:
+    def __init__(self, broker: BrokerClient, slots: int) -> None:
         super().__init__()
         self._broker = broker
         self._slots = slots
@@ -176,7 +177,7 @@ class _Places(tune.search.Searcher):  # type: ignore[misc]  # Ray ships no types
     def useful(self) -> float:
         """How many slots the study can use, at most; asked every few seconds, as Ray Tune asks ten times a second."""
         if time.monotonic() - self._asked >= _ASK_SECONDS:
-            self._useful = ray.get(self._broker.useful_slots.remote(self._slots))
+            self._useful = self._broker.useful_slots(self._slots).get()
             self._asked = time.monotonic()
         return self._useful
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from finetune_api.study import FineTuneStudy, StudySpec, Tracking
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.log import Follower
+from finetune_trainer.runtime.client import BrokerClient
 from finetune_trainer.search.problem import problem_of
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.journal import Journal
@@ -157,9 +158,9 @@ class StudyTracker:
 class _Actor:
     """A StudyTracker in a process of its own."""
 
-    def __init__(self, study: FineTuneStudy, storage: str, term: int, broker: Any) -> None:
+    def __init__(self, study: FineTuneStudy, storage: str, term: int, broker: BrokerClient) -> None:
         def warn(field: str, message: str) -> None:
-            ray.get(broker.warn.remote(f"spec.tracking.{field}", message))
+            broker.warn(f"spec.tracking.{field}", message).get()
 
         self._tracker = StudyTracker(study, Storage.open(storage), term, warn)
         self._tracker.start()
@@ -173,7 +174,7 @@ def start_tracker(
     study: FineTuneStudy,
     storage: str,
     term: int,
-    broker: Any,
+    broker: BrokerClient,
     place: NodeAffinitySchedulingStrategy,
 ) -> Any:
     """The actor that tracks the study, if it is tracked; it restarts if its process ends."""
