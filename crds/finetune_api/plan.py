@@ -139,9 +139,9 @@ def _reaching(spec: StudySpec, trials: int) -> tuple[list[int], list[int]]:
         )
         return max(min(results, 1), results - first + 1)
 
-    ladders = Counter(islice(placements(scheduler, levels), trials))
+    brackets = Counter(islice(placements(scheduler, levels), trials))
     expected, worst = [0] * levels, [0] * levels
-    for placement, count in ladders.items():
+    for placement, count in brackets.items():
         _climb(expected, placement.first, count, share)
         _climb(worst, placement.first, count, share if waits else premature)
         if scheduler.resource != "Samples":  # with Samples a trial begins anew at each rung

@@ -1,4 +1,4 @@
-"""Rungs at which trials are compared, and the ladders of rungs that trials climb."""
+"""Rungs at which trials are compared, and the brackets of rungs that trials climb."""
 
 import math
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ _OPEN_END = 1e9
 class Placement:
     """Where a trial starts to climb."""
 
-    ladder: int = 0
-    """Trials are compared with those on the same ladder."""
+    bracket: int = 0
+    """Trials are compared with those in the same bracket."""
 
     first: int = 0
     """Index of the rung it starts at."""
 
     size: int | None = None
-    """Trials that the ladder takes; None if any number."""
+    """Trials that the bracket takes; None if any number."""
 
 
 def rung_resources(
@@ -85,12 +85,12 @@ def placements(scheduler: Scheduler, levels: int) -> Iterator[Placement]:
     """The placement of one trial after the other, for rungs of `levels` levels; without end."""
     sizes = _bracket_sizes(scheduler, levels)
     if scheduler.type == "Hyperband":
-        ladder = 0
+        bracket = 0
         while True:
             for first, size in enumerate(sizes):
                 for _ in range(size):
-                    yield Placement(ladder, first, size)
-                ladder += 1
+                    yield Placement(bracket, first, size)
+                bracket += 1
     counts = [0] * len(sizes)
     total = sum(sizes)
     while True:  # it goes to the bracket that lacks most of its share

@@ -357,7 +357,7 @@ WRONG = (
         "minResource must be a whole number of Samples or Folds",
     ),
     Wrong(
-        "brackets of a single ladder",
+        "several brackets of MedianStop",
         {"spec.search.scheduler": {"type": "MedianStop", "brackets": 2}},
         "spec.search.scheduler.brackets",
         "brackets must go with type ASHA or Hyperband",

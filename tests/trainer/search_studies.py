@@ -11,10 +11,10 @@ from finetune_api.study import StudySpec
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.log import RecordLog
 from finetune_trainer.search.decisions import next_item, reopening, search_ending, starting
-from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import Decision, End, RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem, problem_of
 from finetune_trainer.search.state import DRAINING, StudyState
+from finetune_trainer.search.warm_start import inherit
 from finetune_trainer.storage.folder import Storage
 
 CONTINUOUS = {"learningRate": {"min": 1e-5, "max": 1e-1, "scale": "Log"}}

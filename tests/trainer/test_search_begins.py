@@ -11,8 +11,8 @@ from finetune_api.auto import settled
 from finetune_api.study import StudySpec
 from finetune_trainer.data import prepare
 from finetune_trainer.errors import SpecError
-from finetune_trainer.first_trial import first_trial
 from finetune_trainer.records.claim import has_begun, parts_of, tries_defaults
+from finetune_trainer.runtime.first_trial import first_trial
 from finetune_trainer.search.problem import Problem, Recommended, begin, problem_of
 from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.storage.folder import Storage

@@ -24,10 +24,10 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
 from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.runtime.progress import encode
-from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import RefitItem, TrainItem, Wait
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings, table
+from finetune_trainer.search.warm_start import inherit
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, CONTINUOUS, Driver, epoch_done, study_spec
 from tests.trainer.test_search_state import Desk

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from finetune_api.combinations import Params, key_of
 from finetune_api.study import StudySpec
 from finetune_trainer.records.claim import claim, parts_of
-from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.warm_start import inherit
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.worker.item import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn

@@ -14,16 +14,16 @@ from finetune_api.status import MAX_SPLITS
 from finetune_api.study import Budget, Scheduler
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import parts_of
+from finetune_trainer.search.brackets import agree, noise
 from finetune_trainer.search.decisions import next_item
 from finetune_trainer.search.items import RefitItem, TrainItem
-from finetune_trainer.search.ladders import agree, noise
 from finetune_trainer.search.results import findings, splits, table
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import STUDY
 from tests.trainer.search_studies import ROWS, Driver, accuracy, study_spec
 from tests.trainer.test_search_state import Desk
 
-LADDERS: dict[str, dict[str, Any]] = {
+SCHEDULERS: dict[str, dict[str, Any]] = {
     "ASHA": {},
     "SuccessiveHalving": {},
     "Hyperband": {},
@@ -75,7 +75,7 @@ def test_rungs_without_a_known_end_go_beyond_what_any_trial_has() -> None:
 def test_hyperband_fills_its_brackets_one_after_the_other() -> None:
     made = placements(Scheduler(type="Hyperband"), 3)
     first = [next(made) for _ in range(9 + 5 + 3 + 1)]
-    assert Counter((p.ladder, p.first) for p in first) == {
+    assert Counter((p.bracket, p.first) for p in first) == {
         (0, 0): 9,
         (1, 1): 5,
         (2, 2): 3,
@@ -97,11 +97,11 @@ def test_brackets_of_asha_take_trials_in_the_same_shares_side_by_side() -> None:
 def test_hyperband_promotes_within_a_bracket_when_it_is_complete(tmp_path: Path) -> None:
     driver = run(tmp_path, search=scheduler("Hyperband"), budget={"maxTrials": 17})
     state = driver.state
-    starts = Counter(trial.ladder for trial in state.trials)
+    starts = Counter(trial.bracket for trial in state.trials)
     assert starts == {0: 9, 1: 5, 2: 3}
-    ends = Counter((trial.ladder, round(trial.trained)) for trial in state.trials)
+    ends = Counter((trial.bracket, round(trial.trained)) for trial in state.trials)
     assert ends == {(0, 1): 6, (0, 3): 2, (0, 9): 1, (1, 3): 4, (1, 9): 1, (2, 9): 3}
-    best = max((t for t in state.trials if t.ladder == 0), key=lambda t: t.rung_values[0])
+    best = max((t for t in state.trials if t.bracket == 0), key=lambda t: t.rung_values[0])
     assert best.trained >= 3
 
 
@@ -118,7 +118,7 @@ def test_slots_fill_the_next_bracket_while_one_waits_for_its_last_trial() -> Non
 def test_brackets_of_asha_start_higher(tmp_path: Path) -> None:
     search = scheduler("ASHA", brackets=2)
     driver = run(tmp_path, search=search, budget={"maxTrials": 12})
-    firsts = {trial.ladder: min(trial.rung_values) for trial in driver.state.trials}
+    firsts = {trial.bracket: min(trial.rung_values) for trial in driver.state.trials}
     assert firsts == {0: 0, 1: 1}
 
 
@@ -164,7 +164,7 @@ def test_rankings_agree_up_to_noise() -> None:
 
 
 SMALL = [
-    (kind, trials, epochs) for kind in LADDERS for trials, epochs in ((20, 27), (3, 9), (1, 27))
+    (kind, trials, epochs) for kind in SCHEDULERS for trials, epochs in ((20, 27), (3, 9), (1, 27))
 ]
 
 
@@ -173,7 +173,7 @@ def test_small_studies_train_something_whole(
     kind: str, trials: int, epochs: int, tmp_path: Path
 ) -> None:
     spec = {
-        "search": scheduler(kind, **LADDERS[kind]),
+        "search": scheduler(kind, **SCHEDULERS[kind]),
         "budget": {"maxTrials": trials},
         "hyperparameters": {"epochs": epochs},
     }

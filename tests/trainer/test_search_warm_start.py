@@ -11,7 +11,7 @@ from finetune_trainer.errors import SpecError
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import read_history
-from finetune_trainer.search.inheritance import inherit
+from finetune_trainer.search.warm_start import inherit
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import CONTINUOUS, Driver, study_spec
 

@@ -163,7 +163,7 @@ def _plan(study: FineTuneStudy, parsed: argparse.Namespace, console: Console) ->
     first: Recommended | None = None
     if not parsed.manifest_only:
         from finetune_trainer.data.prepare import prepare  # slow to import
-        from finetune_trainer.first_trial import first_trial
+        from finetune_trainer.runtime.first_trial import first_trial
 
         data = prepare(spec, parsed.study.parent)
         first = _tried(spec, first_trial(spec, data))

@@ -43,10 +43,10 @@ from finetune_trainer.runtime.ray_tune import (
 )
 from finetune_trainer.runtime.slot import make_trainer
 from finetune_trainer.search.decisions import FAILURES
-from finetune_trainer.search.inheritance import inherit
 from finetune_trainer.search.items import AtWork
 from finetune_trainer.search.problem import Problem, begin, problem_of
 from finetune_trainer.search.proposals import Proposer
+from finetune_trainer.search.warm_start import inherit
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import DATA_REPORT
 from finetune_trainer.storage.locations import shown

@@ -34,12 +34,12 @@ from finetune_trainer.runtime.client import BrokerClient
 from finetune_trainer.runtime.progress import LocalSink
 from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
-from finetune_trainer.search.inheritance import MOST
 from finetune_trainer.search.items import End
 from finetune_trainer.search.problem import Problem, told_of_constraints
 from finetune_trainer.search.proposals import Proposer, inheritable
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
+from finetune_trainer.search.warm_start import MOST
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import ESTIMATOR
 from finetune_trainer.worker.function_worker import (

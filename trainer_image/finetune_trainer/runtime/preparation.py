@@ -36,7 +36,7 @@ def _prepare(
 
     from finetune_trainer.data import prepare
     from finetune_trainer.data.report import report
-    from finetune_trainer.first_trial import first_trial
+    from finetune_trainer.runtime.first_trial import first_trial
 
     torch.set_num_threads(threads)  # Ray gives a task that reserves no CPU a single thread
     try:

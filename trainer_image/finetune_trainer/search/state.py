@@ -12,8 +12,8 @@ from finetune_api.combinations import Params, grid_size
 from finetune_api.study import Budget
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records import events as ev
+from finetune_trainer.search.brackets import Schedule
 from finetune_trainer.search.items import AtWork, RefitItem, Segment, TrainItem
-from finetune_trainer.search.ladders import Schedule
 from finetune_trainer.search.population import Population
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.proposals import Proposer
@@ -148,7 +148,7 @@ class StudyState:
                 self._fail(self.trials[event.trial], event)
             case ev.Stopped():
                 trial = self.trials[event.trial]
-                self._schedule[trial.ladder].stop(trial.number, trial.level)
+                self._schedule[trial.bracket].stop(trial.number, trial.level)
                 trial.status = "Stopped"
             case ev.SearchEnded():
                 self._end(event)
@@ -186,7 +186,7 @@ class StudyState:
         trial = Trial(
             event.trial,
             event.params,
-            ladder=placement.ladder,
+            bracket=placement.bracket,
             level=placement.first,
             generation=event.generation,
             parent=event.parent,
@@ -200,7 +200,7 @@ class StudyState:
     def _start(self, trial: Trial, number: int, slot: str) -> None:
         if not trial.begun or trial.status == "Paused":
             if trial.status == "Paused":  # promoted
-                self._schedule[trial.ladder].promote(trial.number, trial.level)
+                self._schedule[trial.bracket].promote(trial.number, trial.level)
                 trial.level += 1
             self._begin_level(trial)
         run = trial.runs[number]
@@ -210,7 +210,7 @@ class StudyState:
 
     def _begin_level(self, trial: Trial) -> None:
         trial.begun = True
-        rung = self._schedule[trial.ladder].rung(trial.level)
+        rung = self._schedule[trial.bracket].rung(trial.level)
         if rung is not None:
             rung.expect()
         trial.plan = self.runs_at(trial.level)
@@ -282,11 +282,11 @@ class StudyState:
             self._settle(trial)
 
     def _level_done(self, trial: Trial) -> None:
-        ladder = self._schedule[trial.ladder]
-        rung = ladder.rung(trial.level)
+        bracket = self._schedule[trial.bracket]
+        rung = bracket.rung(trial.level)
         if self._by_level:
             self._evaluate(trial)
-        if trial.level == ladder.first:
+        if trial.level == bracket.first:
             self.trials_since_best += trial.number != self._improver
         trial.status = "Completed"
         self._arrive(trial)
@@ -303,7 +303,7 @@ class StudyState:
             rung.finish(trial.number)
         elif self.ended is None:
             trial.status = "Paused"
-            ladder.paused.add(trial.number)
+            bracket.paused.add(trial.number)
         else:
             self._cut_off(trial)
         rung.report(trial.number, self.score(trial.best))
@@ -359,12 +359,12 @@ class StudyState:
         self.failed += status == "Failed"
         if status == "Failed" and not self._any_reached:
             self._first_failures.append((trial.number, _gist(f"{failure_class}: {message}")))
-        ladder = self._schedule[trial.ladder]
-        rung = ladder.rung(trial.level)
+        bracket = self._schedule[trial.bracket]
+        rung = bracket.rung(trial.level)
         if rung is not None:
             counts = self.problem.rung_rule == "SomeWhole"
             rung.lose(judged=counts and status == "Diverged")
-        self.trials_since_best += trial.level == ladder.first
+        self.trials_since_best += trial.level == bracket.first
         if trial.number == self._improver:  # its value does not count any more
             best = self.best_trial()
             self._improver = best.number if best else None
@@ -397,7 +397,7 @@ class StudyState:
                 run.checkpoint, run.losses = None, 0
             if all(run.reached for run in trial.planned_runs):
                 trial.status = "Paused"
-                self._schedule[trial.ladder].paused.add(number)
+                self._schedule[trial.bracket].paused.add(number)
                 continue
             trial.status = "Pending"
             for run in trial.planned_runs:
@@ -414,7 +414,7 @@ class StudyState:
         for trial in self.trials:
             if trial.status != "Failed":
                 continue
-            rung = self._schedule[trial.ladder].rung(trial.level)
+            rung = self._schedule[trial.bracket].rung(trial.level)
             if rung is not None:
                 rung.regain()
             trial.status, trial.failures, trial.failure_class, trial.message = "Pending", 0, "", ""

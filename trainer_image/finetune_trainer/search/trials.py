@@ -106,7 +106,7 @@ class Trial:
     number: int
     params: Params
     status: TrialStatus = "Pending"
-    ladder: int = 0
+    bracket: int = 0
     """Which trials it is compared with."""
 
     level: int = 0

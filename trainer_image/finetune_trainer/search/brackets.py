@@ -1,10 +1,10 @@
 """The schedulers, as policies of one engine: which trials are compared with which, and who goes on when.
 
-| scheduler | ladders | a rung promotes | when |
+| scheduler | brackets | a rung promotes | when |
 |---|---|---|---|
-| ASHA | one, or one for each bracket | its best 1/η | at once |
+| ASHA | one, or several | its best 1/η | at once |
 | SuccessiveHalving | one | its best 1/η | when all have come |
-| Hyperband | one for each bracket of each round | its best 1/η | when all have come |
+| Hyperband | several a round | its best 1/η | when all have come |
 | MedianStop | one; rungs at equal distances | what is at least the median | at once |
 | PASHA | one that grows | its best 1/η, below the highest rung | at once |
 
@@ -27,7 +27,7 @@ _NOISE_QUANTILE = 0.9
 """PASHA: the share of differences between criss-crossing trials that count as noise."""
 
 
-class Ladder:
+class Bracket:
     """The rungs of trials that are compared with each other."""
 
     def __init__(self, problem: Problem, placement: Placement) -> None:
@@ -76,7 +76,7 @@ class Ladder:
         return None
 
     def last_promotion(self, top: int) -> tuple[int, int] | None:
-        """(level, trial) that goes on though it is too few for a share: of a ladder that nobody joins any more.
+        """(level, trial) that goes on though it is too few for a share: of a bracket that nobody joins any more.
 
         From level `top` on (PASHA) a rung promotes no share, only its best.
         """
@@ -118,7 +118,7 @@ class Ladder:
 
 
 class Schedule:
-    """The ladders of a study."""
+    """The brackets of a study."""
 
     def __init__(self, problem: Problem) -> None:
         scheduler = problem.search.scheduler
@@ -126,7 +126,7 @@ class Schedule:
         self._waits = scheduler.type in ("SuccessiveHalving", "Hyperband")
         self._placements: Iterator[Placement] = placements(scheduler, len(problem.resources))
         self._next = next(self._placements)
-        self._ladders: dict[int, Ladder] = {}
+        self._brackets: dict[int, Bracket] = {}
         self.top = len(problem.resources) - 1
         """The highest level that trials are promoted to now."""
 
@@ -142,45 +142,45 @@ class Schedule:
     def place(self) -> Placement:
         """Take in the next trial; where it starts."""
         placement, self._next = self._next, next(self._placements)
-        if placement.ladder not in self._ladders:
-            self._ladders[placement.ladder] = Ladder(self._problem, placement)
-        self._ladders[placement.ladder].members += 1
+        if placement.bracket not in self._brackets:
+            self._brackets[placement.bracket] = Bracket(self._problem, placement)
+        self._brackets[placement.bracket].members += 1
         return placement
 
-    def __getitem__(self, ladder: int) -> Ladder:
-        return self._ladders[ladder]
+    def __getitem__(self, bracket: int) -> Bracket:
+        return self._brackets[bracket]
 
     def promotable(self, more: bool, preferred: Callable[[int], bool]) -> int | None:
         """The trial to promote next, the highest first; `more` trials may still be proposed."""
         found = [
             promotion
-            for ladder in self._ladders.values()
-            if ladder.paused
-            if (promotion := self._promotion(ladder, more, preferred)) is not None
+            for bracket in self._brackets.values()
+            if bracket.paused
+            if (promotion := self._promotion(bracket, more, preferred)) is not None
         ]
         return max(found, key=lambda promotion: promotion[0])[1] if found else None
 
     def _promotion(
-        self, ladder: Ladder, more: bool, preferred: Callable[[int], bool]
+        self, bracket: Bracket, more: bool, preferred: Callable[[int], bool]
     ) -> tuple[int, int] | None:
-        full = not more or ladder.members == ladder.size
+        full = not more or bracket.members == bracket.size
         if self._waits and not full:
             return None
-        promotion = ladder.promotable(self._waits, self.top, preferred)
-        return ladder.last_promotion(self.top) if promotion is None and full else promotion
+        promotion = bracket.promotable(self._waits, self.top, preferred)
+        return bracket.last_promotion(self.top) if promotion is None and full else promotion
 
     def out_of_reach(self, more: int) -> list[int]:
         """Paused trials, each named once, that will not be promoted whatever `more` trials bring."""
         if self._grows:
             return []  # its highest rung may yet promote
-        return [n for ladder in self._ladders.values() for n in ladder.out_of_reach(more)]
+        return [n for bracket in self._brackets.values() for n in bracket.out_of_reach(more)]
 
     def reached(self, level: int, curves: "Curves") -> None:
         """A trial has reached `level`: PASHA adds a rung if the two highest disagree."""
         if not self._grows or level != self.top or level >= len(self._problem.resources) - 1:
             return
-        ladder = self._ladders[0]
-        below, here = ladder.rung(level - 1), ladder.rung(level)
+        bracket = self._brackets[0]
+        below, here = bracket.rung(level - 1), bracket.rung(level)
         assert below is not None  # below the last level
         assert here is not None
         if not agree(below.scores, here.scores, noise(curves, list(here.scores))):
