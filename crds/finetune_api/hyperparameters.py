@@ -4,6 +4,8 @@ From this class come `spec.hyperparameters` (fixed values), `spec.searchSpaces` 
 trainer's configuration and `docs/hyperparameters.md`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -16,177 +18,207 @@ from finetune_api.schema import Model
 Scalar: TypeAlias = float | int | str | bool
 
 
+@dataclass(frozen=True)
+class Decides:
+    """What depends on a hyperparameter, beyond how training goes on from where it is."""
+
+    tensors: bool = False
+    """Which tensors a model has, and which of them training changes: it must not change while a model trains."""
+
+    model: bool = False
+    """What the model is built with: where it changes, the model is built anew around the same tensors."""
+
+    batches: bool = False
+    """What batches consist of: it must not change in the middle of an epoch."""
+
+
+STRUCTURE = Decides(tensors=True)
+MODEL = Decides(model=True)
+BATCHES = Decides(batches=True)
+READING = Decides(model=True, batches=True)
+TRAINING = Decides()
+
+
 class Hyperparameters(Model):
     """One complete configuration of the trainer; values that a study neither fixes nor searches have their defaults."""
 
-    pretrained_model: Annotated[str, WithoutCredentials()] = Field("", max_length=253)
+    pretrained_model: Annotated[str, WithoutCredentials(), STRUCTURE] = Field("", max_length=253)
     """Hub id or folder of the pretrained encoder, for a search among several; if empty, that of `spec.model`."""
 
-    epochs: int = Field(3, ge=1, le=1000)
+    epochs: Annotated[int, TRAINING] = Field(3, ge=1, le=1000)
     """Passes over the training rows. The learning-rate schedule spans all of them."""
 
-    batch_size: int = Field(16, ge=1, le=4096)
+    batch_size: Annotated[int, BATCHES] = Field(16, ge=1, le=4096)
     """Training rows in one forward pass."""
 
-    gradient_accumulation: int = Field(1, ge=1, le=1024)
+    gradient_accumulation: Annotated[int, BATCHES] = Field(1, ge=1, le=1024)
     """Forward passes whose gradients are summed before one optimizer step."""
 
-    max_length: int = Field(128, ge=8, le=8192)
+    max_length: Annotated[int, READING] = Field(128, ge=8, le=8192)
     """Maximum tokens of a text, special tokens included; the rest is cut off."""
 
-    duplicate_threshold: float = Field(1.0, ge=0.5, le=1)
+    duplicate_threshold: Annotated[float, BATCHES] = Field(1.0, ge=0.5, le=1)
     """Leave out training rows whose texts are at least this similar (cosine of the sentence embeddings of
     `dataset.cleaning.duplicateEncoder`) to an earlier training row or to any validation or test row. 1 keeps all."""
 
-    augmentation: Literal["None", "Synonyms", "Insertion", "Deletion", "Swap", "All"] = "None"
+    augmentation: Annotated[
+        Literal["None", "Synonyms", "Insertion", "Deletion", "Swap", "All"], READING
+    ] = "None"
     """How copies of training rows are varied, drawn afresh each epoch: words replaced by synonyms, synonyms
     of words inserted, words deleted, words swapped, or one of the four at random for each copy (Wei and Zou,
     "EDA", 2019)."""
 
-    augmentation_share: float = Field(0.1, gt=0, le=1)
+    augmentation_share: Annotated[float, BATCHES] = Field(0.1, gt=0, le=1)
     """Share of a text's words that `augmentation` changes; at least one."""
 
-    augmentation_copies: int = Field(1, ge=1, le=16)
+    augmentation_copies: Annotated[int, BATCHES] = Field(1, ge=1, le=16)
     """Varied copies of each training row, in addition to the row itself."""
 
-    optimizer: Literal["AdamW", "Adam", "SGD", "NesterovSGD", "RMSprop", "Adafactor"] = "AdamW"
+    optimizer: Annotated[
+        Literal["AdamW", "Adam", "SGD", "NesterovSGD", "RMSprop", "Adafactor"], TRAINING
+    ] = "AdamW"
     """The optimizer. NesterovSGD is SGD that looks ahead along its momentum."""
 
-    learning_rate: float = Field(2e-5, gt=0, le=1)
+    learning_rate: Annotated[float, TRAINING] = Field(2e-5, gt=0, le=1)
     """Peak learning rate."""
 
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    layer_decay: Annotated[float, TRAINING] = Field(1.0, gt=0, le=1)
     """Learning rate of each layer as a share of that of the layer above; the head has the full rate, and
     1 gives all layers the same (Howard and Ruder, "Universal Language Model Fine-tuning", 2018)."""
 
-    weight_decay: float = Field(0.01, ge=0, le=1)
+    weight_decay: Annotated[float, TRAINING] = Field(0.01, ge=0, le=1)
     """Decay of weights toward zero, decoupled from the gradient with every optimizer (Adam with it is AdamW);
     biases and normalisation layers are exempt."""
 
-    l1_penalty: float = Field(0.0, ge=0, le=1)
+    l1_penalty: Annotated[float, TRAINING] = Field(0.0, ge=0, le=1)
     """Factor of the sum of absolute weights in the loss; biases and normalisation layers are exempt."""
 
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Annotated[float, TRAINING] = Field(0.9, ge=0, lt=1)
     """Momentum of SGD, NesterovSGD and RMSprop; the others ignore it."""
 
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta1: Annotated[float, TRAINING] = Field(0.9, ge=0, lt=1)
     """AdamW and Adam: decay rate of the mean of gradients."""
 
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_beta2: Annotated[float, TRAINING] = Field(0.999, ge=0, lt=1)
     """AdamW and Adam: decay rate of the mean of squared gradients."""
 
-    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    adam_epsilon: Annotated[float, TRAINING] = Field(1e-8, gt=0, le=1)
     """Term that keeps AdamW, Adam and RMSprop from dividing by zero."""
 
-    rmsprop_alpha: float = Field(0.99, ge=0, lt=1)
+    rmsprop_alpha: Annotated[float, TRAINING] = Field(0.99, ge=0, lt=1)
     """RMSprop: decay rate of the mean of squared gradients."""
 
-    lr_schedule: Literal[
-        "Linear",
-        "Cosine",
-        "CosineWithRestarts",
-        "Polynomial",
-        "Step",
-        "Exponential",
-        "InverseSqrt",
-        "ReduceOnPlateau",
-        "Constant",
+    lr_schedule: Annotated[
+        Literal[
+            "Linear",
+            "Cosine",
+            "CosineWithRestarts",
+            "Polynomial",
+            "Step",
+            "Exponential",
+            "InverseSqrt",
+            "ReduceOnPlateau",
+            "Constant",
+        ],
+        TRAINING,
     ] = "Linear"
     """How the learning rate falls after the warm-up. To zero: Linear, Cosine (half a cosine),
     CosineWithRestarts (lrCycles of them), Polynomial (with exponent lrPower). By the factor lrGamma: Step (every
     lrPatience epochs), Exponential (once an epoch, smoothly), ReduceOnPlateau (after lrPatience epochs without
     improvement of the objective). InverseSqrt falls with the inverse square root of the step; Constant does not fall."""
 
-    lr_cycles: int = Field(2, ge=1, le=100)
+    lr_cycles: Annotated[int, TRAINING] = Field(2, ge=1, le=100)
     """Number of half cosines of CosineWithRestarts."""
 
-    lr_power: float = Field(2.0, gt=0, le=16)
+    lr_power: Annotated[float, TRAINING] = Field(2.0, gt=0, le=16)
     """Exponent of Polynomial."""
 
-    lr_gamma: float = Field(0.5, gt=0, lt=1)
+    lr_gamma: Annotated[float, TRAINING] = Field(0.5, gt=0, lt=1)
     """Factor of Step, Exponential and ReduceOnPlateau."""
 
-    lr_patience: int = Field(1, ge=1, le=1000)
+    lr_patience: Annotated[int, TRAINING] = Field(1, ge=1, le=1000)
     """Step: epochs between two reductions. ReduceOnPlateau: epochs without improvement before a reduction."""
 
-    warmup_ratio: float = Field(0.06, ge=0, le=1)
+    warmup_ratio: Annotated[float, TRAINING] = Field(0.06, ge=0, le=1)
     """Share of all optimizer steps in which the learning rate rises linearly from zero to its peak."""
 
-    max_grad_norm: float = Field(1.0, gt=0, le=1000000)
+    max_grad_norm: Annotated[float, TRAINING] = Field(1.0, gt=0, le=1000000)
     """Norm to which gradients with a larger norm are clipped."""
 
-    averaging_start: float = Field(1.0, ge=0, le=1)
+    averaging_start: Annotated[float, TRAINING] = Field(1.0, ge=0, le=1)
     """Share of all optimizer steps after which the weights of every step are averaged; the average is
     then evaluated and kept (stochastic weight averaging; Izmailov et al., 2018). 1 never averages."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: Annotated[float, TRAINING] = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes, or in MultiLabel over yes and no."""
 
-    class_balance: Literal["None", "Weights", "Oversample", "Undersample"] = "None"
+    class_balance: Annotated[Literal["None", "Weights", "Oversample", "Undersample"], BATCHES] = (
+        "None"
+    )
     """How rare classes are balanced. Weights: their rows count more in the loss, like scikit-learn's
     `balanced`; in MultiLabel the rows with a label count as much as those without it. Oversample repeats rows of
     rare classes, Undersample leaves out rows of frequent ones, drawn anew each epoch; neither is for MultiLabel."""
 
-    decision_threshold: float = Field(0.5, gt=0, lt=1)
+    decision_threshold: Annotated[float, TRAINING] = Field(0.5, gt=0, lt=1)
     """MultiLabel: lowest probability at which a label is predicted."""
 
-    threshold_tuning: Literal["None", "PerLabel"] = "None"
+    threshold_tuning: Annotated[Literal["None", "PerLabel"], TRAINING] = "None"
     """MultiLabel. PerLabel: after each epoch every label gets its own threshold in place of
     decisionThreshold: the one with the best F1 on the validation rows. The exported model has these thresholds.
     For labels in few rows they are drawn towards the threshold that is best for all labels. Validation rows are
     judged by thresholds tuned on other validation rows, and their metrics are means over five folds; this applies
     to every trial of a study that tunes thresholds in any of them."""
 
-    hidden_dropout: float | None = Field(None, ge=0, lt=1)
+    hidden_dropout: Annotated[float | None, MODEL] = Field(None, ge=0, lt=1)
     """Dropout of the encoder's hidden layers. Default: the value in the pretrained model's configuration."""
 
-    attention_dropout: float | None = Field(None, ge=0, lt=1)
+    attention_dropout: Annotated[float | None, MODEL] = Field(None, ge=0, lt=1)
     """Dropout of attention probabilities. Default: the value in the pretrained model's configuration."""
 
-    classifier_dropout: float | None = Field(None, ge=0, lt=1)
+    classifier_dropout: Annotated[float | None, MODEL] = Field(None, ge=0, lt=1)
     """Dropout before the task's head. Default: the value in the pretrained model's configuration for its
     head, or else for its hidden layers."""
 
-    pooling: Literal["Architecture", "Cls", "Mean"] = "Architecture"
+    pooling: Annotated[Literal["Architecture", "Cls", "Mean"], STRUCTURE] = "Architecture"
     """The input of the head. Architecture: what the model's own sequence classifier takes. Cls: the last
     hidden state of the first token. Mean: the mean of those of all tokens. The head over Cls and Mean
     has headLayers hidden layers."""
 
-    head_layers: int = Field(0, ge=0, le=4)
+    head_layers: Annotated[int, STRUCTURE] = Field(0, ge=0, le=4)
     """Hidden layers (with GELU and classifierDropout) of the head over Cls or Mean, before its linear layer."""
 
-    head_width: int = Field(0, ge=0, le=8192)
+    head_width: Annotated[int, STRUCTURE] = Field(0, ge=0, le=8192)
     """Width of the head's hidden layers; 0 uses the width of the encoder."""
 
-    encoder_layers: int = Field(0, ge=0, le=256)
+    encoder_layers: Annotated[int, STRUCTURE] = Field(0, ge=0, le=256)
     """Layers of the encoder to keep, from the bottom; 0, or more than it has, keeps all."""
 
-    freeze: Literal["None", "Embeddings", "Layers", "Encoder"] = "None"
+    freeze: Annotated[Literal["None", "Embeddings", "Layers", "Encoder"], STRUCTURE] = "None"
     """What stays as pretrained: nothing, the embeddings, the embeddings and the lowest frozenLayers
     layers, or everything but the head. Frozen layers have no dropout either."""
 
-    frozen_layers: int = Field(1, ge=1, le=256)
+    frozen_layers: Annotated[int, STRUCTURE] = Field(1, ge=1, le=256)
     """Number of layers that `freeze: Layers` freezes."""
 
-    unfreeze_epochs: float = Field(0.0, ge=0, le=1000)
+    unfreeze_epochs: Annotated[float, TRAINING] = Field(0.0, ge=0, le=1000)
     """Epochs after which the next layer below begins to train: first the head alone, then one more layer
     each time (Howard and Ruder, 2018). 0 trains all layers from the beginning."""
 
-    lora_rank: int = Field(0, ge=0, le=1024)
+    lora_rank: Annotated[int, STRUCTURE] = Field(0, ge=0, le=1024)
     """Rank of the low-rank updates that are trained in place of the encoder's linear layers (LoRA; Hu et al.,
     2021); 0 trains the layers themselves. They are merged into the exported model."""
 
-    lora_alpha: int = Field(16, ge=1, le=4096)
+    lora_alpha: Annotated[int, MODEL] = Field(16, ge=1, le=4096)
     """Scale of the low-rank updates, divided by their rank."""
 
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: Annotated[float, MODEL] = Field(0.0, ge=0, lt=1)
     """Dropout before the low-rank updates."""
 
-    early_stopping_patience: int = Field(0, ge=0, le=1000)
+    early_stopping_patience: Annotated[int, TRAINING] = Field(0, ge=0, le=1000)
     """Epochs without improvement of `objective.earlyStoppingMetric` after which a trial stops; 0 never
     stops early."""
 
-    early_stopping_min_delta: float = Field(0.0, ge=0, le=1000000)
+    early_stopping_min_delta: Annotated[float, TRAINING] = Field(0.0, ge=0, le=1000000)
     """By how much a value must be better than the best so far to count as an improvement."""
 
 
@@ -198,17 +230,23 @@ CATEGORICAL = tuple(
 """Hyperparameters (Python names) that take one of a few words: the ones a `when` may name."""
 
 
-STRUCTURAL = (
-    "pretrained_model",
-    "pooling",
-    "head_layers",
-    "head_width",
-    "encoder_layers",
-    "freeze",
-    "frozen_layers",
-    "lora_rank",
-)
+def _that(decides: Callable[[Decides], bool]) -> tuple[str, ...]:
+    """The Python names of those hyperparameters."""
+    return tuple(
+        name
+        for name, field in Hyperparameters.model_fields.items()
+        if any(isinstance(said, Decides) and decides(said) for said in field.metadata)
+    )
+
+
+STRUCTURAL = _that(lambda it: it.tensors)
 """Hyperparameters (Python names) that decide which tensors a model has and which of them training changes."""
+
+BUILT_WITH = _that(lambda it: it.model)
+"""Those that a model is built with, apart from its structure."""
+
+IN_BATCHES = _that(lambda it: it.batches)
+"""Those that decide what batches consist of."""
 
 
 def json_name(name: str) -> str:

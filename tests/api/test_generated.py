@@ -4,9 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from finetune_api.crd import custom_resource_definition
 from finetune_api.generate import stale
-from finetune_api.hyperparameters import FixedHyperparameters, Hyperparameters, json_name, resolve
+from finetune_api.hyperparameters import (
+    Decides,
+    FixedHyperparameters,
+    Hyperparameters,
+    json_name,
+    resolve,
+)
 from finetune_api.spaces import SearchSpace
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +71,9 @@ def test_steps_of_a_domain_are_exact_decimals() -> None:
         0.1,
     )
     assert tuple(space.domains()["epochs"].finite_values() or ()) == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("name", Hyperparameters.model_fields)
+def test_a_hyperparameter_says_what_depends_on_it(name: str) -> None:
+    metadata = Hyperparameters.model_fields[name].metadata
+    assert sum(isinstance(said, Decides) for said in metadata) == 1

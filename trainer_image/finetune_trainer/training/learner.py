@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.hyperparameters import BUILT_WITH, Hyperparameters
 from finetune_api.study import Compute
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
@@ -42,7 +42,7 @@ from finetune_trainer.training.optimizers import (
     has_decay,
     set_rate,
 )
-from finetune_trainer.training.pretrained import Pretrained, dropouts, structure
+from finetune_trainer.training.pretrained import Pretrained, structure
 from finetune_trainer.training.randomness import Randomness
 from finetune_trainer.training.targets import TargetScale
 from finetune_trainer.training.vocabulary import OccurringWords, leave_out, may_leave_out
@@ -74,7 +74,7 @@ def _name_of(layer: nn.Linear | None, model: nn.Module) -> str:
 
 def _built_with(config: Hyperparameters) -> tuple[object, ...]:
     """What a model and its batches are made with, apart from its structure."""
-    return (*dropouts(config), config.max_length, config.augmentation)
+    return tuple(getattr(config, name) for name in BUILT_WITH)
 
 
 class Learner:

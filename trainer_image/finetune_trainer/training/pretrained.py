@@ -121,17 +121,6 @@ def structure(config: Hyperparameters) -> tuple[object, ...]:
     return tuple(getattr(config, name) for name in STRUCTURAL)
 
 
-def dropouts(config: Hyperparameters) -> tuple[object, ...]:
-    """What else a model is built with: its dropouts."""
-    return (
-        config.hidden_dropout,
-        config.attention_dropout,
-        config.classifier_dropout,
-        config.lora_dropout,
-        config.lora_alpha,
-    )
-
-
 def _output_tensors(model: Any, outputs: int) -> set[str]:
     """The names of the tensors of the head's last linear layer; empty if none has `outputs`."""
     encoder = f"{model.base_model_prefix}."

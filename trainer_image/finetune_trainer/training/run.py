@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.hyperparameters import IN_BATCHES, Hyperparameters
 from finetune_api.metrics import score
 from finetune_api.study import Compute, Objective
 from finetune_trainer.data.prepared import PreparedData
@@ -90,16 +90,7 @@ class _Position:
 
 
 def _batches(config: Hyperparameters) -> tuple[object, ...]:
-    return (
-        config.batch_size,
-        config.gradient_accumulation,
-        config.max_length,
-        config.class_balance in _SAMPLING,
-        config.duplicate_threshold,
-        config.augmentation,
-        config.augmentation_share,
-        config.augmentation_copies,
-    )
+    return tuple(getattr(config, name) for name in IN_BATCHES)
 
 
 def metric_names(objective: Objective) -> tuple[str, ...]:
