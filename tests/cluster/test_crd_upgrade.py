@@ -118,7 +118,7 @@ def still_there(studies: Studies, before: dict[str, dict[str, Any]], crd: Path) 
 
 def _told(study: dict[str, Any]) -> dict[str, Any]:
     """The status but for what is made anew at every look, of which each CRD lets through as much as it knows."""
-    anew = ("plan", "workers", "bestShown")
+    anew = ("plan", "workers", "bestShown", "storage")
     told = {name: what for name, what in study["status"].items() if name not in anew}
     conditions = [each for each in told["conditions"] if each["type"] != "Running"]
     return {**told, "conditions": conditions}
