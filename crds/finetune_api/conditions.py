@@ -75,7 +75,7 @@ def _why_false(
             return "pods have not ended yet" if asked else "the study is not suspended"
         case "Stalled":
             held = "it is suspended, and goes on once spec.suspend is false"
-            return held if suspended else "nobody needs to act: the study goes on by itself"
+            return held if suspended else "the study goes on, or the operator keeps trying"
         case "Running":
             return "the study is suspended: no pod trains" if suspended else message
         case "Reconciling":

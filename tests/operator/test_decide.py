@@ -890,7 +890,7 @@ _FALSE_ALONE = {
         "the study has failed: no rows",
     },
     "Stalled": {
-        "nobody needs to act: the study goes on by itself",
+        "the study goes on, or the operator keeps trying",
         "it is suspended, and goes on once spec.suspend is false",
         "the study is complete",
     },
