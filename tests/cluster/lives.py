@@ -28,7 +28,7 @@ def run(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:
     until(f"a pod of {job}", lambda: studies.get("job", job).get("status", {}).get("active"))
     studies.run_pod(job, 0)
     studies.report(name, job, "Searching", **report)
-    until(f"{name} to run", lambda: studies.state(name) == "Running", 400)  # watches may be silent
+    until(f"{name} to run", lambda: studies.state(name) == "Running")
 
 
 def complete(studies: Studies, name: str, attempt: int = 1, **report: Any) -> None:
@@ -97,7 +97,7 @@ def whole(studies: Studies, name: str) -> None:
         studies.remove_pods()
         return bool(studies.get("job", f"{name}-4"))
 
-    until(f"{name} to go on", goes_on, 400)
+    until(f"{name} to go on", goes_on)
     run(studies, name, 4)
     complete(studies, name, 4, findings=FOUND)
 

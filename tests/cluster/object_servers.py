@@ -37,6 +37,8 @@ class ObjectServer:
 
     def start(self) -> None:
         """Run it, with whatever it had; returns when it listens."""
+        if self.scheme == "gs":
+            _drop_halves(self.service.folder / "data")
         self.service.start()
         self.service.wait_until(lambda: listens(self.port, self.host))
 
@@ -63,6 +65,13 @@ def _gcs(folder: Path, host: str, port: int) -> list[str]:
         f"-public-host={host}:{port}",
         f"-filesystem-root={folder}",
     ]
+
+
+def _drop_halves(folder: Path) -> None:
+    """Delete what Google's stand-in had not finished when it was killed: it takes it for objects, and then lists nothing."""
+    for half in folder.rglob(".*"):
+        if half.is_file():
+            half.unlink()
 
 
 _SERVERS: dict[str, tuple[Callable[[Path, str, int], list[str]], str]] = {

@@ -32,6 +32,9 @@ _PATHS = {
     "serviceaccounts": "api/v1",
     "services": "api/v1",
 }
+PATIENCE_SECONDS = 500
+"""How long tests wait: a watch may be silent for three minutes, and a busy machine is five times as slow."""
+
 _SHORT = {"fts": "finetunestudies", "networkpolicy": "networkpolicies"}
 
 
@@ -235,7 +238,7 @@ def _now() -> str:
 def until(
     what: str,
     true: Callable[[], Any],
-    seconds: float = 240,
+    seconds: float = PATIENCE_SECONDS,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Any:
     """The first true answer, `meanwhile` done before each question. Raises AssertionError after `seconds`."""
