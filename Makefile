@@ -14,6 +14,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(if $(TORCH),$(VENV)/.installed-$(TORCH),$(firstword $(wildcard $(VENV)/.installed*) $(VENV)/.installed))
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
+# Or each of the hundreds of processes of a test run compiles torch, transformers and Ray anew: 20 s in place of 8.
+unexport PYTHONDONTWRITEBYTECODE
 # Caches, Ray and Go want a home; a user who has none gets one in the checkout.
 ifneq ($(shell test -n "$$HOME" -a -w "$$HOME" && echo yes),yes)
 export HOME := $(CURDIR)/.home
