@@ -10,10 +10,11 @@ from pydantic_core import PydanticUndefined
 from finetune_api.classes import CLASS_KIND, ClassSpec
 from finetune_api.docstrings import attribute_docs
 from finetune_api.hyperparameters import FixedHyperparameters
-from finetune_api.metrics import ALL_METRICS, METRICS, natural_goal
+from finetune_api.metrics import natural_goal
 from finetune_api.schema import Model, Rule
 from finetune_api.spaces import DOMAINS, SearchSpace
 from finetune_api.study import API_VERSION, KIND, ObjectMeta, StudySpec
+from finetune_api.tasks import ALL_METRICS, TASKS
 
 _HYPERPARAMETERS = "hyperparameters.md"
 _SPACE = "spec.searchSpaces"
@@ -343,10 +344,10 @@ def _search_spaces() -> Iterator[str]:
 def _metrics() -> Iterator[str]:
     yield from ("", "## Metrics", "")
     yield "For `spec.objective`. A metric that is undefined for the rows (a single class, say) is left out."
-    yield from ("", f"| metric | {' | '.join(METRICS)} | better is | meaning |")
-    yield f"|---|{'---|' * len(METRICS)}---|---|"
+    yield from ("", f"| metric | {' | '.join(TASKS)} | better is | meaning |")
+    yield f"|---|{'---|' * len(TASKS)}---|---|"
     for metric in ALL_METRICS:
-        suits = " | ".join("yes" if metric in names else "" for names in METRICS.values())
+        suits = " | ".join("yes" if metric in task.metrics else "" for task in TASKS.values())
         better = "higher" if natural_goal(metric) == "Maximize" else "lower"
         yield f"| `{metric}` | {suits} | {better} | {METRIC_DOCS[metric]} |"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from finetune_api.metrics import METRICS
 from finetune_api.schema import Model
+from finetune_api.tasks import TASKS
 
 _FIELDS_ELSEWHERE: Mapping[str, str] = {
     # transformers' TrainingArguments
@@ -60,12 +60,15 @@ _FIELDS_ELSEWHERE: Mapping[str, str] = {
     "gpus": "spec.cluster.resourcesPerWorker: {nvidia.com/gpu: 1}",
 }
 
+EXAMPLE_TASK = next(iter(TASKS))
+EXAMPLE_METRIC = TASKS[EXAMPLE_TASK].usual_metric
+
 _EXAMPLES: Sequence[tuple[str, str]] = (
     (r"spec\.model", "{name: bert-base-uncased}"),
     (r"spec\.dataset", "{files: {train: rows.csv}, textColumns: [text], labelColumn: label}"),
     (r"spec\.dataset\.files", "{train: rows.csv}"),
     (r"spec\.dataset\.hub", "{path: ag_news}"),
-    (r"spec\.objective", "{metric: f1_macro}"),
+    (r"spec\.objective", f"{{metric: {EXAMPLE_METRIC}}}"),
     (r"spec\.budget", "{maxTrials: 20}"),
     (r"spec\.search", "{algorithm: TPE, scheduler: {type: ASHA}}"),
     (r"spec\.search\.scheduler", "{type: ASHA}"),
@@ -83,12 +86,12 @@ _GIVEN: Sequence[tuple[str, str]] = (
     (r"kind", "FineTuneStudy"),
     (r"metadata", "{name: my-study}"),
     (r"metadata\.name", "my-study"),
-    (r"spec\.task", "SingleLabel"),
+    (r"spec\.task", EXAMPLE_TASK),
     (r"spec\.model\.name", "bert-base-uncased"),
     (r"spec\.dataset\.textColumns", "[text]"),
     (r"spec\.dataset\.files\.train", "rows.csv"),
     (r"spec\.dataset\.hub\.path", "ag_news"),
-    (r"spec\.objective\.metric", "f1_macro"),
+    (r"spec\.objective\.metric", EXAMPLE_METRIC),
     (r"spec\.searchSpaces", "[{learningRate: {min: 1e-5, max: 1e-3, scale: Log}}]"),
     (r"spec\.search\.algorithm", "TPE"),
 )
@@ -161,9 +164,14 @@ def _of_several(value: Any) -> str:
     return f"; a range belongs in spec.searchSpaces, as {{min: {low}, max: {high}}}"
 
 
+def usual_metric(task: str) -> str:
+    """A metric of the task; that of the examples for what is none."""
+    return TASKS[task].usual_metric if task in TASKS else EXAMPLE_METRIC
+
+
 def metrics_of(task: str) -> tuple[str, ...]:
     """The metrics of a task; none if there is no such task."""
-    return tuple(METRICS.get(task, ()))  # type: ignore[call-overload]  # any text may be asked for
+    return TASKS[task].metrics if task in TASKS else ()
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:

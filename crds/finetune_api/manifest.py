@@ -16,10 +16,17 @@ import yaml
 from pydantic import ValidationError
 
 from finetune_api.classes import FineTuneClass
-from finetune_api.hints import dotted, hint, metrics_of, nearest
-from finetune_api.metrics import ALL_METRICS
+from finetune_api.hints import (
+    EXAMPLE_METRIC,
+    dotted,
+    hint,
+    metrics_of,
+    nearest,
+    usual_metric,
+)
 from finetune_api.spaces import when_may_not_name
 from finetune_api.study import FineTuneStudy, name_problem
+from finetune_api.tasks import ALL_METRICS
 
 _T = TypeVar("_T")
 
@@ -408,7 +415,7 @@ def _message(item: Any, task: str, whole: bool) -> str:
         message += f" (got {_short(value)})"
     if whole:
         more = hint(FineTuneStudy, item["loc"], kind, value)
-        message += more.replace("f1_macro", "rmse") if task == "Regression" else more
+        message += more.replace(EXAMPLE_METRIC, usual_metric(task))
     return message
 
 

@@ -1,9 +1,9 @@
 """The FineTuneStudy resource: what a user writes (`spec`) and what the operator answers (`status`)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.functional_validators import BeforeValidator
@@ -17,7 +17,7 @@ from finetune_api.hyperparameters import (
     json_name,
 )
 from finetune_api.locations import Location
-from finetune_api.metrics import ALL_METRICS, METRICS, Goal, Task, natural_goal
+from finetune_api.metrics import Goal, natural_goal
 from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
 from finetune_api.schema import Model, Name, Rule
 from finetune_api.spaces import (
@@ -32,6 +32,7 @@ from finetune_api.spaces import (
 )
 from finetune_api.status import StudyStatus
 from finetune_api.stores import Storage
+from finetune_api.tasks import ALL_METRICS, TASKS, Task, by_metrics, metrics_in_cel
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
@@ -755,27 +756,12 @@ def _fixed_and_searched(spec: Any) -> list[str]:
     return sorted(fixed & {name for space in spec.search_spaces for name in space.domains()})
 
 
-def _task_has_additional_metrics(spec: Any) -> bool:
-    return all(metric in METRICS[spec.task] for metric in spec.objective.additional_metrics)
+def _of_task(spec: Any, metrics: Iterable[str]) -> bool:
+    """Whether the task has all these metrics."""
+    return set(metrics) <= set(TASKS[spec.task].metrics)
 
 
-_CEL_METRICS = (
-    " : ".join(
-        f"self.task == '{task}' ? {{m}} in {list(METRICS[task])!r}"
-        for task in ("MultiLabel", "SingleLabel")
-    )
-    + f" : {{m}} in {list(METRICS['Regression'])!r}"
-)
 _CEL_EPOCHS = "(has(self.hyperparameters) && has(self.hyperparameters.epochs) ? self.hyperparameters.epochs : {})"
-
-_NOT_FOR: dict[Task, tuple[str, ...]] = {
-    "SingleLabel": ("decision_threshold", "threshold_tuning"),
-    "Regression": ("label_smoothing", "class_balance", "decision_threshold", "threshold_tuning"),
-    "MultiLabel": (),
-}
-"""Hyperparameters (Python names) that mean nothing for a task."""
-
-_ONLY_SINGLE = ("Oversample", "Undersample")
 
 
 def _named(spec: Any) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
@@ -802,70 +788,90 @@ def _everywhere(hyperparameter: str, fixed: str, searched: str) -> str:
 
 def _unsuited(spec: Any) -> list[tuple[str, str]]:
     """Where a hyperparameter means nothing for the task."""
-    names = {json_name(name) for name in _NOT_FOR[spec.task]}
+    names = {json_name(name) for name in TASKS[spec.task].without}
     message = f"must not be given with task {spec.task}, for which it means nothing"
     return [(place, message) for place, name, _ in _named(spec) if name in names]
 
 
-def _resampled(spec: Any) -> list[tuple[str, str]]:
-    """Where classes are to be sampled, which MultiLabel does not have."""
+def _unsuited_values(spec: Any) -> list[tuple[str, str]]:
+    """Where a hyperparameter has a value that means nothing for the task."""
+    refused = {json_name(name): name for name in TASKS[spec.task].without_values}
     return [
-        (place, "must be None or Weights with task MultiLabel")
+        (place, f"must be {_suited_values(spec.task, refused[name])} with task {spec.task}")
         for place, name, values in _named(spec)
-        if name == "classBalance" and set(values) & set(_ONLY_SINGLE)
+        if name in refused and set(values) & set(TASKS[spec.task].without_values[refused[name]])
     ]
 
 
-_TASK_RULES = (
-    *(
-        Rule(
+def _suited_values(task: Task, name: str) -> str:
+    refused = TASKS[task].without_values[name]
+    values = get_args(Hyperparameters.model_fields[name].annotation)
+    return " or ".join(str(value) for value in values if value not in refused)
+
+
+def _rules_of(task: Task) -> Iterator[Rule]:
+    """What follows for the task's studies from its contract, but for metrics."""
+    contract = TASKS[task]
+    if contract.without:
+        names = [json_name(name) for name in contract.without]
+        yield Rule(
             cel=f"self.task != '{task}' || "
-            + " && ".join(_everywhere(json_name(name), "false", "false") for name in names),
-            message=f"with task {task} there must be no {', '.join(map(json_name, names))}",
-            holds=lambda self, task=task: self.task != task or not _unsuited(self),  # type: ignore[misc]  # the task of this rule
+            + " && ".join(_everywhere(name, "false", "false") for name in names),
+            message=f"with task {task} there must be no {', '.join(names)}",
+            holds=lambda self: self.task != task or not _unsuited(self),
             each=_unsuited,
             field=".hyperparameters",
         )
-        for task, names in _NOT_FOR.items()
-        if names
-    ),
+    for name, refused in contract.without_values.items():
+        words, listed = json_name(name), list(refused)
+        yield Rule(
+            cel=f"self.task != '{task}' || "
+            + _everywhere(
+                words, f"!(v in {listed!r})", f"s.{words}.values.all(v, !(v in {listed!r}))"
+            ),
+            message=f"with task {task} {words} must be {_suited_values(task, name)}",
+            holds=lambda self: self.task != task or not _unsuited_values(self),
+            each=_unsuited_values,
+            field=".hyperparameters",
+        )
+    for name in contract.own_fields:
+        word = str(Dataset.model_fields[name].alias)
+        yield Rule(
+            cel=f"self.task == '{task}' || !has(self.dataset.{word})",
+            message=f"{word} must only be given with task {task}",
+            holds=lambda self, name=name: (  # type: ignore[misc]  # the field of this rule
+                self.task == task or getattr(self.dataset, name) is None
+            ),
+            field=f".dataset.{word}",
+        )
+    if contract.no_ranks:
+        yield Rule(
+            cel=f"!has(self.ensemble) || self.ensemble.method != 'RankMean' || self.task != '{task}'",
+            message=f"with task {task} method must be Mean or Weighted: {contract.no_ranks}",
+            holds=lambda self: (
+                self.ensemble is None or self.ensemble.method != "RankMean" or self.task != task
+            ),
+            field=".ensemble",
+        )
+
+
+_METRICS_OF_TASKS = "; ".join(
+    f"{', '.join(metrics)} for {' and '.join(tasks)}" for metrics, tasks in by_metrics().items()
+)
+
+_TASK_RULES = (
+    *(rule for task in TASKS for rule in _rules_of(task)),
     Rule(
-        cel="self.task != 'MultiLabel' || "
-        + _everywhere(
-            "classBalance",
-            f"!(v in {list(_ONLY_SINGLE)!r})",
-            f"s.classBalance.values.all(v, !(v in {list(_ONLY_SINGLE)!r}))",
-        ),
-        message="with task MultiLabel classBalance must be None or Weights",
-        holds=lambda self: self.task != "MultiLabel" or not _resampled(self),
-        each=_resampled,
-        field=".hyperparameters",
-    ),
-    Rule(
-        cel=f"[self.objective.metric].all(m, {_CEL_METRICS.format(m='m')})",
-        message="metric must suit the task: "
-        f"{', '.join(METRICS['SingleLabel'])} for SingleLabel and MultiLabel; "
-        f"{', '.join(METRICS['Regression'])} for Regression",
-        holds=lambda self: self.objective.metric in METRICS[self.task],
+        cel=f"[self.objective.metric].all(m, {metrics_in_cel('m')})",
+        message=f"metric must suit the task: {_METRICS_OF_TASKS}",
+        holds=lambda self: _of_task(self, [self.objective.metric]),
         field=".objective.metric",
     ),
     Rule(
-        cel=f"self.objective.additionalMetrics.all(m, {_CEL_METRICS.format(m='m')})",
+        cel=f"self.objective.additionalMetrics.all(m, {metrics_in_cel('m')})",
         message="additionalMetrics must suit the task",
-        holds=_task_has_additional_metrics,
+        holds=lambda self: _of_task(self, self.objective.additional_metrics),
         field=".objective.additionalMetrics",
-    ),
-    Rule(
-        cel="self.task == 'MultiLabel' || !has(self.dataset.labelSeparator)",
-        message="labelSeparator must only be given with task MultiLabel",
-        holds=lambda self: self.task == "MultiLabel" or self.dataset.label_separator is None,
-        field=".dataset.labelSeparator",
-    ),
-    Rule(
-        cel="self.task == 'MultiLabel' || !has(self.dataset.labelColumns)",
-        message="labelColumns must only be given with task MultiLabel",
-        holds=lambda self: self.task == "MultiLabel" or self.dataset.label_columns is None,
-        field=".dataset.labelColumns",
     ),
     Rule(
         cel="!has(self.hyperparameters) || self.searchSpaces.all(s, "
@@ -879,18 +885,16 @@ _TASK_RULES = (
         detail=lambda self: f"got both for {', '.join(_fixed_and_searched(self))}",
     ),
     Rule(
-        cel=f"!has(self.objective.earlyStoppingMetric) || [self.objective.earlyStoppingMetric].all(m, {_CEL_METRICS.format(m='m')})",
+        cel="!has(self.objective.earlyStoppingMetric)"
+        f" || [self.objective.earlyStoppingMetric].all(m, {metrics_in_cel('m')})",
         message="earlyStoppingMetric must suit the task",
-        holds=lambda self: (
-            self.objective.early_stopping_metric is None
-            or self.objective.early_stopping_metric in METRICS[self.task]
-        ),
+        holds=lambda self: _of_task(self, filter(None, [self.objective.early_stopping_metric])),
         field=".objective.earlyStoppingMetric",
     ),
     Rule(
-        cel=f"self.objective.secondary.all(o, [o.metric].all(m, {_CEL_METRICS.format(m='m')}))",
+        cel=f"self.objective.secondary.all(o, [o.metric].all(m, {metrics_in_cel('m')}))",
         message="secondary metrics must suit the task",
-        holds=lambda self: all(o.metric in METRICS[self.task] for o in self.objective.secondary),
+        holds=lambda self: _of_task(self, [one.metric for one in self.objective.secondary]),
         field=".objective.secondary",
     ),
     Rule(
@@ -907,14 +911,6 @@ _TASK_RULES = (
             self.refit_rows != "Train" or (self.refit and self.validation.trainings == 1)
         ),
         field=".refitRows",
-    ),
-    Rule(
-        cel="!has(self.ensemble) || self.ensemble.method != 'RankMean' || self.task != 'Regression'",
-        message="with task Regression method must be Mean or Weighted: ranks do not give numbers",
-        holds=lambda self: (
-            self.ensemble is None or self.ensemble.method != "RankMean" or self.task != "Regression"
-        ),
-        field=".ensemble",
     ),
     Rule(
         cel="self.search.algorithm != 'PBT' || self.searchSpaces.all(s, "

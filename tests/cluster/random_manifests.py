@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, json_name
 from finetune_api.manifest import ManifestError, parse_study
-from finetune_api.metrics import METRICS
 from finetune_api.study import Scheduler, Search
+from finetune_api.tasks import TASKS
 
 _ODD: tuple[Any, ...] = (
     None,
@@ -115,8 +115,8 @@ def _data(rng: random.Random) -> dict[str, Any]:
 
 
 def _valid(rng: random.Random) -> dict[str, Any]:
-    task = rng.choice(list(METRICS))
-    metrics = METRICS[task] if rng.random() < 0.9 else METRICS["Regression"]
+    task = rng.choice(list(TASKS))
+    metrics = TASKS[task].metrics if rng.random() < 0.9 else TASKS["Regression"].metrics
     source = {"files": {"train": "a.csv"}} if rng.random() < 0.7 else {"hub": {"path": "org/data"}}
     spec: dict[str, Any] = {
         "task": task,

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_api.metrics import Task
 from finetune_api.study import Dataset
+from finetune_api.tasks import Task
 from finetune_trainer.data.cells import group_of, is_yes, name_of
 from finetune_trainer.data.formats import (
     AmbiguousColumn,

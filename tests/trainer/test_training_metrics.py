@@ -12,7 +12,8 @@ import pytest
 import scipy.stats
 from sklearn import metrics as sk
 
-from finetune_api.metrics import METRICS, Task, natural_goal
+from finetune_api.metrics import natural_goal
+from finetune_api.tasks import TASKS, Task
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import DataError
 from finetune_trainer.training import baseline_metrics
@@ -182,9 +183,11 @@ def test_a_constant_correlates_with_nothing(logits: list[float], labels: list[fl
 
 def test_rows_of_one_class_leave_only_defined_metrics() -> None:
     labels = np.array([1, 1, 1])
-    found = compute_metrics("SingleLabel", logits_of([1, 0, 2], 3), labels, METRICS["SingleLabel"])
+    found = compute_metrics(
+        "SingleLabel", logits_of([1, 0, 2], 3), labels, TASKS["SingleLabel"].metrics
+    )
     undefined = {"matthews", "roc_auc", "average_precision"}
-    assert set(METRICS["SingleLabel"]) - set(found) == undefined
+    assert set(TASKS["SingleLabel"].metrics) - set(found) == undefined
     assert found["balanced_accuracy"] == pytest.approx(1 / 3)
 
 
@@ -203,8 +206,8 @@ def test_means_leave_out_labels_that_all_rows_have_or_none(name: str) -> None:
 def test_a_single_label_is_not_taken_for_two_classes() -> None:
     labels = np.array([1, 1, 1, 0, 0, 0, 0, 0], dtype=np.bool_)[:, None]
     logits = np.array([1, 1, -1, 1, -1, -1, -1, -1], dtype=np.float32)[:, None]
-    found = compute_metrics("MultiLabel", logits, labels, METRICS["MultiLabel"])
-    assert set(found) == set(METRICS["MultiLabel"])
+    found = compute_metrics("MultiLabel", logits, labels, TASKS["MultiLabel"].metrics)
+    assert set(found) == set(TASKS["MultiLabel"].metrics)
     for kind in ("precision", "recall", "f1"):
         for average in ("micro", "macro", "weighted"):
             assert found[f"{kind}_{average}"] == pytest.approx(2 / 3)
@@ -214,10 +217,12 @@ def test_a_single_label_is_not_taken_for_two_classes() -> None:
 def test_every_metric_of_a_task_can_be_computed_and_is_finite() -> None:
     cases: dict[Task, Any] = {"SingleLabel": single(), "MultiLabel": multi()}
     for task, (logits, labels) in cases.items():
-        assert tuple(compute_metrics(task, logits, labels, METRICS[task])) == METRICS[task]
+        assert (
+            tuple(compute_metrics(task, logits, labels, TASKS[task].metrics)) == TASKS[task].metrics
+        )
     assert (
-        tuple(compute_metrics("Regression", *numbers(), METRICS["Regression"]))
-        == METRICS["Regression"]
+        tuple(compute_metrics("Regression", *numbers(), TASKS["Regression"].metrics))
+        == TASKS["Regression"].metrics
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import Task
 from finetune_api.study import Compute, Objective
+from finetune_api.tasks import Task
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun
 from tests.trainer.conftest import MakeSpec

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from sklearn.utils.class_weight import compute_class_weight
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import METRICS, Task
+from finetune_api.tasks import TASKS, Task
 from finetune_trainer.training.batches import (
     balanced_rows,
     evaluation_batches,
@@ -236,8 +236,8 @@ def multi(seed: int = 0) -> tuple[Any, Any]:
 
 def test_single_label_metrics_are_those_of_scikit_learn() -> None:
     logits, labels = single()
-    found = compute_metrics("SingleLabel", logits, labels, METRICS["SingleLabel"])
-    assert tuple(found) == METRICS["SingleLabel"]
+    found = compute_metrics("SingleLabel", logits, labels, TASKS["SingleLabel"].metrics)
+    assert tuple(found) == TASKS["SingleLabel"].metrics
     predicted = logits.argmax(1)
     shares = torch.from_numpy(logits).double().softmax(1).numpy()
     assert found["accuracy"] == sk.accuracy_score(labels, predicted)
@@ -256,8 +256,8 @@ def test_single_label_metrics_are_those_of_scikit_learn() -> None:
 def test_multi_label_metrics_are_those_of_scikit_learn() -> None:
     logits, labels = multi()
     labels[0], logits[0] = False, -1  # nothing to find and nothing found is right
-    found = compute_metrics("MultiLabel", logits, labels, METRICS["MultiLabel"])
-    assert tuple(found) == METRICS["MultiLabel"]
+    found = compute_metrics("MultiLabel", logits, labels, TASKS["MultiLabel"].metrics)
+    assert tuple(found) == TASKS["MultiLabel"].metrics
     predicted = logits > 0
     shares = torch.from_numpy(logits).sigmoid().numpy()
     assert found["accuracy"] == sk.accuracy_score(labels, predicted)
@@ -273,8 +273,8 @@ def test_regression_metrics_are_those_of_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     labels = generator.normal(size=50).astype(np.float32)
     logits = generator.normal(size=(50, 1)).astype(np.float32)
-    found = compute_metrics("Regression", logits, labels, METRICS["Regression"])
-    assert tuple(found) == METRICS["Regression"]
+    found = compute_metrics("Regression", logits, labels, TASKS["Regression"].metrics)
+    assert tuple(found) == TASKS["Regression"].metrics
     mse = sk.mean_squared_error(labels, logits[:, 0])
     expected = {"mse": mse, "rmse": mse**0.5, "loss": mse, "r2": sk.r2_score(labels, logits[:, 0])}
     for name, value in expected.items():

@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import Task
 from finetune_api.study import Objective
+from finetune_api.tasks import Task
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun, baseline_metrics

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.metrics import Task
 from finetune_api.study import Dataset
+from finetune_api.tasks import Task
 from finetune_trainer.data.cells import (
     LABEL_FIELD,
     decoded,

@@ -11,8 +11,8 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from finetune_api.metrics import Task
 from finetune_api.study import Dataset, DatasetFiles
+from finetune_api.tasks import Task
 from finetune_trainer.data.cells import with_one_spelling
 from finetune_trainer.data.formats import (
     READERS,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.metrics import Task, best_value, natural_goal, score
+from finetune_api.metrics import best_value, natural_goal, score
 from finetune_api.study import Dataset, PretrainedModel, StudySpec
+from finetune_api.tasks import Task
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
 from finetune_trainer.data.cells import LABEL_FIELD
 from finetune_trainer.data.duplicates import warn_of_shared_texts

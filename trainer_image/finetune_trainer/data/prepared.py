@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import Task
+from finetune_api.tasks import Task
 from finetune_trainer.data.augmentation import VariableTexts
 from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.data.near_duplicates import NearDuplicates

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit, softmax
 
-from finetune_api.metrics import Task, score
+from finetune_api.metrics import score
 from finetune_api.study import EnsembleMethod, Objective
+from finetune_api.tasks import Task
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import Tune

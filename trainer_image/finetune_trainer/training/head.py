@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from finetune_api.metrics import Task
+from finetune_api.tasks import Task
 
 EXTRA_ROWS = 10
 """Rows that are added to each class when a head starts. The shares of many classes with few rows each are

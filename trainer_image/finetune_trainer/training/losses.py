@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import Task
+from finetune_api.tasks import Task
 
 
 def mean_loss(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn import metrics as sk
 
-from finetune_api.metrics import Task
+from finetune_api.tasks import Task
 from finetune_trainer.training.losses import mean_loss
 from finetune_trainer.training.thresholds import predictions
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune_api.hyperparameters import STRUCTURAL, Hyperparameters
-from finetune_api.metrics import Task
+from finetune_api.tasks import Task
 from finetune_trainer.data.model_source import ModelSource, new_tensors, quiet_transformers
 from finetune_trainer.training.adapters import add_adapters
 from finetune_trainer.training.dropouts import head_dropout, set_dropouts

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import Task
+from finetune_api.tasks import Task
 from finetune_trainer.data.prepared import FEW_ROWS
 
 ONE_HALF = 0.5

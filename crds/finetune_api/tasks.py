@@ -1,0 +1,102 @@
+"""What a study of each task may say: its metrics, and the fields and hyperparameters that mean something for it.
+
+The rules of the schema follow from this table, in CEL and in Python (`study`). What the trainer does for a task is
+in `finetune_trainer.tasks`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+Task: TypeAlias = Literal["SingleLabel", "MultiLabel", "Regression"]
+
+_CLASSIFICATION = (
+    "accuracy",
+    "precision_micro",
+    "precision_macro",
+    "precision_weighted",
+    "recall_micro",
+    "recall_macro",
+    "recall_weighted",
+    "f1_micro",
+    "f1_macro",
+    "f1_weighted",
+    "jaccard",
+    "matthews",
+    "balanced_accuracy",
+    "hamming_loss",
+    "roc_auc",
+    "average_precision",
+    "loss",
+)
+
+
+@dataclass(frozen=True)
+class TaskContract:
+    """What a study of one task may say. Hyperparameters and fields have their Python names."""
+
+    metrics: tuple[str, ...]
+    """The metrics that it can name, as objective and otherwise."""
+
+    usual_metric: str
+    """The one that hints name."""
+
+    without: tuple[str, ...] = ()
+    """Hyperparameters that mean nothing for it."""
+
+    without_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Hyperparameter → its values that mean nothing for it."""
+
+    own_fields: tuple[str, ...] = ()
+    """Fields of `dataset` that no other task has."""
+
+    no_ranks: str = ""
+    """Why the outputs of the members of an ensemble cannot be averaged as ranks; empty if they can."""
+
+
+TASKS: dict[Task, TaskContract] = {
+    "SingleLabel": TaskContract(
+        metrics=_CLASSIFICATION,
+        usual_metric="f1_macro",
+        without=("decision_threshold", "threshold_tuning"),
+    ),
+    "MultiLabel": TaskContract(
+        metrics=_CLASSIFICATION,
+        usual_metric="f1_macro",
+        without_values={"class_balance": ("Oversample", "Undersample")},
+        own_fields=("label_separator", "label_columns"),
+    ),
+    "Regression": TaskContract(
+        metrics=("mse", "rmse", "mae", "r2", "pearson", "spearman", "loss"),
+        usual_metric="rmse",
+        without=("label_smoothing", "class_balance", "decision_threshold", "threshold_tuning"),
+        no_ranks="ranks do not give numbers",
+    ),
+}
+"""Each task's contract.
+
+`accuracy` of MultiLabel is subset accuracy; `jaccard` is macro for SingleLabel and the mean over rows for MultiLabel;
+`roc_auc` and `average_precision` are one-vs-rest, macro; `matthews` and `balanced_accuracy` of MultiLabel are means
+over the labels. `loss` is the mean log loss, squared error for Regression.
+"""
+
+assert tuple(TASKS) == get_args(Task), "a task has no contract"
+
+ALL_METRICS = tuple(dict.fromkeys(metric for task in TASKS.values() for metric in task.metrics))
+
+
+def by_metrics() -> dict[tuple[str, ...], list[Task]]:
+    """Metrics → the tasks that have exactly these."""
+    found: dict[tuple[str, ...], list[Task]] = {}
+    for name, task in TASKS.items():
+        found.setdefault(task.metrics, []).append(name)
+    return found
+
+
+def metrics_in_cel(variable: str) -> str:
+    """CEL over a study: whether its task has the metric in `variable`."""
+    *cases, (last, _) = by_metrics().items()
+    others = "".join(
+        f"self.task in {tasks!r} ? {variable} in {list(metrics)!r} : " for metrics, tasks in cases
+    )
+    return f"{others}{variable} in {list(last)!r}"
