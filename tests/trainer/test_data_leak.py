@@ -9,9 +9,10 @@ import pytest
 from finetune_api.manifest import load_yaml
 from finetune_api.study import StudySpec
 from finetune_trainer.data import prepare
-from finetune_trainer.data.labels import Label, LabelledRows
+from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.leak import refuse_labels_in_texts
 from finetune_trainer.errors import DataError
+from finetune_trainer.tasks.base import Label
 from tests.trainer.conftest import ROOT, MakeSpec
 from tests.trainer.data_files import prepare_rows
 

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from finetune_trainer.data.labels import Label
 from finetune_trainer.data.split import Rows, fold_rows, sample_order, split_rows
+from finetune_trainer.tasks.base import Label
 
 Make: TypeAlias = Callable[[int], Sequence[Label]]
 

@@ -31,6 +31,8 @@ from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.results import findings
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.thresholds import trial_thresholds
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.ensemble import (
     QUANTILES,
@@ -38,12 +40,10 @@ from finetune_trainer.training.ensemble import (
     Combination,
     Verdict,
     judge,
-    outputs,
     ranks,
 )
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import metrics_out_of_fold, tuning_folds
-from finetune_trainer.training.thresholds import predictions, trial_thresholds
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.data_files import texts_of
 from tests.trainer.one_slot import run_study
@@ -73,7 +73,7 @@ def combined(
 
 def test_mean_is_that_of_the_probabilities_not_of_the_logits() -> None:
     members = [single([0.9, 0.1], [0.3, 0.7]), single([0.5, 0.5], [0.1, 0.9])]
-    found = outputs("SingleLabel", combined("SingleLabel", "Mean", members).logits)
+    found = task_of("SingleLabel").shares(combined("SingleLabel", "Mean", members).logits)
     np.testing.assert_allclose(found, [[0.7, 0.3], [0.2, 0.8]], rtol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_mean_of_labels_has_the_mean_of_the_thresholds() -> None:
         multi([0.4, 0.6], thresholds=[0.7, 0.3]),
     ]
     found = combined("MultiLabel", "Mean", members)
-    np.testing.assert_allclose(outputs("MultiLabel", found.logits), [[0.65, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(task_of("MultiLabel").shares(found.logits), [[0.65, 0.4]], rtol=1e-6)
     assert found.thresholds == pytest.approx([0.6, 0.3])
 
 
@@ -101,7 +101,7 @@ def test_certainty_stays_finite() -> None:
     for task in ("SingleLabel", "MultiLabel"):
         found = combined(task, "Mean", [sure, sure])
         assert np.isfinite(found.logits).all()
-        np.testing.assert_allclose(outputs(task, found.logits), [[1, 0]], atol=1e-12)
+        np.testing.assert_allclose(task_of(task).shares(found.logits), [[1, 0]], atol=1e-12)
 
 
 def test_ranks_are_places_among_the_reference_rows() -> None:
@@ -120,7 +120,7 @@ def test_rank_mean_gives_a_timid_model_the_same_say() -> None:
     found = combined("MultiLabel", "RankMean", [bold, timid])
     # Ranks 3, 2, 1 and 2, 1, 3 of four parts.
     expected = np.array([[5], [3], [4]]) / 8
-    np.testing.assert_allclose(outputs("MultiLabel", found.logits), expected, rtol=1e-6)
+    np.testing.assert_allclose(task_of("MultiLabel").shares(found.logits), expected, rtol=1e-6)
 
 
 def test_ranks_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
@@ -136,7 +136,7 @@ def test_ranks_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
         for row in range(50)
     ]
     np.testing.assert_array_equal(together, alone)
-    assert outputs("SingleLabel", together).sum(axis=1) == pytest.approx(np.ones(50))
+    assert task_of("SingleLabel").shares(together).sum(axis=1) == pytest.approx(np.ones(50))
 
 
 @pytest.mark.parametrize("method", ["Mean", "Weighted", "RankMean"])
@@ -145,9 +145,9 @@ def test_a_model_with_itself_predicts_what_it_predicts_alone(method: str) -> Non
     logits = generator.normal(size=(200, 3)).astype(np.float32)
     model = Answers(logits, np.array([0.2, 0.5, 0.8]))
     found = combined("MultiLabel", method, [model, model, model], [0.2, 0.1, 0.0])
-    expected = predictions("MultiLabel", logits, model.thresholds)
+    expected = task_of("MultiLabel").predictions(logits, model.thresholds)
     np.testing.assert_array_equal(
-        predictions("MultiLabel", found.logits, found.thresholds), expected
+        task_of("MultiLabel").predictions(found.logits, found.thresholds), expected
     )
     assert 0 < expected.mean() < 1
 
@@ -217,7 +217,8 @@ def test_no_rows_are_judged_by_thresholds_that_were_tuned_on_them() -> None:
         )
     assert honest.value == pytest.approx(np.mean(expected))
     alone = [
-        metrics_out_of_fold(each, labels, folds, ["f1_macro"], tune)["f1_macro"] for each in logits
+        metrics_out_of_fold("MultiLabel", each, labels, folds, ["f1_macro"], tune)["f1_macro"]
+        for each in logits
     ]
     assert honest.singles == pytest.approx(alone)
     assert all(knows > says for knows, says in zip(flattered.singles, honest.singles, strict=True))
@@ -531,7 +532,7 @@ def test_an_ensemble_by_ranks_is_loaded_with_what_its_ranks_refer_to(
 
     ensemble, texts = load_ensemble(tmp_path), texts_of(data, "test")
     shares = ensemble.predict(texts)
-    np.testing.assert_allclose(shares, outputs("MultiLabel", expected.logits), atol=0.05)
+    np.testing.assert_allclose(shares, task_of("MultiLabel").shares(expected.logits), atol=0.05)
     alone = np.concatenate([ensemble.predict([text]) for text in texts])
     np.testing.assert_allclose(shares, alone, atol=0.05)
     assert ensemble.thresholds is not None

@@ -16,9 +16,10 @@ from finetune_api.metrics import natural_goal
 from finetune_api.tasks import TASKS, Task
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import DataError
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.report import QUANTILES
 from finetune_trainer.training import baseline_metrics
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.report import QUANTILES, make_report
 from tests.trainer.conftest import MakeSpec
 
 
@@ -320,7 +321,7 @@ def test_report_of_classes_is_that_of_scikit_learn() -> None:
     logits, labels = single(rows=40)
     labels[labels == 3] = 0  # predicted, and never right
     logits[:, 2] = -9  # never predicted
-    report = make_report("SingleLabel", ["a", "b", "ü", "d"], logits, labels, None)
+    report = task_of("SingleLabel").report(["a", "b", "ü", "d"], logits, labels, None)
     predicted = logits.argmax(axis=1)
     table = sk.precision_recall_fscore_support(
         labels, predicted, labels=range(4), zero_division=0.0
@@ -339,7 +340,7 @@ def test_report_of_classes_is_that_of_scikit_learn() -> None:
 def test_report_of_labels_has_their_thresholds_and_is_that_of_scikit_learn() -> None:
     logits, labels = multi()
     thresholds = np.array([0.5, 0.3, 0.9])
-    report = make_report("MultiLabel", ["x", "y", "z"], logits, labels, thresholds)
+    report = task_of("MultiLabel").report(["x", "y", "z"], logits, labels, thresholds)
     predicted = 1 / (1 + np.exp(-logits)) >= thresholds
     table = sk.precision_recall_fscore_support(labels, predicted, zero_division=0.0)
     matrices = sk.multilabel_confusion_matrix(labels, predicted)
@@ -355,7 +356,7 @@ def test_report_of_labels_has_their_thresholds_and_is_that_of_scikit_learn() -> 
 def test_report_of_numbers_has_the_quantiles_of_what_is_left() -> None:
     labels = np.arange(101, dtype=np.float32)
     logits = np.full((101, 1), 10, dtype=np.float32)
-    report = make_report("Regression", ["arity"], logits, labels, None)
+    report = task_of("Regression").report(["arity"], logits, labels, None)
     expected = {f"{at:g}": 100 * at - 10 for at in QUANTILES}
     assert report.residuals == pytest.approx(expected)
     assert set(report.to_json()) == {"task", "rows", "residuals"}

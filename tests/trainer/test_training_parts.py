@@ -14,13 +14,14 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.tasks import TASKS, Task
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training.batches import (
     balanced_rows,
     evaluation_batches,
     training_steps,
 )
 from finetune_trainer.training.layers import Layers
-from finetune_trainer.training.losses import TrainingLoss, balancing_weights
+from finetune_trainer.training.losses import TrainingLoss
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.optimizers import adopt_state, begin_momentum, build_optimizer
 from finetune_trainer.training.schedules import learning_rate
@@ -203,7 +204,9 @@ def test_training_loss_smooths_and_weighs_as_torch_and_scikit_learn_do() -> None
     logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     targets = torch.from_numpy(labels)
     weights = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    np.testing.assert_allclose(balancing_weights("SingleLabel", labels, 3), weights, rtol=1e-6)
+    np.testing.assert_allclose(
+        task_of("SingleLabel").balancing_weights(labels, 3), weights, rtol=1e-6
+    )
     cpu = torch.device("cpu")
     config = Hyperparameters(label_smoothing=0.2)
     smooth = TrainingLoss.of("SingleLabel", labels, 3, config, cpu)(logits, targets)
@@ -216,7 +219,7 @@ def test_training_loss_smooths_and_weighs_as_torch_and_scikit_learn_do() -> None
     assert weighed(logits, targets).item() == pytest.approx(np.mean(each * weights[labels]))
 
     many = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], dtype=np.bool_)
-    np.testing.assert_allclose(balancing_weights("MultiLabel", many, 2), [1 / 3, 3])
+    np.testing.assert_allclose(task_of("MultiLabel").balancing_weights(many, 2), [1 / 3, 3])
     logits, targets = logits[:4, :2], torch.from_numpy(many)
     smooth = TrainingLoss.of("MultiLabel", many, 2, config, cpu)(logits, targets)
     soft = targets.float() * 0.8 + 0.1

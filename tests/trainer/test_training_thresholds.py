@@ -18,10 +18,10 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.study import Objective, StudySpec
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.records import events as ev
+from finetune_trainer.tasks.thresholds import best_thresholds, probabilities, tuned_thresholds
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import FOLDS, metrics_out_of_fold, tuning_folds
-from finetune_trainer.training.thresholds import best_thresholds, probabilities, tuned_thresholds
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.one_slot import run_study
 from tests.trainer.search_studies import replay, study_spec
@@ -127,7 +127,9 @@ def test_what_is_told_of_tuned_thresholds_is_no_better_than_on_rows_of_tomorrow(
 
         found = tune(logits, labels)
         folds = tuning_folds(labels, None)
-        told = metrics_out_of_fold(logits, labels, folds, ["f1_macro"], tune)["f1_macro"]
+        told = metrics_out_of_fold("MultiLabel", logits, labels, folds, ["f1_macro"], tune)[
+            "f1_macro"
+        ]
         of = partial(compute_metrics, "MultiLabel", names=["f1_macro"], thresholds=found)
         tomorrow = of(logits=fresh, labels=known)["f1_macro"]
         lead.append(told - tomorrow)

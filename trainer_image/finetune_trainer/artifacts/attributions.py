@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor
 
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training.batches import Batcher
-from finetune_trainer.training.thresholds import predictions, probabilities
 
 Label: TypeAlias = str | list[str] | float
 """A class, the labels of a row, or a number."""
@@ -156,21 +155,10 @@ class Attributor:
         self, logits: NDArray[np.float32]
     ) -> tuple[Any, list[int], NDArray[np.float64] | None]:
         """The prediction of `logits` (1, outputs) as labels are encoded; the outputs to attribute; probabilities."""
-        if self._data.task == "Regression":
-            return logits[0, 0], [0], None
-        predicted = predictions(self._data.task, logits, self._thresholds)[0]
-        if self._data.task == "SingleLabel":
-            return predicted, [int(predicted)], softmax(logits[0].astype(np.float64))
-        chosen = np.flatnonzero(predicted).tolist() or [int(logits[0].argmax())]
-        return predicted, chosen, probabilities(logits[0])
+        task = task_of(self._data.task)
+        predicted = task.predictions(logits, self._thresholds)[0]
+        return predicted, task.explained(logits, predicted), task.probabilities_of(logits)
 
     def _named(self, label: Any) -> Label:
         """An encoded label in words."""
-        names = self._data.label_names
-        match self._data.task:
-            case "SingleLabel":
-                return names[int(label)]
-            case "MultiLabel":
-                return [names[number] for number in np.flatnonzero(label)]
-            case "Regression":
-                return float(label)
+        return task_of(self._data.task).named(label, self._data.label_names)

@@ -16,7 +16,8 @@ from finetune_api.study import EnsembleMethod
 from finetune_api.tasks import Task
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data.model_source import quiet_transformers
-from finetune_trainer.training.ensemble import Answers, Combination, outputs
+from finetune_trainer.tasks import task_of
+from finetune_trainer.training.ensemble import Answers, Combination
 
 ABOUT = "ensemble.json"
 MEMBERS = "members"
@@ -90,7 +91,7 @@ class LoadedEnsemble:
         """
         asked = (self._logits(*each, texts, second_texts) for each in self._models)
         answers = [Answers(logits, None) for logits in asked]
-        return outputs(self.about.task, self._combination(answers).logits)
+        return task_of(self.about.task).shares(self._combination(answers).logits)
 
     def _logits(
         self, model: Any, tokenizer: Any, texts: Sequence[str], second_texts: Sequence[str] | None

@@ -13,6 +13,7 @@ from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
+from finetune_trainer.tasks import TrainingTask, task_of
 from finetune_trainer.training.pooling import CODE
 
 CARD = "README.md"
@@ -21,31 +22,6 @@ _IMPORT = "from transformers import AutoModelForSequenceClassification, AutoToke
 _LOAD = "AutoModelForSequenceClassification.from_pretrained(folder{trust}).eval()"
 _TRUST = ", trust_remote_code=True"
 """For a head of ours, whose code lies beside the model."""
-
-_IMPORTS = {"MultiLabel": ("import json", "from pathlib import Path", "")}
-_ANSWERS = {
-    "SingleLabel": ("label = model.config.id2label[int(logits[0].argmax())]",),
-    "MultiLabel": (
-        'thresholds = json.loads(Path(folder, "thresholds.json").read_text())',
-        "shares = logits[0].sigmoid().tolist()",
-        "labels = [name for name, share in zip(thresholds, shares) if share >= thresholds[name]]",
-    ),
-    "Regression": ("number = float(logits[0, 0])",),
-}
-_ANSWERS_TOGETHER = {
-    "SingleLabel": "label = ensemble.labels[int(outputs[0].argmax())]",
-    "MultiLabel": (
-        "labels = [name for name, share, least in zip(ensemble.labels, outputs[0], ensemble.thresholds) "
-        "if share >= least]"
-    ),
-    "Regression": "number = float(outputs[0, 0])",
-}
-
-_CONSTANT = {
-    "SingleLabel": "the most frequent class of the",
-    "MultiLabel": "the labels that together have the best micro F1 on the",
-    "Regression": "the mean of the",
-}
 
 
 @dataclass(frozen=True)
@@ -98,7 +74,7 @@ class Card:
             "## Test",
             f"On {self._rows('test')} test rows, which no trial has seen and which were used only once:",
             _table(("metric", "this model", "constant prediction"), self._test_rows()),
-            f"The constant prediction is the same for every row: {_CONSTANT[self.spec.task]} training rows.",
+            f"The constant prediction is the same for every row: {self._task.constant_words} training rows.",
             "## Hyperparameters",
             _table(("name", "value", "from"), self._hyperparameter_rows()),
             "All other hyperparameters have their default values.",
@@ -161,15 +137,13 @@ class Card:
         return self.config.pretrained_model or self.spec.model.name
 
     @property
+    def _task(self) -> TrainingTask:
+        return task_of(self.spec.task)
+
+    @property
     def _purpose(self) -> str:
         names = self.data.label_names
-        match self.spec.task:
-            case "SingleLabel":
-                return f"one of {len(names)} classes"
-            case "MultiLabel":
-                return f"any of {len(names)} labels"
-            case "Regression":
-                return f"the number `{names[0]}`"
+        return self._task.purpose.format(count=len(names), name=names[0])
 
     @property
     def _trained_rows(self) -> str:
@@ -304,7 +278,7 @@ class Card:
             "",
             'ensemble = load_ensemble(".")  # where this file is',
             f"outputs = ensemble.predict({self._given})",
-            _ANSWERS_TOGETHER[self.spec.task],
+            self._task.card_answer_together,
         ]
         return "\n".join(lines)
 
@@ -312,7 +286,7 @@ class Card:
         """The code to load and use the model."""
         load = _LOAD.format(trust=_TRUST if self.has_code else "")
         lines = [
-            *_IMPORTS.get(self.spec.task, ()),
+            *self._task.card_imports,
             _IMPORT,
             "",
             'folder = "."  # where this file is',
@@ -320,7 +294,7 @@ class Card:
             f"model = {load}",
             f'inputs = tokenizer({self._given}, truncation=True, padding=True, return_tensors="pt")',
             "logits = model(**inputs).logits",
-            *_ANSWERS[self.spec.task],
+            *self._task.card_answer,
         ]
         return "\n".join(lines)
 
@@ -330,10 +304,8 @@ class Card:
         yield f"It reads only the {end} {self._limit} tokens of a longer row."
         if self.data.padding_matters:
             yield "Padding changes its predictions: give it one text at a time, or texts of the same length."
-        if self.spec.task == "SingleLabel":
-            yield "It predicts one of the labels above even for a text to which none of them applies."
-        if self.spec.task == "MultiLabel":
-            yield "It knows no labels other than those above."
+        if self._task.card_limit:
+            yield self._task.card_limit
         yield (
             f"The test metrics come from a sample of {self._rows('test')} rows. The value on validation rows is the "
             "best of many trials and epochs, so expect a worse one on other rows."

@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from finetune_trainer.data.labels import Label, LabelledRows
+from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.load import PARTS
 from finetune_trainer.data.steps import Account
+from finetune_trainer.tasks.base import Label
 
 
 def without_duplicates(

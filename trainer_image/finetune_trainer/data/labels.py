@@ -7,10 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from finetune_api.study import Dataset
 from finetune_api.tasks import Task
@@ -29,9 +26,8 @@ from finetune_trainer.data.number_cells import number_of
 from finetune_trainer.data.places import WrongCell, read_each
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
-
-Label: TypeAlias = str | tuple[str, ...] | float
-"""A class (SingleLabel), any number of labels (MultiLabel) or a number (Regression)."""
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.base import Label
 
 _BRACKETS = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _QUOTED = re.compile(r"""\s*\[\s*['"]""")
@@ -104,7 +100,7 @@ def usable_rows(
         labels = read_each(labels, lambda label: _named(label, names), raw.places)
     no_label = [row for row, label in enumerate(labels) if label is None]
     told: set[int] = set()
-    if dataset.label_column is not None and task != "Regression":  # a number may be nan
+    if dataset.label_column is not None and task_of(task).has_classes:  # a number may be nan
         told = warn_of_words(raw, cells, dataset.label_separator, {*no_label}, account)
     empty = {row for column in raw.texts for row, text in enumerate(column) if text is None}
     no_text = sorted(empty - {*no_label})
@@ -264,7 +260,9 @@ def label_names(
             account.warn(field, f"no training row has {', '.join(never)}")
         return tuple(dataset.label_columns)
     return (
-        (str(dataset.label_column),) if task == "Regression" else tuple(sorted(found, key=_order))
+        tuple(sorted(found, key=_order))
+        if task_of(task).has_classes
+        else (str(dataset.label_column),)
     )
 
 
@@ -305,16 +303,3 @@ def known_rows(rows: LabelledRows, names: Sequence[str], account: Account) -> La
 def listed(names: Sequence[str]) -> str:
     """The first three names."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def encode(labels: Sequence[Label], task: Task, names: Sequence[str]) -> NDArray[Any]:
-    """Labels as an array: int64 (rows,), bool (rows, names) or float32 (rows,)."""
-    if task == "Regression":
-        return np.asarray(labels, dtype=np.float32)
-    index = {name: position for position, name in enumerate(names)}
-    if task == "SingleLabel":
-        return np.asarray([index[str(label)] for label in labels], dtype=np.int64)
-    matrix = np.zeros((len(labels), len(names)), dtype=np.bool_)
-    for row, label in enumerate(labels):
-        matrix[row, [index[name] for name in names_of(label)]] = True
-    return matrix

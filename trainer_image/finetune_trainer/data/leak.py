@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from finetune_trainer.data.cells import TEXT_FIELD, shown
-from finetune_trainer.data.labels import Label, LabelledRows, names_of
+from finetune_trainer.data.labels import LabelledRows, names_of
 from finetune_trainer.errors import DataError
+from finetune_trainer.tasks.base import Label
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*")
 

@@ -32,6 +32,7 @@ from finetune_trainer.data.places import IN_ORDER, Places, numbered
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
 from finetune_trainer.storage.locations import open_filesystem, shown
+from finetune_trainer.tasks import task_of
 
 PARTS = ("train", "validation", "test")
 
@@ -156,8 +157,8 @@ def named_labels(dataset: Dataset, task: Task, base: Path) -> list[str] | None:
         names = [line.strip() for line in lines if line.strip()]
     if names is None:
         return None
-    if task == "Regression":
-        raise DataError(field, "must not be given with task Regression")
+    if not task_of(task).has_classes:
+        raise DataError(field, f"must not be given with task {task}")
     named = [in_composed_form(name.strip()) for name in names]
     twice = [name for name, count in Counter(named).items() if count > 1]
     if twice or not named:

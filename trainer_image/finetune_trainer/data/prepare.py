@@ -19,7 +19,6 @@ from finetune_trainer.data.duplicates import warn_of_shared_texts
 from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import (
     LabelledRows,
-    encode,
     known_rows,
     label_names,
     listed,
@@ -29,7 +28,7 @@ from finetune_trainer.data.load import PARTS
 from finetune_trainer.data.model_source import FIELD, ModelSource, max_tokens
 from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.data.parts import labelled_parts
-from finetune_trainer.data.prepared import FEW_ROWS, PreparedData, Reading, label_counts
+from finetune_trainer.data.prepared import PreparedData, Reading, label_counts
 from finetune_trainer.data.reads import check_reads
 from finetune_trainer.data.steps import Account
 from finetune_trainer.data.synonyms import Synonyms, read_synonyms
@@ -37,18 +36,13 @@ from finetune_trainer.data.tokens import Frame, tokenise
 from finetune_trainer.data.trial_values import trial_values
 from finetune_trainer.errors import DataError, ModelError
 from finetune_trainer.storage.locations import shown
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.thresholds import FEW_ROWS
 
 log = logging.getLogger("finetune.data")
 
 _MAX_WARNINGS = 10
 _MAX_WARNING = 256
-
-_MEANS_OVER_LABELS: dict[Task, tuple[str, ...]] = {
-    "SingleLabel": ("roc_auc", "average_precision"),
-    "MultiLabel": ("roc_auc", "average_precision", "matthews", "balanced_accuracy"),
-    "Regression": (),
-}
-"""Metrics that are means over the labels that some rows have and others lack."""
 
 
 def prepare(spec: StudySpec, base: Path) -> PreparedData:
@@ -63,7 +57,7 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     names = label_names(parts["train"].labels, spec.task, dataset, account)
     if not dataset.allow_label_in_text:
         refuse_labels_in_texts(parts["train"])
-    if spec.task != "Regression":
+    if task_of(spec.task).has_classes:
         for name in PARTS[1:]:
             parts[name] = known_rows(parts[name], names, account)
     drops = dataset.cleaning.duplicates == "Drop"
@@ -105,7 +99,7 @@ def _tokenised(
         task=task,
         model=source,
         columns=reading.columns,
-        labels=encode([label for rows in ordered for label in rows.labels], task, names),
+        labels=task_of(task).encode([label for rows in ordered for label in rows.labels], names),
         label_names=names,
         train=train,
         validation=validation,
@@ -241,7 +235,7 @@ def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
 
 def _single_rows(data: PreparedData, dataset: Dataset) -> Iterator[str]:
     """A warning about classes that have a single row."""
-    if data.task == "Regression":
+    if not task_of(data.task).has_classes:
         return
     counts = label_counts(data, np.arange(len(data.labels)))
     single = [data.label_names[at] for at in np.flatnonzero(counts == 1)]
@@ -267,9 +261,10 @@ def _undefined_metrics(
     data: PreparedData, spec: StudySpec, parts: Sequence[NDArray[np.int64]]
 ) -> list[str]:
     """Warnings about metrics that one of the validation `parts` leaves undefined."""
-    metric, means = spec.objective.metric, _MEANS_OVER_LABELS[data.task]
+    metric, task = spec.objective.metric, task_of(data.task)
+    means = task.means_over_labels
     each = " of each fold" if len(parts) > 1 else ""
-    if data.task == "Regression":
+    if not task.has_classes:
         _check_variety(data, metric, parts, each)
         return []
     defined = min(_labels_with_area(data, rows) for rows in parts)
@@ -340,10 +335,8 @@ def _check_variety(
 
 def _labels_with_area(data: PreparedData, rows: NDArray[np.int64]) -> int:
     """How many labels some of `rows` have and others lack."""
-    labels = data.labels[rows]
-    if data.task == "SingleLabel":
-        labels = labels[:, None] == np.arange(len(data.label_names))
-    return int((labels.any(axis=0) & ~labels.all(axis=0)).sum())
+    counts = label_counts(data, rows)
+    return int(((counts > 0) & (counts < len(rows))).sum())
 
 
 def _limited(warnings: list[str]) -> tuple[str, ...]:

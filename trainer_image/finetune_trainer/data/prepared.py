@@ -19,11 +19,9 @@ from finetune_trainer.data.split import fold_rows, sample_order
 from finetune_trainer.data.steps import Step
 from finetune_trainer.data.tokens import Frame, Tokens, cut, tokenise
 from finetune_trainer.errors import DataError, TrialFailure
+from finetune_trainer.tasks import task_of
 
 log = logging.getLogger("finetune.data")
-
-FEW_ROWS = 20
-"""With fewer rows than this, what a label's own rows say about it is mostly chance."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class PreparedData:
                 "spec.validation.crossValidation.folds",
                 f"must be at most the {most} {what} for training and validation (got {folds})",
             )
-        stratify = stratify and self.task != "Regression"
+        stratify = stratify and task_of(self.task).has_classes
         parts = fold_rows(self.labels[rows], folds, seed, stratify, groups)
         return [rows[part] for part in parts]
 
@@ -137,7 +135,7 @@ class PreparedData:
 
         A smaller sample with the same seed is part of a larger one.
         """
-        stratify = stratify and self.task == "SingleLabel"
+        stratify = stratify and task_of(self.task).samples_by_class
         order = sample_order(self.labels[self.train], seed, stratify)
         changed = replace(self, train=self.train[np.sort(order[:rows])])
         return replace(changed, fingerprint=changed.digest())
@@ -188,20 +186,11 @@ class PreparedData:
 
     def _rows_of(self, output: int) -> NDArray[np.int64]:
         """The training rows that have an output of the model."""
-        if self.task == "Regression":
-            return self.train
-        labels = self.labels[self.train]
-        has: NDArray[np.bool_] = labels == output if labels.ndim == 1 else labels[:, output]
-        return self.train[has]
+        return self.train[task_of(self.task).having(self.labels[self.train], output)]
 
     def _present(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which outputs of the model some of `rows` have."""
-        labels = self.labels[rows]
-        if self.task == "SingleLabel":
-            return np.bincount(labels, minlength=len(self.label_names)) > 0
-        if self.task == "MultiLabel":
-            return np.asarray(labels.any(axis=0))
-        return np.array([len(rows) > 0])
+        return task_of(self.task).counts(self.labels[rows], len(self.label_names)) > 0
 
     def augmented(self, config: Hyperparameters, seed: int, epoch: int) -> "PreparedData":
         """For one epoch: the same rows followed by varied copies of the training rows, which are
@@ -262,11 +251,8 @@ class PreparedData:
 
 
 def label_counts(data: PreparedData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of `rows` have each output of the model, (outputs,); not for Regression."""
-    labels = data.labels[rows]
-    if data.task == "MultiLabel":
-        return np.asarray(labels.sum(axis=0), dtype=np.int64)
-    return np.bincount(labels, minlength=len(data.label_names))
+    """How many of `rows` have each output of the model, (outputs,)."""
+    return task_of(data.task).counts(data.labels[rows], len(data.label_names))
 
 
 @cache

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.data.groups import deal_groups
-from finetune_trainer.data.labels import Label, names_of
+from finetune_trainer.data.labels import names_of
+from finetune_trainer.tasks.base import Label
 
 Rows: TypeAlias = NDArray[np.int64]
 

@@ -7,22 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit, softmax
 
 from finetune_api.metrics import score
 from finetune_api.study import EnsembleMethod, Objective
 from finetune_api.tasks import Task
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import Tune
-from finetune_trainer.training.thresholds import probabilities
 
 QUANTILES = 1000
 """How many reference values are kept per output, at most."""
-
-_LEAST = float(np.finfo(np.float64).tiny)
-_MOST = 1 - float(np.finfo(np.float64).epsneg)
-"""The limits of the probabilities that are turned into logits."""
 
 _ROUNDING = 1e-6
 """How much, relative to its value, a metric can change because logits are rounded."""
@@ -70,16 +65,19 @@ class Combination:
             weights = np.array(leads, dtype=np.float64) / sum(leads)
         if method != "RankMean":
             return cls(task, weights)
-        return cls(task, weights, tuple(_reference(outputs(task, found)) for found in validation))
+        return cls(
+            task, weights, tuple(_reference(task_of(task).shares(found)) for found in validation)
+        )
 
     def __call__(self, members: Sequence[Answers]) -> Answers:
         """What one model with the mean of the members' outputs would predict for the same rows.
 
         Its thresholds are the means of the members' thresholds or, for RankMean, of their ranks.
         """
-        mean = self._mean([outputs(self.task, member.logits) for member in members])
+        task = task_of(self.task)
+        mean = self._mean([task.shares(member.logits) for member in members])
         own = [member.thresholds[None] for member in members if member.thresholds is not None]
-        return Answers(_logits(self.task, mean), self._mean(own)[0] if own else None)
+        return Answers(task.logits_of(mean).astype(np.float32), self._mean(own)[0] if own else None)
 
     def _mean(self, members: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """The members' (rows, outputs), combined into one (rows, outputs)."""
@@ -90,23 +88,6 @@ class Combination:
             ]
         mean: NDArray[np.float64] = np.tensordot(self.weights, np.stack(members), axes=1)
         return mean
-
-
-def outputs(task: Task, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The probabilities (rows, outputs) that `logits` stand for, or the numbers of Regression."""
-    if task == "SingleLabel":
-        shares: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
-        return shares
-    return logits.astype(np.float64) if task == "Regression" else probabilities(logits)
-
-
-def _logits(task: Task, values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Logits that stand for `values`; those of a row of SingleLabel need not add up to 1."""
-    if task == "SingleLabel":
-        values = np.log(np.maximum(values, _LEAST))
-    elif task == "MultiLabel":
-        values = logit(np.clip(values, _LEAST, _MOST))
-    return values.astype(np.float32)
 
 
 def _reference(values: NDArray[np.float64]) -> NDArray[np.float64]:

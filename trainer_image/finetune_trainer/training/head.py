@@ -9,36 +9,16 @@ classBalance makes the loss see equal classes.
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from finetune_api.tasks import Task
+from finetune_trainer.tasks import task_of
 
 EXTRA_ROWS = 10
 """Rows that are added to each class when a head starts. The shares of many classes with few rows each are
 mostly chance; without this the frequent ones would be predicted too often in the first epochs."""
-
-
-def label_priors(
-    task: Task, labels: NDArray[Any], outputs: int, extra: int = 0
-) -> NDArray[np.float64]:
-    """Logits (outputs,) that predict the shares of classes, the odds of labels or the mean of numbers.
-
-    `labels` are those of the training rows; each class counts `extra` rows more. Every share counts as at least
-    half a row.
-    """
-    if task == "Regression":
-        return np.array([labels.mean(dtype=np.float64)])
-    rows = len(labels)
-    if task == "SingleLabel":
-        counts = (np.bincount(labels, minlength=outputs) + extra).clip(0.5)
-        logs: NDArray[np.float64] = np.log(counts / counts.sum())
-        return logs
-    shares = labels.mean(axis=0).clip(0.5 / rows, 1 - 0.5 / rows)
-    odds: NDArray[np.float64] = np.log(shares / (1 - shares))
-    return odds
 
 
 def start_at_priors(
@@ -51,11 +31,9 @@ def start_at_priors(
     if balanced:
         nn.init.zeros_(output.bias)
         return
-    priors = label_priors(task, labels, output.out_features, EXTRA_ROWS)
-    if task == "SingleLabel":
-        priors -= priors.mean()  # only differences count
+    bias = task_of(task).head_bias(labels, output.out_features, EXTRA_ROWS)
     with torch.no_grad():
-        output.bias.copy_(torch.from_numpy(priors))
+        output.bias.copy_(torch.from_numpy(bias))
 
 
 def output_layer(model: nn.Module, new: Collection[str]) -> nn.Linear | None:

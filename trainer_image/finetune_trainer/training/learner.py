@@ -17,6 +17,7 @@ from finetune_api.hyperparameters import BUILT_WITH, Hyperparameters
 from finetune_api.study import Compute
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training.adapters import merged
 from finetune_trainer.training.averaging import Average
 from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
@@ -113,9 +114,10 @@ class Learner:
             torch.set_float32_matmul_precision("high" if compute.precision == "TF32" else "highest")
         with self._memory_watched():
             output = self._build()
+        self._task = task_of(data.task)
         self._targets = TargetScale()
         labels = data.labels[data.train]
-        if output is not None and data.task == "Regression":
+        if output is not None and self._task.standardised:
             self._targets = TargetScale.of(labels)  # the mean is 0, as the new layer's bias
             nn.init.zeros_(output.bias)
         elif output is not None:
@@ -348,7 +350,7 @@ class Learner:
                 with self._autocast():
                     logits = self._forward(**self._inputs(batch)).logits
                 labels = batch.labels
-                if self._data.task == "Regression":
+                if self._task.standardised:
                     labels = self._targets.standardised(labels)
                 loss = self._loss(logits, labels)
                 torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
@@ -452,7 +454,7 @@ class Learner:
                     batches.append(at[np.isin(rows[at], part)])
             logits = np.empty((len(rows), len(self._data.label_names)), dtype=np.float32)
             logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
-        return self._targets.restored(logits) if self._data.task == "Regression" else logits
+        return self._targets.restored(logits) if self._task.standardised else logits
 
     @property
     def loss_unit(self) -> float:

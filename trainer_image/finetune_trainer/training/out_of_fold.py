@@ -12,8 +12,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.tasks import Task
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.data.split import fold_rows
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training.metrics import compute_metrics
 
 FOLDS = 5
@@ -36,14 +38,15 @@ def tuning_folds(
 
 
 def validation_folds(data: PreparedData) -> list[NDArray[np.int64]]:
-    """The folds of the validation rows, by their positions among these; empty unless the task is MultiLabel."""
-    if data.task != "MultiLabel" or not len(data.validation):
+    """The folds of the validation rows, by their positions among these; empty unless the task has thresholds."""
+    if not task_of(data.task).has_thresholds or not len(data.validation):
         return []
     groups = None if data.groups is None else data.groups[data.validation]
     return tuning_folds(data.labels[data.validation], groups)
 
 
 def metrics_out_of_fold(
+    task: Task,
     logits: NDArray[np.float32],
     labels: NDArray[np.bool_],
     folds: Sequence[NDArray[np.int64]],
@@ -58,7 +61,7 @@ def metrics_out_of_fold(
     for fold in folds:
         others = np.setdiff1d(np.arange(len(labels)), fold)
         thresholds = tune(logits[others], labels[others])
-        metrics = compute_metrics("MultiLabel", logits[fold], labels[fold], names, thresholds)
+        metrics = compute_metrics(task, logits[fold], labels[fold], names, thresholds)
         for name, value in metrics.items():
             found[name].append(value)
     return {name: float(np.mean(found[name])) for name in names if name in found}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetune_api.hyperparameters import STRUCTURAL, Hyperparameters
 from finetune_api.tasks import Task
 from finetune_trainer.data.model_source import ModelSource, new_tensors, quiet_transformers
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training.adapters import add_adapters
 from finetune_trainer.training.dropouts import head_dropout, set_dropouts
 from finetune_trainer.training.features import FeatureStore
@@ -23,12 +24,6 @@ from finetune_trainer.training.pooling import (
     new_head,
     own_pooling,
 )
-
-_PROBLEM_TYPES: dict[Task, str] = {
-    "SingleLabel": "single_label_classification",
-    "MultiLabel": "multi_label_classification",
-    "Regression": "regression",
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Pretrained:
             num_labels=len(label_names),
             id2label=dict(enumerate(label_names)),
             label2id={name: number for number, name in enumerate(label_names)},
-            problem_type=_PROBLEM_TYPES[task],
+            problem_type=task_of(task).problem_type,
         )
         model, info = source.weights(config)
         # The output layer is always new: one of the same size was trained for something else.

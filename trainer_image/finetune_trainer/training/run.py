@@ -17,6 +17,8 @@ from finetune_api.metrics import score
 from finetune_api.study import Compute, Objective
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.thresholds import trial_thresholds
 from finetune_trainer.training.batches import Rows, balanced_rows, training_steps
 from finetune_trainer.training.checkpoint import Checkpoint
 from finetune_trainer.training.export import export_model, write_thresholds
@@ -25,7 +27,6 @@ from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import metrics_out_of_fold, validation_folds
 from finetune_trainer.training.pretrained import Pretrained
 from finetune_trainer.training.schedules import learning_rate
-from finetune_trainer.training.thresholds import trial_thresholds
 
 _SAMPLING = ("Oversample", "Undersample")
 _STEPS_BETWEEN_CHECKS = {"cuda": 16}
@@ -235,8 +236,8 @@ class TrialRun:
 
     @property
     def thresholds(self) -> NDArray[np.float64] | None:
-        """Probability from which each label is predicted, (outputs,); None unless the task is MultiLabel."""
-        if self.data.task != "MultiLabel":
+        """Probability from which each label is predicted, (outputs,); None unless the task has thresholds."""
+        if not task_of(self.data.task).has_thresholds:
             return None
         if self.config.threshold_tuning == "PerLabel" and self.tuned is not None:
             return self.tuned
@@ -317,7 +318,7 @@ class TrialRun:
         return self.measure("validation", logits)
 
     def _tuned(self, logits: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        if self.data.task != "MultiLabel" or self.config.threshold_tuning == "None":
+        if not task_of(self.data.task).has_thresholds or self.config.threshold_tuning == "None":
             return None
         return self._tune(logits, self.data.labels[self.data.validation])
 
@@ -372,7 +373,9 @@ class TrialRun:
         """The metrics of `logits`, which must be for all rows of `validation` or `test`."""
         labels = self.data.labels[self.data.part(part)]
         if part == "validation" and self._folds:
-            return metrics_out_of_fold(logits, labels, self._folds, self.metric_names, self._tune)
+            return metrics_out_of_fold(
+                self.data.task, logits, labels, self._folds, self.metric_names, self._tune
+            )
         return compute_metrics(self.data.task, logits, labels, self.metric_names, self.thresholds)
 
     def export(self, folder: Path) -> None:

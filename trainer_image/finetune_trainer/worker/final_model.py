@@ -17,10 +17,10 @@ from finetune_trainer.search.items import RefitItem
 from finetune_trainer.search.problem import problem_of
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.layout import ATTRIBUTIONS, TEST_REPORT
+from finetune_trainer.tasks import task_of
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.report import make_report
 from finetune_trainer.training.run import metric_names
 from finetune_trainer.worker.runs import Workbench
 
@@ -46,7 +46,7 @@ def evaluate_test(bench: Workbench, answers: Answers) -> dict[str, float]:
     data, logits, thresholds = bench.data, answers.logits, answers.thresholds
     labels, names = data.labels[data.test], metric_names(bench.spec.objective)
     tested = compute_metrics(data.task, logits, labels, names, thresholds)
-    report = make_report(data.task, data.label_names, logits, labels, thresholds)
+    report = task_of(data.task).report(data.label_names, logits, labels, thresholds)
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
     bench.storage.write(TEST_REPORT, text.encode())
     return tested

@@ -21,11 +21,11 @@ from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.storage.layout import FINAL_MODEL, REFIT_CHECKPOINT
+from finetune_trainer.tasks.thresholds import trial_thresholds
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
 from finetune_trainer.training.out_of_fold import validation_folds
 from finetune_trainer.training.pooling import is_pooled
-from finetune_trainer.training.thresholds import trial_thresholds
 from finetune_trainer.worker.final_model import attribute, card, evaluate_test, export
 from finetune_trainer.worker.runs import Workbench
 

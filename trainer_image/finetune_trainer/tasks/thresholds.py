@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.tasks import Task
-from finetune_trainer.data.prepared import FEW_ROWS
+
+FEW_ROWS = 20
+"""With fewer rows than this, what a label's own rows say about it is mostly chance."""
 
 ONE_HALF = 0.5
 _CANDIDATES = 200
@@ -22,22 +23,6 @@ def probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """The probability of each label, in float64: close to 1, float32 cannot tell rows apart."""
     found: NDArray[np.float64] = expit(logits.astype(np.float64))
     return found
-
-
-def predictions(
-    task: Task, logits: NDArray[np.float32], thresholds: NDArray[np.float64] | None = None
-) -> NDArray[Any]:
-    """The class (rows,) of SingleLabel or the labels, bool (rows, outputs), of MultiLabel that `logits` predict.
-
-    `thresholds` (outputs,) are those of MultiLabel; None means one half for each.
-    """
-    if task == "SingleLabel":
-        classes: NDArray[np.int64] = logits.argmax(axis=1)
-        return classes
-    chosen: NDArray[np.bool_] = probabilities(logits) >= (
-        ONE_HALF if thresholds is None else thresholds
-    )
-    return chosen
 
 
 def tuned_thresholds(
