@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.study import Dataset
 from finetune_api.tasks import Task
-from finetune_trainer.data.cells import group_of, is_yes, name_of
+from finetune_trainer.cells.words import group_of, is_yes, name_of
 from finetune_trainer.data.formats import (
     AmbiguousColumn,
     FileRows,

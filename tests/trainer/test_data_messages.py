@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_api.study import Dataset
+from finetune_trainer.cells.numbers import plain
+from finetune_trainer.cells.places import Places, WrongCell, read_each
+from finetune_trainer.cells.words import with_one_spelling
 from finetune_trainer.data import PreparedData
-from finetune_trainer.data.cells import with_one_spelling
 from finetune_trainer.data.formats import is_near
 from finetune_trainer.data.labels import usable_rows
 from finetune_trainer.data.load import RawRows, load
-from finetune_trainer.data.number_cells import plain
-from finetune_trainer.data.places import Places, WrongCell, read_each
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
 from tests.trainer.conftest import MakeSpec

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_trainer.cells.words import JOINT
 from finetune_trainer.data.synonyms import Synonyms
 from finetune_trainer.data.texts import Texts
-from finetune_trainer.data.tokens import JOINT
 
 _WORD = re.compile(r"(\w+(?:['\u2019-]\w+)*)")
 

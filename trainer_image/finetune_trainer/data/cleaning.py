@@ -8,12 +8,11 @@ from dataclasses import replace
 from bs4 import BeautifulSoup, ParserRejectedMarkup, UnusualUsageWarning
 
 from finetune_api.study import Cleaning
-from finetune_trainer.data.cells import text_of
+from finetune_trainer.cells.places import read_each
+from finetune_trainer.cells.words import JOINT, text_of
 from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.load import RawRows
-from finetune_trainer.data.places import read_each
 from finetune_trainer.data.steps import Account
-from finetune_trainer.data.tokens import JOINT
 
 _SILENT = ("script", "style", "template")
 _BREAKS = frozenset(

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sys
-import unicodedata
 import zlib
 from array import array
 from collections import Counter, defaultdict, deque
@@ -21,7 +20,8 @@ from typing import IO, Any, TypeAlias, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finetune_trainer.data.places import Unit
+from finetune_trainer.cells.places import Unit
+from finetune_trainer.cells.words import in_composed_form, is_unicode
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # Python's default refuses texts over 128 KiB
 
@@ -78,11 +78,6 @@ def is_near(name: str, other: str) -> bool:
 def _skeleton(name: str) -> str:
     letters = "".join(letter for letter in in_composed_form(name).casefold() if letter.isalnum())
     return letters.removesuffix("s")
-
-
-def in_composed_form(name: str) -> str:
-    """The name in Unicode's composed form (NFC), so that names that look the same are equal."""
-    return unicodedata.normalize("NFC", name)
 
 
 UTF8 = "UTF-8"
@@ -216,15 +211,6 @@ def _decoded(stream: IO[bytes], layout: Layout) -> Iterator[io.TextIOWrapper]:
             raise Unreadable(
                 f"is not {layout.encoding}, as spec.dataset.files.encoding says: {error}"
             ) from error
-
-
-def is_unicode(text: str) -> bool:
-    """Whether `text` has no lone surrogate, so that it can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_csv(

@@ -1,40 +1,26 @@
 """What a label cell means for each task, and which rows are usable."""
 
-import ast
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from finetune_api.study import Dataset
 from finetune_api.tasks import Task
-from finetune_trainer.data.cells import (
+from finetune_trainer.cells.places import WrongCell, read_each
+from finetune_trainer.cells.words import (
     LABEL_FIELD,
     decoded,
     group_of,
-    is_missing,
     is_yes,
-    name_of,
     shown,
 )
 from finetune_trainer.data.load import RawRows
 from finetune_trainer.data.lost_labels import warn_of_separator, warn_of_words
-from finetune_trainer.data.number_cells import number_of
-from finetune_trainer.data.places import WrongCell, read_each
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import TrainingTask, task_of
 from finetune_trainer.tasks.base import Label
-
-_BRACKETS = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
-_QUOTED = re.compile(r"""\s*\[\s*['"]""")
-_SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
-"""Lists as NumPy prints them: without commas."""
-
-_MARKS = frozenset({"0", "1", "True", "False"})
 
 
 @dataclass
@@ -95,7 +81,7 @@ def usable_rows(
     `names` are the labels' names where the rows have numbers. Raises DataError for a label that the task
     cannot have, and if no row is left.
     """
-    cells, labels = _read(raw, task, dataset, account)
+    cells, labels = _read(raw, task_of(task), dataset, account)
     if names is not None:
         labels = read_each(labels, lambda label: _named(label, names), raw.places)
     no_label = [row for row, label in enumerate(labels) if label is None]
@@ -128,19 +114,18 @@ def usable_rows(
 
 
 def _read(
-    raw: RawRows, task: Task, dataset: Dataset, account: Account
+    raw: RawRows, task: TrainingTask, dataset: Dataset, account: Account
 ) -> tuple[list[Any], list[Label | None]]:
     """The cells of the label column (none of label columns), as lists where they are such, and the label of each row."""
     if dataset.label_columns is not None:
         return [], [*_marked(raw, dataset.label_columns)]
     places, separator = raw.places, dataset.label_separator
     cells = read_each(raw.labels[0], lambda value: decoded(value, LABEL_FIELD), places)
-    if task == "MultiLabel":
-        cells = read_each(cells, _as_list, places)
-        _refuse_marks(cells)
-        if separator is not None and raw.part == "train":
-            warn_of_separator(cells, separator, account)
-    return cells, read_each(cells, _reader(task, separator), places)
+    cells = read_each(cells, task.unpacked, places)
+    task.check_cells(cells)
+    if separator is not None and raw.part == "train":
+        warn_of_separator(cells, separator, account)
+    return cells, read_each(cells, partial(task.label_of, separator=separator), places)
 
 
 def _named(label: Label | None, names: Sequence[str]) -> Label | None:
@@ -159,42 +144,6 @@ def _name_at(number: str, names: Sequence[str]) -> str:
     return names[int(number)]
 
 
-def _as_list(value: Any) -> Any:
-    """The list that a cell contains as text (JSON, or as Python prints it); any other cell as it is.
-
-    Raises WrongCell for what begins like a list of quoted labels but is not one.
-    """
-    if not isinstance(value, str) or not _BRACKETS.fullmatch(value):
-        return value
-    found: Any = None
-    if not _SIDE_BY_SIDE.search(value):  # Python would join two labels into one
-        for read in (json.loads, ast.literal_eval):
-            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                found = read(value.strip())
-                break
-    if isinstance(found, list) and not any(isinstance(one, list | dict | tuple) for one in found):
-        return found
-    if not _QUOTED.match(value):
-        return value  # labels may contain brackets
-    must = "must hold lists of labels with task MultiLabel"
-    remedy = 'a list as text must be JSON, as in ["a", "b"]'
-    raise WrongCell(LABEL_FIELD, must, shown(value), remedy)
-
-
-def _refuse_marks(cells: Sequence[Any]) -> None:
-    """Raises DataError if each row has yes or no for each label, which would give labels named 0 and 1."""
-    lists = [value for value in cells if isinstance(value, list)]
-    lengths = {len(value) for value in lists}
-    if lengths == {0} or len(lengths) != 1 or lengths == {1}:
-        return
-    if all(name_of(one) in _MARKS for value in lists for one in value):
-        raise DataError(
-            LABEL_FIELD,
-            f"must hold the labels of each row (got {shown(lists[0])}, yes or no for each of"
-            f" {len(lists[0])} labels): give each label a column and name them in labelColumns",
-        )
-
-
 def _marked(raw: RawRows, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The label set of each row, where each label has a yes-or-no column of its own."""
     marks = [
@@ -205,38 +154,6 @@ def _marked(raw: RawRows, names: Sequence[str]) -> list[tuple[str, ...]]:
         tuple(sorted(name for name, yes in zip(names, row, strict=True) if yes))
         for row in zip(*marks, strict=True)
     ]
-
-
-def _reader(task: Task, separator: str | None) -> Callable[[Any], Label | None]:
-    if task == "SingleLabel":
-        return _class
-    if task == "Regression":
-        return number_of
-    return lambda value: _label_set(value, separator)
-
-
-def _class(value: Any) -> str | None:
-    if isinstance(value, list | dict):
-        must = "must hold one class per row with task SingleLabel"
-        raise WrongCell(LABEL_FIELD, must, shown(value))
-    return name_of(value)
-
-
-def _label_set(value: Any, separator: str | None) -> tuple[str, ...] | None:
-    if is_missing(value):
-        return None
-    if isinstance(value, str):
-        if separator is None:
-            must = "must be given where the label column holds text, not lists"
-            raise WrongCell("spec.dataset.labelSeparator", must, shown(value))
-        value = value.split(separator)
-        if not any(part.strip() for part in value):
-            return None
-    if not isinstance(value, list):
-        raise WrongCell(
-            LABEL_FIELD, "must hold a list of labels with task MultiLabel", shown(value)
-        )
-    return tuple(sorted({name for name in map(name_of, value) if name is not None}))
 
 
 def label_names(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from finetune_trainer.data.cells import TEXT_FIELD, shown
+from finetune_trainer.cells.words import TEXT_FIELD, shown
 from finetune_trainer.data.labels import LabelledRows, names_of
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks.base import Label

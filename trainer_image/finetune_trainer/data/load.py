@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from finetune_api.study import Dataset, DatasetFiles
 from finetune_api.tasks import Task
-from finetune_trainer.data.cells import with_one_spelling
+from finetune_trainer.cells.places import IN_ORDER, Places, numbered
+from finetune_trainer.cells.words import in_composed_form, with_one_spelling
 from finetune_trainer.data.formats import (
     READERS,
     UTF8,
@@ -23,12 +24,10 @@ from finetune_trainer.data.formats import (
     Unreadable,
     WrongColumn,
     format_of,
-    in_composed_form,
     quoted,
     reader_for,
 )
 from finetune_trainer.data.hub import first_line, hub_splits
-from finetune_trainer.data.places import IN_ORDER, Places, numbered
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError, StorageUnavailable, may_pass
 from finetune_trainer.storage.locations import open_filesystem, shown

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from finetune_trainer.data.cells import name_of, shown
+from finetune_trainer.cells.words import name_of, shown
 from finetune_trainer.data.load import RawRows
 from finetune_trainer.data.steps import Account
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.study import Dataset, StudySpec
-from finetune_trainer.data.cells import LABEL_FIELD
+from finetune_trainer.cells.words import LABEL_FIELD
 from finetune_trainer.data.cleaning import cleaned, joined, within_lengths
 from finetune_trainer.data.duplicates import without_conflicts, without_duplicates
 from finetune_trainer.data.groups import row_groups

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from finetune_api.metrics import best_value, natural_goal, score
 from finetune_api.study import Dataset, PretrainedModel, StudySpec
 from finetune_api.tasks import Task
+from finetune_trainer.cells.words import LABEL_FIELD
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
-from finetune_trainer.data.cells import LABEL_FIELD
 from finetune_trainer.data.duplicates import warn_of_shared_texts
 from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import (

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from finetune_trainer.data.cells import shown as shown_cell
+from finetune_trainer.cells.words import shown as shown_cell
 from finetune_trainer.data.load import read_whole
 from finetune_trainer.errors import DataError
 from finetune_trainer.storage.locations import shown

@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Piece: TypeAlias = NDArray[np.int32] | tuple[int, ...]
+from finetune_trainer.cells.words import JOINT
 
-JOINT = "\x1f"
-"""Separates the texts of a row that are joined into one, until they are tokens: ASCII's unit separator."""
+Piece: TypeAlias = NDArray[np.int32] | tuple[int, ...]
 
 _CHUNK = 1000
 

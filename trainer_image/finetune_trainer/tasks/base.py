@@ -49,6 +49,21 @@ class TrainingTask(ABC):
 
     # -- labels
 
+    def unpacked(self, cell: Any) -> Any:
+        """A cell of the label column, where it is a list as text: the list. Raises WrongCell for one that is broken."""
+        return cell
+
+    def check_cells(self, cells: Sequence[Any]) -> None:
+        """Raises DataError if the cells of all rows together show that they are something else than labels."""
+        return
+
+    @abstractmethod
+    def label_of(self, cell: Any, separator: str | None = None) -> Label | None:
+        """The label in a cell of the label column; None if it has none. Raises WrongCell.
+
+        `separator` is `dataset.labelSeparator`.
+        """
+
     @abstractmethod
     def encode(self, labels: Sequence[Label], names: Sequence[str]) -> Labels:
         """Labels as an array; `names` are those of the outputs."""

@@ -9,7 +9,7 @@ from scipy.special import logit
 from torch import Tensor
 from torch.nn import functional
 
-from finetune_trainer.tasks import classification
+from finetune_trainer.tasks import classification, label_sets
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
 from finetune_trainer.tasks.thresholds import ONE_HALF, probabilities
@@ -39,6 +39,15 @@ class MultiLabel(TrainingTask):
         "if share >= least]"
     )
     card_limit = "It knows no labels other than those above."
+
+    def unpacked(self, cell: Any) -> Any:
+        return label_sets.unpacked(cell)
+
+    def check_cells(self, cells: Sequence[Any]) -> None:
+        label_sets.refuse_marks(cells)
+
+    def label_of(self, cell: Any, separator: str | None = None) -> tuple[str, ...] | None:
+        return label_sets.read(cell, separator)
 
     def encode(self, labels: Sequence[Label], names: Sequence[str]) -> Labels:
         index = {name: position for position, name in enumerate(names)}

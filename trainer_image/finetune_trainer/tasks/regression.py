@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 from sklearn import metrics as sk
 from torch import Tensor
 
+from finetune_trainer.cells.numbers import number_of
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
 from finetune_trainer.tasks.report import QUANTILES, Report
 
@@ -25,6 +26,9 @@ class Regression(TrainingTask):
     constant_words = "the mean of the"
     card_answer = ("number = float(logits[0, 0])",)
     card_answer_together = "number = float(outputs[0, 0])"
+
+    def label_of(self, cell: Any, separator: str | None = None) -> float | None:
+        return number_of(cell)
 
     def encode(self, labels: Sequence[Label], names: Sequence[str]) -> Labels:
         return np.asarray(labels, dtype=np.float32)

@@ -9,6 +9,8 @@ from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 
+from finetune_trainer.cells.places import WrongCell
+from finetune_trainer.cells.words import LABEL_FIELD, name_of, shown
 from finetune_trainer.tasks import classification
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
@@ -31,6 +33,12 @@ class SingleLabel(TrainingTask):
     card_limit = (
         "It predicts one of the labels above even for a text to which none of them applies."
     )
+
+    def label_of(self, cell: Any, separator: str | None = None) -> str | None:
+        if isinstance(cell, list | dict):
+            must = "must hold one class per row with task SingleLabel"
+            raise WrongCell(LABEL_FIELD, must, shown(cell))
+        return name_of(cell)
 
     def encode(self, labels: Sequence[Label], names: Sequence[str]) -> Labels:
         index = {name: position for position, name in enumerate(names)}

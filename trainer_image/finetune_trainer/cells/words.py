@@ -2,13 +2,15 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from finetune_trainer.data.formats import in_composed_form, is_unicode
-from finetune_trainer.data.places import WrongCell
-from finetune_trainer.data.tokens import JOINT
+from finetune_trainer.cells.places import WrongCell
+
+JOINT = "\x1f"
+"""Separates the texts of a row that are joined into one, until they are tokens: ASCII's unit separator."""
 
 TEXT_FIELD = "spec.dataset.textColumns"
 LABEL_FIELD = "spec.dataset.labelColumn"
@@ -119,3 +121,17 @@ def is_yes(value: Any, field: str) -> bool:
         must = "must hold 1, true or yes; or 0, false, no or nothing"
         raise WrongCell(field, must, shown(value))
     return word in _YES
+
+
+def in_composed_form(name: str) -> str:
+    """The name in Unicode's composed form (NFC), so that names that look the same are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` has no lone surrogate, so that it can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune_trainer.data.cells import LABEL_FIELD, is_missing, shown
-from finetune_trainer.data.places import WrongCell
+from finetune_trainer.cells.places import WrongCell
+from finetune_trainer.cells.words import LABEL_FIELD, is_missing, shown
 
 _LARGEST = float(np.finfo(np.float32).max)
 
