@@ -100,6 +100,16 @@ def test_no_search_exceeds_its_worst_case(trials: int, order: str, scheduler: st
         assert searched(spec, lambda trial: float(-trial)) == plan.expected_epochs
 
 
+@pytest.mark.parametrize("trials", [1, 3, 9, 17])
+@pytest.mark.parametrize("order", [1, -1], ids=["rising", "falling"])
+def test_pasha_stays_below_its_plan(trials: int, order: int) -> None:
+    """It opens a rung only where the ranks of trials change: what is planned is what it may need."""
+    search = {**ASHA, "scheduler": {"type": "PASHA"}}
+    spec = study_spec(search=search, budget={"maxTrials": trials})
+    plan = make_plan(spec)
+    assert 0 < searched(spec, lambda trial: float(order * trial)) <= plan.worst_case_epochs
+
+
 def test_samples_are_planned_once_the_rows_are_known() -> None:
     search = {**ASHA, "scheduler": {"type": "ASHA", "resource": "Samples", "minResource": 100}}
     spec = study_spec(search=search, budget={"maxTrials": 9})
