@@ -9,10 +9,10 @@ from pydantic_core import PydanticUndefined
 
 from finetune_api.classes import CLASS_KIND, ClassSpec
 from finetune_api.docstrings import attribute_docs
-from finetune_api.hyperparameters import FixedHyperparameters
+from finetune_api.fixed_and_searched import FixedHyperparameters, SearchSpace
 from finetune_api.metrics import natural_goal
 from finetune_api.schema import Model, Rule
-from finetune_api.spaces import DOMAINS, SearchSpace
+from finetune_api.spaces import DOMAINS
 from finetune_api.study import API_VERSION, KIND, ObjectMeta, StudySpec
 from finetune_api.tasks import ALL_METRICS, TASKS
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import Field, create_model
+from pydantic import Field
 
 from finetune_api.docstrings import attribute_docs
 from finetune_api.locations import WithoutCredentials
@@ -273,22 +273,6 @@ def described(name: str) -> str:
     """What the hyperparameter with Python name `name` is, with its default."""
     default = Hyperparameters.model_fields[name].default
     return DOCS[name] if default in ("", None) else f"{DOCS[name]} Default {default}."
-
-
-def _optional(name: str) -> Any:
-    field, note = Hyperparameters.model_fields[name], described(name)
-    return Annotated[(kind_of(name), Field(), *field.metadata)] | None, Field(
-        None, description=note
-    )
-
-
-FixedHyperparameters: type[Model] = create_model(
-    "FixedHyperparameters",
-    __base__=Model,
-    __doc__="Values for all trials. A hyperparameter that is neither here nor searched has its documented default.",
-    **{name: _optional(name) for name in Hyperparameters.model_fields},
-)
-"""`spec.hyperparameters`: as `Hyperparameters`, with every field optional."""
 
 
 def resolve(fixed: Model | None, params: dict[str, Scalar]) -> Hyperparameters:

@@ -329,12 +329,3 @@ class SearchSpaceBase(Model):
     def of(cls, **domains: dict[str, Any]) -> Self:
         """A space from plain JSON domains, as a manifest would write them."""
         return cls.model_validate(domains)
-
-
-_space_fields: dict[str, Any] = {
-    name: (model | None, Field(None, description=model.__doc__)) for name, model in DOMAINS.items()
-}
-SearchSpace: type[SearchSpaceBase] = create_model(
-    "SearchSpace", __base__=SearchSpaceBase, __doc__=SearchSpaceBase.__doc__, **_space_fields
-)
-"""One space of `spec.searchSpaces`: every hyperparameter an optional, typed field."""

@@ -10,9 +10,9 @@ from pydantic.functional_validators import BeforeValidator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from finetune_api.fixed_and_searched import FixedHyperparameters, SearchSpace
 from finetune_api.hyperparameters import (
     STRUCTURAL,
-    FixedHyperparameters,
     Hyperparameters,
     json_name,
 )
@@ -27,7 +27,6 @@ from finetune_api.spaces import (
     WHEN_RULE,
     IntegerDomain,
     NumericDomain,
-    SearchSpace,
     SearchSpaceBase,
 )
 from finetune_api.status import StudyStatus

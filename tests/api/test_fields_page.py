@@ -14,8 +14,7 @@ from finetune_api.fields import (
     fields_markdown,
     sections,
 )
-from finetune_api.hyperparameters import FixedHyperparameters
-from finetune_api.spaces import SearchSpace
+from finetune_api.fixed_and_searched import FixedHyperparameters, SearchSpace
 from finetune_api.study import StudySpec
 from finetune_api.tasks import ALL_METRICS, TASKS
 

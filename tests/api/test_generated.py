@@ -2,20 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
 from finetune_api.crd import custom_resource_definition
+from finetune_api.fixed_and_searched import FixedHyperparameters, SearchSpace
 from finetune_api.generate import stale
 from finetune_api.hyperparameters import (
     Decides,
-    FixedHyperparameters,
     Hyperparameters,
     json_name,
     resolve,
 )
-from finetune_api.spaces import SearchSpace
+from finetune_api.manifest import parse_study
+from finetune_api.spaces import FloatDomain, IntegerDomain
+from tests.api.wrong_manifests import VALID
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +58,19 @@ def test_params_override_fixed_values_override_defaults() -> None:
     fixed = FixedHyperparameters.model_validate({"batchSize": 8, "learningRate": 1e-4})
     config = resolve(fixed, {"learningRate": 1e-3})
     assert (config.learning_rate, config.batch_size, config.epochs) == (1e-3, 8, 3)
+
+
+def test_type_checkers_know_what_a_study_fixes_and_searches() -> None:
+    """`make check` fails where the stub says another type; the fields that it has are those of the models."""
+    fixed = FixedHyperparameters(batch_size=8, optimizer="SGD")
+    assert_type(fixed.batch_size, int | None)
+    assert fixed.optimizer == "SGD"
+    space = SearchSpace.of(learningRate={"min": 1e-5, "max": 1e-3}, optimizer={"values": ["SGD"]})
+    assert_type(space.learning_rate, FloatDomain | None)
+    spec = parse_study(VALID).spec
+    assert_type(spec.search_spaces[0].epochs, IntegerDomain | None)
+    for model in (FixedHyperparameters, SearchSpace):
+        assert list(model.model_fields) == list(Hyperparameters.model_fields)
 
 
 def test_steps_of_a_domain_are_exact_decimals() -> None:

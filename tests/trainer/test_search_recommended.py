@@ -11,8 +11,9 @@ import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from finetune_api.combinations import Space, conditions_last, is_active
+from finetune_api.fixed_and_searched import SearchSpace
 from finetune_api.hyperparameters import JSON_NAMES, Scalar, resolve
-from finetune_api.spaces import DOMAINS, SearchSpace
+from finetune_api.spaces import DOMAINS
 from finetune_trainer.search import recommended as module
 from finetune_trainer.search.domains import draw_params, member
 from finetune_trainer.search.recommended import (
@@ -41,7 +42,7 @@ def fixed(**values: Scalar) -> dict[str, Scalar]:
 
 def space(**domains: dict[str, Any]) -> Space:
     """A space as a manifest writes it."""
-    searched: Space = SearchSpace.of(**domains).domains()
+    searched: Space = SearchSpace.model_validate(domains).domains()
     return searched
 
 
