@@ -8,11 +8,13 @@ import secrets
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from finetune_api.study import Budget
@@ -20,7 +22,6 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import RayUnavailable
 from finetune_trainer.runtime.broker import Broker
 from finetune_trainer.runtime.client import BrokerClient
-from finetune_trainer.runtime.quiet_tune import tune
 from finetune_trainer.runtime.slot import Slot
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.retries import gist
@@ -29,6 +30,16 @@ RAY_STARTS = 5
 """How many times Ray is started on a laptop before the study gives up; each try waits half a minute."""
 
 _ASK_SECONDS = 2.0
+
+_QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+"""Ray Tune's settings, which it takes from the environment when it runs: no loggers, snapshots or tables of its own."""
 
 log = logging.getLogger("finetune.driver")
 
@@ -44,14 +55,15 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
     for left in reversed(range(RAY_STARTS)):
         before = _children()
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with environment_with({"RAY_USAGE_STATS_ENABLED": "0"}):
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
             return
         except Exception as error:  # Ray raises bare Exceptions here
             _clean_up_after_ray(before)
@@ -63,6 +75,21 @@ def start_ray(cpus: int, gpus: int | None = None) -> None:
                 f"Ray did not start after {RAY_STARTS} tries: {error} (usual causes: too little memory, a full disk or"
                 f" a very busy machine; see Ray's logs in {logs})"
             ) from error
+
+
+@contextmanager
+def environment_with(settings: Mapping[str, str]) -> Iterator[None]:
+    """The environment with these variables inside `with`, and as it was after it."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _clean_up_after_ray(before: set[int]) -> None:
@@ -122,13 +149,13 @@ def run_slots(
 ) -> None:
     """Run the worker slots until the broker says that everything is over."""
     share = {"CPU": round(resources.cpus, 4), "GPU": round(resources.gpus, 4)}
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     trainable = tune.with_resources(
         tune.with_parameters(Slot, broker=broker, make_worker=make_worker, material=material),
         tune.PlacementGroupFactory([{key: value for key, value in share.items() if value}]),
     )
     places = _Places(broker, slots)
-    with tempfile.TemporaryDirectory() as scratch:
+    settings = {**_QUIET, "TUNE_MAX_PENDING_TRIALS_PG": str(slots)}
+    with tempfile.TemporaryDirectory() as scratch, environment_with(settings):
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
+from ray import tune
 
 from finetune_api.pods import DRAIN_FILE
 from finetune_trainer.records import events as ev
 from finetune_trainer.runtime.client import BrokerClient, Call
-from finetune_trainer.runtime.quiet_tune import tune
 from finetune_trainer.search.items import Release
 from finetune_trainer.worker.item import ItemWorker, Material
 
