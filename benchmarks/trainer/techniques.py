@@ -115,6 +115,7 @@ TECHNIQUES = (
     _one("weight decay", weightDecay=0.1),
     _one("L1", l1Penalty=1e-5),
     _one("label smoothing", labelSmoothing=0.1),
+    _one("focal loss", focalGamma=2.0),
     _one("clipping at 0.1", maxGradNorm=0.1),
     _one("accumulation", batchSize=4, gradientAccumulation=4),
     _one("averaged weights", averagingStart=0.5),
@@ -122,6 +123,7 @@ TECHNIQUES = (
     Technique("gradient checkpointing", compute={"gradientCheckpointing": True}),
     Technique("threshold of 0.3", {"decisionThreshold": 0.3}, labels="parameters"),
     Technique("thresholds tuned", {"thresholdTuning": "PerLabel"}, labels="parameters"),
+    Technique("focal loss, labels", {"focalGamma": 2.0}, labels="parameters"),
     Technique("labels weighed", {"classBalance": "Weights"}, labels="parameters"),
 )
 

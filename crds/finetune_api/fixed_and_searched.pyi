@@ -46,6 +46,7 @@ class FixedHyperparameters(Model):
     max_grad_norm: float | None = None
     averaging_start: float | None = None
     label_smoothing: float | None = None
+    focal_gamma: float | None = None
     class_balance: Literal['None', 'Weights', 'Oversample', 'Undersample'] | None = None
     decision_threshold: float | None = None
     threshold_tuning: Literal['None', 'PerLabel'] | None = None
@@ -94,6 +95,7 @@ class SearchSpace(SearchSpaceBase):
     max_grad_norm: FloatDomain | None = None
     averaging_start: FloatDomain | None = None
     label_smoothing: FloatDomain | None = None
+    focal_gamma: FloatDomain | None = None
     class_balance: ChoiceDomain | None = None
     decision_threshold: FloatDomain | None = None
     threshold_tuning: ChoiceDomain | None = None
@@ -145,6 +147,7 @@ class SearchSpace(SearchSpaceBase):
         maxGradNorm: _Range[float] = ...,
         averagingStart: _Range[float] = ...,
         labelSmoothing: _Range[float] = ...,
+        focalGamma: _Range[float] = ...,
         classBalance: _Choice[Literal['None', 'Weights', 'Oversample', 'Undersample']] = ...,
         decisionThreshold: _Range[float] = ...,
         thresholdTuning: _Choice[Literal['None', 'PerLabel']] = ...,

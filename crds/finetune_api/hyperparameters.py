@@ -152,6 +152,11 @@ class Hyperparameters(Model):
     label_smoothing: Annotated[float, TRAINING] = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes, or in MultiLabel over yes and no."""
 
+    focal_gamma: Annotated[float, TRAINING] = Field(0.0, ge=0, le=10)
+    """How much less a row counts in the loss the surer the model already is of its label: by its probability that
+    another is right to this power (Lin et al., "Focal Loss for Dense Object Detection", 2017). For rare classes;
+    0 counts all rows alike."""
+
     class_balance: Annotated[Literal["None", "Weights", "Oversample", "Undersample"], BATCHES] = (
         "None"
     )

@@ -69,7 +69,13 @@ TASKS: dict[Task, TaskContract] = {
     "Regression": TaskContract(
         metrics=("mse", "rmse", "mae", "r2", "pearson", "spearman", "loss"),
         usual_metric="rmse",
-        without=("label_smoothing", "class_balance", "decision_threshold", "threshold_tuning"),
+        without=(
+            "label_smoothing",
+            "focal_gamma",
+            "class_balance",
+            "decision_threshold",
+            "threshold_tuning",
+        ),
         no_ranks="ranks do not give numbers",
     ),
 }

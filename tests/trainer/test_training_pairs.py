@@ -29,6 +29,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "precision": ("FP32", "TF32", "BF16"),
     "augmentation": ("None", "Synonyms", "Insertion", "Deletion", "Swap", "All"),
     "folds": (None, 2),
+    "focal_gamma": (0.0, 2.0),
     "lora_rank": (0, 2),
     "checkpointing": (False, True),
 }
@@ -89,7 +90,10 @@ def test_every_pair_of_techniques_trains(
         warmup_ratio=0.0,
         learning_rate=1e-3,
         augmentation_share=0.5,
-        **{name: chosen[name] for name in ("freeze", "pooling", "augmentation", "lora_rank")},
+        **{
+            name: chosen[name]
+            for name in ("freeze", "pooling", "augmentation", "lora_rank", "focal_gamma")
+        },
     )
     compute = Compute(precision=chosen["precision"], gradient_checkpointing=chosen["checkpointing"])
     objective = Objective(metric=TASKS[chosen["task"]][2])

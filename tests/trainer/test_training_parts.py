@@ -227,6 +227,28 @@ def test_training_loss_smooths_and_weighs_as_torch_and_scikit_learn_do() -> None
     assert smooth.item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_is_that_of_its_paper_and_has_a_slope_everywhere(gamma: float) -> None:
+    """Lin et al., 2017, equation 4: -(1 - p)^gamma log p."""
+    generator = torch.Generator().manual_seed(0)
+    one, many = torch.tensor([0, 2, 1, 1]), torch.tensor([[1, 0, 1]] * 4, dtype=torch.bool)
+    cases: list[tuple[Task, torch.Tensor]] = [("SingleLabel", one), ("MultiLabel", many)]
+    for task, labels in cases:
+        logits = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+        if task == "SingleLabel":
+            shares = logits.softmax(dim=1)[torch.arange(4), labels]
+        else:
+            shares = torch.where(labels, logits.sigmoid(), 1 - logits.sigmoid())
+        expected = (-((1 - shares) ** gamma) * shares.log()).mean()
+        assert task_of(task).loss(logits, labels, gamma=gamma).item() == pytest.approx(
+            expected.item()
+        )
+        sure = (logits.sign() * 200).float().requires_grad_()
+        task_of(task).loss(sure, labels, gamma=gamma).backward()  # type: ignore[no-untyped-call]
+        assert sure.grad is not None
+        assert torch.isfinite(sure.grad).all()
+
+
 def single(seed: int = 0) -> tuple[Any, Any]:
     generator = np.random.default_rng(seed)
     return generator.normal(size=(90, 4)).astype(np.float32), generator.integers(0, 4, 90)

@@ -130,6 +130,16 @@ def test_label_smoothing_makes_the_model_less_sure(start: Start, data: PreparedD
     assert sureness(0.6) < sureness(0.0) - 0.1
 
 
+def test_focal_loss_leaves_what_is_sure_alone(start: Start, data: PreparedData) -> None:
+    def sureness(gamma: float) -> float:
+        run = start(epochs=6, focal_gamma=gamma, learning_rate=1e-3)
+        train(run)
+        logits = torch.from_numpy(run.predict(data.train))
+        return float(logits.softmax(dim=1).max(dim=1).values.mean())
+
+    assert sureness(5.0) < sureness(0.0) - 0.1
+
+
 @pytest.fixture(scope="module")
 def lopsided(make_spec: MakeSpec) -> PreparedData:
     """Two classes, one of which has six of 48 training rows."""

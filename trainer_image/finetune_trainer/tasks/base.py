@@ -84,11 +84,17 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def loss(
-        self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        gamma: float = 0.0,
     ) -> Tensor:
         """The mean over rows of the loss of `logits` (rows, outputs).
 
-        `weights` (outputs,) are those of `balancing_weights`; `smoothing` is `labelSmoothing`.
+        `weights` (outputs,) are those of `balancing_weights`; `smoothing` is `labelSmoothing`, `gamma` is
+        `focalGamma`: the surer the model is of a label, the less its loss counts.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Metrics of labels, by scikit-learn; those that are defined alike for one class a row and for many labels."""
+"""What is alike for one class a row and for many labels: metrics, by scikit-learn, and the focal loss."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
+from torch import Tensor
 
 from finetune_trainer.tasks.base import Labels
 
 RANKING = ("roc_auc", "average_precision")
 """Metrics of the order of probabilities. They are means over the labels that some rows have and others lack."""
+
+
+_LEAST = 1e-7
+"""The least probability of being wrong that is raised to a power: below 1, a power has no slope at zero."""
+
+
+def focused(losses: Tensor, wrong: Tensor, gamma: float) -> Tensor:
+    """`losses`, each times the model's probability that it is `wrong` to the power `gamma`; all of one shape."""
+    focused: Tensor = losses * wrong.clamp_min(_LEAST) ** gamma
+    return focused
 
 
 def metric(name: str, labels: Labels, predicted: Labels) -> float:

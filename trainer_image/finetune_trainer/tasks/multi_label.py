@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import logit
 from torch import Tensor
@@ -67,11 +68,22 @@ class MultiLabel(TrainingTask):
         return [names[number] for number in np.flatnonzero(label).tolist()]
 
     def loss(
-        self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        gamma: float = 0.0,
     ) -> Tensor:
         """Binary cross entropy; `weights` are those of the rows that have the label."""
         targets = labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
-        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, targets, pos_weight=weights, reduction="none"
+        )
+        if gamma:
+            wrong = torch.where(labels, -logits, logits).sigmoid()
+            losses = classification.focused(losses, wrong, gamma)
+        return losses.mean()
 
     def balancing_weights(self, labels: Labels, outputs: int) -> NDArray[np.float32]:
         """Rows without the label / rows with it, each at least half a row."""

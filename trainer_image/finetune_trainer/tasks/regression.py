@@ -43,7 +43,12 @@ class Regression(TrainingTask):
         return float(label)
 
     def loss(
-        self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        gamma: float = 0.0,
     ) -> Tensor:
         """Squared error."""
         difference = logits.squeeze(-1) - labels.to(logits.dtype)

@@ -54,13 +54,23 @@ class SingleLabel(TrainingTask):
         return names[int(label)]
 
     def loss(
-        self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        gamma: float = 0.0,
     ) -> Tensor:
         """Cross entropy."""
         losses = functional.cross_entropy(
             logits, labels, label_smoothing=smoothing, reduction="none"
         )
-        return (losses if weights is None else losses * weights[labels]).mean()
+        if weights is not None:
+            losses = losses * weights[labels]
+        if gamma:
+            right = logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            losses = classification.focused(losses, 1 - right, gamma)
+        return losses.mean()
 
     def balancing_weights(self, labels: Labels, outputs: int) -> NDArray[np.float32]:
         """As scikit-learn's `balanced`: rows / (classes * rows of the class). Every class counts at least half a row."""

@@ -19,6 +19,7 @@ class TrainingLoss:
     task: Task
     smoothing: float
     weights: Tensor | None
+    gamma: float
 
     @classmethod
     def of(
@@ -34,8 +35,10 @@ class TrainingLoss:
         if config.class_balance == "Weights":
             balancing = task_of(task).balancing_weights(labels, outputs)
             weights = torch.from_numpy(balancing).to(device)
-        return cls(task, config.label_smoothing, weights)
+        return cls(task, config.label_smoothing, weights, config.focal_gamma)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch, in float32."""
-        return task_of(self.task).loss(logits.float(), labels, self.smoothing, self.weights)
+        return task_of(self.task).loss(
+            logits.float(), labels, self.smoothing, self.weights, self.gamma
+        )
