@@ -92,6 +92,7 @@ TECHNIQUES = (
     _one("deeper head", headLayers=1, headWidth=256),
     _one("lower four layers only", encoderLayers=4),
     _one("no dropout", hiddenDropout=0.0, attentionDropout=0.0, classifierDropout=0.0),
+    _one("top layer anew", reinitLayers=1),
     _one("LoRA", loraRank=8, learningRate=2e-3),
     _one("embeddings frozen", freeze="Embeddings"),
     _one("lower three layers frozen", freeze="Layers", frozenLayers=3),

@@ -57,6 +57,7 @@ class FixedHyperparameters(Model):
     head_layers: int | None = None
     head_width: int | None = None
     encoder_layers: int | None = None
+    reinit_layers: int | None = None
     freeze: Literal['None', 'Embeddings', 'Layers', 'Encoder'] | None = None
     frozen_layers: int | None = None
     unfreeze_epochs: float | None = None
@@ -106,6 +107,7 @@ class SearchSpace(SearchSpaceBase):
     head_layers: IntegerDomain | None = None
     head_width: IntegerDomain | None = None
     encoder_layers: IntegerDomain | None = None
+    reinit_layers: IntegerDomain | None = None
     freeze: ChoiceDomain | None = None
     frozen_layers: IntegerDomain | None = None
     unfreeze_epochs: FloatDomain | None = None
@@ -158,6 +160,7 @@ class SearchSpace(SearchSpaceBase):
         headLayers: _Range[int] = ...,
         headWidth: _Range[int] = ...,
         encoderLayers: _Range[int] = ...,
+        reinitLayers: _Range[int] = ...,
         freeze: _Choice[Literal['None', 'Embeddings', 'Layers', 'Encoder']] = ...,
         frozenLayers: _Range[int] = ...,
         unfreezeEpochs: _Range[float] = ...,

@@ -198,6 +198,10 @@ class Hyperparameters(Model):
     encoder_layers: Annotated[int, STRUCTURE] = Field(0, ge=0, le=256)
     """Layers of the encoder to keep, from the bottom; 0, or more than it has, keeps all."""
 
+    reinit_layers: Annotated[int, STRUCTURE] = Field(0, ge=0, le=256)
+    """Layers of the encoder that begin anew, from the top, drawn as the architecture draws them: they may know too
+    much of pretraining (Zhang et al., "Revisiting Few-sample BERT Fine-tuning", 2021). They must not be frozen."""
+
     freeze: Annotated[Literal["None", "Embeddings", "Layers", "Encoder"], STRUCTURE] = "None"
     """What stays as pretrained: nothing, the embeddings, the embeddings and the lowest frozenLayers
     layers, or everything but the head. Frozen layers have no dropout either."""

@@ -294,6 +294,38 @@ def test_kept_layers_are_the_lowest_of_the_pretrained(
     assert len(weights(start(encoder_layers=99))) == len(weights(start()))
 
 
+def test_layers_that_begin_anew_are_the_highest_and_drawn_by_the_seed(
+    pretrained: Pretrained,
+) -> None:
+    config = Hyperparameters(reinit_layers=2)
+
+    def drawn(seed: int) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = pretrained.fresh_model(config, seed).model.state_dict()
+        return found
+
+    fresh = pretrained.fresh_model(config, 5)
+    layers, found, other = fresh.layers, fresh.model.state_dict(), drawn(6)
+    anew = {
+        name
+        for name in pretrained.weights
+        if layers.depth(name) in (layers.count - 1, layers.count)
+    }
+    assert len(anew) == 2 * 16  # weights and biases of six linear layers and two normalisations
+    for name, tensor in pretrained.weights.items():
+        assert torch.equal(found[name], tensor) != (name in anew), name
+        if name in anew and tensor.ndim > 1:
+            expected = pretrained.config.initializer_range
+            assert found[name].std().item() == pytest.approx(expected, rel=0.05)
+            assert not torch.equal(found[name], other[name])
+    assert all(torch.equal(found[name], tensor) for name, tensor in drawn(5).items())
+
+
+@pytest.mark.parametrize("freeze", ["Encoder", "Layers"])
+def test_layers_that_begin_anew_must_not_be_frozen(freeze: str, start: Start) -> None:
+    with pytest.raises(TrialFailure, match="reinitLayers must leave out frozen layers"):
+        start(reinit_layers=2, freeze=freeze, frozen_layers=5)
+
+
 @pytest.mark.parametrize("pooling", ["Cls", "Mean"])
 def test_pooled_winner_is_exported_and_loaded_as_it_was(
     pooling: str, start: Start, data: PreparedData, tmp_path: Path

@@ -88,12 +88,29 @@ class Layers:
     def always_frozen_below(self, config: Hyperparameters) -> int:
         """The depth below which nothing is ever trained. Raises the same as `frozen_below`."""
         self._must_have_layers(config)
-        return {
+        lowest = {
             "None": 0,
             "Embeddings": 1,
             "Layers": 1 + min(config.frozen_layers, self.count),
             "Encoder": self.head,
         }[config.freeze]
+        if config.reinit_layers and lowest > self.first_anew(config):
+            raise TrialFailure(
+                "UserError",
+                f"reinitLayers must leave out frozen layers: freeze {config.freeze} would keep what is drawn at"
+                f" random (got {config.reinit_layers} of {self.count} layers)",
+            )
+        return lowest
+
+    def first_anew(self, config: Hyperparameters) -> int:
+        """The depth of the lowest layer that `reinitLayers` lets begin anew."""
+        return 1 + self.count - min(config.reinit_layers, self.count)
+
+    def is_anew(self, name: str, config: Hyperparameters) -> bool:
+        """Whether the tensor called `name` is of a layer that `reinitLayers` lets begin anew."""
+        if not config.reinit_layers:
+            return False
+        return self.first_anew(config) <= self.depth(name) <= self.count
 
     def modules(self, model: Any) -> list[nn.Module]:
         """The encoder's layers, from the bottom up."""
@@ -113,6 +130,7 @@ class Layers:
             "unfreezeEpochs": config.unfreeze_epochs > 0,
             "layerDecay": config.layer_decay < 1,
             "encoderLayers": config.encoder_layers > 0,
+            "reinitLayers": config.reinit_layers > 0,
         }
         asked = [name for name, is_wanted in wanted.items() if is_wanted]
         if asked and not self.stack:

@@ -1,7 +1,7 @@
 """The pretrained encoder with a new head: read from disk once per process, copied for every trial."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,14 +70,16 @@ class Pretrained:
             config.classifier_pooling = own
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            # transformers keeps the tensors it is given: without a copy, trials would share weights.
-            model: Any = self.model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict={name: tensor.clone() for name, tensor in self.weights.items()},
-                dtype="float32",
-                ignore_mismatched_sizes=cut,  # a tensor over all layers (ESM's contact head) is drawn anew
-            )
+            model = self._built(config, self.weights, cut)
+            layers = Layers.of(model, self.new)
+            kept = {
+                name: tensor
+                for name, tensor in self.weights.items()
+                if not layers.is_anew(name, hyperparameters)
+            }
+            if len(kept) < len(self.weights):
+                torch.default_generator.manual_seed(seed)
+                model = self._built(config, kept, cut)
             new: Collection[str] = self.new
             if needs_head(config, hyperparameters):
                 torch.default_generator.manual_seed(
@@ -92,6 +94,17 @@ class Pretrained:
             if hyperparameters.lora_rank:
                 add_adapters(model, hyperparameters, layers)
         return FreshModel(model, layers, output)
+
+    def _built(self, config: Any, weights: Mapping[str, Tensor], cut: bool) -> Any:
+        """The task's model with copies of `weights`; whatever they lack is drawn."""
+        # transformers keeps the tensors it is given: without a copy, trials would share weights.
+        return self.model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict={name: tensor.clone() for name, tensor in weights.items()},
+            dtype="float32",
+            ignore_mismatched_sizes=cut,  # a tensor over all layers (ESM's contact head) is drawn anew
+        )
 
     def fresh_head(self, hyperparameters: Hyperparameters, seed: int) -> nn.Sequential:
         """The head that `fresh_model` would make, by itself; for pooling Cls and Mean."""
