@@ -27,7 +27,8 @@ def test_generated_files_are_up_to_date() -> None:
 
 
 def test_crd_fits_the_annotation_of_a_client_side_apply() -> None:
-    assert len(json.dumps(custom_resource_definition())) < 200_000
+    """All annotations of an object together may have 262,144 bytes."""
+    assert len(json.dumps(custom_resource_definition())) < 240_000
 
 
 def test_every_hyperparameter_can_be_fixed_and_searched() -> None:
