@@ -120,6 +120,7 @@ TECHNIQUES = (
     _one("clipping at 0.1", maxGradNorm=0.1),
     _one("accumulation", batchSize=4, gradientAccumulation=4),
     _one("averaged weights", averagingStart=0.5),
+    _one("exponential average", averagingStart=0.0, averagingDecay=0.95),
     Technique("BF16", compute={"precision": "BF16"}),
     Technique("gradient checkpointing", compute={"gradientCheckpointing": True}),
     Technique("threshold of 0.3", {"decisionThreshold": 0.3}, labels="parameters"),

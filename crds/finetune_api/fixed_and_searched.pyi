@@ -45,6 +45,7 @@ class FixedHyperparameters(Model):
     warmup_ratio: float | None = None
     max_grad_norm: float | None = None
     averaging_start: float | None = None
+    averaging_decay: float | None = None
     label_smoothing: float | None = None
     focal_gamma: float | None = None
     class_balance: Literal['None', 'Weights', 'Oversample', 'Undersample'] | None = None
@@ -95,6 +96,7 @@ class SearchSpace(SearchSpaceBase):
     warmup_ratio: FloatDomain | None = None
     max_grad_norm: FloatDomain | None = None
     averaging_start: FloatDomain | None = None
+    averaging_decay: FloatDomain | None = None
     label_smoothing: FloatDomain | None = None
     focal_gamma: FloatDomain | None = None
     class_balance: ChoiceDomain | None = None
@@ -148,6 +150,7 @@ class SearchSpace(SearchSpaceBase):
         warmupRatio: _Range[float] = ...,
         maxGradNorm: _Range[float] = ...,
         averagingStart: _Range[float] = ...,
+        averagingDecay: _Range[float] = ...,
         labelSmoothing: _Range[float] = ...,
         focalGamma: _Range[float] = ...,
         classBalance: _Choice[Literal['None', 'Weights', 'Oversample', 'Undersample']] = ...,

@@ -149,6 +149,11 @@ class Hyperparameters(Model):
     """Share of all optimizer steps after which the weights of every step are averaged; the average is
     then evaluated and kept (stochastic weight averaging; Izmailov et al., 2018). 1 never averages."""
 
+    averaging_decay: Annotated[float, TRAINING] = Field(1.0, gt=0, le=1)
+    """Share of that average which stays at each step, so that earlier steps count less and less (an exponential
+    average; Polyak and Juditsky, 1992; Tarvainen and Valpola, "Mean teachers", 2017): 0.99 is about the mean of the
+    last hundred steps. 1 is the equal mean of all steps."""
+
     label_smoothing: Annotated[float, TRAINING] = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes, or in MultiLabel over yes and no."""
 

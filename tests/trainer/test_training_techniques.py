@@ -195,6 +195,23 @@ def test_averaging_evaluates_the_mean_of_the_weights(
     assert resumed.evaluate("test") == averaged.evaluate("test")
 
 
+def test_an_exponential_average_forgets_the_first_steps(start: Start, tmp_path: Path) -> None:
+    plain, averaged = start(epochs=3), start(epochs=3, averaging_start=1 / 3, averaging_decay=0.6)
+    seen = []
+    for _ in range(6):  # two steps an epoch
+        plain.train_to(plain.position + 0.5)
+        seen.append(copied(plain))
+    train(averaged)
+    averaged.export(tmp_path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        third, *later = (one[name] for one in seen[2:])
+        expected = (third + later[0]) / 2
+        for step in later[1:]:
+            expected = 0.6 * expected + 0.4 * step
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_early_stopping_watches_its_own_metric_and_counts_only_real_gains(
     start: Start, data: PreparedData
 ) -> None:

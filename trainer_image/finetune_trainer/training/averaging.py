@@ -1,4 +1,4 @@
-"""The running mean of a model's weights over the steps of training (stochastic weight averaging)."""
+"""The running mean of a model's weights over the steps of training, equal or exponential."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,12 +9,17 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Equal mean of the trained weights over the steps so far; Izmailov et al., "Averaging Weights Leads to
-    Wider Optima and Better Generalization", 2018, by step instead of by epoch: fine-tuning has few epochs."""
+    """Mean of the trained weights over the steps so far.
 
-    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
+    With `decay` 1 all steps count alike: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+    Generalization", 2018, by step instead of by epoch, since fine-tuning has few epochs. Else it is exponential,
+    and equal as long as there are fewer than 1 / (1 - decay) steps, so that it does not remember where it began.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], decay: float = 1.0) -> None:
         """`weights` are those that training changes."""
         self.steps = 0
+        self._decay = decay
         self._weights = dict(weights)
         self._mean = {name: torch.zeros_like(weight) for name, weight in weights.items()}
 
@@ -23,7 +28,7 @@ class Average:
         """Take in the weights as they are now."""
         self.steps += 1
         for name, weight in self._weights.items():
-            self._mean[name].lerp_(weight, 1 / self.steps)
+            self._mean[name].lerp_(weight, max(1 / self.steps, 1 - self._decay))
 
     def forget(self) -> None:
         """Start again with an empty mean."""

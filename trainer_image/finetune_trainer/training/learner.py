@@ -123,7 +123,7 @@ class Learner:
         elif output is not None:
             start_at_priors(output, data.task, labels, config.class_balance != "None")
         self._optimizer = build_optimizer(self._weights, config, self._layers)
-        self._average = Average(self._weights) if config.averaging_start < 1 else None
+        self._average = self._new_average()
         self._scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "FP16")
         self.random = Randomness(seed, device)
         self._loss = self._training_loss()
@@ -240,6 +240,11 @@ class Learner:
         labels = data.labels[data.train]
         return TrainingLoss.of(data.task, labels, len(data.label_names), self.config, self._device)
 
+    def _new_average(self) -> Average | None:
+        config = self.config
+        averages = config.averaging_start < 1
+        return Average(self._weights, config.averaging_decay) if averages else None
+
     def reconfigure(self, config: Hyperparameters, data: PreparedData) -> None:
         """Go on with other hyperparameters; the weights stay and, for the same optimizer, its state.
 
@@ -265,7 +270,7 @@ class Learner:
             names = {weight: name for name, weight in self._weights.items()}
             adopt_state(self._optimizer, optimizer, lambda new: weights[names[new]])
         before = self._average
-        self._average = Average(self._weights) if config.averaging_start < 1 else None
+        self._average = self._new_average()
         if self._average is not None and before is not None:
             self._average.restore(before.state(), self._device)
 
