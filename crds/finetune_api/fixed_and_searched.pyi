@@ -44,6 +44,8 @@ class FixedHyperparameters(Model):
     lr_patience: int | None = None
     warmup_ratio: float | None = None
     max_grad_norm: float | None = None
+    pretrained_pull: float | None = None
+    r_drop: float | None = None
     averaging_start: float | None = None
     averaging_decay: float | None = None
     label_smoothing: float | None = None
@@ -95,6 +97,8 @@ class SearchSpace(SearchSpaceBase):
     lr_patience: IntegerDomain | None = None
     warmup_ratio: FloatDomain | None = None
     max_grad_norm: FloatDomain | None = None
+    pretrained_pull: FloatDomain | None = None
+    r_drop: FloatDomain | None = None
     averaging_start: FloatDomain | None = None
     averaging_decay: FloatDomain | None = None
     label_smoothing: FloatDomain | None = None
@@ -149,6 +153,8 @@ class SearchSpace(SearchSpaceBase):
         lrPatience: _Range[int] = ...,
         warmupRatio: _Range[float] = ...,
         maxGradNorm: _Range[float] = ...,
+        pretrainedPull: _Range[float] = ...,
+        rDrop: _Range[float] = ...,
         averagingStart: _Range[float] = ...,
         averagingDecay: _Range[float] = ...,
         labelSmoothing: _Range[float] = ...,

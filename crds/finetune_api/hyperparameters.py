@@ -145,6 +145,15 @@ class Hyperparameters(Model):
     max_grad_norm: Annotated[float, TRAINING] = Field(1.0, gt=0, le=1000000)
     """Norm to which gradients with a larger norm are clipped."""
 
+    pretrained_pull: Annotated[float, MODEL] = Field(0.0, ge=0, le=100)
+    """How strongly weights are drawn back to their pretrained values at each step, as weight decay draws to zero: by
+    the learning rate times this share of what they have moved ("L2-SP"; Li et al., "Explicit Inductive Bias for
+    Transfer Learning", 2018). Not those of the head, of layers that begin anew, and of LoRA."""
+
+    r_drop: Annotated[float, TRAINING] = Field(0.0, ge=0, le=100)
+    """Weight of the difference between two predictions of each row under different dropout, which is added to the
+    mean of their losses ("R-Drop"; Liang et al., 2021). Training takes twice as long; 0 predicts once."""
+
     averaging_start: Annotated[float, TRAINING] = Field(1.0, ge=0, le=1)
     """Share of all optimizer steps after which the weights of every step are averaged; the average is
     then evaluated and kept (stochastic weight averaging; Izmailov et al., 2018). 1 never averages."""

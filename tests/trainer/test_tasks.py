@@ -91,6 +91,24 @@ def test_loss_is_the_mean_over_rows_and_least_of_what_is_right(name: Task) -> No
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_predictions_differ_from_others_alone_and_both_ways_alike(name: Task) -> None:
+    task, labels, outputs = encoded(name)
+    one = torch.from_numpy(logits_for(labels, outputs))
+    other = one + torch.linspace(0, 1, outputs + 1)[1:]
+    assert task.divergence(one, one) == 0
+    assert task.divergence(one, other) > 0
+    torch.testing.assert_close(task.divergence(one, other), task.divergence(other, one))
+    probabilities = [torch.from_numpy(task.shares(each.numpy())) for each in (one, other)]
+    if name == "SingleLabel":  # the definition, by torch
+        kl = torch.nn.functional.kl_div
+        both = sum(
+            kl(a.log(), b, reduction="batchmean")
+            for a, b in (probabilities, reversed(probabilities))
+        )
+        assert task.divergence(one, other).item() == pytest.approx(float(both) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_outputs_and_logits_stand_for_each_other(name: Task) -> None:
     task, labels, outputs = encoded(name)
     logits = logits_for(labels, outputs)

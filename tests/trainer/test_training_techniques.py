@@ -130,6 +130,44 @@ def test_label_smoothing_makes_the_model_less_sure(start: Start, data: PreparedD
     assert sureness(0.6) < sureness(0.0) - 0.1
 
 
+def test_weights_are_drawn_back_to_where_they_were_pretrained(
+    start: Start, pretrained: Pretrained, data: PreparedData, tmp_path: Path
+) -> None:
+    """By SGD at rate 0.05, one step an epoch: 0.05 * 4 of what a step has moved comes back at the next."""
+    free, drawn = start(PLAIN, epochs=3), start(PLAIN, epochs=3, pretrained_pull=4.0)
+    origin = copied(drawn)
+    for run in (free, drawn):
+        run.train_to(1)
+    assert_same(weights(free), weights(drawn))  # they had not moved yet
+    moved = copied(drawn)
+    for run in (free, drawn):
+        run.train_to(2)
+    pooler = "bert.pooler.dense.weight"
+    assert not torch.allclose(weights(free)[pooler], weights(drawn)[pooler])
+    for name, tensor in weights(drawn).items():
+        back = 0.05 * 4.0 * (moved[name] - origin[name])
+        expected = weights(free)[name] - (0 if name.startswith("classifier") else 1) * back
+        torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-6)
+    drawn.save(tmp_path)
+    resumed = TrialRun.resume(tmp_path, pretrained, data, OBJECTIVE)
+    for run in (drawn, resumed):
+        run.train_to(3)
+    assert_same(weights(resumed), weights(drawn))
+
+
+def test_r_drop_adds_how_much_two_predictions_under_dropout_differ(start: Start) -> None:
+    def first_loss(weight: float, dropout: float = 0.3) -> float:
+        none = {"attention_dropout": dropout, "classifier_dropout": dropout}
+        result = start(PLAIN, r_drop=weight, hidden_dropout=dropout, **none).train_to(0.5)
+        assert result is not None
+        return result.train_loss
+
+    differing = first_loss(2.0) - first_loss(1.0)
+    assert differing > 1e-4
+    assert first_loss(5.0) - first_loss(2.0) == pytest.approx(3 * differing, rel=1e-3)
+    assert first_loss(5.0, dropout=0.0) == pytest.approx(first_loss(0.0, dropout=0.0), rel=1e-5)
+
+
 def test_focal_loss_leaves_what_is_sure_alone(start: Start, data: PreparedData) -> None:
     def sureness(gamma: float) -> float:
         run = start(epochs=6, focal_gamma=gamma, learning_rate=1e-3)

@@ -98,6 +98,10 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """How much two predictions of the same rows (rows, outputs) differ, in either order the same: a mean over rows."""
+
+    @abstractmethod
     def balancing_weights(self, labels: Labels, outputs: int) -> NDArray[np.float32]:
         """Weights for `loss` that make rare classes count as much as frequent ones: (outputs,)."""
 

@@ -85,6 +85,10 @@ class MultiLabel(TrainingTask):
             losses = classification.focused(losses, wrong, gamma)
         return losses.mean()
 
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """The mean over labels, and of both Kullback-Leibler divergences of a label's probability."""
+        return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean() / 2
+
     def balancing_weights(self, labels: Labels, outputs: int) -> NDArray[np.float32]:
         """Rows without the label / rows with it, each at least half a row."""
         having = labels.sum(axis=0).clip(0.5, len(labels) - 0.5)

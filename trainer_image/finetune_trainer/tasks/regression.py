@@ -54,6 +54,10 @@ class Regression(TrainingTask):
         difference = logits.squeeze(-1) - labels.to(logits.dtype)
         return (difference**2).mean()
 
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """The squared difference."""
+        return ((one - other) ** 2).mean()
+
     def balancing_weights(self, labels: Labels, outputs: int) -> NDArray[np.float32]:
         """There are no classes: all count alike."""
         return np.ones(outputs, dtype=np.float32)

@@ -72,6 +72,11 @@ class SingleLabel(TrainingTask):
             losses = classification.focused(losses, 1 - right, gamma)
         return losses.mean()
 
+    def divergence(self, one: Tensor, other: Tensor) -> Tensor:
+        """The mean of both Kullback-Leibler divergences of the classes' probabilities."""
+        logs = one.log_softmax(dim=1), other.log_softmax(dim=1)
+        return ((logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])).sum(dim=1).mean() / 2
+
     def balancing_weights(self, labels: Labels, outputs: int) -> NDArray[np.float32]:
         """As scikit-learn's `balanced`: rows / (classes * rows of the class). Every class counts at least half a row."""
         counts = self.counts(labels, outputs).clip(0.5)

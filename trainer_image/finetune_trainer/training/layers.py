@@ -106,6 +106,10 @@ class Layers:
         """The depth of the lowest layer that `reinitLayers` lets begin anew."""
         return 1 + self.count - min(config.reinit_layers, self.count)
 
+    def is_pretrained(self, name: str, config: Hyperparameters) -> bool:
+        """Whether the tensor called `name` begins with pretrained values."""
+        return self.depth(name) < self.head and _LORA not in name and not self.is_anew(name, config)
+
     def is_anew(self, name: str, config: Hyperparameters) -> bool:
         """Whether the tensor called `name` is of a layer that `reinitLayers` lets begin anew."""
         if not config.reinit_layers:

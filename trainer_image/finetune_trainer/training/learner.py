@@ -41,6 +41,7 @@ from finetune_trainer.training.optimizers import (
     build_optimizer,
     decay,
     has_decay,
+    pull,
     set_rate,
 )
 from finetune_trainer.training.pretrained import Pretrained, structure
@@ -156,7 +157,16 @@ class Learner:
         self._weights = trainable(self._model, self._layers, lowest, self.config.lora_rank > 0)
         if not self._has_all_words and not isinstance(self._model, HeadOnly):
             self._words = leave_out(self._model, self._weights, self._data)
+        self._origins = self._pretrained_weights() if self.config.pretrained_pull else {}
         return output
+
+    def _pretrained_weights(self) -> dict[nn.Parameter, Tensor]:
+        """The pretrained values of those weights that have any, of a model that has just been made."""
+        return {
+            weight: weight.detach().clone()
+            for name, weight in self._weights.items()
+            if self._layers.is_pretrained(name, self.config)
+        }
 
     def _build_head(self, features: RowFeatures, batcher: Batcher) -> nn.Linear | None:
         head = HeadOnly(self._pretrained.fresh_head(self.config, self._seed))
@@ -226,6 +236,8 @@ class Learner:
         whole, name = words.whole(), f"{words.name}.weight"
         self._model.set_submodule(words.name, whole)
         weight = self._weights[name] = whole.get_parameter("weight")
+        if words.weight in self._origins:
+            self._origins[weight] = words.spread(self._origins.pop(words.weight))
         if words.weight in self._optimizer.state:
             state = self._optimizer.state.pop(words.weight)
             self._optimizer.state[weight] = {
@@ -352,15 +364,25 @@ class Learner:
                 if should_pause():
                     return None
                 batch = self._batch(part)
-                with self._autocast():
-                    logits = self._forward(**self._inputs(batch)).logits
-                labels = batch.labels
-                if self._task.standardised:
-                    labels = self._targets.standardised(labels)
-                loss = self._loss(logits, labels)
+                loss = self._loss_of(batch)
                 torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
                 losses.append(loss.detach() * len(part))
         return torch.stack(losses).sum()
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        """The mean loss of the rows, with what `rDrop` adds."""
+        labels = batch.labels
+        if self._task.standardised:
+            labels = self._targets.standardised(labels)
+        with self._autocast():
+            logits = self._forward(**self._inputs(batch)).logits
+        loss = self._loss(logits, labels)
+        if not self.config.r_drop:
+            return loss
+        with self._autocast():
+            again = self._forward(**self._inputs(batch)).logits
+        between = self._task.divergence(logits.float(), again.float())
+        return (loss + self._loss(again, labels)) / 2 + self.config.r_drop * between
 
     def _parts(self, rows: Rows) -> Iterator[Rows]:
         """`rows` as they go through the model: as many together as memory and padding allow."""
@@ -392,6 +414,7 @@ class Learner:
         set_rate(self._optimizer, rate)
         begin_momentum(self._optimizer)
         decay(self._optimizer)
+        pull(self._optimizer, self._origins, self.config.pretrained_pull)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer, RMSprop
 
 from finetune_api.hyperparameters import Hyperparameters
@@ -84,6 +84,15 @@ def decay(optimizer: Optimizer) -> None:
             for weight in group["params"]:
                 if weight.grad is not None:
                     weight.detach().mul_(factor)
+
+
+def pull(optimizer: Optimizer, origins: Mapping[nn.Parameter, Tensor], share: float) -> None:
+    """Draw weights that have a gradient back to their `origins`, by learning rate * `share` of the way."""
+    for group in optimizer.param_groups if origins else ():
+        way = min(1.0, float(group["lr"]) * share)
+        for weight in group["params"]:
+            if weight.grad is not None and weight in origins:
+                weight.detach().lerp_(origins[weight], way)
 
 
 def begin_momentum(optimizer: Optimizer) -> None:
