@@ -118,6 +118,8 @@ TECHNIQUES = (
     _one("label smoothing", labelSmoothing=0.1),
     _one("drawn to the pretrained", pretrainedPull=10.0),
     _one("R-Drop", rDrop=1.0),
+    _one("mixout", mixout=0.5),
+    _one("adversarial words", adversarialEpsilon=1.0),
     _one("focal loss", focalGamma=2.0),
     _one("clipping at 0.1", maxGradNorm=0.1),
     _one("accumulation", batchSize=4, gradientAccumulation=4),

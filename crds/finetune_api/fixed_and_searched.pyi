@@ -45,6 +45,8 @@ class FixedHyperparameters(Model):
     warmup_ratio: float | None = None
     max_grad_norm: float | None = None
     pretrained_pull: float | None = None
+    mixout: float | None = None
+    adversarial_epsilon: float | None = None
     r_drop: float | None = None
     averaging_start: float | None = None
     averaging_decay: float | None = None
@@ -98,6 +100,8 @@ class SearchSpace(SearchSpaceBase):
     warmup_ratio: FloatDomain | None = None
     max_grad_norm: FloatDomain | None = None
     pretrained_pull: FloatDomain | None = None
+    mixout: FloatDomain | None = None
+    adversarial_epsilon: FloatDomain | None = None
     r_drop: FloatDomain | None = None
     averaging_start: FloatDomain | None = None
     averaging_decay: FloatDomain | None = None
@@ -154,6 +158,8 @@ class SearchSpace(SearchSpaceBase):
         warmupRatio: _Range[float] = ...,
         maxGradNorm: _Range[float] = ...,
         pretrainedPull: _Range[float] = ...,
+        mixout: _Range[float] = ...,
+        adversarialEpsilon: _Range[float] = ...,
         rDrop: _Range[float] = ...,
         averagingStart: _Range[float] = ...,
         averagingDecay: _Range[float] = ...,

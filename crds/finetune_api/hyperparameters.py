@@ -150,6 +150,16 @@ class Hyperparameters(Model):
     the learning rate times this share of what they have moved ("L2-SP"; Li et al., "Explicit Inductive Bias for
     Transfer Learning", 2018). Not those of the head, of layers that begin anew, and of LoRA."""
 
+    mixout: Annotated[float, MODEL] = Field(0.0, ge=0, lt=1)
+    """Share of the elements of the encoder's matrices that have their pretrained values in a step, drawn anew for each;
+    the others are scaled so that the mean stays (Lee et al., "Mixout", 2020). It draws to the pretrained model as
+    dropout draws to zero."""
+
+    adversarial_epsilon: Annotated[float, TRAINING] = Field(0.0, ge=0, le=100)
+    """Length of a step by which the word embeddings of each row are moved to where its loss rises fastest; the row is
+    trained as it is and as moved, in equal parts (Miyato et al., "Adversarial Training Methods for Semi-Supervised
+    Text Classification", 2017). Training takes twice as long; 0 moves nothing. Not with frozen layers."""
+
     r_drop: Annotated[float, TRAINING] = Field(0.0, ge=0, le=100)
     """Weight of the difference between two predictions of each row under different dropout, which is added to the
     mean of their losses ("R-Drop"; Liang et al., 2021). Training takes twice as long; 0 predicts once."""

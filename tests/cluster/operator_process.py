@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from finetune_api.manifest import dump_yaml
 from tests.api.wrong_manifests import VALID, changed
 from tests.cluster.client import MERGE, Client
 from tests.cluster.onenode.apiserver import ApiServer
+from tests.cluster.proxy import Call, Proxy, Stall
 
 _PATHS = {
     "configmaps": "api/v1",
@@ -35,7 +38,15 @@ _PATHS = {
 PATIENCE_SECONDS = 500
 """How long tests wait: a watch may be silent for three minutes, and a busy machine is five times as slow."""
 
+_LATE_SECONDS = float(os.environ.get("FINETUNE_TESTS_LATE_SECONDS", "0"))
+"""How much later than it is written the operator's word arrives, to find tests that read it once and too early."""
+
 _SHORT = {"fts": "finetunestudies", "networkpolicy": "networkpolicies"}
+
+
+def _late(call: Call) -> Stall | None:
+    late = call.write and re.search(r"/(status|events)$|/configmaps/", call.path)
+    return Stall(_LATE_SECONDS) if late else None
 
 
 class OperatorProcess:
@@ -61,6 +72,11 @@ class OperatorProcess:
             **env,
         }
         self._log = log
+        self._between = ExitStack()
+        if _LATE_SECONDS and kubeconfig is None:
+            folder = Path(self._between.enter_context(tempfile.TemporaryDirectory()))
+            proxy = self._between.enter_context(Proxy(server, folder, _late))
+            self._env["KUBECONFIG"] = str(proxy.kubeconfig)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -190,6 +190,26 @@ def test_the_upper_layers_of_any_family_can_be_cut_off(
         torch.testing.assert_close(again(**inputs)[0], hidden[1])
 
 
+@pytest.mark.parametrize(
+    "family",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
+def test_the_words_of_any_family_can_be_moved(
+    family: str, make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    data = prepared(tiny(family, tmp_path / "pretrained", examples), make_spec, tmp_path)
+    pretrained = Pretrained.load(data.model, data.task, data.label_names)
+    none = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+    losses = []
+    for length in (0.0, 3.0):
+        changes = {**none, "adversarial_epsilon": length, "batch_size": 64}
+        result = TrialRun(pretrained, data, CONFIG.model_copy(update=changes), 0, OBJECTIVE)
+        trained = result.train_to(1)
+        assert trained is not None
+        losses.append(trained.train_loss)
+    assert losses[1] > losses[0] + 1e-5
+
+
 def test_padding_is_noticed_where_it_matters(
     make_spec: MakeSpec, examples: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,10 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "folds": (None, 2),
     "focal_gamma": (0.0, 2.0),
     "reinit_layers": (0, 1),
+    "r_drop": (0.0, 1.0),
+    "mixout": (0.0, 0.5),
+    "pretrained_pull": (0.0, 1.0),
+    "adversarial_epsilon": (0.0, 1.0),
     "lora_rank": (0, 2),
     "checkpointing": (False, True),
 }
@@ -40,8 +44,10 @@ Choice = dict[str, Any]
 
 
 def refused(chosen: Choice) -> bool:
-    """What no trial trains: layers that are drawn at random and frozen (test_training_techniques)."""
-    return bool(chosen.get("reinit_layers")) and chosen.get("freeze") == "Encoder"
+    """What no trial trains: frozen layers that are drawn at random or below which words move (test_training_techniques)."""
+    freeze = chosen.get("freeze")
+    moved = chosen.get("adversarial_epsilon") and freeze in ("Layers", "Encoder")
+    return bool(moved or (chosen.get("reinit_layers") and freeze == "Encoder"))
 
 
 def covering() -> list[Choice]:
@@ -126,6 +132,10 @@ def test_every_pair_of_techniques_trains(
                 "lora_rank",
                 "focal_gamma",
                 "reinit_layers",
+                "r_drop",
+                "mixout",
+                "pretrained_pull",
+                "adversarial_epsilon",
             )
         },
     )

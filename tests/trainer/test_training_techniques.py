@@ -18,6 +18,7 @@ from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.layers import Layers
+from finetune_trainer.training.perturbation import mixout, steepest
 from finetune_trainer.training.pooling import load_classifier
 from tests.needs import ToolMissing, not_run
 from tests.trainer.conftest import MakeSpec
@@ -166,6 +167,72 @@ def test_r_drop_adds_how_much_two_predictions_under_dropout_differ(start: Start)
     assert differing > 1e-4
     assert first_loss(5.0) - first_loss(2.0) == pytest.approx(3 * differing, rel=1e-3)
     assert first_loss(5.0, dropout=0.0) == pytest.approx(first_loss(0.0, dropout=0.0), rel=1e-5)
+
+
+def test_words_are_moved_to_where_the_loss_rises_fastest(start: Start) -> None:
+    def first_loss(length: float, **changes: Any) -> float:
+        result = start(PLAIN, adversarial_epsilon=length, **changes).train_to(0.5)
+        assert result is not None
+        return result.train_loss
+
+    for changes in ({}, {"lora_rank": 2}, {"freeze": "Embeddings"}, {"r_drop": 1.0}):
+        plain = first_loss(0.0, **changes)
+        rise = first_loss(0.01, **changes) - plain
+        assert rise > 1e-5
+        assert first_loss(0.02, **changes) - plain == pytest.approx(2 * rise, rel=0.1)  # a slope
+        assert first_loss(3.0, **changes) > plain + 10 * rise
+
+
+@pytest.mark.parametrize("freeze", ["Layers", "Encoder"])
+def test_words_below_frozen_layers_are_not_moved(start: Start, freeze: str) -> None:
+    with pytest.raises(TrialFailure, match="adversarialEpsilon must be 0 for frozen layers"):
+        start(adversarial_epsilon=1.0, freeze=freeze)
+
+
+def test_steepest_step_has_its_length_in_each_row() -> None:
+    slope = torch.randn(3, 4, 5) * torch.tensor([1e-6, 1.0, 1e3])[:, None, None]
+    step = steepest(torch.cat([slope, torch.zeros(1, 4, 5)]), 2.0)
+    assert step.flatten(1).norm(dim=1).tolist() == pytest.approx([2, 2, 2, 0])
+    for one, along in zip(step, slope, strict=False):
+        torch.testing.assert_close(one / one.max(), along / along.max())
+
+
+def test_mixout_replaces_a_share_and_keeps_the_mean() -> None:
+    origin = torch.randn(200, 300)
+    weight = torch.nn.Parameter(origin + torch.rand_like(origin) + 0.5)
+    before = weight.detach().clone()
+    with mixout({weight: origin}, 0.75):
+        inside = weight.detach().clone()
+        torch.autograd.backward((weight * torch.arange(300)).sum())
+    assert torch.equal(weight, before)
+    replaced = inside == origin
+    assert replaced.float().mean() == pytest.approx(0.75, abs=0.01)
+    torch.testing.assert_close((inside - origin)[~replaced], 4 * (before - origin)[~replaced])
+    assert weight.grad is not None
+    expected = torch.where(replaced, 0.0, 4.0) * torch.arange(300)
+    torch.testing.assert_close(weight.grad, expected)
+    with pytest.raises(ZeroDivisionError), mixout({weight: origin}, 0.75):
+        _ = 1 / 0
+    assert torch.equal(weight, before)
+
+
+def test_mixout_is_for_the_matrices_of_the_encoder(start: Start) -> None:
+    """At first all weights are the pretrained ones, so that only the gradients show what was replaced."""
+    plain, mixed = steps(start(PLAIN)), steps(start(PLAIN, mixout=0.75))
+    seen = 0
+    for name, step in mixed.items():
+        if step.ndim == 2 and (".layer." in name or "pooler" in name):
+            moves = plain[name].abs() > 1e-5  # enough to be seen beside rounding
+            if moves.sum() < 500:
+                continue
+            seen += 1
+            kept = step[moves] != 0
+            assert kept.float().mean() == pytest.approx(0.25, abs=0.1), name
+            ratio = (step[moves][kept] / plain[name][moves][kept]).median()
+            assert ratio == pytest.approx(4, rel=0.05), name
+        else:
+            torch.testing.assert_close(step, plain[name], rtol=1e-3, atol=1e-6)
+    assert seen > 10
 
 
 def test_focal_loss_leaves_what_is_sure_alone(start: Start, data: PreparedData) -> None:

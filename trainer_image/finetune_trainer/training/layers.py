@@ -94,6 +94,12 @@ class Layers:
             "Layers": 1 + min(config.frozen_layers, self.count),
             "Encoder": self.head,
         }[config.freeze]
+        if config.adversarial_epsilon and lowest > 1:
+            raise TrialFailure(
+                "UserError",
+                f"adversarialEpsilon must be 0 for frozen layers (freeze {config.freeze}): they are computed once, so"
+                f" that what moves below them is not seen (got {config.adversarial_epsilon:g})",
+            )
         if config.reinit_layers and lowest > self.first_anew(config):
             raise TrialFailure(
                 "UserError",

@@ -44,6 +44,7 @@ from finetune_trainer.training.optimizers import (
     pull,
     set_rate,
 )
+from finetune_trainer.training.perturbation import Nudge, mixout, steepest
 from finetune_trainer.training.pretrained import Pretrained, structure
 from finetune_trainer.training.randomness import Randomness
 from finetune_trainer.training.targets import TargetScale
@@ -157,11 +158,21 @@ class Learner:
         self._weights = trainable(self._model, self._layers, lowest, self.config.lora_rank > 0)
         if not self._has_all_words and not isinstance(self._model, HeadOnly):
             self._words = leave_out(self._model, self._weights, self._data)
-        self._origins = self._pretrained_weights() if self.config.pretrained_pull else {}
+        self._nudge = Nudge()
+        if not isinstance(self._model, HeadOnly) and not self._taken:
+            self._nudge.listen(self._model)
+        self._origins = self._pretrained_weights()
+        self._matrices = {
+            weight: self._origins[weight]
+            for name, weight in self._weights.items()
+            if weight in self._origins and weight.ndim == 2 and self._layers.depth(name) > 0
+        }
         return output
 
     def _pretrained_weights(self) -> dict[nn.Parameter, Tensor]:
-        """The pretrained values of those weights that have any, of a model that has just been made."""
+        """The pretrained values of those weights that have any, of a model that has just been made, if they matter."""
+        if not self.config.pretrained_pull and not self.config.mixout:
+            return {}
         return {
             weight: weight.detach().clone()
             for name, weight in self._weights.items()
@@ -235,6 +246,7 @@ class Learner:
             return
         whole, name = words.whole(), f"{words.name}.weight"
         self._model.set_submodule(words.name, whole)
+        self._nudge.listen(self._model)
         weight = self._weights[name] = whole.get_parameter("weight")
         if words.weight in self._origins:
             self._origins[weight] = words.spread(self._origins.pop(words.weight))
@@ -326,7 +338,8 @@ class Learner:
 
         def gradients() -> Tensor | None:
             self._forget(before)
-            return self._gradients(batches, should_pause)
+            with mixout(self._matrices, self.config.mixout):
+                return self._gradients(batches, should_pause)
 
         loss = self._in_parts(gradients, max(map(len, batches)))
         if loss is None:
@@ -364,23 +377,37 @@ class Learner:
                 if should_pause():
                     return None
                 batch = self._batch(part)
-                loss = self._loss_of(batch)
-                torch.autograd.backward(self._scaler.scale(loss * (len(part) / rows)))
-                losses.append(loss.detach() * len(part))
+                losses.append(self._backward(batch, len(part) / rows) * len(part))
         return torch.stack(losses).sum()
 
-    def _loss_of(self, batch: Batch) -> Tensor:
-        """The mean loss of the rows, with what `rDrop` adds."""
-        labels = batch.labels
+    def _backward(self, batch: Batch, share: float) -> Tensor:
+        """Add the gradients of the rows' loss, times `share`; returns their mean loss."""
+        inputs, length = self._inputs(batch), self.config.adversarial_epsilon
+        if not length:
+            loss = self._loss_of(inputs, batch.labels)
+            torch.autograd.backward(self._scaler.scale(loss * share))
+            return loss.detach()
+        total, step = torch.zeros((), device=self._device), self._nudge.no_step(inputs["input_ids"])
+        for _ in ("as they are", "moved"):
+            with self._nudge.moving(step):
+                loss = self._loss_of(inputs, batch.labels) / 2
+            torch.autograd.backward(self._scaler.scale(loss * share))
+            total += loss.detach()
+            if step.grad is not None:
+                step = steepest(step.grad, length)
+        return total
+
+    def _loss_of(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """The mean loss of a batch, with what `rDrop` adds."""
         if self._task.standardised:
             labels = self._targets.standardised(labels)
         with self._autocast():
-            logits = self._forward(**self._inputs(batch)).logits
+            logits = self._forward(**inputs).logits
         loss = self._loss(logits, labels)
         if not self.config.r_drop:
             return loss
         with self._autocast():
-            again = self._forward(**self._inputs(batch)).logits
+            again = self._forward(**inputs).logits
         between = self._task.divergence(logits.float(), again.float())
         return (loss + self._loss(again, labels)) / 2 + self.config.r_drop * between
 
