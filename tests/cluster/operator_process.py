@@ -72,15 +72,16 @@ class OperatorProcess:
             **env,
         }
         self._log = log
+        self._delayed = server if _LATE_SECONDS and kubeconfig is None else None
         self._between = ExitStack()
-        if _LATE_SECONDS and kubeconfig is None:
-            folder = Path(self._between.enter_context(tempfile.TemporaryDirectory()))
-            proxy = self._between.enter_context(Proxy(server, folder, _late))
-            self._env["KUBECONFIG"] = str(proxy.kubeconfig)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start a new process."""
+        if self._delayed is not None:
+            folder = Path(self._between.enter_context(tempfile.TemporaryDirectory()))
+            proxy = self._between.enter_context(Proxy(self._delayed, folder, _late))
+            self._env["KUBECONFIG"] = str(proxy.kubeconfig)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self._module], env=self._env, stdout=log, stderr=log
@@ -103,6 +104,7 @@ class OperatorProcess:
             self.process.send_signal(how)
             self.process.wait(timeout=240)
             self.process = None
+            self._between.close()
 
 
 class Studies:

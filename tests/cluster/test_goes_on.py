@@ -32,13 +32,13 @@ def operator(
 
 
 def next_attempt(studies: Studies, attempt: int) -> None:
-    """Wait for it; it never stands beside another."""
+    """Wait for it, and for the status that says so; it never stands beside another."""
 
     def begun() -> bool:
         studies.remove_pods()
         jobs = [one["metadata"]["name"] for one in studies.all("jobs")]
         assert len(jobs) < 2, jobs
-        return jobs == [f"tickets-{attempt}"]
+        return jobs == [f"tickets-{attempt}"] and status(studies)["attempts"] == attempt
 
     until(f"attempt {attempt}", begun)
 
