@@ -32,7 +32,7 @@ def choose(
     """The search that `search` stands for in a study that begins now: nothing of it is Auto.
 
     `epochs` are those of a whole training, `objectives` are counted with the secondary ones. Raises
-    ConstraintError if a constraint cannot be evaluated.
+    ExpressionError if a constraint cannot be evaluated.
     """
     if search.algorithm != "Auto":
         return search
@@ -112,7 +112,7 @@ def restored(search: Search, choice: ChosenSearch) -> Search:
 def settled(spec: StudySpec, choice: ChosenSearch | None = None) -> StudySpec:
     """The study with a search of which nothing is Auto: that of `choice` if it has begun, else as `choose`.
 
-    Raises ConstraintError if a constraint cannot be evaluated that decides how many trials there are.
+    Raises ExpressionError if a constraint cannot be evaluated that decides how many trials there are.
     """
     if spec.search.algorithm != "Auto":
         return spec

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 from finetune_api.classes import CLASS_KIND, ClassSpec
 from finetune_api.docstrings import attribute_docs
 from finetune_api.fixed_and_searched import FixedHyperparameters, SearchSpace
-from finetune_api.metrics import natural_goal
+from finetune_api.metrics import METRIC_WORDS, natural_goal
 from finetune_api.schema import Model, Rule
 from finetune_api.spaces import DOMAINS
 from finetune_api.study import API_VERSION, KIND, ObjectMeta, StudySpec
@@ -184,7 +184,7 @@ def _kind(
     if "$ref" in node or "properties" in node:
         return _object(inner, paths)
     if "enum" in node:
-        whole = tuple(node["enum"]) == ALL_METRICS
+        whole = tuple(node["enum"]) == METRIC_WORDS
         return "[metric](#metrics)" if whole else ", ".join(f"`{word}`" for word in node["enum"])
     match node["type"]:
         case "boolean":
@@ -343,7 +343,9 @@ def _search_spaces() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     yield from ("", "## Metrics", "")
-    yield "For `spec.objective`. A metric that is undefined for the rows (a single class, say) is left out."
+    yield "For `spec.objective`. A metric that is undefined for the rows (a single class, say) is left out. With"
+    yield "`spec.validation.slices` each also has `@worst`, that of the slice for which it is worst, and `@gap`, the largest"
+    yield "difference between two slices of one division, of which less is better: `f1_macro@worst`, `f1_macro@gap`."
     yield from ("", f"| metric | {' | '.join(TASKS)} | better is | meaning |")
     yield f"|---|{'---|' * len(TASKS)}---|---|"
     for metric in ALL_METRICS:

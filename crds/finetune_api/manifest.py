@@ -24,9 +24,9 @@ from finetune_api.hints import (
     nearest,
     usual_metric,
 )
+from finetune_api.metrics import METRIC_WORDS, plain
 from finetune_api.spaces import when_may_not_name
 from finetune_api.study import FineTuneStudy, name_problem
-from finetune_api.tasks import ALL_METRICS
 
 _T = TypeVar("_T")
 
@@ -423,8 +423,9 @@ def _choice(expected: str, value: Any, task: str) -> str:
     """What to write in place of `value`, which is none of the words that pydantic lists in `expected`."""
     words = tuple(re.findall(r"'([^']*)'", expected))
     known = metrics_of(task)
-    if set(words) == set(ALL_METRICS) and known:
-        words, expected = known, f"a metric of {task}: {', '.join(known)}"
+    if set(words) == set(METRIC_WORDS) and known:
+        expected = f"a metric of {task}: {', '.join(known)}, each also @worst or @gap of slices"
+        words = tuple(word for word in words if plain(word) in known)
     else:
         expected = f"one of {expected}" if len(words) > 1 else words[0]
     meant = nearest(value, words) if isinstance(value, str) else None

@@ -22,7 +22,7 @@ def make_plan(
 
     `rows`, the training rows, are needed for its epochs if rungs are Samples; GPU hours and price follow
     from `gpu_seconds_per_epoch`. `choice` is what was chosen for a study with algorithm Auto that has begun. Raises
-    ConstraintError if a constraint cannot be evaluated.
+    ExpressionError if a constraint cannot be evaluated.
     """
     spec = settled(spec, choice)
     trials = _trials(spec)

@@ -17,7 +17,7 @@ from finetune_api.hyperparameters import (
     json_name,
 )
 from finetune_api.locations import Location
-from finetune_api.metrics import Goal, natural_goal
+from finetune_api.metrics import METRIC_WORDS, Goal, natural_goal, plain
 from finetune_api.quantities import QUANTITY_PATTERN, is_quantity
 from finetune_api.schema import Model, Name, Rule
 from finetune_api.spaces import (
@@ -31,7 +31,7 @@ from finetune_api.spaces import (
 )
 from finetune_api.status import StudyStatus
 from finetune_api.stores import Storage
-from finetune_api.tasks import ALL_METRICS, TASKS, Task, by_metrics, metrics_in_cel
+from finetune_api.tasks import TASKS, Task, by_metrics, metrics_in_cel
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
@@ -40,7 +40,7 @@ KIND = "FineTuneStudy"
 PLURAL = "finetunestudies"
 MAX_NAME = 40
 
-Metric: TypeAlias = Literal[ALL_METRICS]  # type: ignore[valid-type]  # the words are declared once, in metrics
+Metric: TypeAlias = Literal[METRIC_WORDS]  # type: ignore[valid-type]  # the words are declared once, in metrics
 ClassName: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 ]
@@ -345,14 +345,70 @@ class CrossValidation(Model):
     """Seed of the folds."""
 
 
+class Slice(Model):
+    """One way to divide the rows into slices, each of which is measured by itself: by the values of a column, or by
+    whether an expression is true."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.column) != has(self.expression)",
+            message="exactly one of column and expression must be given",
+            holds=lambda self: (self.column is None) != (self.expression is None),
+        ),
+        Rule(
+            cel="has(self.name) || (has(self.column) && !self.column.contains('=') && !self.column.contains('@'))",
+            message="name must be given with expression, and for a column with = or @ in its name",
+            holds=lambda self: (
+                self.name is not None
+                or (self.column is not None and not {"=", "@"} & set(self.column))
+            ),
+            field=".name",
+        ),
+    )
+
+    name: str | None = Field(
+        None, max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
+    )
+    """What the division is called in metrics, such as `f1_macro@language=de`. Default: the name of the column."""
+
+    column: Name | None = None
+    """A column of the data: each of its values, at most 32, is a slice."""
+
+    expression: str | None = Field(None, min_length=1, max_length=1024)
+    """A CEL expression over columns of the data, such as `double(stars) >= 4.0 || source == "mail"`: the rows for which
+    it is true are one slice, the others another. In CSV files all values are texts; a missing value is null."""
+
+    @property
+    def division(self) -> str:
+        """The name, resolved."""
+        return self.name or self.column or ""
+
+
 class Validation(Model):
-    """How many trainings make up the value of a trial."""
+    """How many trainings make up the value of a trial, and which rows are also measured by themselves."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.slices) || self.slices.all(a, self.slices.exists_one(b,"
+            " (has(a.name) ? a.name : a.column) == (has(b.name) ? b.name : b.column)))",
+            message="slices must have different names",
+            holds=lambda self: (
+                len({one.division for one in self.slices or ()}) == len(self.slices or ())
+            ),
+            field=".slices",
+        ),
+    )
 
     cross_validation: CrossValidation | None = None
     """Default: one training on the training rows, measured on the validation rows."""
 
     repeats: int = Field(1, ge=1, le=16)
     """Trainings of each trial, or of each of its folds, with different seeds; the value is their mean."""
+
+    slices: list[Slice] | None = Field(None, min_length=1, max_length=8, json_schema_extra=ATOMIC)
+    """Ways to divide the validation and test rows. Every metric is then recorded for each slice too, and
+    `objective` can name the worst (`f1_macro@worst`) and the largest difference between two slices of one division
+    (`f1_macro@gap`). They change nothing about training."""
 
     @property
     def folds(self) -> int:
@@ -757,7 +813,20 @@ def _fixed_and_searched(spec: Any) -> list[str]:
 
 def _of_task(spec: Any, metrics: Iterable[str]) -> bool:
     """Whether the task has all these metrics."""
-    return set(metrics) <= set(TASKS[spec.task].metrics)
+    return {plain(metric) for metric in metrics} <= set(TASKS[spec.task].metrics)
+
+
+def _named_metrics(spec: Any) -> list[str]:
+    """All metrics that the objective names."""
+    objective = spec.objective
+    stops = filter(None, [objective.early_stopping_metric])
+    secondary = (one.metric for one in objective.secondary)
+    return [objective.metric, *objective.additional_metrics, *secondary, *stops]
+
+
+def _without_slices(spec: Any) -> list[str]:
+    """The metrics over slices that the objective of a study without any names."""
+    return [] if spec.validation.slices else [m for m in _named_metrics(spec) if "@" in m]
 
 
 _CEL_EPOCHS = "(has(self.hyperparameters) && has(self.hyperparameters.epochs) ? self.hyperparameters.epochs : {})"
@@ -895,6 +964,16 @@ _TASK_RULES = (
         message="secondary metrics must suit the task",
         holds=lambda self: _of_task(self, [one.metric for one in self.objective.secondary]),
         field=".objective.secondary",
+    ),
+    Rule(
+        cel="has(self.validation.slices) || !([self.objective.metric] + self.objective.additionalMetrics"
+        " + self.objective.secondary.map(o, o.metric)"
+        " + (has(self.objective.earlyStoppingMetric) ? [self.objective.earlyStoppingMetric] : []))"
+        ".exists(m, m.contains('@'))",
+        message="metrics over slices must go with validation.slices",
+        holds=lambda self: not _without_slices(self),
+        field=".validation.slices",
+        detail=lambda self: f"got none for {', '.join(_without_slices(self))}",
     ),
     Rule(
         cel="!has(self.ensemble) || self.refit",

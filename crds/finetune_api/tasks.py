@@ -100,9 +100,10 @@ def by_metrics() -> dict[tuple[str, ...], list[Task]]:
 
 
 def metrics_in_cel(variable: str) -> str:
-    """CEL over a study: whether its task has the metric in `variable`."""
+    """CEL over a study: whether its task has the metric in `variable`, or what that is of slices."""
     *cases, (last, _) = by_metrics().items()
+    metric = f"{variable}.split('@')[0]"
     others = "".join(
-        f"self.task in {tasks!r} ? {variable} in {list(metrics)!r} : " for metrics, tasks in cases
+        f"self.task in {tasks!r} ? {metric} in {list(metrics)!r} : " for metrics, tasks in cases
     )
-    return f"{others}{variable} in {list(last)!r}"
+    return f"{others}{metric} in {list(last)!r}"

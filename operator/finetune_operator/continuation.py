@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.classes import ClassSpec
-from finetune_api.constraints import ConstraintError
+from finetune_api.expressions import ExpressionError
 from finetune_api.limits import limits_of
 from finetune_api.plan import make_plan
 from finetune_api.status import LastEnd, Limits, StudyStatus
@@ -211,7 +211,7 @@ def _planned(study: FineTuneStudy, limits: Limits) -> float:
     auto = spec.search.algorithm == "Auto"
     try:
         trials = make_plan(spec, choice=study.status.search if auto else None).trials
-    except (ConstraintError, ValidationError, OverflowError):
+    except (ExpressionError, ValidationError, OverflowError):
         trials = limits.max_trials
     return math.inf if trials is None else trials
 

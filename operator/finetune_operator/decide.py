@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from finetune_api.classes import FineTuneClass
 from finetune_api.conditions import with_condition, with_facts
 from finetune_api.constraints import FIELD as CONSTRAINTS
-from finetune_api.constraints import ConstraintError
+from finetune_api.expressions import ExpressionError
 from finetune_api.plan import make_plan, priced
 from finetune_api.status import (
     MAX_MESSAGE,
@@ -105,7 +105,7 @@ class _Case:
 
     @cached_property
     def plan(self) -> StudyPlan:
-        """What the study will do at most; it follows edits of the budget. Raises ConstraintError.
+        """What the study will do at most; it follows edits of the budget. Raises ExpressionError.
 
         GPU hours and price are included as soon as the time of an epoch has been measured.
         """
@@ -124,7 +124,7 @@ class _Case:
         return priced(plan, self.spec, float(f"{seconds / spending.epochs:.2g}"))
 
     def _planned(self, choice: ChosenSearch | None) -> StudyPlan:
-        """The plan of the study as it is now. Raises ConstraintError."""
+        """The plan of the study as it is now. Raises ExpressionError."""
         try:
             return make_plan(self.spec, choice=choice)
         except (ValidationError, OverflowError):  # a driver's words, perhaps of another version
@@ -635,7 +635,7 @@ def _wrong_constraints(case: _Case) -> str:
     try:
         if case.plan.trials == 0:
             return f"{CONSTRAINTS}: must leave something to try (none of the combinations satisfies them)"
-    except ConstraintError as error:
+    except ExpressionError as error:
         return str(error)
     return ""
 
@@ -643,7 +643,7 @@ def _wrong_constraints(case: _Case) -> str:
 def _plan(case: _Case) -> StudyPlan | None:
     try:
         return case.plan
-    except ConstraintError:  # the study has failed, or will, for this reason
+    except ExpressionError:  # the study has failed, or will, for this reason
         return None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.auto import described, restored, settled
-from finetune_api.constraints import ConstraintError
+from finetune_api.expressions import ExpressionError
 from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.plan import make_plan
 from finetune_api.rungs import rung_resources
@@ -141,7 +141,7 @@ def test_what_is_chosen_is_valid_and_comes_back_from_the_record() -> None:
         try:
             spec = parse_study(manifest).spec
             chosen = settled(spec)
-        except (ManifestError, ConstraintError):
+        except (ManifestError, ExpressionError):
             continue
         again = StudySpec.model_validate(chosen.to_json())
         assert again.search == chosen.search

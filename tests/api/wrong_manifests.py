@@ -385,6 +385,51 @@ WRONG = (
         {"spec.validation": {"crossValidation": {"folds": 1}}},
         "spec.validation.crossValidation.folds",
     ),
+    Wrong(
+        "a slice by a column and an expression",
+        {"spec.validation": {"slices": [{"name": "x", "column": "a", "expression": "a == 'b'"}]}},
+        "spec.validation.slices[0]",
+        "exactly one of column and expression",
+    ),
+    Wrong(
+        "a slice by nothing",
+        {"spec.validation": {"slices": [{"name": "x"}]}},
+        "spec.validation.slices[0]",
+        "exactly one of column and expression",
+    ),
+    Wrong(
+        "an expression without a name",
+        {"spec.validation": {"slices": [{"expression": "a == 'b'"}]}},
+        "spec.validation.slices[0].name",
+        "name must be given",
+    ),
+    Wrong(
+        "a slice by a column whose name is none of a metric's",
+        {"spec.validation": {"slices": [{"column": "a=b"}]}},
+        "spec.validation.slices[0].name",
+        "name must be given",
+    ),
+    Wrong(
+        "slices of the same name",
+        {"spec.validation": {"slices": [{"column": "a"}, {"name": "a", "expression": "b == 'c'"}]}},
+        "spec.validation.slices",
+        "must have different names",
+    ),
+    Wrong(
+        "the worst slice where there are none",
+        {"spec.objective.additionalMetrics": ["accuracy@worst"]},
+        "spec.validation.slices",
+        "metrics over slices must go with validation.slices",
+    ),
+    Wrong(
+        "the gap of another task's metric",
+        {
+            "spec.objective.metric": "rmse@gap",
+            "spec.validation": {"slices": [{"column": "a"}]},
+        },
+        "spec.objective.metric",
+        "metric must suit the task",
+    ),
     Wrong("no repeats", {"spec.validation": {"repeats": 0}}, "spec.validation.repeats"),
     Wrong(
         "PBT over rungs",

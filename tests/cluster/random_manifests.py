@@ -41,6 +41,12 @@ def _bounds(name: str) -> tuple[float, float, bool]:
     return low, high, schema["type"] == "integer"
 
 
+_SLICES: tuple[Any, ...] = (
+    [{"column": "language"}],
+    [{"column": "language"}, {"name": "long", "expression": "double(length) > 9.0"}],
+    [{"column": "a=b"}],
+    [{"expression": "a == b"}],
+)
 _ALGORITHMS = get_args(Search.model_fields["algorithm"].annotation)
 _SCHEDULERS = get_args(Scheduler.model_fields["type"].annotation)
 _RESOURCES = get_args(Scheduler.model_fields["resource"].annotation)
@@ -140,6 +146,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         "validation": {
             "crossValidation": {"folds": rng.randint(2, 5)},
             "repeats": rng.choice([1, 3]),
+            "slices": rng.choice(_SLICES),
         },
         "compute": {"precision": rng.choice(["FP32", "BF16"]), "compile": rng.random() < 0.5},
         "ensemble": {
@@ -175,6 +182,8 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         spec["objective"]["earlyStoppingMetric"] = rng.choice(metrics)
     if rng.random() < 0.1:
         spec["objective"]["secondary"] = [{"metric": rng.choice(metrics)}]
+    if rng.random() < 0.1:
+        spec["objective"]["metric"] += rng.choice(["@worst", "@gap"])
     if rng.random() < 0.2:
         spec["search"]["constraints"] = ["batchSize * gradientAccumulation <= 64"]
         spec["search"]["warmStart"] = [{"uri": "studies/first"}]

@@ -19,7 +19,7 @@ from rich.table import Table
 from finetune_api.auto import described
 from finetune_api.class_rules import refusals, with_class
 from finetune_api.conditions import status_of
-from finetune_api.constraints import ConstraintError
+from finetune_api.expressions import ExpressionError
 from finetune_api.manifest import ManifestError, dump_yaml, read_class, read_study
 from finetune_api.manifest import Problem as Wrong
 from finetune_api.plan import make_plan, why_none_whole
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.trial is not None:
             return _train_again(study, parsed.study.parent, into, parsed.trial, console)
         return _run(study, parsed.study.parent, into, parsed.slots, console)
-    except (ManifestError, ConstraintError, StudyError) as error:
+    except (ManifestError, ExpressionError, StudyError) as error:
         print(f"finetune: {parsed.study}: {error}", file=sys.stderr)
         return 2
     except OSError as error:

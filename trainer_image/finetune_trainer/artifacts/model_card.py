@@ -1,12 +1,15 @@
 """The card of the final model: what it is, what it was made from, how good it is, and how to load it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from finetune_api.hyperparameters import Hyperparameters, Scalar, resolve
 from finetune_api.manifest import dump_yaml
+from finetune_api.metrics import shown_metrics
 from finetune_api.study import StudySpec
 from finetune_trainer.artifacts.ensemble import EnsembleAbout, load_ensemble
 from finetune_trainer.artifacts.exported import load_exported
@@ -15,6 +18,7 @@ from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.tasks import TrainingTask, task_of
 from finetune_trainer.training.pooling import CODE
+from finetune_trainer.training.slices import SliceReport
 
 CARD = "README.md"
 
@@ -58,6 +62,9 @@ class Card:
     ensemble: EnsembleAbout | None = None
     """None if the winner alone is the final model."""
 
+    slices: Sequence[SliceReport] = ()
+    """How it does on each slice of the test rows."""
+
     name: str = ""
     """Of the study; without one, the base model is the title."""
 
@@ -75,6 +82,7 @@ class Card:
             f"On {self._rows('test')} test rows, which no trial has seen and which were used only once:",
             _table(("metric", "this model", "constant prediction"), self._test_rows()),
             f"The constant prediction is the same for every row: {self._task.constant_words} training rows.",
+            *self._slices_part(),
             "## Hyperparameters",
             _table(("name", "value", "from"), self._hyperparameter_rows()),
             "All other hyperparameters have their default values.",
@@ -119,7 +127,7 @@ class Card:
             "library_name": "transformers",
             "pipeline_tag": "text-classification",
             "tags": ["finetune-operator", self.spec.task],
-            "metrics": list(self.tested),
+            "metrics": list(shown_metrics(self.tested)),
         }
 
     @property
@@ -204,9 +212,25 @@ class Card:
         return self.data.limit(self.config.max_length)
 
     def _test_rows(self) -> Iterator[tuple[str, str, str]]:
-        for name, value in self.tested.items():
+        for name, value in shown_metrics(self.tested).items():
             constant = self.constant.get(name)
             yield name, f"{value:.4f}", "" if constant is None else f"{constant:.4f}"
+
+    def _slices_part(self) -> Iterator[str]:
+        """How it does on each slice of the test rows."""
+        if not self.slices:
+            return
+        metrics = list(dict.fromkeys(chain.from_iterable(one.metrics for one in self.slices)))
+        head = ("slice", "rows", metrics[0], "95 % interval", *metrics[1:])
+        rows = []
+        for one in self.slices:
+            low, high = one.interval or (math.nan, math.nan)
+            first, *others = (_four(one.metrics.get(name)) for name in metrics)
+            between = f"{low:.4f} to {high:.4f}" if one.interval else ""
+            rows.append((f"{one.division} {one.value}", one.rows, first, between, *others))
+        yield "By slice of the test rows:"
+        yield _table(head, rows)
+        yield "The interval holds 95 % of samples of as many rows, drawn from the slice with replacement."
 
     def _hyperparameter_rows(self) -> Iterator[tuple[str, Scalar, str]]:
         fixed = self.spec.hyperparameters
@@ -312,6 +336,10 @@ class Card:
         )
         yield "Biases in the data or in the base model are likely to show in its predictions."
         yield "The licences of the base model and of the data apply to this model as well; this card does not list them."
+
+
+def _four(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _counted(count: float, what: str) -> str:

@@ -1,7 +1,8 @@
 """What a label cell means for each task, and which rows are usable."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as default
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,9 @@ class LabelledRows:
     groups: list[str | None]
     """The values of `groupColumn`; None for a row in no group."""
 
+    sides: Mapping[str, list[Any]] = default(default_factory=dict)
+    """The columns that slices need, by name."""
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -49,6 +53,7 @@ class LabelledRows:
             texts=tuple([column[row] for row in chosen] for column in self.texts),
             labels=[self.labels[row] for row in chosen],
             groups=[self.groups[row] for row in chosen],
+            sides={name: [column[row] for row in chosen] for name, column in self.sides.items()},
         )
 
     def without(
@@ -109,7 +114,7 @@ def usable_rows(
             where = raw.places.of(untold)
             account.warn(raw.field, f"{share} have no {step} and are left out ({where})")
     groups = read_each(raw.groups, group_of, raw.places)
-    complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups)  # type: ignore[arg-type]  # no None is left
+    complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups, raw.sides)  # type: ignore[arg-type]  # no None is left
     return complete.keep(row for row in range(len(raw)) if row not in unusable)
 
 

@@ -4,8 +4,9 @@ import codecs
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as default
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -46,6 +47,9 @@ _ELSEWHERE = {
 """What to do about a URI of another scheme."""
 
 
+NONE: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True)
 class RawRows:
     """The rows of one part as its source has them; `field` is the spec field that names the source."""
@@ -62,22 +66,28 @@ class RawRows:
     """The values of `groupColumn`, or None for every row without that field."""
 
     places: Places = IN_ORDER
+    sides: Mapping[str, list[Any]] = default(default_factory=dict)
+    """The columns that slices need, by name."""
 
     def __len__(self) -> int:
         return len(self.groups)
 
 
-def load(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
+def load(
+    dataset: Dataset, base: Path, account: Account, sides: Mapping[str, str] = NONE
+) -> dict[str, RawRows]:
     """The parts that the source of `dataset` has: always `train`, perhaps `validation` and `test`.
 
-    Relative paths start from `base`. Rows that cannot be read are skipped, and counted in `account`.
+    Relative paths start from `base`. `sides` are more columns to read, with the fields that name them. Rows that cannot be read are skipped, and counted in `account`.
     Raises DataError naming the field of the file or column that is wrong, StorageUnavailable for a file that
     cannot be reached now.
     """
-    return _load_files(dataset, base, account) if dataset.files else _load_hub(dataset, account)
+    if dataset.files:
+        return _load_files(dataset, base, account, sides)
+    return _load_hub(dataset, account, sides)
 
 
-def _column_fields(dataset: Dataset) -> dict[str, str]:
+def _column_fields(dataset: Dataset, sides: Mapping[str, str]) -> dict[str, str]:
     """The name of each wanted column, and the field that names it."""
     field = "spec.dataset"
     columns = {name: f"{field}.textColumns[{at}]" for at, name in enumerate(dataset.text_columns)}
@@ -87,10 +97,14 @@ def _column_fields(dataset: Dataset) -> dict[str, str]:
         columns[dataset.label_column] = f"{field}.labelColumn"
     if dataset.group_column is not None:
         columns.setdefault(dataset.group_column, f"{field}.groupColumn")
+    for name, named_by in sides.items():
+        columns.setdefault(name, named_by)
     return columns
 
 
-def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, RawRows]:
+def _load_files(
+    dataset: Dataset, base: Path, account: Account, sides: Mapping[str, str]
+) -> dict[str, RawRows]:
     files = dataset.files
     assert files is not None  # the caller checks
     layout = _layout(files, dataset)
@@ -100,13 +114,13 @@ def _load_files(dataset: Dataset, base: Path, account: Account) -> dict[str, Raw
         if location is None:
             continue
         field = f"spec.dataset.files.{part}"
-        rows = _read(location, base, field, dataset, layout)
+        rows = _read(location, base, field, _column_fields(dataset, sides), layout)
         if rows.unread:
             _tell_unread(rows, field, files, layout, account)
         if rows.near:
             _tell_near(rows, field, files, account)
         places = Places(rows.numbers, rows.unit, shown(location).rpartition("/")[2])
-        parts[part] = _raw(field, part, rows.columns, dataset, places)
+        parts[part] = _raw(field, part, rows.columns, dataset, sides, places)
         formats.add(format_of(shown(location)))
         account.add(part, "read", rows.total, "that cannot be read", dropped=len(rows.unread))
     return _alike(parts) if len(formats) > 1 else parts
@@ -119,10 +133,19 @@ def _alike(parts: dict[str, RawRows]) -> dict[str, RawRows]:
         for same in zip(*(rows.labels for rows in parts.values()), strict=True)
     ]
     groups = with_one_spelling([rows.groups for rows in parts.values()])
+    names = next(iter(parts.values())).sides
+    sides = {
+        name: with_one_spelling([rows.sides[name] for rows in parts.values()]) for name in names
+    }
     return {
-        part: replace(rows, labels=tuple(own), groups=group)
-        for (part, rows), own, group in zip(
-            parts.items(), zip(*labels, strict=True), groups, strict=True
+        part: replace(
+            rows,
+            labels=tuple(own),
+            groups=group,
+            sides={name: columns[at] for name, columns in sides.items()},
+        )
+        for at, ((part, rows), own, group) in enumerate(
+            zip(parts.items(), zip(*labels, strict=True), groups, strict=True)
         )
     }
 
@@ -239,7 +262,9 @@ def _correction(rows: FileRows) -> str:
     return "correct them"
 
 
-def _read(location: str, base: Path, field: str, dataset: Dataset, layout: Layout) -> FileRows:
+def _read(
+    location: str, base: Path, field: str, fields: Mapping[str, str], layout: Layout
+) -> FileRows:
     name = shown(location)
     if "://" not in location and (base / location).is_dir():
         raise DataError(field, _no_file(location, base))
@@ -248,7 +273,6 @@ def _read(location: str, base: Path, field: str, dataset: Dataset, layout: Layou
     if reader is None:
         suffixes = f"{', '.join(READERS)}, or one of these followed by .gz"
         raise DataError(field, f"must end in {suffixes} (got {name})")
-    fields = _column_fields(dataset)
     try:
         with open_location(location, base) as stream:
             return reader(stream, list(fields), layout)
@@ -355,6 +379,7 @@ def _raw(
     part: str,
     columns: dict[str, list[Any]],
     dataset: Dataset,
+    sides: Mapping[str, str],
     places: Places = IN_ORDER,
 ) -> RawRows:
     texts = tuple(columns[name] for name in dataset.text_columns)
@@ -362,18 +387,20 @@ def _raw(
     labels = tuple(columns[name] for name in names)
     group = dataset.group_column
     groups = [None] * len(texts[0]) if group is None else columns[group]
-    return RawRows(field, part, texts, labels, groups, places)
+    return RawRows(
+        field, part, texts, labels, groups, places, {name: columns[name] for name in sides}
+    )
 
 
-def _load_hub(dataset: Dataset, account: Account) -> dict[str, RawRows]:
+def _load_hub(dataset: Dataset, account: Account, sides: Mapping[str, str]) -> dict[str, RawRows]:
     assert dataset.hub is not None  # the contract: files or hub
     field = "spec.dataset.hub"
-    fields = _column_fields(dataset)
+    fields = _column_fields(dataset, sides)
     try:
         splits = hub_splits(dataset.hub, list(fields))
     except WrongColumn as error:
         raise DataError(fields[error.name], str(error)) from error
-    parts = {part: _raw(field, part, columns, dataset) for part, columns in splits.items()}
+    parts = {part: _raw(field, part, columns, dataset, sides) for part, columns in splits.items()}
     for part in PARTS[1:]:
         # Benchmarks on the hub hide the labels of their test split.
         if part in parts and all(_all_none(labels) for labels in parts[part].labels):

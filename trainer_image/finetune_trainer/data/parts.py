@@ -12,6 +12,7 @@ from finetune_trainer.data.duplicates import without_conflicts, without_duplicat
 from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import LabelledRows, names_of, usable_rows
 from finetune_trainer.data.load import PARTS, load, named_labels
+from finetune_trainer.data.slices import columns_of_slices
 from finetune_trainer.data.split import split_rows
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
@@ -28,7 +29,7 @@ def labelled_parts(spec: StudySpec, base: Path, account: Account) -> dict[str, L
     """
     dataset, cleaning = spec.dataset, spec.dataset.cleaning
     parts, names = {}, named_labels(dataset, spec.task, base)
-    for name, raw in load(dataset, base, account).items():
+    for name, raw in load(dataset, base, account, columns_of_slices(spec)).items():
         texts = cleaned(raw, cleaning, account)
         if dataset.join_text_columns:
             texts = joined(texts, account)

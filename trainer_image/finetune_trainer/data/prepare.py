@@ -30,6 +30,7 @@ from finetune_trainer.data.near_duplicates import NearDuplicates
 from finetune_trainer.data.parts import labelled_parts
 from finetune_trainer.data.prepared import PreparedData, Reading, label_counts
 from finetune_trainer.data.reads import check_reads
+from finetune_trainer.data.slices import few_rows, slices_of
 from finetune_trainer.data.steps import Account
 from finetune_trainer.data.synonyms import Synonyms, read_synonyms
 from finetune_trainer.data.tokens import Frame, tokenise
@@ -68,12 +69,14 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     data = replace(
         _tokenised(parts, spec.task, names, source, _longest(spec)),
         groups=groups,
+        slices=slices_of(spec, parts),
         readings=_other_readings(spec, base, parts),
         variable_texts=_variable_texts(spec, base, parts),
     )
     data = _with_near_duplicates(data, spec, base, parts, account)
     warnings = [*account.warnings, *_cut_off(data, spec)]
     validated = _validation_parts(data, spec)
+    warnings += few_rows(data.slices, np.concatenate(validated))
     warnings += [*_single_rows(data, spec.dataset), *_odd_objective(spec)]
     warnings += [*_undefined_metrics(data, spec, validated), *_rare_labels(data, spec, validated)]
     return replace(

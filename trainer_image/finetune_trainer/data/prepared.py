@@ -15,6 +15,7 @@ from finetune_api.tasks import Task
 from finetune_trainer.data.augmentation import VariableTexts
 from finetune_trainer.data.model_source import ModelSource
 from finetune_trainer.data.near_duplicates import NearDuplicates
+from finetune_trainer.data.slices import Slices
 from finetune_trainer.data.split import fold_rows, sample_order
 from finetune_trainer.data.steps import Step
 from finetune_trainer.data.tokens import Frame, Tokens, cut, tokenise
@@ -74,6 +75,9 @@ class PreparedData:
 
     groups: NDArray[np.int64] | None = None
     """Rows with the same number, (rows,), stay in one fold; None if every row may be in any fold."""
+
+    slices: tuple[Slices, ...] = ()
+    """How the rows are divided to be measured by themselves."""
 
     steps: tuple[Step, ...] = ()
     """What was done to the rows in preparation, in order."""
@@ -219,6 +223,10 @@ class PreparedData:
     def part(self, name: str) -> NDArray[np.int64]:
         """Row numbers of `train`, `validation` or `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def slices_at(self, rows: NDArray[np.int64]) -> tuple[Slices, ...]:
+        """How `rows` are divided."""
+        return tuple(one.at(rows) for one in self.slices)
 
     def kept_tokens(self, rows: NDArray[np.int64], max_length: int) -> list[NDArray[np.int64]]:
         """Tokens that each text of `rows` keeps when rows are cut to `max_length`, one array per column."""

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from finetune_api.auto import described, settled
 from finetune_api.combinations import Params, Space
-from finetune_api.constraints import ConstraintError, Constraints
+from finetune_api.constraints import Constraints
+from finetune_api.expressions import ExpressionError
 from finetune_api.hyperparameters import Scalar, resolve
 from finetune_api.metrics import Goal, score
 from finetune_api.rungs import RungRule, rung_resources
@@ -155,10 +156,10 @@ class _Told(Constraints):
 
 @contextmanager
 def told_of_constraints() -> Iterator[None]:
-    """ConstraintError becomes the study's SpecError."""
+    """ExpressionError becomes the study's SpecError."""
     try:
         yield
-    except ConstraintError as error:
+    except ExpressionError as error:
         raise SpecError(error.field, error.message) from error
 
 

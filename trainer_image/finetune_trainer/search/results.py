@@ -10,6 +10,7 @@ import pyarrow.parquet
 
 from finetune_api.auto import described
 from finetune_api.combinations import Params
+from finetune_api.metrics import shown_metrics
 from finetune_api.status import (
     MAX_SPLITS,
     MAX_TOP_TRIALS,
@@ -53,8 +54,8 @@ def findings(
         final = FinalModel(
             model_uri=storage.uri(state.refit.path),
             params=state.trials[state.refit.trial].params,
-            test_metrics=state.refit.test_metrics,
-            baseline=state.refit.baseline,
+            test_metrics=shown_metrics(state.refit.test_metrics),
+            baseline=shown_metrics(state.refit.baseline),
             ensemble=_ensemble(state),
         )
     return Findings(
@@ -107,7 +108,7 @@ def _result(trial: Trial, best: Evaluation) -> TrialResult:
         value=best.value,
         epoch=best.epoch,
         params=dict(trial.params),
-        metrics=best.metrics,
+        metrics=shown_metrics(best.metrics),
         deviation=best.deviation,
         standard_error=best.standard_error,
     )
@@ -120,7 +121,7 @@ def splits(state: StudyState, trial: Trial) -> list[SplitResult]:
     found = []
     for number, done in state.splits(trial):
         fold, repeat = state.fold_and_repeat(number)
-        found.append(SplitResult(fold=fold, repeat=repeat, metrics=done.metrics))
+        found.append(SplitResult(fold=fold, repeat=repeat, metrics=shown_metrics(done.metrics)))
     return found
 
 

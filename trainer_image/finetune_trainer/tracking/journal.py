@@ -1,8 +1,9 @@
 """Turns the events of a study into the runs that trackers show."""
 
 import math
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from finetune_api.hyperparameters import resolve
@@ -139,8 +140,8 @@ class Journal:
         results = {
             "best_trial": float(winner.number),
             **_best(winner),
-            **winner.best.metrics,
-            **{f"test_{name}": value for name, value in tested.items()},
+            **_tracked(winner.best.metrics),
+            **{f"test_{name}": value for name, value in _tracked(tested).items()},
             "trials": float(len(self._state.trials)),
             "gpu_seconds": self._state.gpu_seconds,
         }
@@ -151,11 +152,19 @@ class Journal:
         yield replace(run, params=self._trial_run(winner.number).params, ending=ending)
 
 
+def _tracked(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics under names that every tracker accepts: `f1_macro/language:de` for `f1_macro@language=de`."""
+    return {
+        re.sub(r"[^\w./: -]", "_", name.replace("@", "/").replace("=", ":")): value
+        for name, value in metrics.items()
+    }
+
+
 def _values(trial: Trial, evaluation: Evaluation) -> dict[str, float]:
     """The metrics of an evaluation, with the mean training loss and the seconds of its trainings."""
     results = [done for run in trial.planned_runs if (done := run.at(evaluation.epoch))]
     values = {
-        **evaluation.metrics,
+        **_tracked(evaluation.metrics),
         "epoch": float(evaluation.epoch),
         "train_loss": math.fsum(done.train_loss for done in results) / len(results),
         "seconds": math.fsum(done.seconds for done in results if done.epoch == evaluation.epoch),

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.metrics import plain
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.tasks import task_of
 from finetune_trainer.training.metrics import compute_metrics
@@ -17,7 +18,7 @@ def baseline_metrics(
 
     It is what the task takes for the best constant; `loss` is that of predicting the share of each label.
     """
-    labels = data.labels[data.part(part)]
+    labels, slices = data.labels[data.part(part)], data.slices_at(data.part(part))
     known = data.labels[data.train]
     task, outputs = task_of(data.task), len(data.label_names)
     constant, priors = task.constant(known, outputs), task.priors(known, outputs)
@@ -25,7 +26,8 @@ def baseline_metrics(
 
     def of(row: NDArray[np.float64], chosen: list[str]) -> dict[str, float]:
         logits = np.tile(row.astype(np.float32), (len(labels), 1))
-        return compute_metrics(data.task, logits, labels, chosen)
+        return compute_metrics(data.task, logits, labels, chosen, slices=slices)
 
-    values = {**of(constant, [n for n in names if n != "loss"]), **of(priors, ["loss"])}
+    loss = [name for name in names if plain(name) == "loss"]
+    values = {**of(constant, [name for name in names if name not in loss]), **of(priors, loss)}
     return {name: values[name] for name in names if name in values}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finetune_api.metrics import score
 from finetune_api.study import EnsembleMethod, Objective
 from finetune_api.tasks import Task
+from finetune_trainer.data.slices import Slices
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.tasks import task_of
 from finetune_trainer.training.metrics import compute_metrics
@@ -134,28 +135,33 @@ def judge(
     objective: Objective,
     folds: Sequence[NDArray[np.int64]] = (),
     tunes: Sequence[Tune] = (),
+    slices: Sequence[Slices] = (),
 ) -> Verdict:
     """Compare the ensemble with its members on rows that none of them has seen, with these `labels`.
 
     The thresholds of members may have been tuned on these rows. With `folds`, each fold is judged with thresholds
     that `tunes`, one for each member, find on the rows of the other folds, and a value is the mean over folds.
+    `slices` are how the rows are divided.
     The ensemble is kept if it is better by more than rounding. Raises TrialFailure if the objective is undefined.
     """
 
-    def values(rows: slice | NDArray[np.int64], asked: Sequence[Answers]) -> list[float]:
+    def values(rows: NDArray[np.int64], asked: Sequence[Answers]) -> list[float]:
         """The objective of the ensemble, then those of the members, on these rows; NaN where it is undefined."""
         there = [Answers(member.logits[rows], member.thresholds) for member in asked]
-        return [
-            compute_metrics(
-                combination.task, each.logits, labels[rows], [objective.metric], each.thresholds
-            ).get(objective.metric, math.nan)
-            for each in (combination(there), *there)
-        ]
+        task, divided = combination.task, [one.at(rows) for one in slices]
+
+        def value(each: Answers) -> float:
+            found = compute_metrics(
+                task, each.logits, labels[rows], [objective.metric], each.thresholds, divided
+            )
+            return found.get(objective.metric, math.nan)
+
+        return [value(each) for each in (combination(there), *there)]
 
     if folds:
         found = [values(fold, _tuned_elsewhere(members, labels, fold, tunes)) for fold in folds]
     else:
-        found = [values(slice(None), members)]
+        found = [values(np.arange(len(labels)), members)]
     defined = [each for each in found if not any(map(math.isnan, each))]
     if not defined:
         name = objective.metric

@@ -1,14 +1,16 @@
 """The metrics a study can name."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune_api.metrics import of_slice, over_slices, plain
 from finetune_api.tasks import Task
+from finetune_trainer.data.slices import Slices
 from finetune_trainer.tasks import task_of
 
 
@@ -18,14 +20,24 @@ def compute_metrics(
     labels: NDArray[Any],
     names: Iterable[str],
     thresholds: NDArray[np.float64] | None = None,
+    slices: Sequence[Slices] = (),
 ) -> dict[str, float]:
     """The metrics `names` of `logits` (rows, outputs) against `labels`; undefined ones are left out.
 
     `thresholds` (outputs,) are the probabilities from which outputs are predicted, of tasks that have them; None
-    means one half for each. How each metric is defined is said by the task (`finetune_trainer.tasks`).
+    means one half for each. `slices` are how these rows are divided: each metric is also computed for each slice, and
+    names that end in @worst or @gap are of these. How each metric is defined is said by the task
+    (`finetune_trainer.tasks`).
     """
-    values = {name: _value(name, task, logits, labels, thresholds) for name in dict.fromkeys(names)}
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+    asked = tuple(dict.fromkeys(names))
+    metrics = tuple(dict.fromkeys(map(plain, asked)))
+    values = {name: _value(name, task, logits, labels, thresholds) for name in metrics}
+    for one in slices:
+        for value, rows in one:
+            chosen = task, logits[rows], labels[rows], thresholds
+            values |= {of_slice(m, one.division, value): _value(m, *chosen) for m in metrics}
+    found = {name: value for name, value in values.items() if math.isfinite(value)}
+    return {**found, **over_slices(found, asked)}
 
 
 def _value(

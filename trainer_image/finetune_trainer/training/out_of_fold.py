@@ -6,14 +6,16 @@ others, and a metric is the mean over folds. It costs no training.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.metrics import over_slices
 from finetune_api.tasks import Task
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.data.slices import Slices
 from finetune_trainer.data.split import fold_rows
 from finetune_trainer.tasks import task_of
 from finetune_trainer.training.metrics import compute_metrics
@@ -50,18 +52,22 @@ def metrics_out_of_fold(
     logits: NDArray[np.float32],
     labels: NDArray[np.bool_],
     folds: Sequence[NDArray[np.int64]],
-    names: Iterable[str],
+    names: Sequence[str],
     tune: Tune,
+    slices: Sequence[Slices] = (),
 ) -> dict[str, float]:
     """The means over `folds` of the metrics `names`, with thresholds that `tune` finds on the rows of the other folds.
 
-    If a metric is undefined in a fold, it is the mean over the others; if in all, it is left out.
+    If a metric is undefined in a fold, it is the mean over the others; if in all, it is left out. `slices` as in
+    `compute_metrics`: the worst slice and the largest gap are those of the means.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for fold in folds:
         others = np.setdiff1d(np.arange(len(labels)), fold)
         thresholds = tune(logits[others], labels[others])
-        metrics = compute_metrics(task, logits[fold], labels[fold], names, thresholds)
+        there = [one.at(fold) for one in slices]
+        metrics = compute_metrics(task, logits[fold], labels[fold], names, thresholds, there)
         for name, value in metrics.items():
             found[name].append(value)
-    return {name: float(np.mean(found[name])) for name in names if name in found}
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    return {**means, **over_slices(means, names)}

@@ -371,12 +371,11 @@ class TrialRun:
 
     def measure(self, part: str, logits: NDArray[np.float32]) -> dict[str, float]:
         """The metrics of `logits`, which must be for all rows of `validation` or `test`."""
-        labels = self.data.labels[self.data.part(part)]
+        rows, task, names = self.data.part(part), self.data.task, self.metric_names
+        labels, slices = self.data.labels[rows], self.data.slices_at(rows)
         if part == "validation" and self._folds:
-            return metrics_out_of_fold(
-                self.data.task, logits, labels, self._folds, self.metric_names, self._tune
-            )
-        return compute_metrics(self.data.task, logits, labels, self.metric_names, self.thresholds)
+            return metrics_out_of_fold(task, logits, labels, self._folds, names, self._tune, slices)
+        return compute_metrics(task, logits, labels, names, self.thresholds, slices)
 
     def export(self, folder: Path) -> None:
         """Write the model as it is now for `AutoModelForSequenceClassification.from_pretrained`.

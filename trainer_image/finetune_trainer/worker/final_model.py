@@ -1,8 +1,8 @@
 """Writes the final model with its card, and evaluates it on the test rows."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.run import metric_names
+from finetune_trainer.training.slices import SliceReport, slice_reports
 from finetune_trainer.worker.runs import Workbench
 
 ONNX = "model.onnx"
@@ -41,22 +42,34 @@ def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
     return export_onnx(model, run.data, run.config.max_length, folder / ONNX)
 
 
-def evaluate_test(bench: Workbench, answers: Answers) -> dict[str, float]:
-    """The metrics of `answers` on the test rows; the report on them goes into storage."""
+@dataclass(frozen=True)
+class Tested:
+    """How the final model does on the test rows."""
+
+    metrics: dict[str, float]
+    slices: list[SliceReport]
+
+
+def evaluate_test(bench: Workbench, answers: Answers) -> Tested:
+    """How good `answers` are on the test rows; the report on them goes into storage."""
     data, logits, thresholds = bench.data, answers.logits, answers.thresholds
     labels, names = data.labels[data.test], metric_names(bench.spec.objective)
-    tested = compute_metrics(data.task, logits, labels, names, thresholds)
-    report = task_of(data.task).report(data.label_names, logits, labels, thresholds)
-    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+    slices = data.slices_at(data.test)
+    tested = compute_metrics(data.task, logits, labels, names, thresholds, slices)
+    report = task_of(data.task).report(data.label_names, logits, labels, thresholds).to_json()
+    by_slice = slice_reports(data.task, logits, labels, names, thresholds, slices)
+    if by_slice:
+        report["slices"] = [asdict(one) for one in by_slice]
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     bench.storage.write(TEST_REPORT, text.encode())
-    return tested
+    return Tested(tested, by_slice)
 
 
 def card(
     bench: Workbench,
     item: RefitItem,
     config: Hyperparameters,
-    tested: Mapping[str, float],
+    tested: Tested,
     onnx_difference: float | None = None,
     has_code: bool = False,
     ensemble: EnsembleAbout | None = None,
@@ -72,8 +85,9 @@ def card(
         winner=state.trials[item.trial],
         config=config,
         epochs=item.epochs,
-        tested=tested,
-        constant=baseline_metrics(bench.data, tested),
+        tested=tested.metrics,
+        slices=tested.slices,
+        constant=baseline_metrics(bench.data, tested.metrics),
         setting=bench.setting,
         onnx_difference=onnx_difference,
         has_code=has_code,

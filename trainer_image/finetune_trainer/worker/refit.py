@@ -83,7 +83,7 @@ class Refit:
 
         bench.storage.store(FINAL_MODEL, write)
         self._attribute(FINAL_MODEL, run.config, answers)
-        return tested
+        return tested.metrics
 
     def _together(self) -> tuple[list[ev.Event], dict[str, float] | None]:
         """Compare the ensemble with its members, and make it the final model if it is better.
@@ -104,7 +104,8 @@ class Refit:
             for member in members
         ]
         objective = self._bench.spec.objective
-        verdict = judge(combination, known, labels, objective, folds, tunes)
+        slices = data.slices_at(data.validation)
+        verdict = judge(combination, known, labels, objective, folds, tunes, slices)
         told = ev.EnsembleJudged(
             time.time(),
             [member.trial for member in members],
@@ -128,7 +129,7 @@ class Refit:
         for name, content in files.items():
             bench.storage.write(f"{FINAL_MODEL}/{name}", content)
         self._attribute(_folder(self._item), config, known[0])
-        return tested
+        return tested.metrics
 
     def _about(
         self, combination: Combination, verdict: Verdict, together: Answers
