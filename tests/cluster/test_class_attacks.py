@@ -207,6 +207,10 @@ def test_what_is_denied_at_creation_is_denied_as_an_edit(cluster: Path, guarded:
     guarded.done("DELETE", "fts", "edited")
 
 
+def _class_name(studies: Studies, study: str) -> str:
+    return str(studies.get("fts", study).get("status", {}).get("className", ""))
+
+
 def test_nor_does_the_operator_begin_where_no_policy_refuses_it(
     server: ApiServer, cluster: Path, guarded: Studies
 ) -> None:
@@ -225,7 +229,7 @@ def test_nor_does_the_operator_begin_where_no_policy_refuses_it(
         assert (told["status"], told["reason"]) == ("True", "ClassDenied"), trick
         assert "in class team" in told["message"]
     assert {job["metadata"]["name"] for job in guarded.all("jobs")} == {"honest-1"}
-    assert guarded.get("fts", "honest")["status"]["className"] == "team"
+    until("its class", lambda: _class_name(guarded, "honest") == "team")
     spec = guarded.get("job", "honest-1")["spec"]["template"]["spec"]
     assert spec["nodeSelector"] == {"pool": "team"}
 

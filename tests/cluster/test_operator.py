@@ -219,13 +219,13 @@ def test_pod_that_never_runs_gives_its_node_back_until_the_study_is_told_to_go_o
         meanwhile=studies.remove_pods,
     )
     until("its Job to go", lambda: not studies.all("jobs"), meanwhile=studies.remove_pods)
-    events = studies.kubectl("get", "events", "--field-selector=reason=StartDeadlineExceeded")
-    assert "tickets" in events
+    told = ("get", "events", "--field-selector=reason=StartDeadlineExceeded")
+    until("its Event", lambda: "tickets" in studies.kubectl(*told))
     studies.kubectl("annotate", "fts", "tickets", "finetune.dev/retry=now")
     until(
         "its second attempt", lambda: studies.get("job", "tickets-2"), meanwhile=studies.remove_pods
     )
-    assert studies.get("fts", "tickets")["status"]["retry"] == "now"
+    until("the retry", lambda: studies.get("fts", "tickets")["status"].get("retry") == "now")
 
 
 @pytest.mark.slow

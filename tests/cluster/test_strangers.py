@@ -259,6 +259,7 @@ def test_an_operator_whose_chart_has_a_typo_never_acts(
     bad.start()
     assert bad.process is not None
     assert bad.process.wait(240) == 1
+    bad.stop()
     (last,) = [line for line in bad.said() if line["level"] == "ERROR"]
     assert "study.podTemplate" in last["message"]
     assert "nodeSelektor" in last["message"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -92,15 +93,19 @@ def test_a_look_that_fails_is_marked(server: ApiServer, studies: Studies, tmp_pa
         operator.start()
         try:
             studies.create("traced")
-            until("a look that read it", lambda: _named(spans, "get jobs"))
+            refused = until("a refusal", lambda: _named(spans, "create jobs"))[0]
+            looked = partial(_ended, spans, refused.parent_span_id)
+            (look,) = until("the end of its look", looked)
         finally:
             operator.stop()
-    refused = _named(spans, "create jobs")[0]
     assert about(refused)["http.response.status_code"] == 409
-    (look,) = (span for span in spans if span.span_id == refused.parent_span_id)
     for span in (refused, look):
         assert span.status.code == Status.STATUS_CODE_ERROR
         assert "traced-1" in span.status.message
+
+
+def _ended(spans: list[Span], number: bytes) -> list[Span]:
+    return [span for span in spans if span.span_id == number]
 
 
 def _named(spans: list[Span], name: str) -> list[Span]:
