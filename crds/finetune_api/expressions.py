@@ -1,4 +1,4 @@
-"""CEL expressions of a study that are true or false, as strict as the API server's own.
+"""CEL expressions of a study, as strict as the API server's own.
 
 CEL is the language of Kubernetes' validation rules (https://cel.dev). Its types do not mix:
 `batchSize * learningRate` must be written `double(batchSize) * learningRate`.
@@ -47,14 +47,24 @@ class Expression:
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether it is true of these values of its variables. Raises ExpressionError if CEL gives no answer."""
-        try:
-            answer = self._program.execute(dict(values))
-        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            raise ExpressionError(
-                self.field, f"must be defined for {values} (got {self.text!r}: {error})"
-            ) from error
+        answer = self._answer(values)
         if not isinstance(answer, bool):
             raise ExpressionError(
                 self.field, f"must be true or false (got {answer!r} of {self.text!r})"
             )
         return answer
+
+    def number(self, values: Mapping[str, Any]) -> float:
+        """Its number for these values of its variables. Raises ExpressionError if it has none."""
+        answer = self._answer(values)
+        if isinstance(answer, bool) or not isinstance(answer, int | float):
+            raise ExpressionError(self.field, f"must be a number (got {answer!r} of {self.text!r})")
+        return float(answer)
+
+    def _answer(self, values: Mapping[str, Any]) -> Any:
+        try:
+            return self._program.execute(dict(values))
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+            raise ExpressionError(
+                self.field, f"must be defined for {values} (got {self.text!r}: {error})"
+            ) from error

@@ -7,6 +7,7 @@ from itertools import islice
 from finetune_api.auto import described, most_trials, settled
 from finetune_api.combinations import values_of
 from finetune_api.constraints import constraints_of
+from finetune_api.feasibility import metric_constraints_of
 from finetune_api.rungs import placements, promotions, resources_of
 from finetune_api.status import ChosenSearch, PlannedRung, StudyPlan
 from finetune_api.study import StudySpec
@@ -24,6 +25,7 @@ def make_plan(
     from `gpu_seconds_per_epoch`. `choice` is what was chosen for a study with algorithm Auto that has begun. Raises
     ExpressionError if a constraint cannot be evaluated.
     """
+    metric_constraints_of(spec)
     spec = settled(spec, choice)
     trials = _trials(spec)
     if trials is None:

@@ -311,6 +311,13 @@ class Objective(Model):
     additional_metrics: list[Metric] = Field([], max_length=16, json_schema_extra=ATOMIC)
     """Further metrics to record."""
 
+    constraints: list[Annotated[str, Field(min_length=1, max_length=1024)]] | None = Field(
+        None, min_length=1, max_length=8, json_schema_extra=ATOMIC
+    )
+    """What the metrics of a trial must fulfil: CEL expressions over `metrics`, such as
+    `metrics['accuracy@gap'] <= 0.05`. Trials, and epochs of a trial, that fulfil all of them rank before any
+    other; the others rank by how far they break them. What is named is measured too."""
+
     early_stopping_metric: Metric | None = None
     """What `earlyStoppingPatience` watches. Default: the objective's metric."""
 
@@ -318,6 +325,12 @@ class Objective(Model):
     def direction(self) -> Goal:
         """The goal, resolved."""
         return self.goal or natural_goal(self.metric)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The metrics that it names, each once, but for those in constraints."""
+        others = (*self.additional_metrics, *(one.metric for one in self.secondary))
+        return tuple(dict.fromkeys((self.metric, *others, self.stopping_metric)))
 
     @property
     def stopping_metric(self) -> str:
@@ -816,17 +829,10 @@ def _of_task(spec: Any, metrics: Iterable[str]) -> bool:
     return {plain(metric) for metric in metrics} <= set(TASKS[spec.task].metrics)
 
 
-def _named_metrics(spec: Any) -> list[str]:
-    """All metrics that the objective names."""
-    objective = spec.objective
-    stops = filter(None, [objective.early_stopping_metric])
-    secondary = (one.metric for one in objective.secondary)
-    return [objective.metric, *objective.additional_metrics, *secondary, *stops]
-
-
 def _without_slices(spec: Any) -> list[str]:
-    """The metrics over slices that the objective of a study without any names."""
-    return [] if spec.validation.slices else [m for m in _named_metrics(spec) if "@" in m]
+    """The metrics over slices that the objective of a study without any names, and constraints that name some."""
+    named = [*spec.objective.named, *(spec.objective.constraints or ())]
+    return [] if spec.validation.slices else [one for one in named if "@" in one]
 
 
 _CEL_EPOCHS = "(has(self.hyperparameters) && has(self.hyperparameters.epochs) ? self.hyperparameters.epochs : {})"
@@ -968,6 +974,7 @@ _TASK_RULES = (
     Rule(
         cel="has(self.validation.slices) || !([self.objective.metric] + self.objective.additionalMetrics"
         " + self.objective.secondary.map(o, o.metric)"
+        " + (has(self.objective.constraints) ? self.objective.constraints : [])"
         " + (has(self.objective.earlyStoppingMetric) ? [self.objective.earlyStoppingMetric] : []))"
         ".exists(m, m.contains('@'))",
         message="metrics over slices must go with validation.slices",

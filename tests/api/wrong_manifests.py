@@ -430,6 +430,17 @@ WRONG = (
         "spec.objective.metric",
         "metric must suit the task",
     ),
+    Wrong(
+        "a constraint over slices where there are none",
+        {"spec.objective.constraints": ["metrics['accuracy@gap'] <= 0.1"]},
+        "spec.validation.slices",
+        "metrics over slices must go with validation.slices",
+    ),
+    Wrong(
+        "no constraints",
+        {"spec.objective.constraints": []},
+        "spec.objective.constraints",
+    ),
     Wrong("no repeats", {"spec.validation": {"repeats": 0}}, "spec.validation.repeats"),
     Wrong(
         "PBT over rungs",

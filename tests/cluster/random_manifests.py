@@ -47,6 +47,7 @@ _SLICES: tuple[Any, ...] = (
     [{"column": "a=b"}],
     [{"expression": "a == b"}],
 )
+_CONDITIONS = (["metrics.loss < 1.0"], ["metrics['loss@gap'] < 0.1", "metrics.loss < 1.0"], [""])
 _ALGORITHMS = get_args(Search.model_fields["algorithm"].annotation)
 _SCHEDULERS = get_args(Scheduler.model_fields["type"].annotation)
 _RESOURCES = get_args(Scheduler.model_fields["resource"].annotation)
@@ -182,6 +183,8 @@ def _valid(rng: random.Random) -> dict[str, Any]:
         spec["objective"]["earlyStoppingMetric"] = rng.choice(metrics)
     if rng.random() < 0.1:
         spec["objective"]["secondary"] = [{"metric": rng.choice(metrics)}]
+    if rng.random() < 0.2:
+        spec["objective"]["constraints"] = rng.choice(_CONDITIONS)
     if rng.random() < 0.1:
         spec["objective"]["metric"] += rng.choice(["@worst", "@gap"])
     if rng.random() < 0.2:

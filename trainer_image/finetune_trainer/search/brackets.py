@@ -20,7 +20,7 @@ from itertools import combinations, pairwise
 from typing import TypeAlias
 
 from finetune_api.rungs import Placement, placements, promotions
-from finetune_trainer.search.problem import Problem
+from finetune_trainer.search.problem import FAR, Problem
 from finetune_trainer.search.rungs import Rung
 
 _NOISE_QUANTILE = 0.9
@@ -210,6 +210,6 @@ def noise(curves: Curves, trials: list[int]) -> float:
     for one, other in combinations(trials[-50:], 2):
         ahead = [a - b for a, b in zip(curves(one), curves(other), strict=False)]
         signs = [gap > 0 for gap in ahead if gap]
-        if sum(a != b for a, b in pairwise(signs)) >= 2:
-            gaps.append(abs(ahead[-1]))
+        if sum(a != b for a, b in pairwise(signs)) >= 2 and abs(ahead[-1]) < FAR / 2:
+            gaps.append(abs(ahead[-1]))  # where just one of them breaks conditions, it is no noise
     return sorted(gaps)[int(_NOISE_QUANTILE * (len(gaps) - 1))] if gaps else 0.0

@@ -92,7 +92,7 @@ class Evolution:
     def _scores(self, trial: Trial) -> tuple[float, ...]:
         if trial.best is None or not trial.is_candidate:
             return (-math.inf,) * len(self._problem.goals)
-        return self._problem.scores(trial.best.value, trial.best.metrics)
+        return self._problem.ranked_scores(trial.best.value, trial.best.metrics)
 
     def _child(self, mother: Params, father: Params, rng: random.Random) -> Params:
         space = space_of(self._problem.spaces, mother)

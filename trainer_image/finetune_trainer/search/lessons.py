@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_api.feasibility import broken
 from finetune_trainer.search.domains import space_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Trial
@@ -83,18 +84,25 @@ def _lowest(problem: Problem, trials: Sequence[Trial]) -> int:
 
 def _results(problem: Problem, trials: Sequence[Trial], level: int) -> list[tuple[Trial, float]]:
     found = [
-        (trial, problem.score(value))
+        (trial, score)
         for trial in trials
-        if (value := _value_at(trial, level)) is not None and math.isfinite(value)
+        if (score := _score_at(problem, trial, level)) is not None and math.isfinite(score)
     ]
     return sorted(found, key=lambda pair: pair[0].arrival(level))
 
 
-def _value_at(trial: Trial, level: int) -> float | None:
-    """The trial's value at that rung, or at its end if it ended by itself before; None without one."""
-    if trial.status == "Completed" and trial.rung_values:
-        level = min(level, max(trial.rung_values))
-    return trial.rung_values.get(level)
+def _score_at(problem: Problem, trial: Trial, level: int) -> float | None:
+    """The trial's score at that rung, or at its end if it ended by itself before; None without one."""
+    level = level_of(trial, level)
+    value = trial.rung_values.get(level)
+    violation = broken(trial.rung_margins.get(level, ()))
+    return None if value is None else problem.ranked(value, violation)
+
+
+def level_of(trial: Trial, level: int) -> int:
+    """The rung at which a trial that counts at `level` has its value: that one, or the last before it ended by itself."""
+    ended = trial.status == "Completed" and trial.rung_values
+    return min(level, max(trial.rung_values)) if ended else level
 
 
 def _enough(problem: Problem, trials: Sequence[Trial], least: int | None) -> bool:

@@ -27,10 +27,11 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from finetune_api.combinations import Params, conditions_last, is_active
+from finetune_api.feasibility import UNDEFINED
 from finetune_api.hyperparameters import Scalar
 from finetune_api.spaces import ChoiceDomain, Domain, IntegerDomain, NumericDomain, Steps
 from finetune_trainer.search.domains import draw_params, rounded
-from finetune_trainer.search.lessons import STARTUP, Lesson, draws_at_random, lesson
+from finetune_trainer.search.lessons import STARTUP, Lesson, draws_at_random, lesson, level_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Proposal, Trial
 
@@ -72,6 +73,7 @@ class OptunaSampler:
             rng = random.Random(f"{self._problem.search.seed}/random/{number}/{attempt}")
             return Proposal(draw_params(rng.choice(self._problem.spaces), rng))
         results = dict(self._told_results(learned, _GP_RESULTS - len(inherited)))
+        margins = self._margins(trials, results, learned)
         if inherited and learned and learned.level < len(self._problem.resources) - 1:
             # Values of whole trainings and those of a rung can be compared by their places alone.
             inherited = [
@@ -81,8 +83,11 @@ class OptunaSampler:
                 )
             ]
             results = dict(zip(results, _places(list(results.values())), strict=True))
-        heritage = [self._frozen(params, TrialState.COMPLETE, (s,)) for params, s in inherited]
-        told = [*heritage, *self._told(trials, results)]  # what was inherited came before
+        fulfils = self._fulfils()
+        heritage = [
+            self._frozen(params, TrialState.COMPLETE, (s,), fulfils) for params, s in inherited
+        ]
+        told = [*heritage, *self._told(trials, results, margins)]  # what was inherited came before
         for place, trial in enumerate(told, start=1):
             trial.number = place
         study = optuna.create_study(
@@ -99,7 +104,37 @@ class OptunaSampler:
             found = found[-most:]  # the latest: none is the best by all objectives
         elif self._algorithm == "GP":
             found = sorted(found, key=lambda pair: -pair[1])[:most]
-        yield from ((trial.number, score) for trial, score in found)
+        for trial, _ in found:
+            assert learned is not None  # there are results
+            level = level_of(trial, learned.level)
+            yield trial.number, self._problem.score(trial.rung_values[level])
+
+    def _margins(
+        self, trials: Sequence[Trial], results: Mapping[int, float], learned: Lesson | None
+    ) -> dict[int, dict[str, float]]:
+        """By how much each trial with a result breaks each condition; as much as any, if its metrics are undefined."""
+        if learned is None or not self._problem.conditions:
+            return {}
+        found = {
+            trial.number: trial.rung_margins[level_of(trial, learned.level)]
+            for trial in trials
+            if trial.number in results
+        }
+        most = [
+            max((each for each in margins if each < UNDEFINED), default=0.0)
+            for margins in zip(*found.values(), strict=True)
+        ]
+        return {
+            number: {
+                str(at): each if each < UNDEFINED else max(1.0, most[at])
+                for at, each in enumerate(margins)
+            }
+            for number, margins in found.items()
+        }
+
+    def _fulfils(self) -> dict[str, float]:
+        """What is told of conditions where nothing breaks them, or nothing is known."""
+        return {str(at): 0.0 for at in range(self._problem.count_conditions)}
 
     def _sampler(self, seed: int, learned: Lesson | None) -> BaseSampler:
         if self._algorithm == "GP":
@@ -122,7 +157,12 @@ class OptunaSampler:
                 **options,
             )
 
-    def _told(self, trials: Sequence[Trial], results: Mapping[int, float]) -> Iterator[FrozenTrial]:
+    def _told(
+        self,
+        trials: Sequence[Trial],
+        results: Mapping[int, float],
+        margins: Mapping[int, dict[str, float]],
+    ) -> Iterator[FrozenTrial]:
         """What the model is told of the trials, in the order of their numbers; `results` are scores by trial.
 
         Complete by their value at the rung that it learns from, running, or worse than any (diverged). Where
@@ -133,11 +173,11 @@ class OptunaSampler:
             score = results.get(trial.number)
             if score is not None:
                 scores = (score, *self._others(trial))
-                yield self._known(trial, TrialState.COMPLETE, scores)
+                yield self._known(trial, TrialState.COMPLETE, scores, margins.get(trial.number))
             elif trial.status in ("Pending", "Running"):
                 yield self._known(trial, TrialState.RUNNING)
             elif trial.status == "Diverged" and len(self._problem.goals) == 1:
-                yield self._known(trial, TrialState.PRUNED)
+                yield self._known(trial, TrialState.PRUNED, None, self._fulfils())
 
     def _suggest(self, trial: optuna.Trial) -> Params:
         choice = 0
@@ -165,19 +205,34 @@ class OptunaSampler:
         return [score if math.isfinite(score) else -1e308 for score in scores]
 
     def _known(
-        self, trial: Trial, state: TrialState, scores: tuple[float, ...] | None = None
+        self,
+        trial: Trial,
+        state: TrialState,
+        scores: tuple[float, ...] | None = None,
+        margins: dict[str, float] | None = None,
     ) -> FrozenTrial:
-        key = (state, scores)
+        key = (state, scores, margins)
         known = self._made.get(trial.number)
         if known is None or known[0] != key:
-            known = self._made[trial.number] = key, self._frozen(trial.params, state, scores)
+            made = self._frozen(trial.params, state, scores, margins)
+            known = self._made[trial.number] = key, made
         return known[1]
 
     def _frozen(
-        self, params: Params, state: TrialState, scores: tuple[float, ...] | None = None
+        self,
+        params: Params,
+        state: TrialState,
+        scores: tuple[float, ...] | None = None,
+        margins: dict[str, float] | None = None,
     ) -> FrozenTrial:
         point, distributions = self._point(params)
-        return create_trial(state=state, params=point, distributions=distributions, values=scores)
+        return create_trial(
+            state=state,
+            params=point,
+            distributions=distributions,
+            values=scores,
+            constraints=margins or None,
+        )
 
     def _point(self, params: Params) -> tuple[_Point, dict[str, BaseDistribution]]:
         """What `_suggest` would have been told to give these parameters, in the first space that can."""

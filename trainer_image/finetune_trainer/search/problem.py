@@ -11,6 +11,7 @@ from finetune_api.auto import described, settled
 from finetune_api.combinations import Params, Space
 from finetune_api.constraints import Constraints
 from finetune_api.expressions import ExpressionError
+from finetune_api.feasibility import MetricConstraints, broken, metric_constraints_of
 from finetune_api.hyperparameters import Scalar, resolve
 from finetune_api.metrics import Goal, score
 from finetune_api.rungs import RungRule, rung_resources
@@ -19,6 +20,9 @@ from finetune_api.study import Resource, Search, StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_of, rung_rule_of
 from finetune_trainer.storage.folder import Storage
+
+FAR = 1e12
+"""How far what breaks a condition is below anything that does not, and what breaks it by 1 more below that."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Problem:
     ensemble: int = 0
     """The most trials that may make the final model together; 0 if only the winner may."""
 
+    conditions: tuple[str, ...] = ()
+    """What the metrics of a trial must fulfil (`objective.constraints`)."""
+
     defaults: dict[str, Scalar] = field(default_factory=dict)
     """The values of hyperparameters that a trial does not set."""
 
@@ -83,6 +90,7 @@ class Problem:
         """
         is_chosen = spec.search.algorithm == "Auto"
         with told_of_constraints():
+            metric_constraints_of(spec)
             spec = settled(spec, choice)
         objective = spec.objective
         return cls(
@@ -96,6 +104,7 @@ class Problem:
             repeats=spec.validation.repeats,
             best_of_last=objective.best_of == "Last",
             target=objective.target,
+            conditions=tuple(objective.constraints or ()),
             refit=spec.refit,
             ensemble=spec.ensemble.size if spec.ensemble else 0,
             defaults=resolve(spec.hyperparameters, {}).to_json(),
@@ -134,16 +143,49 @@ class Problem:
         """`value` of that objective such that larger is better."""
         return score(value, self.goals[objective])
 
+    @cached_property
+    def _conditions(self) -> MetricConstraints:
+        return MetricConstraints(self.conditions)
+
+    @property
+    def count_conditions(self) -> int:
+        """How many margins there are."""
+        return len(self.margins({}))
+
+    def margins(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """One for each condition; above 0 for those that the metrics of a trial break."""
+        if not self.conditions:
+            return ()
+        with told_of_constraints():
+            return self._conditions.margins(metrics)
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much the metrics of a trial break the conditions; 0 if they fulfil them."""
+        return broken(self.margins(metrics))
+
+    def ranked(self, value: float, violation: float = 0.0) -> float:
+        """`value` of the first objective such that larger is better, and below whatever breaks the conditions less."""
+        return self.score(value) - _penalty(violation)
+
     def scores(self, value: float, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """One for each objective, larger is better; what is undefined is worse than anything."""
         values = (value, *(metrics.get(name, math.nan) for name in self.metrics[1:]))
         found = (self.score(each, number) for number, each in enumerate(values))
         return tuple(-math.inf if math.isnan(each) else each for each in found)
 
+    def ranked_scores(self, value: float, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The same, each below that of whatever breaks the conditions less."""
+        penalty = _penalty(self.violation(metrics))
+        return tuple(score - penalty for score in self.scores(value, metrics))
+
     def seed(self, place: str) -> int:
         """The seed of that place in the study, of 32 bits."""
         digest = hashlib.sha256(f"{self.search.seed}/{place}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+
+def _penalty(violation: float) -> float:
+    return FAR * (1 + violation) if violation else 0.0
 
 
 class _Told(Constraints):

@@ -68,8 +68,21 @@ def findings(
         results_uri=storage.uri(RESULTS) if state.ended else None,
         gpu_seconds=round(state.gpu_seconds, 1),
         spending=_spending(state, budget, now),
-        warnings=[warning[:256] for warning in (*_short_memory(state), *warnings)[:10]],
+        warnings=[
+            warning[:256]
+            for warning in (*_no_trial_fulfils(state), *_short_memory(state), *warnings)[:10]
+        ],
     )
+
+
+def _no_trial_fulfils(state: StudyState) -> list[str]:
+    """A warning if the best trial breaks the conditions of the objective."""
+    best = state.best_trial()
+    if best is None or best.best is None:
+        return []
+    broken = state.problem.violation(best.best.metrics)
+    by = f"the best, trial {best.number}, breaks them by {broken:.4g}"
+    return [f"objective.constraints: no trial fulfils them; {by}"] if broken else []
 
 
 def _short_memory(state: StudyState) -> list[str]:
@@ -186,9 +199,12 @@ def _counts(state: StudyState, budget: Budget) -> TrialCounts:
 def table(state: StudyState) -> pa.Table:
     """A row a trial: number, state, params, value at every rung, best value with its metrics, cost.
 
-    With folds or repeats also the deviation of each metric, and each split's own.
+    With constraints over metrics also by how much its best breaks them. With folds or repeats also the deviation of each metric, and each split's own.
     """
     rows = [_row(state, trial) for trial in state.trials]
+    if state.problem.conditions:
+        for row, trial in zip(rows, state.trials, strict=True):
+            row["violation"] = trial.best and state.problem.violation(trial.best.metrics)
     if len(state.problem.goals) > 1:
         front = {trial.number for trial in state.pareto_front()}
         for row in rows:
@@ -219,7 +235,7 @@ _ALWAYS = {
 
 _ORDER = (
     *("trial", "state", "generation", "member", "parent", "param_"),
-    *("value", "standard_error", "pareto", "best_epoch"),
+    *("value", "standard_error", "violation", "pareto", "best_epoch"),
 )
 _LAST = (
     *("split", "epochs", "seconds", "gpu_seconds", "batch_parts"),

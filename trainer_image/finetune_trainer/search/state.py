@@ -292,6 +292,8 @@ class StudyState:
         self._arrive(trial)
         if trial.best is not None:
             trial.rung_values[trial.level] = trial.best.value
+            if self.problem.conditions:
+                trial.rung_margins[trial.level] = self.problem.margins(trial.best.metrics)
         if rung is None:
             self._schedule.reached(trial.level, self._curve)
             return
@@ -657,7 +659,10 @@ class StudyState:
         item, members = self._refit_of(winner), self._members()
         if len(members) < 2:
             return item
-        worst = min(self.score(trial.best) for trial in self.trials if trial.is_candidate)
+        alike = (
+            t for t in self.trials if t.is_candidate and self._fulfils(t) == self._fulfils(winner)
+        )
+        worst = min(self.score(trial.best) for trial in alike)
         leads = [self.score(trial.best) - worst for trial in members]
         told = (
             replace(self._refit_of(trial), lead=lead)
@@ -668,10 +673,17 @@ class StudyState:
     def _members(self) -> list[Trial]:
         """The best trials, best first. Of PBT, whose trials are steps of each other, the best of each member."""
         chosen: dict[tuple[str, int], Trial] = {}
-        for trial in self.ranked(self.trials) if self.problem.ensemble else ():
+        ranked = self.ranked(self.trials) if self.problem.ensemble else []
+        for trial in ranked:
+            if self._fulfils(trial) != self._fulfils(ranked[0]):
+                break  # what breaks the conditions is no help to what fulfils them
             key = ("trial", trial.number) if trial.member is None else ("member", trial.member)
             chosen.setdefault(key, trial)
         return list(chosen.values())[: self.problem.ensemble]
+
+    def _fulfils(self, trial: Trial) -> bool:
+        """Whether the best of the trial fulfils the conditions of the objective."""
+        return trial.best is not None and not self.problem.violation(trial.best.metrics)
 
     def _refit_of(self, winner: Trial) -> RefitItem:
         """The refit of a trial, for as many epochs as served it best."""
@@ -744,15 +756,15 @@ class StudyState:
         return self.problem.seed(f"{trial}/{repeat}" if repeat else f"{trial}")
 
     def score(self, evaluation: Evaluation | None) -> float:
-        """Larger is better; NaN is worse than anything."""
+        """Larger is better, and what fulfils the conditions better than what does not; NaN is worse than anything."""
         if evaluation is None or math.isnan(evaluation.value):
             return -math.inf
-        return self.problem.score(evaluation.value)
+        return self.problem.ranked(evaluation.value, self.problem.violation(evaluation.metrics))
 
     def scores(self, trial: Trial) -> tuple[float, ...]:
-        """One for each objective, larger is better."""
+        """One for each objective, larger is better, with what fulfils the conditions first."""
         assert trial.best is not None  # a candidate has a value
-        return self.problem.scores(trial.best.value, trial.best.metrics)
+        return self.problem.ranked_scores(trial.best.value, trial.best.metrics)
 
     def _rank(self, trial: Trial) -> tuple[int, float]:
         return trial.evaluated_level if self._by_level else 0, self.score(trial.best)

@@ -126,6 +126,9 @@ class Trial:
     rung_values: dict[int, float] = field(default_factory=dict)
     """Its value at each rung it has reached, by level."""
 
+    rung_margins: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Of the conditions of the objective there (`Problem.margins`), where it has any."""
+
     arrived: dict[int, int] = field(default_factory=dict)
     """Level it has reached, or failed on the way to → how many such arrivals the study had before."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.combinations import Params
+from finetune_api.feasibility import MetricConstraints
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
 from finetune_trainer.records.claim import parts_in
@@ -73,11 +74,10 @@ def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params,
             field, f"must be a study that has ended (the search at {storage.uri()} has not)"
         )
     defaults = state.problem.defaults
-    return [
-        ({**defaults, **trial.params}, trial.best.value)
-        for trial in state.best_known()
-        if trial.best is not None
-    ]
+    conditions = MetricConstraints(spec.objective.constraints or ())
+    known = [(trial.params, trial.best) for trial in state.best_known() if trial.best is not None]
+    fulfil = [each for each in known if not conditions.violation(each[1].metrics)]
+    return [({**defaults, **params}, best.value) for params, best in fulfil or known]
 
 
 def _check_same(spec: StudySpec, parts: Mapping[str, Any], field: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune_api.feasibility import metrics_in
 from finetune_api.hyperparameters import IN_BATCHES, Hyperparameters
 from finetune_api.metrics import score
 from finetune_api.study import Compute, Objective
@@ -95,9 +96,9 @@ def _batches(config: Hyperparameters) -> tuple[object, ...]:
 
 
 def metric_names(objective: Objective) -> tuple[str, ...]:
-    """What is measured: the objective's metric, the additional ones, early stopping's and the loss."""
-    named = (objective.metric, *objective.additional_metrics)
-    return tuple(dict.fromkeys((*named, objective.stopping_metric, "loss")))
+    """What is measured: all that the objective names, its metric first, and the loss."""
+    constrained = metrics_in(objective.constraints or ())
+    return tuple(dict.fromkeys((*objective.named, *constrained, "loss")))
 
 
 class TrialRun:
@@ -231,7 +232,7 @@ class TrialRun:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The metrics of each epoch: the objective's, the additional ones, early stopping's and the loss."""
+        """The metrics of each epoch: see `metric_names`."""
         return metric_names(self._objective)
 
     @property
