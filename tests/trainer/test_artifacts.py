@@ -30,7 +30,7 @@ from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.batches import Batcher
-from finetune_trainer.worker.final_model import Tested, card
+from finetune_trainer.worker.final_model import Judgement, card
 from finetune_trainer.worker.refit import Refit
 from finetune_trainer.worker.runs import Workbench
 from tests.trainer.conftest import MakeSpec
@@ -201,7 +201,7 @@ def test_the_card_tells_how_long_and_on_which_rows_the_model_was_trained(
         asked = spec.model_copy(update={"refit_rows": rows})
         config = resolve(spec.hyperparameters, {"duplicateThreshold": threshold})
         text = card(
-            Workbench(asked, alike, storage, "cpu", "tickets"), item, config, Tested({}, [])
+            Workbench(asked, alike, storage, "cpu", "tickets"), item, config, Judgement({}, [])
         ).text()
         merged = alike if rows == "Train" else alike.merged()
         return text, merged.deduplicated(threshold)

@@ -43,14 +43,14 @@ def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Judgement:
     """How the final model does on the test rows."""
 
     metrics: dict[str, float]
     slices: list[SliceReport]
 
 
-def evaluate_test(bench: Workbench, answers: Answers) -> Tested:
+def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
     """How good `answers` are on the test rows; the report on them goes into storage."""
     data, logits, thresholds = bench.data, answers.logits, answers.thresholds
     labels, names = data.labels[data.test], metric_names(bench.spec.objective)
@@ -62,14 +62,14 @@ def evaluate_test(bench: Workbench, answers: Answers) -> Tested:
         report["slices"] = [asdict(one) for one in by_slice]
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     bench.storage.write(TEST_REPORT, text.encode())
-    return Tested(tested, by_slice)
+    return Judgement(tested, by_slice)
 
 
 def card(
     bench: Workbench,
     item: RefitItem,
     config: Hyperparameters,
-    tested: Tested,
+    tested: Judgement,
     onnx_difference: float | None = None,
     has_code: bool = False,
     ensemble: EnsembleAbout | None = None,
