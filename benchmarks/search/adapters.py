@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from finetune_api.study import Budget
+from finetune_api.search import Budget
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import next_item, starting
 from finetune_trainer.search.items import TrainItem

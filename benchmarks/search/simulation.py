@@ -31,8 +31,8 @@ import optuna
 from benchmarks.machine import describe
 from benchmarks.search.adapters import OurDecisions, RayDecisions, optuna_goes_on
 from benchmarks.search.digits import EPOCHS, Curves, curves
+from finetune_api.search import Budget, Scheduler, SchedulerType, Search
 from finetune_api.spaces import FloatDomain
-from finetune_api.study import Budget, Scheduler, SchedulerType, Search
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.search.problem import Problem
 

@@ -47,8 +47,9 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from benchmarks.machine import describe
 from benchmarks.trainer.rows import study_of, training_only
+from finetune_api.cluster import Compute
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Compute, Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.data.model_source import quiet_transformers
 from finetune_trainer.training import Pretrained, TrialRun

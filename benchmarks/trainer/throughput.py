@@ -38,7 +38,7 @@ from benchmarks.machine import describe
 from benchmarks.trainer import hugging_face
 from benchmarks.trainer.rows import add_arguments, as_items, sample, study_of, training_only
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun
 

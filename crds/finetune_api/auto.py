@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from finetune_api.combinations import Space, grid_size
 from finetune_api.constraints import Constraints, constraints_of
 from finetune_api.rungs import rung_resources
+from finetune_api.search import Budget, Scheduler, Search
 from finetune_api.spaces import MAX_GRID
 from finetune_api.status import ChosenSearch
-from finetune_api.study import Budget, Scheduler, Search, StudySpec
+from finetune_api.study import StudySpec
 
 _WHOLE = 2
 """Trials that the rungs leave to be trained whole, at least, if each rung promotes its share."""

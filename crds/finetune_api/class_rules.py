@@ -11,8 +11,10 @@ from decimal import Decimal
 from typing import Any, TypeAlias, TypeVar
 
 from finetune_api.classes import CLASS_KIND, CLASS_LABEL, CLASS_PLURAL, ClassSpec
+from finetune_api.cluster import Toleration
 from finetune_api.quantities import gpus_in, parse_quantity
-from finetune_api.study import API_VERSION, GROUP, PLURAL, VERSION, Budget, StudySpec, Toleration
+from finetune_api.search import Budget
+from finetune_api.study import API_VERSION, GROUP, PLURAL, VERSION, StudySpec
 
 CLAIM_ROOT = "/mnt/storage"
 """Where the PersistentVolumeClaim of a study is mounted: it belongs to the study's namespace."""

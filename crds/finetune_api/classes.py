@@ -5,11 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from finetune_api.cluster import Quantity, Toleration
 from finetune_api.locations import Location
 from finetune_api.schema import Model, Name, Rule
 from finetune_api.spaces import ATOMIC
 from finetune_api.stores import Storage
-from finetune_api.study import ObjectMeta, Quantity, Toleration
+from finetune_api.study import ObjectMeta
 
 CLASS_KIND = "FineTuneClass"
 CLASS_PLURAL = "finetuneclasses"

@@ -1,7 +1,7 @@
 """The limits of a study, as they are kept when it ends."""
 
+from finetune_api.search import Budget
 from finetune_api.status import Limits
-from finetune_api.study import Budget
 
 
 def limits_of(budget: Budget, target: float | None) -> Limits:

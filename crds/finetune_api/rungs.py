@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from finetune_api.study import Scheduler, StudySpec
+from finetune_api.search import Scheduler
+from finetune_api.study import StudySpec
 
 RungRule: TypeAlias = Literal["Share", "SomeWhole"]
 """By which rule trials are promoted. Share: exactly a share of the results at a rung. SomeWhole: a diverged trial is

@@ -14,8 +14,9 @@ from finetune_api.classes import ClassSpec
 from finetune_api.expressions import ExpressionError
 from finetune_api.limits import limits_of
 from finetune_api.plan import make_plan
+from finetune_api.search import Budget
 from finetune_api.status import LastEnd, Limits, StudyStatus
-from finetune_api.study import Budget, FineTuneStudy, StudySpec
+from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.belief import judged_by
 from finetune_operator.observe import JobView, Observed

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from finetune_api.classes import ClassSpec
+from finetune_api.cluster import Quantity
 from finetune_api.schema import Model
 from finetune_api.stores import Storage
-from finetune_api.study import Quantity
 
 
 class Settings(Model):

@@ -10,7 +10,8 @@ from finetune_api.expressions import ExpressionError
 from finetune_api.manifest import ManifestError, parse_study
 from finetune_api.plan import make_plan
 from finetune_api.rungs import rung_resources
-from finetune_api.study import Search, StudySpec
+from finetune_api.search import Search
+from finetune_api.study import StudySpec
 from tests.cluster.random_manifests import random_manifest
 
 SPACE: dict[str, Any] = {"learningRate": {"min": 1e-5, "max": 1e-3, "scale": "Log"}}

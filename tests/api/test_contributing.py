@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from finetune_api.hyperparameters import JSON_NAMES
-from finetune_api.study import SchedulerType
+from finetune_api.search import SchedulerType
 from finetune_api.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]

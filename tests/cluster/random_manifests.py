@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from finetune_api.hyperparameters import CATEGORICAL, Hyperparameters, json_name
 from finetune_api.manifest import ManifestError, parse_study
-from finetune_api.study import Scheduler, Search
+from finetune_api.search import Scheduler, Search
 from finetune_api.tasks import TASKS
 
 _ODD: tuple[Any, ...] = (

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.classes import FineTuneClass
 from finetune_api.limits import limits_of
+from finetune_api.search import Budget
 from finetune_api.status import (
     FinalModel,
     Findings,
@@ -18,7 +19,7 @@ from finetune_api.status import (
     TrialCounts,
     TrialResult,
 )
-from finetune_api.study import Budget, FineTuneStudy
+from finetune_api.study import FineTuneStudy
 from finetune_operator import names
 from finetune_operator.continuation import continuation
 from finetune_operator.decide import decide, unremembered

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from finetune_api.classes import Allowed, FineTuneClass, Limits
+from finetune_api.cluster import ClusterSpec
 from finetune_api.conditions import with_condition
 from finetune_api.manifest import parse_study
+from finetune_api.outputs import Tracking
 from finetune_api.schema import Model
 from finetune_api.stores import Storage
-from finetune_api.study import ClusterSpec, FineTuneStudy, Tracking
+from finetune_api.study import FineTuneStudy
 from finetune_operator.decide import decide
 from finetune_operator.decision import Decision
 from finetune_operator.observe import Observed

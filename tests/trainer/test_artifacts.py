@@ -17,7 +17,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetune_api.hyperparameters import Hyperparameters, resolve
 from finetune_api.manifest import load_yaml
-from finetune_api.study import Objective, StudySpec
+from finetune_api.objective import Objective
+from finetune_api.study import StudySpec
 from finetune_trainer.artifacts.attributions import Attributor
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.artifacts.onnx_export import export_onnx

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.data.augmentation import OPERATIONS, vary, words_of
 from finetune_trainer.data.synonyms import Synonyms, wordnet

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_api.study import Dataset
+from finetune_api.dataset import Dataset
 from finetune_api.tasks import Task
 from finetune_trainer.cells.words import group_of, is_yes, name_of
 from finetune_trainer.data.formats import (

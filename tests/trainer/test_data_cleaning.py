@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.study import Cleaning
+from finetune_api.dataset import Cleaning
 from finetune_trainer.data import PreparedData
 from finetune_trainer.data.cleaning import cleaned, visible_text
 from finetune_trainer.data.duplicates import (

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_api.study import Dataset
+from finetune_api.dataset import Dataset
 from finetune_trainer.cells.numbers import plain
 from finetune_trainer.cells.places import Places, WrongCell, read_each
 from finetune_trainer.cells.words import with_one_spelling

@@ -9,7 +9,7 @@ import pytest
 import transformers
 from huggingface_hub import constants
 
-from finetune_api.study import PretrainedModel
+from finetune_api.dataset import PretrainedModel
 from finetune_trainer.data import ModelSource, prepare
 from finetune_trainer.data.model_store import fetched
 from finetune_trainer.errors import ModelError, StorageUnavailable

@@ -15,7 +15,7 @@ import transformers
 from numpy.typing import NDArray
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, near_duplicates, prepare
 from finetune_trainer.data.embeddings import embed
 from finetune_trainer.errors import DataError, ModelError, TrialFailure

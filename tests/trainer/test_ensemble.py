@@ -12,8 +12,9 @@ import pytest
 from scipy.stats import rankdata
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.objective import Objective
 from finetune_api.status import Findings
-from finetune_api.study import Objective, StudySpec
+from finetune_api.study import StudySpec
 from finetune_api.tasks import Task
 from finetune_trainer.artifacts.ensemble import (
     ABOUT,

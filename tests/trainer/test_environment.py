@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.study import ClusterSpec
+from finetune_api.cluster import ClusterSpec
 from finetune_trainer.environment import WorkerResources
 from finetune_trainer.errors import SpecError
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data import ModelSource, PreparedData, prepare
 from finetune_trainer.errors import ModelError

@@ -7,8 +7,8 @@ import pytest
 
 from finetune_api.expressions import ExpressionError
 from finetune_api.feasibility import UNDEFINED, MetricConstraints, metrics_in
+from finetune_api.objective import Objective
 from finetune_api.plan import make_plan
-from finetune_api.study import Objective
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.problem import Problem

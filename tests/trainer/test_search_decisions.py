@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.combinations import Params
-from finetune_api.study import Budget
+from finetune_api.search import Budget
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import search_ending
 from finetune_trainer.search.problem import Problem

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.search import Budget
 from finetune_api.status import (
     MAX_PROGRESS_BYTES,
     MAX_SPLITS,
@@ -17,7 +18,6 @@ from finetune_api.status import (
     StudyProgress,
     TrialResult,
 )
-from finetune_api.study import Budget
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of

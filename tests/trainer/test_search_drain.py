@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.study import Budget, StudySpec
+from finetune_api.search import Budget
+from finetune_api.study import StudySpec
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import most_at_work, next_item, search_ending, starting
 from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.rungs import rung_resources
-from finetune_api.study import Scheduler
+from finetune_api.search import Scheduler
 from finetune_trainer.search.rungs import Rung
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from finetune_api.plan import make_plan
 from finetune_api.rungs import placements, rung_resources
+from finetune_api.search import Budget, Scheduler
 from finetune_api.status import MAX_SPLITS
-from finetune_api.study import Budget, Scheduler
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import parts_of
 from finetune_trainer.search.brackets import agree, noise

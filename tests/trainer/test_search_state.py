@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.study import Budget, StudySpec
+from finetune_api.search import Budget
+from finetune_api.study import StudySpec
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import begun, next_item, search_ending, starting
 from finetune_trainer.search.items import End, RefitItem, TrainItem, Wait

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import ray
 
+from finetune_api.search import Budget
 from finetune_api.status import TrialCounts
-from finetune_api.study import Budget, StudySpec
+from finetune_api.study import StudySpec
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.cluster import ClusterSpec
 from finetune_api.pods import DRAIN_FILE
-from finetune_api.study import ClusterSpec
 from finetune_trainer import supervisor
 from finetune_trainer.environment import PodEnvironment
 from finetune_trainer.supervisor import Supervisor

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from finetune_api.study import MlflowTracking
+from finetune_api.outputs import MlflowTracking
 from finetune_trainer.records import events as ev
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.tracking.mlflow_runs import MlflowRuns

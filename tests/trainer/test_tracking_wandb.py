@@ -10,7 +10,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import HistoryItem, Record
 
-from finetune_api.study import WandbTracking
+from finetune_api.outputs import WandbTracking
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.storage.folder import Storage

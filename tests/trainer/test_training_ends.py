@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective, StudySpec
+from finetune_api.objective import Objective
+from finetune_api.study import StudySpec
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import TrialFailure

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun, features
 from finetune_trainer.training.features import can_be_cut, cut_open, put_back

@@ -12,8 +12,9 @@ import pytest
 import torch
 from benchmarks.trainer.rows import EXAMPLES, study_of
 
+from finetune_api.cluster import Compute
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Compute, Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun, features
 from tests.needs import ToolMissing, not_run

@@ -19,7 +19,7 @@ import json, pickle, resource, sys
 import torch
 from pathlib import Path
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.training import Pretrained, TrialRun
 torch.set_num_threads(1)

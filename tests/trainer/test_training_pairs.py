@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune_api.cluster import Compute
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Compute, Objective
+from finetune_api.objective import Objective
 from finetune_api.tasks import Task
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun

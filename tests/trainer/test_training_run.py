@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_api.tasks import Task
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.errors import TrialFailure
@@ -260,7 +260,7 @@ RESUME = """
 import sys, torch, pickle
 from pathlib import Path
 torch.set_num_threads(1)
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.training import Pretrained, TrialRun
 folder = Path(sys.argv[1])
 data = pickle.loads((folder / "data").read_bytes())

@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sk
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective, StudySpec
+from finetune_api.objective import Objective
+from finetune_api.study import StudySpec
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.records import events as ev
 from finetune_trainer.tasks.thresholds import best_thresholds, probabilities, tuned_thresholds

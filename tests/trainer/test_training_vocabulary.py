@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.study import Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data import PreparedData, prepare
 from finetune_trainer.training import Pretrained, TrialRun, learner
 from finetune_trainer.training.vocabulary import OccurringWords, leave_out

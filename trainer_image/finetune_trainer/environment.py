@@ -8,9 +8,10 @@ from math import ceil
 from pathlib import Path
 
 from finetune_api import pods
+from finetune_api.cluster import ClusterSpec
 from finetune_api.manifest import parse_study
 from finetune_api.quantities import gpus_in, parse_quantity
-from finetune_api.study import ClusterSpec, FineTuneStudy
+from finetune_api.study import FineTuneStudy
 from finetune_trainer.errors import SpecError
 
 

@@ -23,8 +23,9 @@ from finetune_api.auto import choose, described, restored
 from finetune_api.combinations import Params, Space
 from finetune_api.manifest import problems
 from finetune_api.metrics import Goal
+from finetune_api.search import Budget, Search
+from finetune_api.search_rules import BUDGET_RULES, SEARCH_RULES
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain, can_hold
-from finetune_api.study import BUDGET_RULES, SEARCH_RULES, Budget, Search
 from finetune_trainer import arguments
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError

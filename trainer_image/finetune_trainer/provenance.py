@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from finetune_api.cluster import Compute
 from finetune_api.pods import IMAGE
-from finetune_api.study import Compute
 
 PACKAGES = (
     "torch",

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from finetune_api.cluster import ClusterSpec
 from finetune_api.pods import DRAIN_FILE, DRIVER, EXIT_DRAINED, EXIT_FINISHED, EXIT_USER_ERROR
-from finetune_api.study import ClusterSpec
 from finetune_trainer.environment import PodEnvironment, WorkerResources
 
 RAY_PORT = 6379

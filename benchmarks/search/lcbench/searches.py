@@ -17,8 +17,8 @@ from benchmarks.search.adapters import Config, OurDecisions, RayDecisions, Searc
 from benchmarks.search.lcbench.curves import EPOCHS, SPACE, draw
 from finetune_api.auto import choose
 from finetune_api.constraints import Constraints
+from finetune_api.search import Algorithm, Budget, Scheduler, SchedulerType, Search
 from finetune_api.spaces import FloatDomain, IntegerDomain
-from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
 from finetune_trainer.search.problem import Problem
 
 FACTOR = 3

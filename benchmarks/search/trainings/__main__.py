@@ -31,8 +31,8 @@ from benchmarks.search.trainings.table import DATA, EPOCHS, FIXED, GRID, SEEDS, 
 from finetune_api.auto import choose
 from finetune_api.constraints import Constraints
 from finetune_api.hyperparameters import resolve
+from finetune_api.search import Algorithm, Budget, Scheduler, SchedulerType, Search
 from finetune_api.spaces import FloatDomain, IntegerDomain
-from finetune_api.study import Algorithm, Budget, Scheduler, SchedulerType, Search
 from finetune_trainer.search.problem import Problem, Recommended
 from finetune_trainer.search.recommended import first_point
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from transformers import AutoTokenizer
 
+from finetune_api.outputs import EnsembleMethod
 from finetune_api.schema import Model
-from finetune_api.study import EnsembleMethod
 from finetune_api.tasks import Task
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data.model_source import quiet_transformers

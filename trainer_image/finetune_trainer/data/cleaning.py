@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bs4 import BeautifulSoup, ParserRejectedMarkup, UnusualUsageWarning
 
-from finetune_api.study import Cleaning
+from finetune_api.dataset import Cleaning
 from finetune_trainer.cells.places import read_each
 from finetune_trainer.cells.words import JOINT, text_of
 from finetune_trainer.data.labels import LabelledRows

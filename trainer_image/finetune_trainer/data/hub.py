@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from finetune_api.study import HubDataset
+from finetune_api.dataset import HubDataset
 from finetune_trainer.data.formats import MissingColumn
 from finetune_trainer.errors import DataError
 

@@ -6,7 +6,7 @@ from dataclasses import field as default
 from functools import partial
 from typing import Any
 
-from finetune_api.study import Dataset
+from finetune_api.dataset import Dataset
 from finetune_api.tasks import Task
 from finetune_trainer.cells.places import WrongCell, read_each
 from finetune_trainer.cells.words import (

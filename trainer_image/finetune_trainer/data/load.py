@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from finetune_api.study import Dataset, DatasetFiles
+from finetune_api.dataset import Dataset, DatasetFiles
 from finetune_api.tasks import Task
 from finetune_trainer.cells.places import IN_ORDER, Places, numbered
 from finetune_trainer.cells.words import in_composed_form, with_one_spelling

@@ -11,7 +11,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 
-from finetune_api.study import PretrainedModel
+from finetune_api.dataset import PretrainedModel
 from finetune_trainer.data.hub import first_line, is_transient
 from finetune_trainer.data.model_store import fetched
 from finetune_trainer.errors import ModelError, StorageUnavailable

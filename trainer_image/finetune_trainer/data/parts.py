@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_api.study import Dataset, StudySpec
+from finetune_api.dataset import Dataset
+from finetune_api.study import StudySpec
 from finetune_trainer.cells.words import LABEL_FIELD
 from finetune_trainer.data.cleaning import cleaned, joined, within_lengths
 from finetune_trainer.data.duplicates import without_conflicts, without_duplicates

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.dataset import Dataset, PretrainedModel
 from finetune_api.metrics import best_value, natural_goal, score
-from finetune_api.study import Dataset, PretrainedModel, StudySpec
+from finetune_api.study import StudySpec
 from finetune_api.tasks import Task
 from finetune_trainer.cells.words import LABEL_FIELD
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.expressions import Expression, ExpressionError
-from finetune_api.study import Slice, StudySpec
+from finetune_api.objective import Slice
+from finetune_api.study import StudySpec
 from finetune_trainer.cells.words import in_composed_form
 from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.load import PARTS

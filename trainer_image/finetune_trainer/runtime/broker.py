@@ -18,8 +18,8 @@ from typing import Any
 
 from finetune_api.combinations import Params
 from finetune_api.limits import limits_of
+from finetune_api.search import Budget
 from finetune_api.status import Findings, Limits
-from finetune_api.study import Budget
 from finetune_trainer.errors import ToldToStop
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.log import RecordLog, last_term

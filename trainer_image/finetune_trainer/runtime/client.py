@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 import ray
 
 from finetune_api.combinations import Params
-from finetune_api.study import Budget
+from finetune_api.search import Budget
 from finetune_trainer.records.events import Event
 from finetune_trainer.runtime.broker import Snapshot
 from finetune_trainer.search.items import RefitItem, Release, TrainItem

@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from finetune_api.study import Budget
+from finetune_api.search import Budget
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import RayUnavailable
 from finetune_trainer.runtime.broker import Broker

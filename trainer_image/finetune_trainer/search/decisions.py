@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from finetune_api.study import Budget
+from finetune_api.search import Budget
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import Decision, End, TrainItem, Wait
 from finetune_trainer.search.state import ALIKE, MAX_RETRIES, StudyState

@@ -15,8 +15,9 @@ from finetune_api.feasibility import MetricConstraints, broken, metric_constrain
 from finetune_api.hyperparameters import Scalar, resolve
 from finetune_api.metrics import Goal, score
 from finetune_api.rungs import RungRule, rung_resources
+from finetune_api.search import Resource, Search
 from finetune_api.status import ChosenSearch
-from finetune_api.study import Resource, Search, StudySpec
+from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_of, rung_rule_of
 from finetune_trainer.storage.folder import Storage

@@ -11,6 +11,7 @@ import pyarrow.parquet
 from finetune_api.auto import described
 from finetune_api.combinations import Params
 from finetune_api.metrics import shown_metrics
+from finetune_api.search import Budget
 from finetune_api.status import (
     MAX_SPLITS,
     MAX_TOP_TRIALS,
@@ -22,7 +23,6 @@ from finetune_api.status import (
     TrialCounts,
     TrialResult,
 )
-from finetune_api.study import Budget
 from finetune_trainer.search.decisions import price
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Evaluation, Trial

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import count, takewhile
 
 from finetune_api.combinations import Params, grid_size
-from finetune_api.study import Budget
+from finetune_api.search import Budget
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.brackets import Schedule

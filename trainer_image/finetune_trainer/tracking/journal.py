@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from finetune_api.hyperparameters import resolve
-from finetune_api.study import Budget, FineTuneStudy
+from finetune_api.search import Budget
+from finetune_api.study import FineTuneStudy
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.decisions import FAILURES, next_item
 from finetune_trainer.search.items import End

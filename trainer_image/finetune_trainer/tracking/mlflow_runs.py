@@ -20,7 +20,7 @@ from mlflow import MlflowClient  # after its settings
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from finetune_api.study import MlflowTracking
+from finetune_api.outputs import MlflowTracking
 from finetune_trainer.tracking.runs import Ending, Point, TrackedRun, TrackingError
 
 _RUN = "finetune.run"

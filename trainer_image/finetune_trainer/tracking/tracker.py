@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from finetune_api.study import FineTuneStudy, StudySpec, Tracking
+from finetune_api.outputs import Tracking
+from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.log import Follower
 from finetune_trainer.runtime.client import BrokerClient

@@ -10,7 +10,7 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when the client 
 
 import wandb  # after its setting
 
-from finetune_api.study import WandbTracking
+from finetune_api.outputs import WandbTracking
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import WANDB_RUNS
 from finetune_trainer.tracking.runs import TrackedRun, TrackingError

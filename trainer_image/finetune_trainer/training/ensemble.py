@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.metrics import score
-from finetune_api.study import EnsembleMethod, Objective
+from finetune_api.objective import Objective
+from finetune_api.outputs import EnsembleMethod
 from finetune_api.tasks import Task
 from finetune_trainer.data.slices import Slices
 from finetune_trainer.errors import TrialFailure

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from finetune_api.cluster import Compute
 from finetune_api.hyperparameters import BUILT_WITH, Hyperparameters
-from finetune_api.study import Compute
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.tasks import task_of

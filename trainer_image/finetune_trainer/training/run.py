@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune_api.cluster import Compute
 from finetune_api.feasibility import metrics_in
 from finetune_api.hyperparameters import IN_BATCHES, Hyperparameters
 from finetune_api.metrics import score
-from finetune_api.study import Compute, Objective
+from finetune_api.objective import Objective
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
 from finetune_trainer.tasks import task_of
