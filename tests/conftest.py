@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{tier}: {what}")
     config.addinivalue_line("markers", "node: runs on a real node, by root")
     config.addinivalue_line("markers", "gpu: runs on a GPU")
+    config.addinivalue_line("markers", "in_memory: its `tmp_path` is in memory, if there is room")
     if _is_worker(config):
         return
     # All processes that tests start carry this variable: by it they are found at the end.

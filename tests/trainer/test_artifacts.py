@@ -153,7 +153,13 @@ def searched(make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory) -> S
     """A study of one trial that is at its best before its end, and the folder of its refit on train rows."""
     spec = make_spec(
         objective={"metric": "loss"},
-        hyperparameters={"epochs": 8, "maxLength": 16, "batchSize": 8, "lrSchedule": "Constant"},
+        hyperparameters={
+            "epochs": 8,
+            "maxLength": 16,
+            "batchSize": 8,
+            "lrSchedule": "Constant",
+            "encoderLayers": 2,
+        },
         searchSpaces=[{"learningRate": {"values": [6e-4]}}],
         search={"algorithm": "Grid"},
         refitRows="Train",

@@ -41,10 +41,8 @@ def write_rows(examples: Path, path: Path, rows: int) -> None:
     path.write_text("\n".join(lines[: rows + 1]) + "\n")
 
 
-@pytest.fixture(scope="module")
-def study(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest of a small study that `finetune run` has run in `run` beside it."""
-    folder = tmp_path_factory.mktemp("study")
+def write_study(folder: Path, examples: Path) -> Path:
+    """The manifest of a small study in `folder`."""
     (folder / "models").symlink_to(examples / "models")
     write_rows(examples, folder / "rows.csv", 60)
     manifest = load_yaml((ROOT / "examples" / "library.yaml").read_text())
@@ -58,7 +56,23 @@ def study(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest["spec"]["dataset"]["split"]["stratify"] = False
     path = folder / "study.yaml"
     path.write_text(dump_yaml(manifest))
-    arguments = [str(path), "--into", str(folder / "run"), "--slots", "1"]
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of a small study that has been run, in this process, in `run` beside it."""
+    path = write_study(tmp_path_factory.mktemp("study"), examples)
+    spec = read_study(path).spec
+    run_study(spec, prepare(spec, path.parent), path.parent / "run")
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, run by `finetune run`."""
+    path = write_study(tmp_path_factory.mktemp("study"), examples)
+    arguments = [str(path), "--into", str(path.parent / "run"), "--slots", "1"]
     command = [sys.executable, "-m", "finetune_trainer.cli", "run", *arguments]
     subprocess.run(command, check=True, capture_output=True, timeout=900)
     return path
@@ -71,8 +85,8 @@ def again(study: Path, trial: int, into: Path | None = None) -> int:
 
 
 @pytest.mark.slow
-def test_the_records_say_with_what_and_from_which_seed_each_trial_was_trained(study: Path) -> None:
-    events = events_of(study.parent / "run")
+def test_the_records_say_with_what_and_from_which_seed_each_trial_was_trained(real: Path) -> None:
+    events = events_of(real.parent / "run")
     slots = {event.slot: event for event in events if isinstance(event, ev.SlotReady)}
     started = [event for event in events if isinstance(event, ev.Started)]
     assert {event.slot for event in started} <= set(slots)
@@ -89,20 +103,21 @@ def test_the_records_say_with_what_and_from_which_seed_each_trial_was_trained(st
     assert slot.setting["threads"] == str(os.cpu_count())
     assert slot.setting["precision"] == "FP32"
     assert {"python", "cpu"} <= set(slot.setting)
-    assert slot.data == prepare(read_study(study).spec, study.parent).fingerprint
+    assert slot.data == prepare(read_study(real).spec, real.parent).fingerprint
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_real_run_comes_out_the_same(
-    study: Path, capsys: pytest.CaptureFixture[str]
+    real: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(path for path in (study.parent / "run").rglob("*"))
-    best = load_yaml((study.parent / "run" / "study.yaml").read_text())["status"]["best"]
-    assert again(study, best["trial"]) == 0
+    before = sorted(path for path in (real.parent / "run").rglob("*"))
+    best = load_yaml((real.parent / "run" / "study.yaml").read_text())["status"]["best"]
+    assert again(real, best["trial"]) == 0
     shown = capsys.readouterr().out
     assert f"trial {best['trial']} came out the same, to the last bit" in shown
     assert shown.count("recorded") == shown.count("now") == 2  # with a promotion between its epochs
     assert shown.count(f"{best['value']:.8g}") >= 2
-    assert sorted(path for path in (study.parent / "run").rglob("*")) == before
+    assert sorted(path for path in (real.parent / "run").rglob("*")) == before
 
 
 def test_what_is_not_the_same_is_named(
@@ -142,11 +157,11 @@ def test_rows_that_have_changed_are_refused(
 
 @pytest.mark.slow
 def test_a_run_does_not_go_on_with_rows_that_have_changed(
-    study: Path, examples: Path, tmp_path: Path
+    real: Path, examples: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "models").symlink_to(examples / "models")
-    (tmp_path / "study.yaml").write_text(study.read_text())
-    copied(study, tmp_path / "run")
+    (tmp_path / "study.yaml").write_text(real.read_text())
+    copied(real, tmp_path / "run")
     command = [sys.executable, "-m", "finetune_trainer.cli", "run", str(tmp_path / "study.yaml")]
     command += ["--into", str(tmp_path / "run"), "--slots", "1"]
 

@@ -20,6 +20,8 @@ from finetune_trainer.storage.layout import STUDY
 from tests.trainer.conftest import MakeSpec
 from tests.trainer.search_studies import CONTINUOUS, study_spec
 
+pytestmark = pytest.mark.in_memory
+
 RATE: dict[str, Any] = {"learningRate": 1e-4}
 SPACE: dict[str, Any] = {**CONTINUOUS, "batchSize": {"values": [8, 16]}}
 

@@ -18,6 +18,8 @@ from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training.run import metric_names
 from tests.trainer.search_studies import CONTINUOUS, Driver, epoch_done, replay, study_spec
 
+pytestmark = pytest.mark.in_memory
+
 METRICS = {"f1_macro@gap": 0.08, "loss": 1.5, "accuracy": 0.7}
 CONDITION = "metrics.f1_macro >= 0.2"
 """Of the imaginary model: that its accuracy is between 0.276 and 0.724."""

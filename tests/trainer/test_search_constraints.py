@@ -15,6 +15,8 @@ from finetune_trainer.search.proposals import Proposer
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import CONTINUOUS, Driver, study_spec
 
+pytestmark = pytest.mark.in_memory
+
 GRID = {"batchSize": {"values": [8, 16, 32]}, "gradientAccumulation": {"values": [1, 2, 4]}}
 
 

@@ -32,6 +32,8 @@ from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, CONTINUOUS, Driver, epoch_done, study_spec
 from tests.trainer.test_search_state import Desk
 
+pytestmark = pytest.mark.in_memory
+
 HALVING = {"algorithm": "Random", "scheduler": {"type": "SuccessiveHalving"}}
 PBT = {"algorithm": "PBT", "populationSize": 4, "perturbationInterval": 2}
 FOLDS = {"crossValidation": {"folds": 3}}

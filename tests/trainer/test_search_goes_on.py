@@ -23,6 +23,8 @@ from tests.trainer.search_studies import (
     study_spec,
 )
 
+pytestmark = pytest.mark.in_memory
+
 SEARCHES: dict[str, dict[str, Any]] = {
     "Random": {"algorithm": "Random", "seed": 7},
     **{

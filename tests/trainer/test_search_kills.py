@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.trainer.kills import kill_all
+
+pytestmark = pytest.mark.in_memory
 
 
 def test_a_hundred_random_kills_change_no_decision_and_lose_nothing(tmp_path: Path) -> None:

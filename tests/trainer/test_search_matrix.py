@@ -18,6 +18,8 @@ from finetune_trainer.worker.item import Item
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.search_studies import Clock, Driver, distinct, study_spec, summary
 
+pytestmark = pytest.mark.in_memory
+
 SEARCHERS = ("Grid", "Random", "QuasiRandom", "TPE", "GP", "Evolution", "CMAES", "PBT")
 SCHEDULERS = ("None", "ASHA", "SuccessiveHalving", "Hyperband", "MedianStop", "PASHA")
 FEATURES = ("conditions", "constraints", "points", "warm start", "resume")

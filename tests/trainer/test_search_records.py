@@ -14,6 +14,8 @@ from finetune_trainer.storage.folder import Storage
 from tests.trainer.crashes import Crash, Failing, crash_after, crash_before, crash_torn
 from tests.trainer.object_store import object_store
 
+pytestmark = pytest.mark.in_memory
+
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:

@@ -22,6 +22,8 @@ from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, Driver, epoch_done, study_spec
 
+pytestmark = pytest.mark.in_memory
+
 SPEC = study_spec(search=ASHA, refit=False)
 
 

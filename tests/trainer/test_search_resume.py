@@ -22,6 +22,8 @@ from tests.trainer.search_studies import (
     summary,
 )
 
+pytestmark = pytest.mark.in_memory
+
 STUDIES: dict[str, StudySpec] = {
     "random": study_spec(hyperparameters={"epochs": 2}, budget={"maxTrials": 6}),
     "asha": study_spec(search=ASHA),

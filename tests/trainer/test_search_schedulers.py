@@ -23,6 +23,8 @@ from finetune_trainer.storage.layout import STUDY
 from tests.trainer.search_studies import ROWS, Driver, accuracy, study_spec
 from tests.trainer.test_search_state import Desk
 
+pytestmark = pytest.mark.in_memory
+
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "ASHA": {},
     "SuccessiveHalving": {},

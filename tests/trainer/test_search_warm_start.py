@@ -15,6 +15,8 @@ from finetune_trainer.search.warm_start import inherit
 from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import CONTINUOUS, Driver, study_spec
 
+pytestmark = pytest.mark.in_memory
+
 
 def finished(folder: Path, **changes: Any) -> Driver:
     """A finished study in `folder`."""
