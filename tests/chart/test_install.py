@@ -52,7 +52,10 @@ def test_rights_are_enough_for_a_study(
     server.kubectl("delete", "jobs,configmaps,services,secrets,serviceaccounts", *OURS)
     server.kubectl("delete", "roles,rolebindings,networkpolicies,events", *OURS)
     server.kubectl("delete", *REFERENCE)
-    forbidden = [line for line in log.read_text().splitlines() if "orbidden" in line]
+    # An API server that has just been told of a kind refuses its owner references for a while, whatever the rights.
+    new = "cannot find RESTMapping"
+    lines = log.read_text().splitlines()
+    forbidden = [line for line in lines if "orbidden" in line and new not in line]
     assert forbidden == []
 
 
