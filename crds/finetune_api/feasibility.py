@@ -31,11 +31,7 @@ class MetricConstraints:
         self._known: dict[tuple[float | None, ...], tuple[float, ...]] = {}
         """The margins by metrics: rankings ask for the same ones often."""
 
-        self._parts = [
-            _Part(f"{FIELD}[{index}]", part)
-            for index, text in enumerate(expressions)
-            for part in _conjuncts(text)
-        ]
+        self._parts: list[_Part] = []
         for index, text in enumerate(expressions):
             field = f"{FIELD}[{index}]"
             others = set(Expression(field, text).names) - {"metrics"}
@@ -48,9 +44,9 @@ class MetricConstraints:
                 raise ExpressionError(
                     field, f"must name a metric, such as metrics['f1_macro'] (got {text!r})"
                 )
-        self.margins(
-            dict.fromkeys(self._metrics, 0.5)
-        )  # it is better to learn now of one that has no answer
+            self._parts += [_Part(field, part) for part in _conjuncts(text)]
+        # It is better to learn now of one that has no answer.
+        self.margins(dict.fromkeys(self._metrics, 0.5))
 
     def margins(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """One for each expression, or part of a conjunction: above 0 if `metrics` break it.

@@ -69,7 +69,7 @@ def make_spec(examples: Path) -> MakeSpec:
 
 @pytest.fixture
 def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The usual one, or for tests marked `in_memory` one in memory: a disk takes four times as long over records."""
+    """The usual one, or for tests marked `in_memory` one in memory: a disk is much slower over records."""
     memory = Path("/dev/shm")
     wanted = request.node.get_closest_marker("in_memory") is not None
     if not wanted or not memory.is_dir() or shutil.disk_usage(memory).free < 1 << 30:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from finetune_api.feasibility import broken
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Trial
 
@@ -32,5 +31,6 @@ def merit(problem: Problem, trial: Trial) -> tuple[int, float, int]:
     if trial.status in ("Diverged", "Failed") or not trial.rung_values:
         return -1, 0.0, -trial.number
     level = max(trial.rung_values)
-    violation = broken(trial.rung_margins.get(level, ()))
-    return level, problem.ranked(trial.rung_values[level], violation), -trial.number
+    score = problem.score_at(trial, level)
+    assert score is not None  # it has a value there
+    return level, score, -trial.number

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.feasibility import broken
 from finetune_trainer.search.domains import space_of
 from finetune_trainer.search.problem import Problem
 from finetune_trainer.search.trials import Trial
@@ -93,10 +92,7 @@ def _results(problem: Problem, trials: Sequence[Trial], level: int) -> list[tupl
 
 def _score_at(problem: Problem, trial: Trial, level: int) -> float | None:
     """The trial's score at that rung, or at its end if it ended by itself before; None without one."""
-    level = level_of(trial, level)
-    value = trial.rung_values.get(level)
-    violation = broken(trial.rung_margins.get(level, ()))
-    return None if value is None else problem.ranked(value, violation)
+    return problem.score_at(trial, level_of(trial, level))
 
 
 def level_of(trial: Trial, level: int) -> int:

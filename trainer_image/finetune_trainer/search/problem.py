@@ -20,6 +20,7 @@ from finetune_api.status import ChosenSearch
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_of, rung_rule_of
+from finetune_trainer.search.trials import Trial
 from finetune_trainer.storage.folder import Storage
 
 FAR = 1e12
@@ -167,6 +168,12 @@ class Problem:
     def ranked(self, value: float, violation: float = 0.0) -> float:
         """`value` of the first objective such that larger is better, and below whatever breaks the conditions less."""
         return self.score(value) - _penalty(violation)
+
+    def score_at(self, trial: Trial, level: int) -> float | None:
+        """`ranked` by the trial's value at that rung; None if it has none there."""
+        value = trial.rung_values.get(level)
+        violation = broken(trial.rung_margins.get(level, ()))
+        return None if value is None else self.ranked(value, violation)
 
     def scores(self, value: float, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """One for each objective, larger is better; what is undefined is worse than anything."""

@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.combinations import Params
-from finetune_api.feasibility import MetricConstraints
 from finetune_api.study import StudySpec
 from finetune_trainer.errors import SpecError, may_pass
 from finetune_trainer.records.claim import parts_in
@@ -33,7 +32,7 @@ def inherit(spec: StudySpec, base: Path) -> list[tuple[Params, float]]:
     for index, source in enumerate(spec.search.warm_start):
         field = f"spec.search.warmStart[{index}].uri"
         location = beside(source.uri, spec.storage.uri if spec.storage else None)
-        found += _trials(spec, _opened(location, base, field), field)
+        found += _trials(problem, spec, _opened(location, base, field), field)
     return inheritable(problem, found, MOST)
 
 
@@ -52,7 +51,9 @@ def _opened(uri: str, base: Path, field: str) -> Storage:
         raise SpecError(field, f"must be the folder of a study (got {uri}: {error})") from error
 
 
-def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params, float]]:
+def _trials(
+    problem: Problem, spec: StudySpec, storage: Storage, field: str
+) -> list[tuple[Params, float]]:
     try:
         parts = parts_in(storage)
     except (OSError, ValueError) as error:
@@ -74,9 +75,8 @@ def _trials(spec: StudySpec, storage: Storage, field: str) -> list[tuple[Params,
             field, f"must be a study that has ended (the search at {storage.uri()} has not)"
         )
     defaults = state.problem.defaults
-    conditions = MetricConstraints(spec.objective.constraints or ())
     known = [(trial.params, trial.best) for trial in state.best_known() if trial.best is not None]
-    fulfil = [each for each in known if not conditions.violation(each[1].metrics)]
+    fulfil = [each for each in known if not problem.violation(each[1].metrics)]
     return [({**defaults, **params}, best.value) for params, best in fulfil or known]
 
 
