@@ -1,6 +1,7 @@
 """What a study says about its pretrained model and its rows."""
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,8 +37,8 @@ class HubDataset(Model):
 
 
 class DatasetFiles(Model):
-    """CSV, TSV, JSON (one object per line, or an array of objects) or Parquet files, recognised by suffix and optionally
-    compressed (.gz); local paths or URIs that `pyarrow.fs` opens."""
+    """CSV, TSV, JSON (one object per line, or an array of objects), Parquet or (TokenClassification) CoNLL files,
+    recognised by suffix and optionally compressed (.gz); local paths or URIs that `pyarrow.fs` opens."""
 
     train: Location
     """Training rows."""
@@ -57,7 +58,8 @@ class DatasetFiles(Model):
     column_names: list[Name] | None = Field(
         None, min_length=1, max_length=256, json_schema_extra=ATOMIC
     )
-    """CSV and TSV without a header row: the names of their columns, in order."""
+    """CSV and TSV without a header row: the names of their columns, in order. CoNLL: the names of the fields of a line;
+    default: `tokens` for the first and `tags` for the last."""
 
     max_unreadable: float | None = Field(None, ge=0, le=1)
     """Share of the rows of a file that may be left out because they cannot be read. Default 0.01."""
@@ -135,6 +137,14 @@ class Cleaning(Model):
     Default: the study's model."""
 
 
+_LABELS = ("label_column", "label_columns", "tags_column", "spans_column")
+
+
+def _given(dataset: Any, names: Sequence[str]) -> list[str]:
+    """Which of the fields are given."""
+    return [name for name in names if getattr(dataset, name) is not None]
+
+
 class Dataset(Model):
     """The labelled rows."""
 
@@ -145,21 +155,75 @@ class Dataset(Model):
             holds=lambda self: (self.hub is None) != (self.files is None),
         ),
         Rule(
-            cel="self.textColumns.all(c, self.textColumns.exists_one(d, d == c))",
+            cel="has(self.textColumns) != has(self.tokensColumn)",
+            message="must be given, such as textColumns: [text], unless there is a tokensColumn",
+            holds=lambda self: (self.text_columns is None) != (self.tokens_column is None),
+            field=".textColumns",
+        ),
+        Rule(
+            cel="!has(self.textColumns) || self.textColumns.all(c, self.textColumns.exists_one(d, d == c))",
             message="textColumns must be unique",
-            holds=lambda self: len(set(self.text_columns)) == len(self.text_columns),
+            holds=lambda self: len({*self.texts}) == len(self.texts),
             field=".textColumns",
         ),
         Rule(
-            cel="self.textColumns.size() <= 2 || self.joinTextColumns",
+            cel="!has(self.textColumns) || self.textColumns.size() <= 2 || self.joinTextColumns",
             message="more than two textColumns must go with joinTextColumns",
-            holds=lambda self: len(self.text_columns) <= 2 or self.join_text_columns,
+            holds=lambda self: len(self.texts) <= 2 or self.join_text_columns,
             field=".textColumns",
         ),
         Rule(
-            cel="has(self.labelColumn) != has(self.labelColumns)",
-            message="must have exactly one of labelColumn and labelColumns",
-            holds=lambda self: (self.label_column is None) != (self.label_columns is None),
+            cel="[has(self.labelColumn), has(self.labelColumns), has(self.tagsColumn), has(self.spansColumn)]"
+            ".filter(h, h).size() == 1",
+            message="must have exactly one of labelColumn and labelColumns, or of tagsColumn and spansColumn with task "
+            "TokenClassification",
+            holds=lambda self: len(_given(self, _LABELS)) == 1,
+        ),
+        Rule(
+            cel="has(self.tokensColumn) == has(self.tagsColumn)",
+            message="tokensColumn must go with tagsColumn, which has a tag for each of its words",
+            holds=lambda self: (self.tokens_column is None) == (self.tags_column is None),
+            field=".tokensColumn",
+        ),
+        Rule(
+            cel="!has(self.tokensColumn) || !has(self.tagsColumn) || self.tokensColumn != self.tagsColumn",
+            message="tagsColumn must not be tokensColumn: words are not their own tags",
+            holds=lambda self: self.tokens_column is None or self.tokens_column != self.tags_column,
+            field=".tagsColumn",
+        ),
+        Rule(
+            cel="!has(self.spansColumn) || !has(self.textColumns) || (self.textColumns.size() == 1"
+            " && !(self.spansColumn in self.textColumns))",
+            message="spansColumn must go with one of textColumns, in which its spans are, and be another column",
+            holds=lambda self: (
+                self.spans_column is None
+                or not self.texts
+                or (len(self.texts) == 1 and self.spans_column not in self.texts)
+            ),
+            field=".spansColumn",
+        ),
+        Rule(
+            cel="!(has(self.spansColumn) || has(self.tokensColumn)) || !self.joinTextColumns",
+            message="joinTextColumns must be false with tokensColumn and with spansColumn",
+            holds=lambda self: (
+                not self.join_text_columns or not _given(self, ("tokens_column", "spans_column"))
+            ),
+            field=".joinTextColumns",
+        ),
+        Rule(
+            cel="!has(self.spansColumn) || !(self.cleaning.stripHtml || self.cleaning.normalizeUnicode"
+            " || self.cleaning.normalizeWhitespace)",
+            message="with spansColumn stripHtml, normalizeUnicode and normalizeWhitespace must be false: they would move "
+            "the text, and not its spans",
+            holds=lambda self: (
+                self.spans_column is None
+                or not (
+                    self.cleaning.strip_html
+                    or self.cleaning.normalize_unicode
+                    or self.cleaning.normalize_whitespace
+                )
+            ),
+            field=".cleaning",
         ),
         Rule(
             cel="!has(self.labelColumns) || self.labelColumns.all(c, self.labelColumns.exists_one(d, d == c))",
@@ -171,9 +235,9 @@ class Dataset(Model):
             field=".labelColumns",
         ),
         Rule(
-            cel="!has(self.labelColumn) || !(self.labelColumn in self.textColumns)",
+            cel="!has(self.labelColumn) || !has(self.textColumns) || !(self.labelColumn in self.textColumns)",
             message="labelColumn must not be one of textColumns: a text cannot be its own label",
-            holds=lambda self: self.label_column not in self.text_columns,
+            holds=lambda self: self.label_column not in self.texts,
             field=".labelColumn",
         ),
         Rule(
@@ -183,11 +247,12 @@ class Dataset(Model):
             field=".labelNames",
         ),
         Rule(
-            cel="!has(self.labelColumns) || !(has(self.labelNames) || has(self.labelNamesFile))",
-            message="labelNames must go with labelColumn",
+            cel="!(has(self.labelColumns) || has(self.spansColumn))"
+            " || !(has(self.labelNames) || has(self.labelNamesFile))",
+            message="labelNames must go with labelColumn or tagsColumn",
             holds=lambda self: (
-                self.label_columns is None
-                or (self.label_names is None and self.label_names_file is None)
+                not _given(self, ("label_columns", "spans_column"))
+                or not _given(self, ("label_names", "label_names_file"))
             ),
             field=".labelNames",
         ),
@@ -201,8 +266,11 @@ class Dataset(Model):
 
     hub: HubDataset | None = None
     files: DatasetFiles | None = None
-    text_columns: list[Name] = Field(min_length=1, max_length=8, json_schema_extra=ATOMIC)
-    """The column of texts, two columns of sentence pairs, or, with joinTextColumns, several columns."""
+    text_columns: list[Name] | None = Field(
+        None, min_length=1, max_length=8, json_schema_extra=ATOMIC
+    )
+    """The column of texts, two columns of sentence pairs, or, with joinTextColumns, several columns. All tasks need it but
+    TokenClassification with tokensColumn."""
 
     join_text_columns: bool = False
     """Join the columns of a row into one text, with the model's separator between them."""
@@ -217,6 +285,18 @@ class Dataset(Model):
 
     label_separator: str | None = Field(None, min_length=1, max_length=8)
     """MultiLabel: what separates labels where the column holds text instead of lists."""
+
+    tokens_column: Name | None = None
+    """TokenClassification: the column of words, a list for each row."""
+
+    tags_column: Name | None = None
+    """TokenClassification: the column with a tag for each word of tokensColumn: IOB2, IOB1, BIOES or BILOU tags, which say
+    where an entity begins; or plain ones, of which O means none and equal neighbours are one entity. If no word has O,
+    each word is an entity by itself, as in part-of-speech tagging."""
+
+    spans_column: Name | None = None
+    """TokenClassification: the column of entities in the text of textColumns, a list of objects with `start`, `end` and
+    `label` for each row; positions count characters from 0, the one at `end` is not part of it."""
 
     label_names: list[Name] | None = Field(
         None, min_length=1, max_length=1024, json_schema_extra=ATOMIC
@@ -239,3 +319,19 @@ class Dataset(Model):
     """Accept data in which most rows contain their own label word for word. That is a leak, unless it is the task."""
 
     split: Split = Split()
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of texts; none where words are given."""
+        return self.text_columns or []
+
+    @property
+    def read(self) -> list[str]:
+        """The columns that the model reads."""
+        return self.texts or [str(self.tokens_column)]
+
+    @property
+    def labels(self) -> list[str]:
+        """The columns that say what is right."""
+        one = self.label_column or self.tags_column or self.spans_column
+        return self.label_columns or [str(one)]

@@ -63,8 +63,10 @@ IGNORED_ON_A_LAPTOP: Mapping[str, str] = {
 """Fields that `finetune run` accepts and ignores → what takes their place."""
 
 METRIC_DOCS: Mapping[str, str] = {
-    "accuracy": "Share of rows predicted right; in MultiLabel, of rows with all labels right (subset accuracy).",
-    "precision_micro": "Precision over all predictions together.",
+    "accuracy": "Share of rows predicted right; in MultiLabel, of rows with all labels right (subset accuracy); in "
+    "TokenClassification, of words with the right tag.",
+    "precision_micro": "Precision over all predictions together. In TokenClassification precision, recall and F1 are of "
+    "entities: one is found if its first word, its last word and its type are right; their types are the classes.",
     "precision_macro": "Precision of each class or label, their mean.",
     "precision_weighted": "Precision of each class or label, their mean weighted by the number of its rows.",
     "recall_micro": "Recall over all rows together.",

@@ -55,7 +55,8 @@ class Hyperparameters(Model):
     """Forward passes whose gradients are summed before one optimizer step."""
 
     max_length: Annotated[int, READING] = Field(128, ge=8, le=8192)
-    """Maximum tokens of a text, special tokens included; the rest is cut off."""
+    """Maximum tokens of a text, special tokens included; the rest is cut off. TokenClassification reads it in further
+    windows."""
 
     duplicate_threshold: Annotated[float, BATCHES] = Field(1.0, ge=0.5, le=1)
     """Leave out training rows whose texts are at least this similar (cosine of the sentence embeddings of
@@ -186,7 +187,8 @@ class Hyperparameters(Model):
     )
     """How rare classes are balanced. Weights: their rows count more in the loss, like scikit-learn's
     `balanced`; in MultiLabel the rows with a label count as much as those without it. Oversample repeats rows of
-    rare classes, Undersample leaves out rows of frequent ones, drawn anew each epoch; neither is for MultiLabel."""
+    rare classes, Undersample leaves out rows of frequent ones, drawn anew each epoch; neither is for MultiLabel and
+    TokenClassification."""
 
     decision_threshold: Annotated[float, TRAINING] = Field(0.5, gt=0, lt=1)
     """MultiLabel: lowest probability at which a label is predicted."""

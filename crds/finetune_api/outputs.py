@@ -19,9 +19,9 @@ class Ensemble(Model):
     """How many of the best trials; fewer if no more have a value."""
 
     method: EnsembleMethod = "Mean"
-    """Mean of the members' probabilities, or of the numbers of Regression. Weighted: by how much
+    """Mean of the members' probabilities (in TokenClassification those of each word), or of the numbers of Regression. Weighted: by how much
     better the objective of each member was than that of the worst trial of the search. RankMean: mean of the
-    ranks of each label's probability among those of the validation rows; not for Regression."""
+    ranks of each label's probability among those of the validation rows; not for Regression and TokenClassification."""
 
 
 class Artifacts(Model):

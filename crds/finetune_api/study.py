@@ -51,7 +51,8 @@ class StudySpec(Model):
     class that the namespace names (label `finetune.dev/class`), else the one that is marked as the default, else none."""
 
     task: Task
-    """SingleLabel: one class per row. MultiLabel: any number of labels per row. Regression: a number per row."""
+    """SingleLabel: one class per row. MultiLabel: any number of labels per row. Regression: a number per row.
+    TokenClassification: entities in the text of each row (names, places, amounts, …), or a tag for each word."""
 
     model: PretrainedModel
     dataset: Dataset

@@ -14,7 +14,7 @@ from finetune_api.schema import Rule
 from finetune_api.spaces import (
     DOMAINS,
 )
-from finetune_api.tasks import TASKS, Task, by_metrics, metrics_in_cel
+from finetune_api.tasks import TASKS, Task, TaskContract, by_metrics, metrics_in_cel
 
 
 def _fixed_and_searched(spec: Any) -> list[str]:
@@ -113,6 +113,23 @@ def _rules_of(task: Task) -> Iterator[Rule]:
             ),
             field=f".dataset.{word}",
         )
+    for name in contract.without_fields:
+        word = str(Dataset.model_fields[name].alias)
+        yield Rule(
+            cel=f"self.task != '{task}' || !has(self.dataset.{word})",
+            message=f"with task {task} there must be no {word}{_in_its_place(contract)}",
+            holds=lambda self, name=name: (  # type: ignore[misc]  # the field of this rule
+                self.task != task or getattr(self.dataset, name) is None
+            ),
+            field=f".dataset.{word}",
+        )
+    if contract.no_attributions:
+        yield Rule(
+            cel=f"self.artifacts.attributedRows == 0 || self.task != '{task}'",
+            message=f"with task {task} attributedRows must be 0: {contract.no_attributions}",
+            holds=lambda self: self.artifacts.attributed_rows == 0 or self.task != task,
+            field=".artifacts.attributedRows",
+        )
     if contract.no_ranks:
         yield Rule(
             cel=f"!has(self.ensemble) || self.ensemble.method != 'RankMean' || self.task != '{task}'",
@@ -122,6 +139,12 @@ def _rules_of(task: Task) -> Iterator[Rule]:
             ),
             field=".ensemble",
         )
+
+
+def _in_its_place(contract: TaskContract) -> str:
+    """What the task has in the place of a field that it does not have."""
+    names = [str(Dataset.model_fields[name].alias) for name in contract.own_fields]
+    return f": it has {', '.join(names)}" if names else ""
 
 
 _METRICS_OF_TASKS = "; ".join(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-Task: TypeAlias = Literal["SingleLabel", "MultiLabel", "Regression"]
+Task: TypeAlias = Literal["SingleLabel", "MultiLabel", "Regression", "TokenClassification"]
 
 _CLASSIFICATION = (
     "accuracy",
@@ -50,8 +50,14 @@ class TaskContract:
     own_fields: tuple[str, ...] = ()
     """Fields of `dataset` that no other task has."""
 
+    without_fields: tuple[str, ...] = ()
+    """Fields of `dataset` that others have and that mean nothing for it."""
+
     no_ranks: str = ""
     """Why the outputs of the members of an ensemble cannot be averaged as ranks; empty if they can."""
+
+    no_attributions: str = ""
+    """Why its predictions are not attributed to tokens; empty if they are."""
 
 
 TASKS: dict[Task, TaskContract] = {
@@ -78,12 +84,43 @@ TASKS: dict[Task, TaskContract] = {
         ),
         no_ranks="ranks do not give numbers",
     ),
+    "TokenClassification": TaskContract(
+        metrics=(
+            "precision_micro",
+            "precision_macro",
+            "recall_micro",
+            "recall_macro",
+            "f1_micro",
+            "f1_macro",
+            "f1_weighted",
+            "accuracy",
+            "loss",
+        ),
+        usual_metric="f1_micro",
+        without=(
+            "augmentation",
+            "augmentation_share",
+            "augmentation_copies",
+            "pooling",
+            "head_layers",
+            "head_width",
+            "decision_threshold",
+            "threshold_tuning",
+        ),
+        without_values={"class_balance": ("Oversample", "Undersample")},
+        own_fields=("tokens_column", "tags_column", "spans_column"),
+        without_fields=("label_column",),
+        no_ranks="ranks of words in other texts say nothing of an entity",
+        no_attributions="each word has a prediction of its own",
+    ),
 }
 """Each task's contract.
 
 `accuracy` of MultiLabel is subset accuracy; `jaccard` is macro for SingleLabel and the mean over rows for MultiLabel;
 `roc_auc` and `average_precision` are one-vs-rest, macro; `matthews` and `balanced_accuracy` of MultiLabel are means
-over the labels. `loss` is the mean log loss, squared error for Regression.
+over the labels. Precision, recall and F1 of TokenClassification are those of entities (an entity is found if its first
+word, its last word and its type are right), macro and weighted over their types; `accuracy` is the share of words with
+the right tag. `loss` is the mean log loss, squared error for Regression.
 """
 
 assert tuple(TASKS) == get_args(Task), "a task has no contract"

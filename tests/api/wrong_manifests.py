@@ -73,6 +73,24 @@ def changed(manifest: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 _SPACE = "spec.searchSpaces.0"
+_TAGS = {
+    "spec.task": "TokenClassification",
+    "spec.objective.metric": "f1_micro",
+    "spec.dataset.textColumns": GONE,
+    "spec.dataset.labelColumn": GONE,
+    "spec.dataset.tokensColumn": "words",
+    "spec.dataset.tagsColumn": "tags",
+}
+"""What makes a study one of words and their tags."""
+
+_SPANS = {
+    "spec.task": "TokenClassification",
+    "spec.objective.metric": "f1_micro",
+    "spec.dataset.labelColumn": GONE,
+    "spec.dataset.spansColumn": "spans",
+}
+"""What makes a study one of spans in texts."""
+
 
 WRONG = (
     Wrong(
@@ -503,6 +521,78 @@ WRONG = (
         {"spec.dataset.labelColumn": GONE},
         "spec.dataset",
         "exactly one of labelColumn and labelColumns",
+    ),
+    Wrong(
+        "words without tags",
+        {**_SPANS, "spec.dataset.textColumns": GONE, "spec.dataset.tokensColumn": "words"},
+        "spec.dataset.tokensColumn",
+        "tokensColumn must go with tagsColumn",
+    ),
+    Wrong(
+        "words and texts",
+        {**_TAGS, "spec.dataset.textColumns": ["text"]},
+        "spec.dataset.textColumns",
+        "unless there is a tokensColumn",
+    ),
+    Wrong(
+        "words as their own tags",
+        {**_TAGS, "spec.dataset.tagsColumn": "words"},
+        "spec.dataset.tagsColumn",
+        "words are not their own tags",
+    ),
+    Wrong(
+        "tags and spans",
+        {**_TAGS, "spec.dataset.spansColumn": "spans"},
+        "spec.dataset",
+        "exactly one of labelColumn and labelColumns, or of tagsColumn and spansColumn",
+    ),
+    Wrong(
+        "spans in two columns of texts",
+        {**_SPANS, "spec.dataset.textColumns": ["a", "b"]},
+        "spec.dataset.spansColumn",
+        "must go with one of textColumns",
+    ),
+    Wrong(
+        "spans of joined texts",
+        {**_SPANS, "spec.dataset.joinTextColumns": True},
+        "spec.dataset.joinTextColumns",
+        "must be false with tokensColumn and with spansColumn",
+    ),
+    Wrong(
+        "cleaning that moves the text under its spans",
+        {**_SPANS, "spec.dataset.cleaning": {"stripHtml": True}},
+        "spec.dataset.cleaning",
+        "would move the text, and not its spans",
+    ),
+    Wrong(
+        "names for labels of spans",
+        {**_SPANS, "spec.dataset.labelNames": ["a", "b"]},
+        "spec.dataset.labelNames",
+        "must go with labelColumn or tagsColumn",
+    ),
+    Wrong(
+        "one label a row where each word has one",
+        {"spec.task": "TokenClassification", "spec.objective.metric": "f1_micro"},
+        "spec.dataset.labelColumn",
+        "with task TokenClassification there must be no labelColumn",
+    ),
+    Wrong(
+        "spans for another task",
+        {**_SPANS, "spec.task": "SingleLabel"},
+        "spec.dataset.spansColumn",
+        "spansColumn must only be given with task TokenClassification",
+    ),
+    Wrong(
+        "ranks of the tags of words",
+        {**_SPANS, "spec.ensemble": {"size": 2, "method": "RankMean"}},
+        "spec.ensemble",
+        "with task TokenClassification method must be Mean or Weighted",
+    ),
+    Wrong(
+        "attributions of tags",
+        {**_SPANS, "spec.artifacts": {"attributedRows": 3}},
+        "spec.artifacts.attributedRows",
+        "with task TokenClassification attributedRows must be 0",
     ),
     Wrong(
         "nothing left to train on",

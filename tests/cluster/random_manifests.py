@@ -117,6 +117,9 @@ def _data(rng: random.Random) -> dict[str, Any]:
         "labelNamesFile": "names.txt",
         "textColumns": ["a", "b", "c"],
         "joinTextColumns": rng.random() < 0.7,
+        "tokensColumn": "words",
+        "tagsColumn": "tags",
+        "spansColumn": rng.choice(["spans", "a"]),
     }
     return {name: value for name, value in more.items() if rng.random() < 0.4}
 
@@ -125,10 +128,18 @@ def _valid(rng: random.Random) -> dict[str, Any]:
     task = rng.choice(list(TASKS))
     metrics = TASKS[task].metrics if rng.random() < 0.9 else TASKS["Regression"].metrics
     source = {"files": {"train": "a.csv"}} if rng.random() < 0.7 else {"hub": {"path": "org/data"}}
+    columns: dict[str, Any] = {"textColumns": ["a", "b"][: rng.randint(1, 2)], "labelColumn": "y"}
+    if "tags_column" in TASKS[task].own_fields and rng.random() < 0.9:
+        columns = rng.choice(
+            [
+                {"tokensColumn": "words", "tagsColumn": "tags"},
+                {"textColumns": ["a"], "spansColumn": "spans"},
+            ]
+        )
     spec: dict[str, Any] = {
         "task": task,
         "model": {"name": "bert-base-uncased"},
-        "dataset": {**source, "textColumns": ["a", "b"][: rng.randint(1, 2)], "labelColumn": "y"},
+        "dataset": {**source, **columns},
         "objective": {"metric": rng.choice(metrics)},
         "searchSpaces": [_space(rng) for _ in range(rng.randint(1, 3))],
         "search": {"algorithm": rng.choice(_ALGORITHMS)},
@@ -178,7 +189,7 @@ def _valid(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.3:
         spec["dataset"] |= _data(rng)
         if "labelColumns" in spec["dataset"]:
-            del spec["dataset"]["labelColumn"]
+            spec["dataset"].pop("labelColumn", None)
     if rng.random() < 0.1:
         spec["objective"]["earlyStoppingMetric"] = rng.choice(metrics)
     if rng.random() < 0.1:
