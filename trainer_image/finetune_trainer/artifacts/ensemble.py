@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,12 @@ from finetune_api.schema import Model
 from finetune_api.tasks import Task
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data.model_source import quiet_transformers
+from finetune_trainer.data.tagged import words_in
+from finetune_trainer.data.tokens import Frame, tokens_of_words
+from finetune_trainer.data.windows import windows_of
 from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.ragged import Ragged, ends
+from finetune_trainer.tasks.tagging import OUTSIDE, Tags, entities_of
 from finetune_trainer.training.ensemble import Answers, Combination
 
 ABOUT = "ensemble.json"
@@ -66,6 +73,20 @@ def ensemble_files(about: EnsembleAbout, combination: Combination) -> dict[str, 
     return {**files, ABOUT: text.encode()}  # written last: with it the folder is complete
 
 
+@dataclass(frozen=True)
+class Entity:
+    """What was found in a text."""
+
+    start: int
+    end: int
+    """The first of its characters, and the one after the last."""
+
+    label: str
+    """Its type."""
+
+    text: str
+
+
 class LoadedEnsemble:
     """An ensemble, ready to predict."""
 
@@ -93,6 +114,26 @@ class LoadedEnsemble:
         answers = [Answers(logits, None) for logits in asked]
         return task_of(self.about.task).shares(self._combination(answers).logits)
 
+    def entities(self, texts: Sequence[str]) -> list[list[Entity]]:
+        """TokenClassification: the entities in each text, in order.
+
+        Where every word is one, those are all words. Long texts are read in windows, as in training.
+        """
+        found = [[*words_in(text)] for text in texts]
+        places = np.array([*chain.from_iterable(found)], dtype=np.int64).reshape(-1, 2)
+        words = Ragged(places, ends([*map(len, found)]))
+        answers = [Answers(_of_words(*each, texts, words), None) for each in self._models]
+        task = task_of(self.about.task)
+        said = task.predictions(self._combination(answers).logits)
+        tags = Tags(said.values, said.offsets, singles=self.labels[0] != OUTSIDE)
+        named, kinds = entities_of(tags), task.kinds(self.labels)
+        lists: list[list[Entity]] = [[] for _ in texts]
+        for row, first, last, kind in zip(*named.arrays, strict=True):
+            if kind >= 0:  # a word without a token has none
+                start, end = int(places[first, 0]), int(places[last - 1, 1])
+                lists[row].append(Entity(start, end, kinds[kind], texts[row][start:end]))
+        return lists
+
     def _logits(
         self, model: Any, tokenizer: Any, texts: Sequence[str], second_texts: Sequence[str] | None
     ) -> NDArray[np.float32]:
@@ -106,6 +147,29 @@ class LoadedEnsemble:
             with torch.inference_mode():
                 logits[rows] = model(**inputs).logits.numpy()
         return logits
+
+
+def _of_words(model: Any, tokenizer: Any, texts: Sequence[str], words: Ragged) -> Ragged:
+    """The outputs of a model for each word, (words, outputs); NaN for one without a token."""
+    values = np.full((len(words.values), len(model.config.id2label)), np.nan, dtype=np.float32)
+    readable = [text for text in texts if text.strip()]
+    if not readable:
+        return words.with_values(values)
+    frame = Frame.of(tokenizer, [readable])
+    tokens, first = tokens_of_words(tokenizer, texts, words)
+    limit = int(tokenizer.model_max_length)
+    windows = windows_of(tokens, first, limit - frame.special)
+    outputs = []
+    for start in range(0, len(windows.row), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(windows.row)))
+        arrays, _ = frame.padded([windows.tokens], rows, [windows.tokens.lengths[rows]], limit)
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            logits = model(**inputs).logits.numpy()
+        labelled = windows.word_tokens[rows]
+        outputs.append(logits[labelled.rows, len(frame.before) + labelled.values])
+    values[windows.known] = np.concatenate(outputs)
+    return words.with_values(values)
 
 
 def load_ensemble(folder: str | Path) -> LoadedEnsemble:

@@ -14,9 +14,11 @@ from finetune_api.study import StudySpec
 from finetune_trainer.artifacts.ensemble import EnsembleAbout, load_ensemble
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.data.windows import OVERLAP
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.tasks import TrainingTask, task_of
+from finetune_trainer.tasks.report import LabelReport
 from finetune_trainer.training.pooling import CODE
 from finetune_trainer.training.slices import SliceReport
 
@@ -65,6 +67,9 @@ class Card:
     slices: Sequence[SliceReport] = ()
     """How it does on each slice of the test rows."""
 
+    types: Sequence[LabelReport] = ()
+    """How well it finds the entities of each type in the test rows, where words are tagged."""
+
     name: str = ""
     """Of the study; without one, the base model is the title."""
 
@@ -82,6 +87,7 @@ class Card:
             f"On {self._rows('test')} test rows, which no trial has seen and which were used only once:",
             _table(("metric", "this model", "constant prediction"), self._test_rows()),
             f"The constant prediction is the same for every row: {self._task.constant_words} training rows.",
+            *self._types_part(),
             *self._slices_part(),
             "## Hyperparameters",
             _table(("name", "value", "from"), self._hyperparameter_rows()),
@@ -125,7 +131,7 @@ class Card:
         return {
             **({"base_model": source.name} if on_the_hub else {}),
             "library_name": "transformers",
-            "pipeline_tag": "text-classification",
+            "pipeline_tag": self._task.pipeline,
             "tags": ["finetune-operator", self.spec.task],
             "metrics": list(shown_metrics(self.tested)),
         }
@@ -197,10 +203,11 @@ class Card:
         return f"{len(self.data.part(part)):,}"
 
     def _data_part(self) -> Iterator[str]:
-        columns = ", ".join(f"`{name}`" for name in self.spec.dataset.text_columns)
+        columns = ", ".join(f"`{name}`" for name in self.spec.dataset.read)
         parts = ("train", "validation", "test")
         yield _table(("split", "rows"), [(part, self._rows(part)) for part in parts])
-        yield f"The model reads {columns}, up to {self._limit} tokens per row."
+        per = "at a time" if self._task.tags_words else "per row"
+        yield f"The model reads {columns}, up to {self._limit} tokens {per}."
         yield f"It predicts {', '.join(f'`{name}`' for name in self.data.label_names)}."
         yield f"Fingerprint of the prepared rows: `{self.data.fingerprint}`."
         if self.data.warnings:
@@ -215,6 +222,17 @@ class Card:
         for name, value in shown_metrics(self.tested).items():
             constant = self.constant.get(name)
             yield name, f"{value:.4f}", "" if constant is None else f"{constant:.4f}"
+
+    def _types_part(self) -> Iterator[str]:
+        """How well it finds the entities of each type."""
+        if not self.types:
+            return
+        rows = [
+            (one.label, one.support, _four(one.precision), _four(one.recall), _four(one.f1))
+            for one in self.types
+        ]
+        yield "By type of entity (found: its first word, its last and its type are right):"
+        yield _table(("type", "entities", "precision", "recall", "f1"), rows)
 
     def _slices_part(self) -> Iterator[str]:
         """How it does on each slice of the test rows."""
@@ -301,13 +319,19 @@ class Card:
             f"from {load_ensemble.__module__} import load_ensemble",
             "",
             'ensemble = load_ensemble(".")  # where this file is',
-            f"outputs = ensemble.predict({self._given})",
+            self._task.card_call_together.format(given=self._given),
             self._task.card_answer_together,
         ]
         return "\n".join(lines)
 
     def _code(self) -> str:
         """The code to load and use the model."""
+        if self._task.card_pipeline:
+            text = "\n".join(self._task.card_pipeline)
+            given = '"a text"'
+            if self.spec.dataset.tokens_column is not None:
+                given = '["a", "list", "of", "words"], is_split_into_words=True'
+            return text.format(given=given, overlap=self._limit // OVERLAP)
         load = _LOAD.format(trust=_TRUST if self.has_code else "")
         lines = [
             *self._task.card_imports,
@@ -325,7 +349,10 @@ class Card:
     def _limits(self) -> Iterator[str]:
         yield "Expect worse predictions for texts unlike those it was trained on, and for other languages."
         end = "last" if self.data.frame.left else "first"
-        yield f"It reads only the {end} {self._limit} tokens of a longer row."
+        if self._task.tags_words:
+            yield f"It reads {self._limit} tokens at a time: longer texts in windows that overlap."
+        else:
+            yield f"It reads only the {end} {self._limit} tokens of a longer row."
         if self.data.padding_matters:
             yield "Padding changes its predictions: give it one text at a time, or texts of the same length."
         if self._task.card_limit:

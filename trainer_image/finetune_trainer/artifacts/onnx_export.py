@@ -42,7 +42,7 @@ class _Logits(nn.Module):
         self._names = names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The logits (rows, outputs) of inputs (rows, tokens)."""
+        """The logits (rows, outputs), or (rows, tokens, outputs) of tagged words, of inputs (rows, tokens)."""
         logits: Tensor = self.model(**dict(zip(self._names, inputs, strict=True))).logits
         return logits
 
@@ -110,8 +110,8 @@ def _session(path: Path) -> Any:
 def _difference(model: _Logits, session: Any, batches: Sequence[dict[str, Tensor]]) -> float:
     """The largest difference of an output for `batches`, as `export_onnx` returns it."""
     with torch.inference_mode():
-        expected = torch.cat([model(*inputs.values()) for inputs in batches]).numpy()
-    found = np.concatenate([_run(session, inputs) for inputs in batches])
+        expected = np.concatenate([model(*inputs.values()).numpy().ravel() for inputs in batches])
+    found = np.concatenate([_run(session, inputs).ravel() for inputs in batches])
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 

@@ -46,6 +46,14 @@ def cleaned(raw: RawRows, cleaning: Cleaning, account: Account) -> RawRows:
     return replace(raw, texts=tuple(columns))
 
 
+def clean_text(text: str, cleaning: Cleaning) -> str:
+    """One text, cleaned as `cleaning` says."""
+    for field, _, clean in _STEPS:
+        if getattr(cleaning, field):
+            text = clean(text)
+    return text
+
+
 def joined(raw: RawRows, account: Account) -> RawRows:
     """`raw` with the texts of each row joined into one by `JOINT`; cells without a text are left out."""
     rows = [[text for text in row if text is not None] for row in zip(*raw.texts, strict=True)]

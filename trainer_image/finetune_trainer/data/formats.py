@@ -482,6 +482,59 @@ def read_tsv(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()
     return read_csv(stream, wanted, layout, usual="\t")
 
 
+def read_conll(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
+    """Lists of words and of their tags from a CoNLL file: a line for each word, with blanks (or tabs) between its fields,
+    and an empty line after each row.
+
+    The first field is `tokens` and the last is `tags`, unless `layout` names them all. Lines of `-DOCSTART-`, and
+    comments (# and a blank, with another number of fields), are left out. A row cannot be read if one of its lines has
+    another number of fields than the first line of the file.
+    """
+    numbers = array("q")
+    rows = FileRows({name: [] for name in wanted}, numbers=numbers)
+    names = layout.header
+    positions: list[int] = []
+    lines: list[list[str]] = []
+    first, why = 0, ""
+
+    def end() -> None:
+        nonlocal lines, why
+        if why:
+            rows.unread.append(Unread(first, why))
+        elif lines:
+            numbers.append(first)
+            for name, at in zip(wanted, positions, strict=True):
+                rows.columns[name].append([fields[at] for fields in lines])
+        lines, why = [], ""
+
+    with _decoded(stream, layout) as text:
+        for number, line in enumerate(text, start=1):
+            stripped = line.strip()
+            fields = stripped.split("\t") if "\t" in stripped else stripped.split()
+            if not fields or fields[0] == "-DOCSTART-":
+                end()
+                continue
+            if names is None and not stripped.startswith("# "):
+                names = ("tokens", *(f"column{at}" for at in range(2, len(fields))), "tags")[
+                    : max(2, len(fields))
+                ]
+            if names is None or (stripped.startswith("#") and len(fields) != len(names)):
+                continue
+            positions = positions or [_position(names, name) for name in wanted]
+            if not lines and not why:
+                first = number
+            if len(fields) != len(names):
+                many = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
+                why = why or f"{many} where the first line has {len(names)}"
+            elif not is_unicode(stripped):
+                why = why or "bytes that are not UTF-8"
+            lines.append(fields)
+        end()
+    if names is None:
+        raise Unreadable("is empty")
+    return rows
+
+
 Reader: TypeAlias = Callable[[IO[bytes], Sequence[str], Layout], FileRows]
 READERS: dict[str, Reader] = {
     ".csv": read_csv,
@@ -490,6 +543,9 @@ READERS: dict[str, Reader] = {
     ".ndjson": read_json,
     ".json": read_json,
     ".parquet": read_parquet,
+    ".conll": read_conll,
+    ".iob": read_conll,
+    ".bio": read_conll,
 }
 """The reader for each suffix; each may be followed by `.gz`."""
 

@@ -21,7 +21,7 @@ from finetune_trainer.data.lost_labels import warn_of_separator, warn_of_words
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import TrainingTask, task_of
-from finetune_trainer.tasks.base import Label
+from finetune_trainer.tasks.base import Label, Stratum
 
 
 @dataclass
@@ -138,14 +138,15 @@ def _named(label: Label | None, names: Sequence[str]) -> Label | None:
     if label is None:
         return None
     if isinstance(label, tuple):
-        return tuple(sorted({_name_at(each, names) for each in label}))
-    return _name_at(str(label), names)
+        return tuple(sorted({name_at(each, names) for each in label}))
+    return name_at(str(label), names)
 
 
-def _name_at(number: str, names: Sequence[str]) -> str:
+def name_at(number: str, names: Sequence[str], field: str = LABEL_FIELD) -> str:
+    """The name of the label with this number. Raises WrongCell, naming `field`, if there is none."""
     if not number.isdecimal() or int(number) >= len(names):
         must = f"must hold numbers from 0 to {len(names) - 1}, the positions in spec.dataset.labelNames"
-        raise WrongCell(LABEL_FIELD, must, shown(number))
+        raise WrongCell(field, must, shown(number))
     return names[int(number)]
 
 
@@ -169,13 +170,13 @@ def label_names(
 
     `labels` are those of the training rows. Raises DataError if there is nothing to learn from them.
     """
-    field = LABEL_FIELD if dataset.label_columns is None else f"{LABEL_FIELD}s"
+    field = label_field(dataset)
     if len(set(labels)) < 2:
         raise DataError(
             field,
             f"must have at least two values in the training rows (got only {shown(labels[0])})",
         )
-    found = {name for label in labels for name in names_of(label)}
+    found = {name for label in labels for name in names_of(task_of(task).stratum(label))}
     if dataset.label_columns is not None:
         never = [name for name in dataset.label_columns if name not in found]
         if never:
@@ -188,8 +189,19 @@ def label_names(
     )
 
 
-def names_of(label: Label) -> tuple[str, ...]:
-    """The classes in one label."""
+def label_field(dataset: Dataset) -> str:
+    """The field of the study that names the column, or columns, of labels."""
+    names = {
+        "labelColumn": dataset.label_column,
+        "labelColumns": dataset.label_columns,
+        "tagsColumn": dataset.tags_column,
+        "spansColumn": dataset.spans_column,
+    }
+    return next(f"spec.dataset.{name}" for name, given in names.items() if given is not None)
+
+
+def names_of(label: Stratum) -> tuple[str, ...]:
+    """The classes in one label, or what it is divided by."""
     if isinstance(label, float):
         return ()
     return (label,) if isinstance(label, str) else label
@@ -200,20 +212,23 @@ def _order(name: str) -> tuple[bool, int, str]:
     return (not whole, int(name) if whole else 0, name)
 
 
-def known_rows(rows: LabelledRows, names: Sequence[str], account: Account) -> LabelledRows:
+def known_rows(
+    rows: LabelledRows, task: Task, outputs: Sequence[str], account: Account
+) -> LabelledRows:
     """The rows whose classes all occur in training; the others are counted in `account`.
 
-    Raises DataError if no row is left.
+    `outputs` are the names of the model's outputs. Raises DataError if no row is left.
     """
-    known = set(names)
-    kept = [row for row, label in enumerate(rows.labels) if known.issuperset(names_of(label))]
+    names = task_of(task).kinds(outputs)
+    known, strata = set(names), [task_of(task).stratum(label) for label in rows.labels]
+    kept = [row for row, label in enumerate(strata) if known.issuperset(names_of(label))]
     lost = len(rows) - len(kept)
     account.add(
         rows.part, "knownLabel", len(rows), "with labels that no training row has", dropped=lost
     )
     if not lost:
         return rows
-    unseen = sorted({name for label in rows.labels for name in names_of(label)} - known)
+    unseen = sorted({name for label in strata for name in names_of(label)} - known)
     text = f"{lost} of {len(rows)} {rows.part} rows have labels that no training row has"
     which = f"({listed(unseen)}; the training rows have {listed(names)})"
     if not kept:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from finetune_trainer.cells.words import TEXT_FIELD, shown
 from finetune_trainer.data.labels import LabelledRows, names_of
 from finetune_trainer.errors import DataError
-from finetune_trainer.tasks.base import Label
+from finetune_trainer.tasks.base import Stratum, TrainingTask
 
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)*")
 
 
-def refuse_labels_in_texts(rows: LabelledRows) -> None:
+def refuse_labels_in_texts(rows: LabelledRows, task: TrainingTask) -> None:
     """Raise DataError if most of these training rows contain their own label word for word.
 
     A row does if all of its labels appear in its texts as whole words, in any case. Numbers and labels of one
@@ -21,7 +21,7 @@ def refuse_labels_in_texts(rows: LabelledRows) -> None:
     leaking = [
         row
         for row, (label, text) in enumerate(zip(rows.labels, texts, strict=True))
-        if _gives_away(text.casefold(), _telling(label))
+        if _gives_away(text.casefold(), _telling(task.stratum(label)))
     ]
     if 2 * len(leaking) <= len(rows):
         return
@@ -34,7 +34,7 @@ def refuse_labels_in_texts(rows: LabelledRows) -> None:
     )
 
 
-def _telling(label: Label) -> list[str]:
+def _telling(label: Stratum) -> list[str]:
     names = [name.casefold() for name in names_of(label)]
     return [name for name in names if len(name) > 1 and not _NUMBER.fullmatch(name)]
 

@@ -90,11 +90,17 @@ def load(
 def _column_fields(dataset: Dataset, sides: Mapping[str, str]) -> dict[str, str]:
     """The name of each wanted column, and the field that names it."""
     field = "spec.dataset"
-    columns = {name: f"{field}.textColumns[{at}]" for at, name in enumerate(dataset.text_columns)}
+    columns = {name: f"{field}.textColumns[{at}]" for at, name in enumerate(dataset.texts)}
     for at, name in enumerate(dataset.label_columns or []):
         columns[name] = f"{field}.labelColumns[{at}]"
-    if dataset.label_column is not None:
-        columns[dataset.label_column] = f"{field}.labelColumn"
+    for word, one in (
+        ("labelColumn", dataset.label_column),
+        ("tokensColumn", dataset.tokens_column),
+        ("tagsColumn", dataset.tags_column),
+        ("spansColumn", dataset.spans_column),
+    ):
+        if one is not None:
+            columns[one] = f"{field}.{word}"
     if dataset.group_column is not None:
         columns.setdefault(dataset.group_column, f"{field}.groupColumn")
     for name, named_by in sides.items():
@@ -382,9 +388,8 @@ def _raw(
     sides: Mapping[str, str],
     places: Places = IN_ORDER,
 ) -> RawRows:
-    texts = tuple(columns[name] for name in dataset.text_columns)
-    names = dataset.label_columns or [str(dataset.label_column)]
-    labels = tuple(columns[name] for name in names)
+    texts = tuple(columns[name] for name in dataset.read)
+    labels = tuple(columns[name] for name in dataset.labels)
     group = dataset.group_column
     groups = [None] * len(texts[0]) if group is None else columns[group]
     return RawRows(

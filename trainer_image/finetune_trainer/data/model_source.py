@@ -114,18 +114,20 @@ class ModelSource:
             )
         return tokenizer
 
-    def weights(self, config: Any) -> tuple[Any, dict[str, Any]]:
-        """The model with a classification head for `config`, and transformers' report on loading it.
+    def weights(
+        self, config: Any, auto_class: str = "AutoModelForSequenceClassification"
+    ) -> tuple[Any, dict[str, Any]]:
+        """The model with the head of `auto_class` for `config`, and transformers' report on loading it.
 
         Reads only safetensors. Raises ModelError if the weights cannot be loaded, or lack a tensor that the
         encoder should have by the model's configuration; a pooler may be new.
         """
         with self._explained("safetensors weights"), quiet_transformers():
-            model, info = self._classifier(config)
+            model, info = self._classifier(config, getattr(transformers, auto_class))
         self._check_encoder(model, new_tensors(info))
         return model, info
 
-    def _classifier(self, config: Any) -> tuple[Any, dict[str, Any]]:
+    def _classifier(self, config: Any, auto: Any) -> tuple[Any, dict[str, Any]]:
         options = {
             "revision": self.revision,
             "dtype": "float32",
@@ -137,12 +139,11 @@ class ModelSource:
         )
         own: dict[str, Any] = {"ignore_mismatched_sizes": True, "output_loading_info": True}
         if not isinstance(found, PooledConfig):
-            auto = transformers.AutoModelForSequenceClassification
             model, info = auto.from_pretrained(self._place, config=config, **options, **own)
             return model, info
         pooled = PooledForSequenceClassification.from_pretrained(self._place, **options)
         with torch.device("meta"):  # for its class only, without weights
-            kind = type(transformers.AutoModelForSequenceClassification.from_config(config))
+            kind = type(auto.from_config(config))
         weights = pooled.encoder.state_dict(prefix=f"{kind.base_model_prefix}.")
         model, info = kind.from_pretrained(
             None, config=config, state_dict=weights, dtype="float32", **own

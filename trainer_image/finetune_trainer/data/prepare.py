@@ -14,13 +14,13 @@ from finetune_api.dataset import Dataset, PretrainedModel
 from finetune_api.metrics import best_value, natural_goal, score
 from finetune_api.study import StudySpec
 from finetune_api.tasks import Task
-from finetune_trainer.cells.words import LABEL_FIELD
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
 from finetune_trainer.data.duplicates import warn_of_shared_texts
 from finetune_trainer.data.groups import row_groups
 from finetune_trainer.data.labels import (
     LabelledRows,
     known_rows,
+    label_field,
     label_names,
     listed,
 )
@@ -34,11 +34,13 @@ from finetune_trainer.data.reads import check_reads
 from finetune_trainer.data.slices import few_rows, slices_of
 from finetune_trainer.data.steps import Account
 from finetune_trainer.data.synonyms import Synonyms, read_synonyms
-from finetune_trainer.data.tokens import Frame, tokenise
+from finetune_trainer.data.tagged import tag_names
+from finetune_trainer.data.tokens import Frame, Tokens, tokenise, tokens_of_words
 from finetune_trainer.data.trial_values import trial_values
 from finetune_trainer.errors import DataError, ModelError
 from finetune_trainer.storage.locations import shown
 from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.ragged import Ragged, ends
 from finetune_trainer.tasks.thresholds import FEW_ROWS
 
 log = logging.getLogger("finetune.data")
@@ -56,12 +58,16 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     account = Account()
     dataset = spec.dataset
     parts = labelled_parts(spec, base, account)
-    names = label_names(parts["train"].labels, spec.task, dataset, account)
-    if not dataset.allow_label_in_text:
-        refuse_labels_in_texts(parts["train"])
-    if task_of(spec.task).has_classes:
+    task = task_of(spec.task)
+    if task.tags_words:
+        names = tag_names(parts["train"], dataset, account)
+    else:
+        names = label_names(parts["train"].labels, spec.task, dataset, account)
+    if task.leaks_labels and not dataset.allow_label_in_text:
+        refuse_labels_in_texts(parts["train"], task)
+    if task.has_classes:
         for name in PARTS[1:]:
-            parts[name] = known_rows(parts[name], names, account)
+            parts[name] = known_rows(parts[name], spec.task, names, account)
     drops = dataset.cleaning.duplicates == "Drop"
     if not drops:
         warn_of_shared_texts(parts, spec.validation.folds, account)
@@ -96,9 +102,9 @@ def _tokenised(
     longest: int,
 ) -> PreparedData:
     ordered = [parts[name] for name in PARTS]
-    reading = _reading(_columns(ordered), source, longest)
-    ends = np.cumsum([len(rows) for rows in ordered])
-    train, validation, test = np.split(np.arange(ends[-1], dtype=np.int64), ends[:-1])
+    reading = _reading(ordered, task, source, longest)
+    sizes = np.cumsum([len(rows) for rows in ordered])
+    train, validation, test = np.split(np.arange(sizes[-1], dtype=np.int64), sizes[:-1])
     return PreparedData(
         task=task,
         model=source,
@@ -111,19 +117,47 @@ def _tokenised(
         frame=reading.frame,
         max_tokens=reading.max_tokens,
         padding_matters=reading.padding_matters,
+        word_tokens=reading.word_tokens,
     )
 
 
-def _reading(columns: list[list[str]], source: ModelSource, longest: int) -> Reading:
+def _reading(
+    parts: Sequence[LabelledRows], task: Task, source: ModelSource, longest: int
+) -> Reading:
     """The rows as the model reads them; trials keep at most `longest` tokens of each."""
+    columns = _columns(parts)
     tokenizer, config = source.tokenizer(), source.config()
     frame = _frame(tokenizer, columns, source)
-    tokens = tuple(tokenise(tokenizer, texts) for texts in columns)
+    words = None
+    if task_of(task).tags_words:
+        one, words = _words_read(tokenizer, columns[0], parts, source)
+        tokens: tuple[Tokens, ...] = (one,)
+    else:
+        tokens = tuple(tokenise(tokenizer, texts) for texts in columns)
     most = max_tokens(tokenizer, config)
     # It is better to learn of wrong weights before any worker starts.
-    model, _ = source.weights(config)
+    model, _ = source.weights(config, task_of(task).auto_class)
     padding_matters = check_reads(model, source, tokens, frame, min(longest, most))
-    return Reading(source, tokens, frame, most, padding_matters)
+    return Reading(source, tokens, frame, most, padding_matters, words)
+
+
+def _words_read(
+    tokenizer: Any, texts: Sequence[str], parts: Sequence[LabelledRows], source: ModelSource
+) -> tuple[Tokens, Ragged]:
+    """The tokens of texts, and the first one of each of their words. Raises ModelError if it cannot be told."""
+    labels: list[Any] = [label for rows in parts for label in rows.labels]
+    places = ([*zip(one.starts, one.ends, strict=True)] for one in labels)
+    words = Ragged(
+        np.array([*chain.from_iterable(places)], dtype=np.int64).reshape(-1, 2),
+        ends([len(one.tags) for one in labels]),
+    )
+    try:
+        return tokens_of_words(tokenizer, texts, words)
+    except ValueError as error:
+        raise ModelError(
+            FIELD,
+            f"must be a model whose tokenizer tags words (got {shown(source.name)}: {error})",
+        ) from error
 
 
 def _longest(spec: StudySpec) -> int:
@@ -146,13 +180,13 @@ def _other_readings(
     spec: StudySpec, base: Path, parts: Mapping[str, LabelledRows]
 ) -> dict[str, Reading]:
     """The rows as read by the other pretrained models that trials can have."""
-    columns = _columns(parts[name] for name in PARTS)
+    ordered = [parts[name] for name in PARTS]
     fixed = getattr(spec.hyperparameters, "pretrained_model", None)
     readings = {}
     for name in sorted({str(name) for name in trial_values(spec, "pretrainedModel")} - {""}):
         try:
             source = ModelSource.find(PretrainedModel(name=name), base).pinned()
-            readings[name] = _reading(columns, source, _longest(spec))
+            readings[name] = _reading(ordered, spec.task, source, _longest(spec))
         except ModelError as error:
             if name == fixed:
                 field = "spec.hyperparameters.pretrainedModel"
@@ -221,6 +255,8 @@ def _with_near_duplicates(
 def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
     longest = _longest(spec)
     limit = data.limit(longest)
+    if task_of(data.task).tags_words:
+        return _windowed(data, limit)
     lengths = np.sum([column.lengths for column in data.columns], axis=0) + data.frame.special
     count = int((lengths > limit).sum())
     if not count:
@@ -237,14 +273,34 @@ def _cut_off(data: PreparedData, spec: StudySpec) -> list[str]:
     ]
 
 
+def _windowed(data: PreparedData, limit: int) -> list[str]:
+    """What to know of words that a model reads in windows, or not at all."""
+    assert data.word_tokens is not None  # they are tagged
+    found = []
+    lost = int((data.word_tokens.values < 0).sum())
+    if lost:
+        found.append(
+            f"{FIELD}: its tokenizer makes no token of {lost} of {len(data.word_tokens.values)} words, whose tags are "
+            "never found"
+        )
+    lengths = data.columns[0].lengths + data.frame.special
+    if (lengths > limit).any():
+        found.append(
+            f"spec.dataset: {int((lengths > limit).sum())} of {len(lengths)} rows are longer than {limit} tokens and are "
+            f"read in windows that overlap (the longest has {int(lengths.max())})"
+        )
+    return found
+
+
 def _single_rows(data: PreparedData, dataset: Dataset) -> Iterator[str]:
     """A warning about classes that have a single row."""
-    if not task_of(data.task).has_classes:
+    task = task_of(data.task)
+    if not task.has_classes:
         return
-    counts = label_counts(data, np.arange(len(data.labels)))
-    single = [data.label_names[at] for at in np.flatnonzero(counts == 1)]
+    counts = task.kind_counts(data.labels, len(data.label_names))
+    single = [task.kinds(data.label_names)[at] for at in np.flatnonzero(counts == 1)]
     if single:
-        field = LABEL_FIELD if dataset.label_column is not None else f"{LABEL_FIELD}s"
+        field = label_field(dataset)
         have = "has" if len(single) == 1 else "have"
         odd = "; is it the right column?" if 2 * len(single) > len(counts) > 4 else ""
         yield (

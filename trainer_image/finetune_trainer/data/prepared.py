@@ -20,7 +20,8 @@ from finetune_trainer.data.split import fold_rows, sample_order
 from finetune_trainer.data.steps import Step
 from finetune_trainer.data.tokens import Frame, Tokens, cut, tokenise
 from finetune_trainer.errors import DataError, TrialFailure
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import Labels, task_of
+from finetune_trainer.tasks.ragged import Ragged, arrays_of
 
 log = logging.getLogger("finetune.data")
 
@@ -34,6 +35,7 @@ class Reading:
     frame: Frame
     max_tokens: int
     padding_matters: bool = False
+    word_tokens: Ragged | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class PreparedData:
     columns: tuple[Tokens, ...]
     """One or two texts per row."""
 
-    labels: NDArray[Any]
-    """int64 (rows,) for SingleLabel, bool (rows, labels) for MultiLabel, float32 (rows,) for Regression."""
+    labels: Labels
+    """int64 (rows,) for SingleLabel, bool (rows, labels) for MultiLabel, float32 (rows,) for Regression, `Tags` for
+    TokenClassification."""
 
     label_names: tuple[str, ...]
     """Name of each output of the model: the classes, or the label column for Regression."""
@@ -63,6 +66,10 @@ class PreparedData:
 
     padding_matters: bool = False
     """Whether padding changes the model's outputs: then only rows of the same length are batched together."""
+
+    word_tokens: Ragged | None = None
+    """Of each word that has a label, the number of its first token in its row's text, -1 if it has none; None where rows
+    have labels."""
 
     readings: Mapping[str, Reading] = field(default_factory=dict)
     """The rows as read by the other pretrained models that trials can have, by the models' names."""
@@ -100,6 +107,7 @@ class PreparedData:
             frame=reading.frame,
             max_tokens=reading.max_tokens,
             padding_matters=reading.padding_matters,
+            word_tokens=reading.word_tokens,
         )
         return replace(changed, fingerprint=changed.digest())
 
@@ -124,7 +132,8 @@ class PreparedData:
                 f"must be at most the {most} {what} for training and validation (got {folds})",
             )
         stratify = stratify and task_of(self.task).has_classes
-        parts = fold_rows(self.labels[rows], folds, seed, stratify, groups)
+        strata = task_of(self.task).strata(self.labels[rows], len(self.label_names))
+        parts = fold_rows(strata, folds, seed, stratify, groups)
         return [rows[part] for part in parts]
 
     def fold(self, index: int, folds: int, stratify: bool, seed: int) -> "PreparedData":
@@ -140,7 +149,8 @@ class PreparedData:
         A smaller sample with the same seed is part of a larger one.
         """
         stratify = stratify and task_of(self.task).samples_by_class
-        order = sample_order(self.labels[self.train], seed, stratify)
+        known = self.labels[self.train]
+        order = sample_order(known if stratify else self.train, seed, stratify)
         changed = replace(self, train=self.train[np.sort(order[:rows])])
         return replace(changed, fingerprint=changed.digest())
 
@@ -247,9 +257,10 @@ class PreparedData:
         digest = hashlib.sha256(repr((self.task, self.label_names, self.frame)).encode())
         if self.frame.left:
             digest.update(b"left")
-        arrays = [self.labels, self.train, self.validation, self.test]
+        arrays = [*arrays_of(self.labels), self.train, self.validation, self.test]
         for column in self.columns:
             arrays += [column.ids, column.offsets]
+        arrays += [] if self.word_tokens is None else [self.word_tokens.values]
         for more in (self.near_duplicates, self.variable_texts):
             arrays += [] if more is None else more.arrays
         for array in arrays:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from finetune_trainer.data.load import PARTS
-from finetune_trainer.data.prepared import PreparedData, label_counts
+from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.tasks import task_of
 
 
@@ -17,9 +17,10 @@ def report(data: PreparedData) -> dict[str, Any]:
     for name in PARTS:
         rows = data.part(name)
         parts[name] = {"rows": len(rows)}
-        if task_of(data.task).has_classes:
-            counts = label_counts(data, rows).tolist()
-            parts[name]["labels"] = dict(zip(data.label_names, counts, strict=True))
+        task = task_of(data.task)
+        if task.has_classes:
+            counts = task.kind_counts(data.labels[rows], len(data.label_names)).tolist()
+            parts[name]["labels"] = dict(zip(task.kinds(data.label_names), counts, strict=True))
     return {
         "fingerprint": data.fingerprint,
         "parts": parts,

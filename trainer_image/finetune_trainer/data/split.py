@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.groups import deal_groups
 from finetune_trainer.data.labels import names_of
-from finetune_trainer.tasks.base import Label
+from finetune_trainer.tasks.base import Stratum
 
 Rows: TypeAlias = NDArray[np.int64]
 
 
 def split_rows(
-    labels: Sequence[Label],
+    labels: Sequence[Stratum],
     shares: Sequence[float],
     seed: int,
     stratify: bool,
@@ -112,7 +112,7 @@ def _quotas(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
 
 
 def _by_label_sets(
-    labels: Sequence[Label], sizes: Sequence[int], generator: np.random.Generator
+    labels: Sequence[Stratum], sizes: Sequence[int], generator: np.random.Generator
 ) -> list[Rows]:
     """Iterative stratification (Sechidis et al., "On the Stratification of Multi-Label Data", 2011).
 
@@ -144,7 +144,7 @@ def _by_label_sets(
     return [np.flatnonzero(part_of == part) for part in range(len(sizes))]
 
 
-def _label_matrix(labels: Sequence[Label]) -> NDArray[np.bool_]:
+def _label_matrix(labels: Sequence[Stratum]) -> NDArray[np.bool_]:
     """Which row has which of the labels that occur: (rows, labels)."""
     names = sorted({name for label in labels for name in names_of(label)})
     number = {name: at for at, name in enumerate(names)}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.cells.words import JOINT
+from finetune_trainer.tasks.ragged import Ragged
 
 Piece: TypeAlias = NDArray[np.int32] | tuple[int, ...]
 
@@ -64,6 +65,34 @@ def tokenise(tokenizer: Any, texts: Sequence[str]) -> Tokens:
         chunks.append(np.fromiter((i for ids in encoded for i in ids), dtype=np.int32))
     ids = np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
     return Tokens(ids, np.cumsum(lengths, dtype=np.int64))
+
+
+def tokens_of_words(tokenizer: Any, texts: Sequence[str], words: Ragged) -> tuple[Tokens, Ragged]:
+    """The tokens of `texts`, and the number of the first token of each word among those of its text; -1 if it has none.
+
+    `words` has the first character of each word and the one after its last, (words, 2). Two words may share a token.
+    Raises ValueError for a tokenizer that does not tell which characters a token comes from.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("it does not tell which characters its tokens come from: a fast one does")
+    tokens = tokenise(tokenizer, texts)
+    found = np.full(len(words.values), -1, dtype=np.int64)
+    for start in range(0, len(texts), _CHUNK):
+        chunk = list(texts[start : start + _CHUNK])
+        encoded = tokenizer(
+            chunk,
+            add_special_tokens=False,
+            truncation=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        for row, offsets in enumerate(encoded["offset_mapping"], start):
+            at = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+            word = words.row(row)
+            first = np.searchsorted(np.maximum.accumulate(at[:, 1]), word[:, 0], side="right")
+            inside = np.append(at[:, 0], np.iinfo(np.int64).max)[first] < word[:, 1]
+            found[words.offsets[row] : words.offsets[row + 1]] = np.where(inside, first, -1)
+    return tokens, words.with_values(found)
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

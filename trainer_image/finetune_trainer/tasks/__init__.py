@@ -4,6 +4,6 @@ What a study of a task may say is in `finetune_api.tasks`. `docs/architecture.md
 """
 
 from finetune_trainer.tasks.base import Labels, Logits, TrainingTask
-from finetune_trainer.tasks.registry import task_of
+from finetune_trainer.tasks.registry import auto_class_of, task_of
 
-__all__ = ["Labels", "Logits", "TrainingTask", "task_of"]
+__all__ = ["Labels", "Logits", "TrainingTask", "auto_class_of", "task_of"]

@@ -5,20 +5,27 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune_api.tasks import Task
 from finetune_trainer.tasks.report import Report
+from finetune_trainer.tasks.tagging import Tagged
 
-Label: TypeAlias = str | tuple[str, ...] | float
-"""A class (SingleLabel), any number of labels (MultiLabel) or a number (Regression)."""
+Label: TypeAlias = str | tuple[str, ...] | float | Tagged
+"""A class (SingleLabel), any number of labels (MultiLabel), a number (Regression) or tagged words
+(TokenClassification)."""
 
-Labels: TypeAlias = NDArray[Any]
-"""Encoded labels of rows: (rows,) or (rows, outputs), as the task's `encode` makes them."""
+Stratum: TypeAlias = str | tuple[str, ...] | float
+"""What rows are divided by: a class, any number of them, or a number, by which they are not divided."""
 
-Logits: TypeAlias = NDArray[np.float32]
-"""What a model says of rows: (rows, outputs)."""
+Labels: TypeAlias = Any
+"""Encoded labels of rows, as the task's `encode` makes them: an array (rows,) or (rows, outputs), or a `Ragged` with
+those of each row's words. Both have a length and take numbers of rows in brackets."""
+
+Logits: TypeAlias = Any
+"""What a model says of rows: float32 (rows, outputs), or what the task keeps of its answers for words (`Ragged`)."""
 
 
 class TrainingTask(ABC):
@@ -28,8 +35,20 @@ class TrainingTask(ABC):
     """
 
     name: ClassVar[Task]
-    problem_type: ClassVar[str]
-    """The name that transformers has for it."""
+    problem_type: ClassVar[str | None]
+    """The name that transformers has for the loss of its models; None where the model's class says it."""
+
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    """The class of transformers that loads its models."""
+
+    pipeline: ClassVar[str] = "text-classification"
+    """The pipeline of transformers that predicts with them."""
+
+    tags_words: ClassVar[bool] = False
+    """Whether each word of a row has a label of its own (`Ragged`), and long rows are read in windows."""
+
+    leaks_labels: ClassVar[bool] = True
+    """Whether a text that contains its own label gives it away."""
 
     has_classes: ClassVar[bool] = True
     """Whether labels are names, of which there are finitely many: rows with others than the training rows' are left
@@ -64,6 +83,15 @@ class TrainingTask(ABC):
         `separator` is `dataset.labelSeparator`.
         """
 
+    def stratum(self, label: Label) -> Stratum:
+        """What a row with this label is divided by."""
+        assert not isinstance(label, Tagged)  # a task that tags words says what it is
+        return label
+
+    def kinds(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The names in strata that outputs called `names` can tell apart."""
+        return tuple(names)
+
     @abstractmethod
     def encode(self, labels: Sequence[Label], names: Sequence[str]) -> Labels:
         """Labels as an array; `names` are those of the outputs."""
@@ -72,9 +100,18 @@ class TrainingTask(ABC):
     def counts(self, labels: Labels, outputs: int) -> NDArray[np.int64]:
         """How many rows have each output, (outputs,)."""
 
+    def kind_counts(self, labels: Labels, outputs: int) -> NDArray[np.int64]:
+        """How many rows have each of `kinds`."""
+        return self.counts(labels, outputs)
+
     @abstractmethod
     def having(self, labels: Labels, output: int) -> NDArray[np.bool_]:
         """Which rows have an output, (rows,)."""
+
+    def strata(self, labels: Labels, outputs: int) -> NDArray[Any]:
+        """What folds are stratified by: numbers of classes (rows,), or which outputs each row has (rows, outputs)."""
+        found: NDArray[Any] = labels
+        return found
 
     @abstractmethod
     def named(self, label: Any, names: Sequence[str]) -> str | list[str] | float:
@@ -117,6 +154,36 @@ class TrainingTask(ABC):
         return self.priors(labels, outputs, extra)
 
     # -- judging
+
+    def kept(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What is kept of the outputs for a batch, with as many rows, to judge the model by."""
+        return logits
+
+    def arranged(
+        self,
+        values: NDArray[np.float32],
+        places: NDArray[np.int64],
+        labels: Labels,
+        whole: bool = False,
+    ) -> Logits:
+        """The `kept` values of all batches as logits of rows with these `labels`, or with `whole` all outputs; `places` has
+        the row of each value, or the rows one after another whose words they are of.
+        """
+        found = np.empty_like(values)
+        found[places] = values
+        return found
+
+    def alike(self, values: NDArray[np.float32], logits: Logits) -> Logits:
+        """Other values as logits of the same rows as `logits`."""
+        return values
+
+    def tiled(self, row: NDArray[np.float64], labels: Labels) -> Logits:
+        """The logits of a model that says the same, (outputs,), of everything."""
+        return np.tile(row.astype(np.float32), (len(labels), 1))
+
+    def value_of_loss(self, logits: Logits, labels: Labels) -> float:
+        """The loss of answers, computed in float64."""
+        return float(self.loss(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
 
     @abstractmethod
     def predictions(self, logits: Logits, thresholds: NDArray[np.float64] | None = None) -> Labels:
@@ -173,10 +240,17 @@ class TrainingTask(ABC):
     card_imports: ClassVar[tuple[str, ...]] = ()
     """Lines of Python that `card_answer` needs at the top."""
 
-    card_answer: ClassVar[tuple[str, ...]]
+    card_answer: ClassVar[tuple[str, ...]] = ()
     """Lines of Python that make a prediction of `logits`."""
 
-    card_answer_together: ClassVar[str]
+    card_pipeline: ClassVar[tuple[str, ...]] = ()
+    """Lines of Python that load the model and predict, of tasks for which the usual ones with `card_answer` are not; in
+    them `{given}` is a text, and `{overlap}` how many tokens two windows share."""
+
+    card_call_together: ClassVar[str] = "outputs = ensemble.predict({given})"
+    """A line of Python that asks an ensemble; `{given}` are texts."""
+
+    card_answer_together: ClassVar[str] = ""
     """A line of Python that makes a prediction of the `outputs` of an ensemble."""
 
     card_limit: ClassVar[str] = ""

@@ -102,7 +102,8 @@ class Regression(TrainingTask):
         return Report(self.name, len(labels), residuals=named)
 
     def shares(self, logits: Logits) -> NDArray[np.float64]:
-        return logits.astype(np.float64)
+        found: NDArray[np.float64] = logits.astype(np.float64)
+        return found
 
     def logits_of(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         return shares

@@ -13,7 +13,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class LabelReport:
-    """How well one class, or one label of MultiLabel, is found."""
+    """How well one class, one label of MultiLabel, or one type of entities is found."""
 
     label: str
     precision: float
@@ -22,7 +22,7 @@ class LabelReport:
     recall: float
     f1: float
     support: int
-    """Number of rows that have it."""
+    """Number of rows that have it, or of entities."""
 
     threshold: float | None = None
     """MultiLabel: probability from which it is predicted."""
@@ -39,7 +39,11 @@ class Report:
     rows: int
     labels: list[LabelReport] | None = None
     confusion: list[list[int]] | None = None
-    """SingleLabel: rows of each class (down) by predicted class (across), in the order of `labels`."""
+    """SingleLabel: rows of each class (down) by predicted class (across), in the order of `labels`. TokenClassification:
+    entities of each type by predicted type, of the same words; the last of each is none."""
+
+    confused_with: list[str] | None = None
+    """TokenClassification: the names of the rows and columns of `confusion`."""
 
     residuals: dict[str, float] | None = None
     """Regression: quantile → label minus prediction."""

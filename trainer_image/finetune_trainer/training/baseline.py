@@ -25,7 +25,7 @@ def baseline_metrics(
     names = list(metrics)
 
     def of(row: NDArray[np.float64], chosen: list[str]) -> dict[str, float]:
-        logits = np.tile(row.astype(np.float32), (len(labels), 1))
+        logits = task.tiled(row, labels)
         return compute_metrics(data.task, logits, labels, chosen, slices=slices)
 
     loss = [name for name in names if plain(name) == "loss"]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.tasks.ragged import Ragged, flat
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -76,8 +77,17 @@ class Batch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    """Of rows or, where words have labels, of all their words in turn."""
+
     filled: bool = False
     """Whether no row is padded, so that the mask is not needed."""
+
+    places: Tensor | None = None
+    """Where the tokens of the labels are among those of the padded rows one after another; None: rows have labels."""
+
+    def labelled(self, outputs: Tensor) -> Tensor:
+        """The outputs that `labels` are of: (labels, outputs)."""
+        return outputs if self.places is None else outputs.flatten(0, 1)[self.places]
 
 
 class Batcher:
@@ -97,7 +107,15 @@ class Batcher:
         limit = data.limit(length)
         arrays, filled = data.frame.padded(data.columns, rows, kept, limit, self._multiple)
         inputs = {name: self.tensor(array) for name, array in arrays.items()}
-        return Batch(inputs, self.labels(rows), filled)
+        width = arrays["input_ids"].shape[1]
+        return Batch(inputs, self.labels(rows), filled, self._places(rows, width))
+
+    def _places(self, rows: Rows, width: int) -> Tensor | None:
+        if self._data.word_tokens is None:
+            return None
+        tokens = self._data.word_tokens[rows]
+        inside = len(self._data.frame.before) + tokens.values
+        return self.tensor(tokens.rows * width + inside)
 
     def together(self, rows: Rows) -> list[Rows]:
         """`rows` in parts that can go through the model together: all or, where padding matters, those of each length."""
@@ -108,7 +126,12 @@ class Batcher:
 
     def labels(self, rows: Rows) -> Tensor:
         """The labels of `rows`."""
-        return self.tensor(self._data.labels[rows])
+        return self.tensor(flat(self._data.labels[rows]))
+
+    def weight(self, rows: Rows) -> int:
+        """How much `rows` count in a loss: each counts one or, where words have labels, each of these."""
+        labels = self._data.labels
+        return int(labels.lengths[rows].sum()) if isinstance(labels, Ragged) else len(rows)
 
     def lengths(self, rows: Rows) -> NDArray[np.int64]:
         """Tokens of each of `rows` as batched."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from finetune_api.outputs import EnsembleMethod
 from finetune_api.tasks import Task
 from finetune_trainer.data.slices import Slices
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import Labels, Logits, task_of
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.out_of_fold import Tune
 
@@ -29,8 +28,8 @@ _ROUNDING = 1e-6
 class Answers:
     """What one model predicts for some rows."""
 
-    logits: NDArray[np.float32]
-    """(rows, outputs)."""
+    logits: Logits
+    """(rows, outputs), or those of each word."""
 
     thresholds: NDArray[np.float64] | None
     """MultiLabel: probability from which each label is predicted, (outputs,)."""
@@ -56,7 +55,7 @@ class Combination:
         task: Task,
         method: EnsembleMethod,
         leads: Sequence[float],
-        validation: Sequence[NDArray[np.float32]],
+        validation: Sequence[Logits],
     ) -> "Combination":
         """The combination of members with these `leads` (see `RefitItem`) and logits of the validation rows.
 
@@ -79,7 +78,8 @@ class Combination:
         task = task_of(self.task)
         mean = self._mean([task.shares(member.logits) for member in members])
         own = [member.thresholds[None] for member in members if member.thresholds is not None]
-        return Answers(task.logits_of(mean).astype(np.float32), self._mean(own)[0] if own else None)
+        together = task.alike(task.logits_of(mean).astype(np.float32), members[0].logits)
+        return Answers(together, self._mean(own)[0] if own else None)
 
     def _mean(self, members: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """The members' (rows, outputs), combined into one (rows, outputs)."""
@@ -132,7 +132,7 @@ class Verdict:
 def judge(
     combination: Combination,
     members: Sequence[Answers],
-    labels: NDArray[Any],
+    labels: Labels,
     objective: Objective,
     folds: Sequence[NDArray[np.int64]] = (),
     tunes: Sequence[Tune] = (),

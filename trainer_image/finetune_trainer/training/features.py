@@ -9,7 +9,7 @@ dropout, so both equal what the whole model would have computed, to floating-poi
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -177,6 +177,10 @@ class FeatureBatcher:
         """Compute the features of all of `rows`; False if `should_pause` interrupted it."""
         return self._features.ensure(rows, self._batcher, self._autocast, should_pause, progress)
 
+    def weight(self, rows: Rows) -> int:
+        """Like `Batcher.weight`."""
+        return self._batcher.weight(rows)
+
     def _batch(self, rows: Rows) -> Batch:
         features = self._batcher.place(self._features.of(rows, 1)[:, 0])
         return Batch({"features": features}, self._batcher.labels(rows))
@@ -194,7 +198,7 @@ class HiddenBatcher(FeatureBatcher):
         mask = batch.inputs["attention_mask"]
         hidden = self._batcher.place(self._features.of(rows, mask.shape[1]))
         inputs = {"inputs_embeds": hidden, "attention_mask": mask}
-        return Batch(inputs, batch.labels, batch.filled)
+        return replace(batch, inputs=inputs)
 
 
 def pooled_features(model: PooledClassifier, layers: Layers, data: PreparedData) -> RowFeatures:

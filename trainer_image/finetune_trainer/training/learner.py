@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -17,7 +16,7 @@ from finetune_api.cluster import Compute
 from finetune_api.hyperparameters import BUILT_WITH, Hyperparameters
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import Logits, task_of
 from finetune_trainer.training.adapters import merged
 from finetune_trainer.training.averaging import Average
 from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
@@ -370,44 +369,49 @@ class Learner:
 
     def _gradients(self, batches: list[Rows], should_pause: Callable[[], bool]) -> Tensor | None:
         """Compute the gradients of a step; returns the sum of its rows' losses, or None if told to pause."""
-        rows = sum(len(batch) for batch in batches)
+        whole = max(1, sum(map(self.weight, batches)))
         losses = []
         for chosen in batches:
             for part in self._parts(chosen):
                 if should_pause():
                     return None
-                batch = self._batch(part)
-                losses.append(self._backward(batch, len(part) / rows) * len(part))
+                batch, weight = self._batch(part), self.weight(part)
+                losses.append(self._backward(batch, weight / whole) * weight)
         return torch.stack(losses).sum()
+
+    def weight(self, rows: Rows) -> int:
+        """How much `rows` count in the loss: one each, or one for each of their words that has a label."""
+        return self._batch.weight(rows)
 
     def _backward(self, batch: Batch, share: float) -> Tensor:
         """Add the gradients of the rows' loss, times `share`; returns their mean loss."""
         inputs, length = self._inputs(batch), self.config.adversarial_epsilon
         if not length:
-            loss = self._loss_of(inputs, batch.labels)
+            loss = self._loss_of(inputs, batch)
             torch.autograd.backward(self._scaler.scale(loss * share))
             return loss.detach()
         total, step = torch.zeros((), device=self._device), self._nudge.no_step(inputs["input_ids"])
         for _ in ("as they are", "moved"):
             with self._nudge.moving(step):
-                loss = self._loss_of(inputs, batch.labels) / 2
+                loss = self._loss_of(inputs, batch) / 2
             torch.autograd.backward(self._scaler.scale(loss * share))
             total += loss.detach()
             if step.grad is not None:
                 step = steepest(step.grad, length)
         return total
 
-    def _loss_of(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-        """The mean loss of a batch, with what `rDrop` adds."""
+    def _loss_of(self, inputs: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The mean loss of a batch with these `inputs`, with what `rDrop` adds."""
+        labels = batch.labels
         if self._task.standardised:
             labels = self._targets.standardised(labels)
         with self._autocast():
-            logits = self._forward(**inputs).logits
+            logits = batch.labelled(self._forward(**inputs).logits)
         loss = self._loss(logits, labels)
         if not self.config.r_drop:
             return loss
         with self._autocast():
-            again = self._forward(**inputs).logits
+            again = batch.labelled(self._forward(**inputs).logits)
         between = self._task.divergence(logits.float(), again.float())
         return (loss + self._loss(again, labels)) / 2 + self.config.r_drop * between
 
@@ -484,15 +488,15 @@ class Learner:
             yield
 
     def predict(
-        self, rows: Rows, should_pause: Callable[[], bool] = never
-    ) -> NDArray[np.float32] | None:
-        """The logits (rows, outputs) for `rows` of the data; None if `should_pause` said yes.
+        self, rows: Rows, should_pause: Callable[[], bool] = never, whole: bool = False
+    ) -> Logits | None:
+        """What the task keeps of the logits for `rows` of the data, or `whole` ones; None if `should_pause` said yes.
 
         For Regression they are in the unit of the targets.
         """
-        return self._in_parts(lambda: self._predict(rows, should_pause), _EVALUATION_BATCH)
+        return self._in_parts(lambda: self._predict(rows, should_pause, whole), _EVALUATION_BATCH)
 
-    def _predict(self, rows: Rows, should_pause: Callable[[], bool]) -> NDArray[np.float32] | None:
+    def _predict(self, rows: Rows, should_pause: Callable[[], bool], whole: bool) -> Logits | None:
         lengths = self._data.lengths(rows, self.config.max_length)
         size = max(1, _EVALUATION_BATCH // self.split)
         places = evaluation_batches(np.arange(len(rows)), lengths, size)
@@ -504,11 +508,13 @@ class Learner:
                 for part in self._batch.together(rows[at]):
                     if should_pause():
                         return None
-                    inputs = self._inputs(self._batch(part))
-                    outputs.append(self._forward(**inputs).logits.float())
+                    batch = self._batch(part)
+                    found = self._forward(**self._inputs(batch)).logits.float()
+                    found = batch.labelled(found)
+                    outputs.append(found if whole else self._task.kept(found, batch.labels))
                     batches.append(at[np.isin(rows[at], part)])
-            logits = np.empty((len(rows), len(self._data.label_names)), dtype=np.float32)
-            logits[np.concatenate(batches)] = torch.cat(outputs).cpu().numpy()
+            values, order = torch.cat(outputs).cpu().numpy(), np.concatenate(batches)
+        logits = self._task.arranged(values, order, self._data.labels[rows], whole)
         return self._targets.restored(logits) if self._task.standardised else logits
 
     @property

@@ -2,27 +2,25 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune_api.metrics import of_slice, over_slices, plain
 from finetune_api.tasks import Task
 from finetune_trainer.data.slices import Slices
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import Labels, Logits, task_of
 
 
 def compute_metrics(
     task: Task,
-    logits: NDArray[np.float32],
-    labels: NDArray[Any],
+    logits: Logits,
+    labels: Labels,
     names: Iterable[str],
     thresholds: NDArray[np.float64] | None = None,
     slices: Sequence[Slices] = (),
 ) -> dict[str, float]:
-    """The metrics `names` of `logits` (rows, outputs) against `labels`; undefined ones are left out.
+    """The metrics `names` of `logits` against `labels`; undefined ones are left out.
 
     `thresholds` (outputs,) are the probabilities from which outputs are predicted, of tasks that have them; None
     means one half for each. `slices` are how these rows are divided: each metric is also computed for each slice, and
@@ -43,11 +41,10 @@ def compute_metrics(
 def _value(
     name: str,
     task: Task,
-    logits: NDArray[np.float32],
-    labels: NDArray[Any],
+    logits: Logits,
+    labels: Labels,
     thresholds: NDArray[np.float64] | None,
 ) -> float:
     if name == "loss":
-        exact = torch.from_numpy(logits).double()
-        return float(task_of(task).loss(exact, torch.from_numpy(labels)))
+        return task_of(task).value_of_loss(logits, labels)
     return task_of(task).metric(name, logits, labels, thresholds)

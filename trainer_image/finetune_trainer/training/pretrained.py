@@ -52,7 +52,7 @@ class Pretrained:
             label2id={name: number for number, name in enumerate(label_names)},
             problem_type=task_of(task).problem_type,
         )
-        model, info = source.weights(config)
+        model, info = source.weights(config, task_of(task).auto_class)
         # The output layer is always new: one of the same size was trained for something else.
         new = new_tensors(info) | _output_tensors(model, len(label_names))
         weights = {

@@ -18,8 +18,10 @@ from finetune_api.hyperparameters import IN_BATCHES, Hyperparameters
 from finetune_api.metrics import score
 from finetune_api.objective import Objective
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.data.windows import units_of
 from finetune_trainer.errors import TrialFailure
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import Logits, task_of
+from finetune_trainer.tasks.ragged import flat
 from finetune_trainer.tasks.thresholds import trial_thresholds
 from finetune_trainer.training.batches import Rows, balanced_rows, training_steps
 from finetune_trainer.training.checkpoint import Checkpoint
@@ -82,7 +84,7 @@ class _Position:
     """Epochs trained when the model was last evaluated."""
 
     rows: int = 0
-    """Rows trained in the current epoch."""
+    """Rows trained in the current epoch, or their labelled words."""
 
     loss_sum: float = 0.0
     """Sum of their losses."""
@@ -135,7 +137,8 @@ class TrialRun:
         self._objective = objective
         self._device = torch.device(device)
         compute = compute or Compute()
-        self.learner = Learner(pretrained, self.data, config, seed, self._device, compute)
+        self._units = units_of(self.data, config.max_length)
+        self.learner = Learner(pretrained, self._units.data, config, seed, self._device, compute)
         self._position = _Position()
         self._stopping = _Watch()
         self._plateau = _Watch()
@@ -204,7 +207,9 @@ class TrialRun:
             raise TrialFailure("Internal", "batches may change only between epochs")
         if config.duplicate_threshold != self.config.duplicate_threshold:
             self.data = self._all_rows.deduplicated(config.duplicate_threshold)
-        self.learner.reconfigure(config, self.data)
+        if self._units.rows is not self.data or config.max_length != self.config.max_length:
+            self._units = units_of(self.data, config.max_length)
+        self.learner.reconfigure(config, self._units.data)
 
     def save(self, folder: Path) -> None:
         """Write everything that `resume` needs into `folder`, in place of what is there."""
@@ -265,10 +270,11 @@ class TrialRun:
 
     def _train(self, stop: float, should_pause: Callable[[], bool]) -> bool:
         position = self._position
-        data = self.data.augmented(self.config, self.seed, position.epoch)
+        units = self._units.data
+        data = units.augmented(self.config, self.seed, position.epoch)
         steps = self._steps(data)
         last = math.ceil((stop - position.epoch) * len(steps) - 1e-9)
-        if not self.learner.prepare(self.data.train, should_pause):
+        if not self.learner.prepare(units.train, should_pause):
             return False
         average_from = self.config.averaging_start * self.config.epochs * len(steps)
         if position.epoch * len(steps) + position.step < average_from:
@@ -288,7 +294,7 @@ class TrialRun:
                 if len(self._unread) >= _STEPS_BETWEEN_CHECKS.get(self._device.type, 1):
                     self._read_losses()
                 position.step += 1
-                position.rows += sum(len(batch) for batch in step)
+                position.rows += sum(map(self.learner.weight, step))
         return True
 
     def _steps(self, data: PreparedData) -> list[list[Rows]]:
@@ -314,8 +320,6 @@ class TrialRun:
         logits = self._predict(self.data.validation, should_pause)
         if logits is None:
             return None
-        if not np.isfinite(logits).all():
-            raise TrialFailure("Diverged", "the model's output became NaN or infinite")
         self.tuned = self._tuned(logits)
         return self.measure("validation", logits)
 
@@ -357,21 +361,31 @@ class TrialRun:
         )
         return result
 
-    def predict(self, rows: Rows) -> NDArray[np.float32]:
-        """The model's logits (rows, outputs) for `rows` of the data."""
-        logits = self._predict(rows, never)
+    def predict(self, rows: Rows, whole: bool = False) -> Logits:
+        """The model's logits for `rows` of the data: (rows, outputs), or what the task keeps of those of words.
+
+        `whole`: all outputs for words too, for what is more than judging.
+        """
+        logits = self._predict(rows, never, whole)
         assert logits is not None
         return logits
 
-    def _predict(self, rows: Rows, should_pause: Callable[[], bool]) -> NDArray[np.float32] | None:
+    def _predict(
+        self, rows: Rows, should_pause: Callable[[], bool], whole: bool = False
+    ) -> Logits | None:
         with self.learner.averaged():
-            return self.learner.predict(rows, should_pause)
+            found = self.learner.predict(self._units.of(rows), should_pause, whole)
+        if found is None:
+            return None
+        if not np.isfinite(flat(found)).all():
+            raise TrialFailure("Diverged", "the model's output became NaN or infinite")
+        return self._units.joined(found, rows)
 
     def evaluate(self, part: str) -> dict[str, float]:
         """The metrics of the model as it is now, on `validation` or `test`."""
         return self.measure(part, self.predict(self.data.part(part)))
 
-    def measure(self, part: str, logits: NDArray[np.float32]) -> dict[str, float]:
+    def measure(self, part: str, logits: Logits) -> dict[str, float]:
         """The metrics of `logits`, which must be for all rows of `validation` or `test`."""
         rows, task, names = self.data.part(part), self.data.task, self.metric_names
         labels, slices = self.data.labels[rows], self.data.slices_at(rows)
@@ -380,7 +394,7 @@ class TrialRun:
         return compute_metrics(task, logits, labels, names, self.thresholds, slices)
 
     def export(self, folder: Path) -> None:
-        """Write the model as it is now for `AutoModelForSequenceClassification.from_pretrained`.
+        """Write the model as it is now, for the class of transformers that the task names (`auto_class`).
 
         For MultiLabel, also the probability from which each label is predicted.
         """

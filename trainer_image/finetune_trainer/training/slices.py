@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from finetune_api.metrics import plain
 from finetune_api.tasks import Task
 from finetune_trainer.data.slices import Slices
+from finetune_trainer.tasks import Labels, Logits
 from finetune_trainer.training.metrics import compute_metrics
 
 RESAMPLES = 200
@@ -33,8 +33,8 @@ class SliceReport:
 
 def slice_reports(
     task: Task,
-    logits: NDArray[np.float32],
-    labels: NDArray[Any],
+    logits: Logits,
+    labels: Labels,
     names: Sequence[str],
     thresholds: NDArray[np.float64] | None,
     slices: Sequence[Slices],
@@ -59,8 +59,8 @@ def slice_reports(
 
 def _interval(
     task: Task,
-    logits: NDArray[np.float32],
-    labels: NDArray[Any],
+    logits: Logits,
+    labels: Labels,
     metric: str,
     thresholds: NDArray[np.float64] | None,
 ) -> tuple[float, float] | None:

@@ -1,7 +1,7 @@
 """Writes the final model with its card, and evaluates it on the test rows."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from finetune_trainer.search.problem import problem_of
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.layout import ATTRIBUTIONS, TEST_REPORT
 from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.report import LabelReport
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
@@ -48,6 +49,8 @@ class Judgement:
 
     metrics: dict[str, float]
     slices: list[SliceReport]
+    types: Sequence[LabelReport] = ()
+    """Of entities, where words are tagged."""
 
 
 def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
@@ -56,13 +59,15 @@ def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
     labels, names = data.labels[data.test], metric_names(bench.spec.objective)
     slices = data.slices_at(data.test)
     tested = compute_metrics(data.task, logits, labels, names, thresholds, slices)
-    report = task_of(data.task).report(data.label_names, logits, labels, thresholds).to_json()
+    detail = task_of(data.task).report(data.label_names, logits, labels, thresholds)
+    report = detail.to_json()
     by_slice = slice_reports(data.task, logits, labels, names, thresholds, slices)
     if by_slice:
         report["slices"] = [asdict(one) for one in by_slice]
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     bench.storage.write(TEST_REPORT, text.encode())
-    return Judgement(tested, by_slice)
+    types = detail.labels if task_of(data.task).tags_words else None
+    return Judgement(tested, by_slice, types or ())
 
 
 def card(
@@ -87,6 +92,7 @@ def card(
         epochs=item.epochs,
         tested=tested.metrics,
         slices=tested.slices,
+        types=tested.types,
         constant=baseline_metrics(bench.data, tested.metrics),
         setting=bench.setting,
         onnx_difference=onnx_difference,

@@ -21,6 +21,7 @@ from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem
 from finetune_trainer.storage.layout import FINAL_MODEL, REFIT_CHECKPOINT
+from finetune_trainer.tasks.ragged import arrays_of, made_of
 from finetune_trainer.tasks.thresholds import trial_thresholds
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers, Combination, Verdict, judge
@@ -33,6 +34,10 @@ log = logging.getLogger("finetune.trainer")
 
 SAVE_SECONDS = 30.0
 """A refit saves at the end of the first epoch this long after its last save."""
+
+
+_LOGITS = ("logits", "offsets")
+"""The names of what logits consist of, in a file of answers."""
 
 
 class _Paused(Exception):
@@ -177,8 +182,9 @@ class Refit:
         run = self._train(member, data, checkpoint)
         if finish is not None:
             finish(member, run)
-        answers = Answers(run.predict(data.part(part)), run.thresholds)
-        tensors = {"logits": answers.logits, "thresholds": answers.thresholds}
+        answers = Answers(run.predict(data.part(part), whole=True), run.thresholds)
+        logits = arrays_of(answers.logits)
+        tensors = {**dict(zip(_LOGITS, logits, strict=False)), "thresholds": answers.thresholds}
         written = {name: array for name, array in tensors.items() if array is not None}
         if part == "validation" and data is self._rows:
             self._save(run, checkpoint)  # the same training makes the final model
@@ -192,7 +198,8 @@ class Refit:
             found = load(self._bench.storage.read(path))
         except FileNotFoundError:
             return None
-        return Answers(found["logits"], found.get("thresholds"))
+        arrays = [found[name] for name in _LOGITS if name in found]
+        return Answers(made_of(arrays), found.get("thresholds"))
 
     def _export(self, member: RefitItem, run: TrialRun) -> None:
         self._bench.storage.store(_folder(member), lambda folder: export(self._bench, run, folder))
