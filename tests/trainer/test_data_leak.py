@@ -12,6 +12,7 @@ from finetune_trainer.data import prepare
 from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.leak import refuse_labels_in_texts
 from finetune_trainer.errors import DataError
+from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Label
 from tests.trainer.conftest import ROOT, MakeSpec
 from tests.trainer.data_files import prepare_rows
@@ -22,7 +23,9 @@ def is_refused(*rows: tuple[str, Label], more: Sequence[str] = ()) -> bool:
     texts, labels = ([*column] for column in zip(*rows, strict=True))
     columns = (texts, [*more]) if more else (texts,)
     try:
-        refuse_labels_in_texts(LabelledRows("f", "train", columns, labels, [None] * len(rows)))
+        refuse_labels_in_texts(
+            LabelledRows("f", "train", columns, labels, [None] * len(rows)), task_of("MultiLabel")
+        )
     except DataError:
         return True
     return False

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from finetune_trainer.data.split import Rows, fold_rows, sample_order, split_rows
-from finetune_trainer.tasks.base import Label
+from finetune_trainer.tasks.base import Stratum
 
-Make: TypeAlias = Callable[[int], Sequence[Label]]
+Make: TypeAlias = Callable[[int], Sequence[Stratum]]
 
 
-def classes(seed: int, rows: int = 500) -> list[Label]:
+def classes(seed: int, rows: int = 500) -> list[Stratum]:
     shares = np.array([0.5, 0.3, 0.15, 0.05])
     return list(np.random.default_rng(seed).choice(list("abcd"), size=rows, p=shares).tolist())
 
@@ -24,7 +24,7 @@ def label_sets(seed: int, rows: int = 600) -> list[tuple[str, ...]]:
     return [tuple(name for name, has in zip("abcde", row, strict=True) if has) for row in drawn]
 
 
-def numbers(seed: int) -> list[Label]:
+def numbers(seed: int) -> list[Stratum]:
     return list(np.random.default_rng(seed).normal(size=300).tolist())
 
 

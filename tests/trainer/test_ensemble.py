@@ -543,3 +543,54 @@ def test_an_ensemble_by_ranks_is_loaded_with_what_its_ranks_refer_to(
     )
     assert (chosen == data.labels[data.test]).all(axis=1).mean() == pytest.approx(found["accuracy"])
     assert 0 < chosen.mean() < 1
+
+
+def test_members_that_tag_words_answer_together_word_by_word(
+    make_spec: MakeSpec, shallow: Path, examples: Path, tmp_path: Path
+) -> None:
+    lines = (examples / "data" / "names.jsonl").read_text().splitlines(keepends=True)
+    for part, rows in (
+        ("train", lines[:60]),
+        ("validation", lines[60:90]),
+        ("test", lines[90:120]),
+    ):
+        (tmp_path / f"{part}.jsonl").write_text("".join(rows))
+    spec = make_spec(
+        task="TokenClassification",
+        model={"name": str(shallow)},
+        dataset={
+            "files": {part: f"{part}.jsonl" for part in ("train", "validation", "test")},
+            "labelColumn": None,
+            "spansColumn": "names",
+        },
+        objective={"metric": "loss", "additionalMetrics": ["f1_micro"]},
+        hyperparameters={"epochs": 3, "maxLength": 24, "batchSize": 8},
+        searchSpaces=[{"learningRate": {"values": [2e-3, 3e-3]}}],
+        search={"algorithm": "Grid", "defaults": False},
+        ensemble={"size": 2},
+    )
+    data = prepare(spec, tmp_path)
+    folder = tmp_path / "study"
+    events = run_study(spec, data, folder)
+    judged = only(events, ev.EnsembleJudged)
+    assert judged.kept, "with these rows two are better than one"
+    tested = only(events, ev.RefitDone).test_metrics
+    assert tested["f1_micro"] > 0.1
+
+    ensemble = load_ensemble(folder / "model")
+    asked = [json.loads(line) for line in lines[90:120]]
+    found = ensemble.entities([row["text"] for row in asked])
+    right, chosen, there = 0, 0, 0
+    for row, entities in zip(asked, found, strict=True):
+        known = {(one["start"], one["end"], one["label"]) for one in row["names"]}
+        said = {(one.start, one.end, one.label) for one in entities}
+        right, chosen, there = right + len(known & said), chosen + len(said), there + len(known)
+        assert all(row["text"][one.start : one.end] == one.text for one in entities)
+    assert 2 * right / (chosen + there) == pytest.approx(tested["f1_micro"])
+    assert ensemble.entities(["", "  ", "no"])[:2] == [[], []]
+
+    card = (folder / "model" / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace('"."', repr(str(folder / "model"))), names)
+    assert isinstance(names["entities"][0], list)

@@ -1,5 +1,6 @@
 """Every family of encoders that a tiny model can be made of trains, and is handed over as its card says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from finetune_api.hyperparameters import Hyperparameters
 from finetune_api.objective import Objective
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.data import ModelSource, PreparedData, prepare
+from finetune_trainer.data.windows import units_of
 from finetune_trainer.errors import ModelError
 from finetune_trainer.training import Pretrained, TrialRun
 from finetune_trainer.training.batches import Batcher
@@ -59,7 +61,9 @@ def tiny(family: str, folder: Path, examples: Path, **changes: Any) -> Path:
     tokenizer = ModelSource(str(examples / "models" / "all-MiniLM-L6-v2")).tokenizer()
     numbers = {"bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 102, "cls_token_id": 101}
     fields = {**TINY, **numbers, "vocab_size": len(tokenizer), "pad_token_id": 0}
-    config = transformers.AutoConfig.for_model(family, **{**fields, **FAMILIES[family], **changes})
+    config = transformers.AutoConfig.for_model(
+        family, **{**fields, **FAMILIES.get(family, {}), **changes}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.AutoModel.from_config(config).save_pretrained(folder)
@@ -111,6 +115,67 @@ def answers(model: Any, data: PreparedData, each: bool) -> Any:
     parts = data.test[:, None] if each else [data.test]
     with torch.inference_mode():
         return torch.cat([model(**batch(rows).inputs).logits for rows in parts]).numpy()
+
+
+def tagged(model: Path, make_spec: MakeSpec, folder: Path) -> PreparedData:
+    """Rows of 3 to 40 words, in which a word is an animal if the one before it is old."""
+    words = ["one", "old", "cat", "sleeps", "in", "a", "warm", "house", "by", "an", "old", "dog"]
+    with (folder / "rows.jsonl").open("w") as file:
+        for number in range(40):
+            row = [words[(number + at) % len(words)] for at in range(3 + number)]
+            tags = ["B-ANIMAL" if at and row[at - 1] == "old" else "O" for at, _ in enumerate(row)]
+            file.write(json.dumps({"words": row, "tags": tags}) + "\n")
+    dataset = {
+        "files": {"train": str(folder / "rows.jsonl")},
+        **{"textColumns": None, "labelColumn": None, "tokensColumn": "words", "tagsColumn": "tags"},
+        "split": {"validation": 0.2, "test": 0.2},
+    }
+    spec = make_spec(
+        task="TokenClassification",
+        model={"name": str(model)},
+        dataset=dataset,
+        objective={"metric": "f1_micro"},
+        hyperparameters={"maxLength": 16},
+    )
+    return prepare(spec, Path("/"))
+
+
+def test_a_family_that_transformers_has_no_tagger_of_is_refused(
+    make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    source = tiny("bart", tmp_path / "pretrained", examples, d_model=32)
+    with pytest.raises(ModelError, match="TokenClassification") as error:
+        tagged(source, make_spec, tmp_path)
+    assert error.value.field == "spec.model.name"
+
+
+@pytest.mark.parametrize(
+    "family",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
+def test_every_family_tags_words_as_it_is_handed_over(
+    family: str, make_spec: MakeSpec, examples: Path, tmp_path: Path
+) -> None:
+    source = tiny(family, tmp_path / "pretrained", examples)
+    data = tagged(source, make_spec, tmp_path)
+    pretrained = Pretrained.load(data.model, data.task, data.label_names)
+    config = CONFIG.model_copy(update={"max_length": 16})
+    objective = Objective(metric="f1_micro", additional_metrics=["accuracy"])
+    run = TrialRun(pretrained, data, config, 0, objective)
+    before = run.evaluate("test")
+    assert run.train_to(1) is not None
+    after = run.evaluate("test")
+    assert after["loss"] < before["loss"]
+    run.export(tmp_path / "model")
+    loaded = load_exported(tmp_path / "model")
+    units = units_of(data, config.max_length)
+    batch = Batcher(units.data, config.max_length, torch.device("cpu"))
+    found = []
+    for unit in units.of(data.test)[:, None]:
+        one = batch(unit)
+        with torch.inference_mode():
+            found += one.labelled(loaded(**one.inputs).logits).argmax(dim=1).tolist()
+    assert found == run.predict(data.test).values[:, 0].tolist()
 
 
 @pytest.mark.parametrize("pooling", ["Architecture", "Mean", "Cls"])

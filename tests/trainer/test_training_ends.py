@@ -21,6 +21,7 @@ from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.training import EpochResult, Pretrained, TrialRun
+from finetune_trainer.training.learner import Learner
 from finetune_trainer.worker.item import Material
 from finetune_trainer.worker.model_worker import ModelWorker
 from tests.trainer.one_slot import Line, run_study
@@ -263,9 +264,7 @@ def test_a_slot_reports_a_trial_that_diverges_with_its_class(
 ) -> None:
     spec = make_spec()
     claim(Storage.open(str(tmp_path)), parts_of(spec))
-    monkeypatch.setattr(
-        TrialRun, "_predict", lambda *_: np.full((len(data.validation), 2), math.nan)
-    )
+    monkeypatch.setattr(Learner, "predict", lambda *_: np.full((len(data.validation), 2), math.nan))
     item = TrainItem(trial=3, params={"learningRate": 1e-3}, to_epoch=2, checkpoint=None, seed=1)
     material = Material(spec, str(tmp_path), None, SlotResources(1, 0))
     (failed,) = ModelWorker(material, data).work(item, Line(lambda: False))

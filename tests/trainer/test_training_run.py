@@ -408,7 +408,7 @@ def test_an_average_that_is_to_begin_later_is_not_that_of_before(
     """A member of PBT may begin to average later than the one whose weights it takes over."""
 
     def raw(run: TrialRun) -> NDArray[np.float32]:
-        logits = run.learner.predict(run.data.validation)
+        logits: NDArray[np.float32] | None = run.learner.predict(run.data.validation)
         assert logits is not None
         return logits
 
