@@ -18,11 +18,11 @@ from tests.trainer.conftest import MakeSpec
 
 Prepare = Callable[..., PreparedData]
 
-ROWS: list[tuple[list[str], list[str]]] = [
+_NAMED: list[tuple[list[str], list[str]]] = [
     (["Ada", "Lovelace", "met", "Babbage", "."], ["B-PER", "I-PER", "O", "B-PER", "O"]),
     (["She", "lived", "in", "London", "."], ["O", "O", "O", "B-LOC", "O"]),
-    (["Nothing", "here", "at", "all"], ["O", "O", "O", "O"]),
-] * 4
+]
+ROWS = [*_NAMED * 5, *[(["Nothing", "here", "at", "all"], ["O", "O", "O", "O"])] * 2]
 NAMES = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
@@ -87,6 +87,7 @@ def test_every_way_to_write_the_same_rows_gives_the_same_data(tagged: Prepare) -
     assert ("lovelace", "I-PER") in of_words(expected) or ("love", "I-PER") in of_words(expected)
 
     as_text = [(" ".join(words), json.dumps(tags)) for words, tags in ROWS]
+    printed = [(str(words), str(tags)) for words, tags in ROWS]
     bioes = {"B-LOC": "S-LOC", "I-PER": "E-PER"}
     single = [
         [bioes.get(tag, tag) if n < 3 else "S-PER" for n, tag in enumerate(tags)]
@@ -107,6 +108,7 @@ def test_every_way_to_write_the_same_rows_gives_the_same_data(tagged: Prepare) -
     named = {"tokensColumn": "words", "tagsColumn": "tags", "labelNames": list(NAMES)}
     for other in (
         tagged(lines(as_text)),
+        tagged(lines(printed)),
         tagged(lines(zip(words, single, strict=True))),
         tagged(lines(zip(words, numbers, strict=True)), dataset=named),
         tagged(conll, "train.conll", dataset=given),
@@ -137,6 +139,7 @@ def test_plain_tags_are_entities_unless_every_word_has_one(tagged: Prepare) -> N
         ([({"a": 1}, ["O"])], "spec.dataset.tokensColumn", "must hold lists of words"),
         ([(["a", None], ["O", "O"])], "spec.dataset.tokensColumn", "None at place 1"),
         ([(["a"], [["O"]])], "spec.dataset.tagsColumn", "must hold lists of words"),
+        ([("['a' 'b']", "O O")], "spec.dataset.tokensColumn", "a list as text must be JSON"),
     ],
 )
 def test_wrong_words_and_tags_are_told_with_their_line(
@@ -179,9 +182,9 @@ def test_spans_within_words_are_widened_and_told(tagged: Prepare) -> None:
         dataset={"textColumns": ["text"], "spansColumn": "spans"},
     )
     assert ("example", "B-LOC") in of_words(data)
-    assert any("1 of 13 spans" in text and "'ampl" in text for text in data.warnings) or any(
-        "begin or end within a word" in text for text in data.warnings
-    )
+    (told,) = (text for text in data.warnings if "within a word" in text)
+    assert "1 of 16 spans of the train rows" in told
+    assert "('ample')" in told
 
 
 def test_rows_without_words_or_tags_are_left_out_and_told(tagged: Prepare) -> None:
@@ -215,11 +218,11 @@ def test_cleaning_keeps_each_word_and_its_tag(tagged: Prepare) -> None:
 
 
 def test_words_of_a_text_follow_what_its_script_has() -> None:
-    text = "Don't pay 3,50 € to 王小明さん or Jürgen_2!"
+    text = "Don't pay 3,50 € to 王小明さん or Jürgen_2! 서울에"
     words = [text[start:end] for start, end in words_in(text)]
     assert words == [
         *("Don", "'", "t", "pay", "3", ",", "50", "€", "to"),
-        *("王", "小", "明", "さ", "ん", "or", "Jürgen", "_", "2", "!"),
+        *("王", "小", "明", "さ", "ん", "or", "Jürgen", "_", "2", "!", "서", "울", "에"),
     ]
 
 
@@ -296,3 +299,25 @@ def test_conll_rows_with_other_fields_are_told(tagged: Prepare) -> None:
     assert error.value.field == "spec.dataset.files.train"
     allowed = {**given, "files": {"train": "train.conll", "maxUnreadable": 0.2}}
     assert len(tagged(content, "train.conll", dataset=allowed).labels) == 8
+
+
+def test_an_objective_of_entities_needs_some_to_validate_on(
+    tagged: Prepare, tmp_path: Path
+) -> None:
+    (tmp_path / "none.jsonl").write_text(lines([(["a", "b"], ["O", "O"])] * 4))
+    columns = {"tokensColumn": "words", "tagsColumn": "tags"}
+    files = {"train": "train.jsonl", "validation": "none.jsonl", "test": "train.jsonl"}
+    with pytest.raises(DataError, match="f1_micro must have an entity in the validation rows"):
+        tagged(lines(ROWS), dataset={**columns, "files": files})
+    by_words = {"metric": "accuracy"}
+    data = tagged(lines(ROWS), dataset={**columns, "files": files}, objective=by_words)
+    assert len(data.validation) == 4
+
+
+def test_a_word_with_a_blank_is_one_word(tagged: Prepare) -> None:
+    rows = [(["New  York", "is", "big"], ["B-LOC", "O", "O"])]
+    data = tagged(lines([*ROWS, *rows]))
+    assert ("new", "B-LOC") in of_words(data)
+    tokenizer = data.model.tokenizer()
+    texts = [tokenizer.decode(data.columns[0][row]) for row in range(len(data.labels))]
+    assert "new york is big" in texts

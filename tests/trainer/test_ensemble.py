@@ -588,6 +588,8 @@ def test_members_that_tag_words_answer_together_word_by_word(
         assert all(row["text"][one.start : one.end] == one.text for one in entities)
     assert 2 * right / (chosen + there) == pytest.approx(tested["f1_micro"])
     assert ensemble.entities(["", "  ", "no"])[:2] == [[], []]
+    with pytest.raises(TypeError, match="entities"):
+        ensemble.predict(["no"])
 
     card = (folder / "model" / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("```")[0]

@@ -108,8 +108,11 @@ class LoadedEnsemble:
         """The probability of each label for each row, (rows, labels); for Regression the number, (rows, 1).
 
         `second_texts` are those of sentence pairs. With RankMean the result is not a probability but the
-        mean rank, which for SingleLabel is scaled so that those of a row add up to 1.
+        mean rank, which for SingleLabel is scaled so that those of a row add up to 1. Raises TypeError for an ensemble
+        that tags words: `entities` asks it.
         """
+        if task_of(self.about.task).tags_words:
+            raise TypeError("this ensemble tags words: ask it by entities(texts)")
         asked = (self._logits(*each, texts, second_texts) for each in self._models)
         answers = [Answers(logits, None) for logits in asked]
         return task_of(self.about.task).shares(self._combination(answers).logits)

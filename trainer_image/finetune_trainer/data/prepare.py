@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.dataset import Dataset, PretrainedModel
-from finetune_api.metrics import best_value, natural_goal, score
+from finetune_api.metrics import best_value, natural_goal, plain, score
 from finetune_api.study import StudySpec
 from finetune_api.tasks import Task
 from finetune_trainer.data.augmentation import NEED_SYNONYMS, VariableTexts, words_of
@@ -324,6 +324,13 @@ def _undefined_metrics(
     metric, task = spec.objective.metric, task_of(data.task)
     means = task.means_over_labels
     each = " of each fold" if len(parts) > 1 else ""
+    if task.tags_words and plain(metric) not in ("accuracy", "loss"):
+        fewest = min(_with_entities(data, rows) for rows in parts)
+        if not fewest:
+            raise DataError(
+                "spec.objective.metric",
+                f"{metric} must have an entity in the validation rows{each}",
+            )
     if not task.has_classes:
         _check_variety(data, metric, parts, each)
         return []
@@ -359,6 +366,12 @@ def _odd_objective(spec: StudySpec) -> Iterator[str]:
             f"; is {target / 100:g} meant?" if natural == "Maximize" and 1 < target <= 100 else ""
         )
         yield f"spec.objective.target: {target:g} can never be reached: the best {objective.metric} is {best:g}{share}"
+
+
+def _with_entities(data: PreparedData, rows: NDArray[np.int64]) -> int:
+    """How many types of entities some of `rows` have."""
+    counts = task_of(data.task).kind_counts(data.labels[rows], len(data.label_names))
+    return int((counts > 0).sum())
 
 
 def _rare_labels(

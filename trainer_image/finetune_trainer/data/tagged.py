@@ -26,6 +26,7 @@ from finetune_trainer.data.labels import LabelledRows, listed, name_at
 from finetune_trainer.data.load import RawRows
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
+from finetune_trainer.tasks.label_sets import list_in
 from finetune_trainer.tasks.tagging import (
     OUTSIDE,
     Span,
@@ -138,8 +139,8 @@ def _words(raw: RawRows, cleaning: Cleaning, account: Account) -> list[Words]:
 
 
 def _one_word(word: str, cleaning: Cleaning) -> str:
-    """A word after cleaning, without blanks; what nothing is left of stays as it is: it has a tag."""
-    return "_".join(clean_text(word, cleaning).split()) or word
+    """A word after cleaning; what nothing is left of stays as it is: it has a tag."""
+    return " ".join(clean_text(word, cleaning).split()) or word
 
 
 def _tags(raw: RawRows, names: Sequence[str] | None) -> list[Words]:
@@ -153,18 +154,14 @@ def _tags(raw: RawRows, names: Sequence[str] | None) -> list[Words]:
 
 
 def _listed(cell: Any, field: str) -> Words:
-    """The words in a cell: a list, a list as JSON, or words between blanks. Raises WrongCell."""
+    """The words in a cell: a list, a list as text, or words between blanks. Raises WrongCell."""
     cell = decoded(cell, field)
     must = "must hold lists of words, or words between blanks"
     if is_missing(cell):
         return None
+    cell = list_in(cell, field, "words")
     if isinstance(cell, str):
-        text = cell.strip()
-        if text.startswith("["):
-            with suppress(ValueError, RecursionError):
-                cell = json.loads(text)
-        if isinstance(cell, str):
-            cell = cell.split()
+        cell = cell.split()
     if not isinstance(cell, list) or any(isinstance(one, list | dict | bytes) for one in cell):
         raise WrongCell(field, must, shown(cell))
     if not cell:
@@ -185,7 +182,7 @@ def _word(cell: Any, field: str) -> str | None:
     if is_missing(cell):
         return None
     text = str(cell).replace(JOINT, "")
-    return "_".join(text.split()) or None if is_unicode(text) else None
+    return " ".join(text.split()) or None if is_unicode(text) else None
 
 
 def _refuse_other_lengths(raw: RawRows, words: Sequence[Words], tags: Sequence[Words]) -> None:
@@ -324,8 +321,17 @@ def words_in(text: str) -> Iterator[tuple[int, int]]:
         yield start, len(text)
 
 
-_ALONE = ((0x2E80, 0x31FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
-"""Han characters and Japanese syllables."""
+_ALONE = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x31FF),  # radicals, Japanese syllables
+    (0x3400, 0x9FFF),  # Han
+    (0xAC00, 0xD7AF),  # Korean syllables: particles follow a noun without a blank
+    (0xF900, 0xFAFF),  # Han
+    (0x20000, 0x3FFFF),  # Han
+)
+"""Letters that are words by themselves: of scripts that do not set words, or what is attached to them, apart."""
 
 
 def _stands_alone(letter: str) -> bool:

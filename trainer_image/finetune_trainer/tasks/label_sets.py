@@ -20,9 +20,14 @@ _MARKS = frozenset({"0", "1", "True", "False"})
 
 
 def unpacked(value: Any) -> Any:
+    """What `list_in` finds in a cell of a MultiLabel task."""
+    return list_in(value, LABEL_FIELD, "labels with task MultiLabel")
+
+
+def list_in(value: Any, field: str, what: str) -> Any:
     """The list that a cell contains as text (JSON, or as Python prints it); any other cell as it is.
 
-    Raises WrongCell for what begins like a list of quoted labels but is not one.
+    Raises WrongCell, naming `field`, for what begins like a list of quoted texts but is not one; `what` it is a list of.
     """
     if not isinstance(value, str) or not _BRACKETS.fullmatch(value):
         return value
@@ -36,9 +41,9 @@ def unpacked(value: Any) -> Any:
         return found
     if not _QUOTED.match(value):
         return value  # labels may contain brackets
-    must = "must hold lists of labels with task MultiLabel"
+    must = f"must hold lists of {what}"
     remedy = 'a list as text must be JSON, as in ["a", "b"]'
-    raise WrongCell(LABEL_FIELD, must, shown(value), remedy)
+    raise WrongCell(field, must, shown(value), remedy)
 
 
 def refuse_marks(cells: Sequence[Any]) -> None:
