@@ -105,11 +105,22 @@ class OurDecisions:
 
     def goes_on(self, item: TrainItem, epoch: int, value: float) -> bool:
         """Take in the value after `epoch`; whether the worker trains on."""
-        self.state.apply(ev.EpochDone(0.0, item.trial, epoch, value, {}, 0.0, 1.0, 0.0))
+        self.state.apply(
+            ev.EpochDone(
+                0.0,
+                trial=item.trial,
+                epoch=epoch,
+                value=value,
+                metrics={},
+                train_loss=0.0,
+                seconds=1.0,
+                gpu_seconds=0.0,
+            )
+        )
         if epoch < item.to_epoch:
             return True
         whole = epoch == self.state.problem.max_epochs
-        self.state.apply(ev.Reached(0.0, item.trial, whole))
+        self.state.apply(ev.Reached(0.0, trial=item.trial, finished=whole))
         return False
 
 

@@ -87,13 +87,22 @@ class NoOp:
         value = float(item.params["learningRate"]) * 100 * (1 - 0.9**item.to_epoch)
         epochs = range(1 + int(item.checkpoint or 0), int(item.to_epoch) + 1)
         done: list[ev.Event] = [
-            ev.EpochDone(now, item.trial, epoch, value, {"accuracy": value}, 0.0, 0.0, 0.0)
+            ev.EpochDone(
+                now,
+                trial=item.trial,
+                epoch=epoch,
+                value=value,
+                metrics={"accuracy": value},
+                train_loss=0.0,
+                seconds=0.0,
+                gpu_seconds=0.0,
+            )
             for epoch in epochs
         ]
         return [
             *done,
-            ev.Saved(now, item.trial, item.to_epoch, str(item.to_epoch)),
-            ev.Reached(now, item.trial, item.to_epoch == EPOCHS),
+            ev.Saved(now, trial=item.trial, epoch=item.to_epoch, path=str(item.to_epoch)),
+            ev.Reached(now, trial=item.trial, finished=item.to_epoch == EPOCHS),
         ]
 
 

@@ -99,11 +99,26 @@ def _work(state: StudyState, item: TrainItem) -> list[list[ev.Event]]:
     for epoch in range(begun + 1, int(item.to_epoch) + 1):
         value = (rate * 7919 % 1) * (1 - 0.9**epoch)
         found = {**metrics, "f1_macro": value}
-        reports.append([ev.EpochDone(now, item.trial, epoch, value, found, 0.5, 12.3, 12.3)])
+        reports.append(
+            [
+                ev.EpochDone(
+                    now,
+                    trial=item.trial,
+                    epoch=epoch,
+                    value=value,
+                    metrics=found,
+                    train_loss=0.5,
+                    seconds=12.3,
+                    gpu_seconds=12.3,
+                )
+            ]
+        )
     path = f"checkpoints/{item.trial}/{item.to_epoch}-01234567"
     finished = item.to_epoch == EPOCHS
-    end: list[ev.Event] = [ev.Reached(now, item.trial, finished)]
-    reports.append(end if finished else [ev.Saved(now, item.trial, item.to_epoch, path), *end])
+    end: list[ev.Event] = [ev.Reached(now, trial=item.trial, finished=finished)]
+    reports.append(
+        end if finished else [ev.Saved(now, trial=item.trial, epoch=item.to_epoch, path=path), *end]
+    )
     return reports
 
 

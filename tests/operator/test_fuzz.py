@@ -496,11 +496,20 @@ def test_no_attempt_begins_beside_another_or_without_a_reason(
 # Records.
 
 EVENTS = [
-    ev.TermStarted(0.0, 1),
-    ev.Proposed(1.0, 0, {"epochs": 1}),
-    ev.Started(2.0, 0, "slot/1", 1),
-    ev.EpochDone(3.0, 0, 1, 0.5, {"f1": 0.5}, 0.7, 1.0, 1.0),
-    ev.Reached(4.0, 0, finished=True),
+    ev.TermStarted(0.0, term=1),
+    ev.Proposed(1.0, trial=0, params={"epochs": 1}),
+    ev.Started(2.0, trial=0, slot="slot/1", to_epoch=1),
+    ev.EpochDone(
+        3.0,
+        trial=0,
+        epoch=1,
+        value=0.5,
+        metrics={"f1": 0.5},
+        train_loss=0.7,
+        seconds=1.0,
+        gpu_seconds=1.0,
+    ),
+    ev.Reached(4.0, trial=0, finished=True),
 ]
 LINES = st.lists(
     st.one_of(

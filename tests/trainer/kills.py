@@ -104,14 +104,16 @@ class Crew(Driver):
             if self.state.ended is None:
                 ending = search_ending(self.state, self.spec.budget, self.clock())
                 if ending is not None:
-                    self.write(ev.SearchEnded(self.clock(), ending.reason, ending.message))
+                    self.write(
+                        ev.SearchEnded(self.clock(), reason=ending.reason, message=ending.message)
+                    )
                     continue
             if isinstance(decision, TrainItem) and len(at_work) < SLOTS:
                 slot = f"worker/{self.rng.random()}"
                 self.write(*starting(self.state, self.spec.budget, decision, slot, self.clock()))
                 at_work.append(self.work(decision))
             elif isinstance(decision, RefitItem):
-                self.write(ev.RefitStarted(self.clock(), decision.trial, "slot"))
+                self.write(ev.RefitStarted(self.clock(), trial=decision.trial, slot="slot"))
                 for report in self.work(decision):
                     self.write(*report)
             elif not at_work:

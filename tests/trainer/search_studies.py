@@ -105,7 +105,7 @@ class Driver:
             self.write(reopened)
         if self.spec.search.warm_start and self.state.inherited is None:
             inherited = inherit(self.spec, self.storage.local("").parent)
-            self.write(ev.Inherited(self.clock(), inherited))
+            self.write(ev.Inherited(self.clock(), trials=inherited))
 
     def write(self, *events: ev.Event) -> None:
         """Make events durable, then part of the state."""
@@ -117,26 +117,38 @@ class Driver:
         """What the slot does next; it is in the records before anybody knows."""
         decision = next_item(self.state, self.spec.budget, self.clock())
         if isinstance(decision, End) and self.state.ended is None:
-            self.write(ev.SearchEnded(self.clock(), decision.reason, decision.message))
+            self.write(
+                ev.SearchEnded(self.clock(), reason=decision.reason, message=decision.message)
+            )
             return self.decide()
         if isinstance(decision, TrainItem):
             self.write(*starting(self.state, self.spec.budget, decision, "slot/1", self.clock()))
         elif isinstance(decision, RefitItem):
-            self.write(ev.RefitStarted(self.clock(), decision.trial, "slot"))
+            self.write(ev.RefitStarted(self.clock(), trial=decision.trial, slot="slot"))
         return decision
 
     def work(self, item: TrainItem | RefitItem) -> Iterator[list[ev.Event]]:
         """Reports of one item, one epoch at a time."""
         if isinstance(item, TrainItem) and item.trial in self.fails:
             yield [
-                ev.Failed(self.clock(), item.trial, "UserError", f"no GPU {item.trial}", item.run)
+                ev.Failed(
+                    self.clock(),
+                    trial=item.trial,
+                    failure_class="UserError",
+                    message=f"no GPU {item.trial}",
+                    run=item.run,
+                )
             ]
             return
         if isinstance(item, RefitItem) and REFIT in self.fails:
-            yield [ev.RefitRequeued(self.clock(), "no GPU")]
+            yield [ev.RefitRequeued(self.clock(), message="no GPU")]
             return
         if isinstance(item, RefitItem):
-            yield [ev.RefitDone(self.clock(), item.trial, "model", {"accuracy": 0.5})]
+            yield [
+                ev.RefitDone(
+                    self.clock(), trial=item.trial, path="model", test_metrics={"accuracy": 0.5}
+                )
+            ]
             return
         begun = float(item.checkpoint.rpartition("/")[2]) if item.checkpoint else 0.0
         epoch, seconds = begun, item.seconds
@@ -149,8 +161,12 @@ class Driver:
         finished = epoch >= self.state.last_epoch(self.state.trials[item.trial])
         whole = finished and (item.rows is None or item.rows >= ROWS)
         path = f"checkpoints/{item.trial}/{item.run}/{epoch:g}"
-        saved = [] if finished else [ev.Saved(self.clock(), item.trial, epoch, path, item.run)]
-        yield [*saved, ev.Reached(self.clock(), item.trial, whole, item.run)]
+        saved = (
+            []
+            if finished
+            else [ev.Saved(self.clock(), trial=item.trial, epoch=epoch, path=path, run=item.run)]
+        )
+        yield [*saved, ev.Reached(self.clock(), trial=item.trial, finished=whole, run=item.run)]
 
     def run(self) -> End:
         """Drive the study to its end."""
@@ -167,12 +183,14 @@ class Driver:
             self.write(*report)
             ending = search_ending(self.state, self.spec.budget, self.clock())
             if ending is not None:
-                self.write(ev.SearchEnded(self.clock(), ending.reason, ending.message))
+                self.write(
+                    ev.SearchEnded(self.clock(), reason=ending.reason, message=ending.message)
+                )
                 run = 0 if isinstance(item, RefitItem) else item.run
                 if ending.reason in DRAINING:
                     continue
                 if (item.trial, run) in self.state.running:  # called back
-                    self.write(ev.Requeued(self.clock(), item.trial, run=run))
+                    self.write(ev.Requeued(self.clock(), trial=item.trial, run=run))
                 return
 
 
@@ -186,7 +204,17 @@ def epoch_done(
 ) -> ev.EpochDone:
     """An epoch that took a second."""
     metrics = {"accuracy": value, "f1_macro": round(value * (1 - value), 6)}
-    return ev.EpochDone(time, trial, epoch, value, metrics, 0.1, 1.0, 0.5, run)
+    return ev.EpochDone(
+        time,
+        trial=trial,
+        epoch=epoch,
+        value=value,
+        metrics=metrics,
+        train_loss=0.1,
+        seconds=1.0,
+        gpu_seconds=0.5,
+        run=run,
+    )
 
 
 def summary(state: StudyState) -> list[tuple[Any, ...]]:

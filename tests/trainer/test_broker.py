@@ -59,7 +59,7 @@ def reached(item: TrainItem, value: float = 0.5) -> list[ev.Event]:
     last = item.to_epoch
     return [
         epoch_done(item.trial, last, value, run=item.run),
-        ev.Reached(0.0, item.trial, True, item.run),
+        ev.Reached(0.0, trial=item.trial, finished=True, run=item.run),
     ]
 
 
@@ -67,7 +67,7 @@ def saved(folder: Path, item: TrainItem, name: str) -> ev.Saved:
     """A checkpoint, and that it is there."""
     path = f"{CHECKPOINTS}/{item.trial}/{name}"
     Storage.open(str(folder)).write(f"{path}/state.json", b"{}")
-    return ev.Saved(0.0, item.trial, item.to_epoch, path, item.run)
+    return ev.Saved(0.0, trial=item.trial, epoch=item.to_epoch, path=path, run=item.run)
 
 
 def kinds(folder: Path) -> list[str]:
@@ -81,7 +81,14 @@ async def test_a_search_that_goes_on_after_its_end_says_that_the_test_rows_were_
     broker = await begun(tmp_path, spec)
     refit = await soon(broker.next(A, reached(await train(broker, A))))
     assert isinstance(refit, RefitItem)
-    assert await soon(broker.next(A, [ev.RefitDone(0.0, 0, "model", {"accuracy": 0.5})])) is None
+    assert (
+        await soon(
+            broker.next(
+                A, [ev.RefitDone(0.0, trial=0, path="model", test_metrics={"accuracy": 0.5})]
+            )
+        )
+        is None
+    )
     assert (await broker.snapshot(spec.budget, None)).findings.warnings == []
     Storage.open(str(tmp_path)).write(f"{REFIT_CHECKPOINT}/state.json", b"{}")
 
@@ -93,7 +100,14 @@ async def test_a_search_that_goes_on_after_its_end_says_that_the_test_rows_were_
     refit = await soon(second.next(A, reached(await train(second, A), 0.9)))
     assert isinstance(refit, RefitItem)
     assert refit.trial == 1
-    assert await soon(second.next(A, [ev.RefitDone(0.0, 1, "model", {"accuracy": 0.6})])) is None
+    assert (
+        await soon(
+            second.next(
+                A, [ev.RefitDone(0.0, trial=1, path="model", test_metrics={"accuracy": 0.6})]
+            )
+        )
+        is None
+    )
     found = (await second.snapshot(more.budget, None)).findings
     assert found.trials.completed == 2
     assert len(found.warnings) == 1
@@ -108,7 +122,10 @@ async def test_broker_says_with_which_limits_the_search_ended(tmp_path: Path) ->
     refit = await soon(broker.next(A, reached(await train(broker, A))))
     assert isinstance(refit, RefitItem)
     assert (await broker.snapshot(more, None)).judged_by == limits_of(spec.budget, 0.99)
-    assert await soon(broker.next(A, [ev.RefitDone(0.0, 0, "model", {})])) is None
+    assert (
+        await soon(broker.next(A, [ev.RefitDone(0.0, trial=0, path="model", test_metrics={})]))
+        is None
+    )
     assert (await broker.snapshot(more, None)).judged_by == limits_of(spec.budget, 0.99)
 
     same = await begun(tmp_path, study_spec(**ONE_EPOCH, budget={"maxTrials": 1}), term=2)
@@ -132,15 +149,15 @@ async def test_retry_with_nothing_to_try_again_is_told(tmp_path: Path) -> None:
 
 OF_A_RUN: list[ev.Event] = [
     epoch_done(0, 1, 0.9),
-    ev.Saved(0.0, 0, 1, f"{CHECKPOINTS}/0/late"),
-    ev.Reached(0.0, 0, True),
-    ev.Requeued(0.0, 0),
-    ev.Failed(0.0, 0, "UserError", "why"),
+    ev.Saved(0.0, trial=0, epoch=1, path=f"{CHECKPOINTS}/0/late"),
+    ev.Reached(0.0, trial=0, finished=True),
+    ev.Requeued(0.0, trial=0),
+    ev.Failed(0.0, trial=0, failure_class="UserError", message="why"),
 ]
 OF_A_REFIT: list[ev.Event] = [
-    ev.RefitDone(0.0, 0, "model"),
-    ev.RefitRequeued(0.0, "Internal: why"),
-    ev.EnsembleJudged(0.0, [0, 1], "Mean", 0.9, 0.5, True),
+    ev.RefitDone(0.0, trial=0, path="model"),
+    ev.RefitRequeued(0.0, message="Internal: why"),
+    ev.EnsembleJudged(0.0, trials=[0, 1], method="Mean", value=0.9, best_single=0.5, kept=True),
 ]
 
 
@@ -198,7 +215,7 @@ async def test_only_the_slot_of_the_refit_is_believed_about_it(
 
 async def test_any_slot_may_say_that_it_is_ready(tmp_path: Path) -> None:
     broker = await begun(tmp_path, study_spec())
-    await soon(broker.epoch(B, [ev.SlotReady(0.0, B, "rows", {})]))
+    await soon(broker.epoch(B, [ev.SlotReady(0.0, slot=B, data="rows", setting={})]))
     assert kinds(tmp_path) == ["term", "slot"]
 
 
@@ -221,7 +238,7 @@ async def test_a_slot_without_work_waits_for_what_the_others_bring(tmp_path: Pat
     assert await waits(waiting)
     assert isinstance(await soon(broker.next(A, reached(item))), RefitItem)
     assert await waits(waiting)
-    await soon(broker.next(A, [ev.RefitDone(0.0, item.trial, "model")]))
+    await soon(broker.next(A, [ev.RefitDone(0.0, trial=item.trial, path="model")]))
     assert await soon(waiting) is None
 
 
@@ -280,15 +297,17 @@ async def test_told_to_end_it_calls_back_and_hands_out_nothing_more(tmp_path: Pa
     broker = await begun(tmp_path, study_spec())
     item = await train(broker, A)
     recalled = asyncio.create_task(broker.recalled())
-    waiting = asyncio.create_task(broker.next(B, [ev.SlotReady(0.0, B, "rows", {})]))
+    waiting = asyncio.create_task(
+        broker.next(B, [ev.SlotReady(0.0, slot=B, data="rows", setting={})])
+    )
     other = await soon(waiting)
     assert isinstance(other, TrainItem)
     assert await waits(recalled)
     await soon(broker.drain())
     await soon(recalled)
-    ending = asyncio.create_task(broker.next(B, [ev.Requeued(0.0, other.trial)]))
+    ending = asyncio.create_task(broker.next(B, [ev.Requeued(0.0, trial=other.trial)]))
     assert await waits(ending), "another may still save"
-    assert await soon(broker.next(A, [ev.Requeued(0.0, item.trial)])) is None
+    assert await soon(broker.next(A, [ev.Requeued(0.0, trial=item.trial)])) is None
     assert await soon(ending) is None
     snapshot = await soon(broker.snapshot(study_spec().budget, None))
     assert snapshot.outcome is None, "told to end is no end of the study"
@@ -330,7 +349,7 @@ async def test_a_refit_is_not_called_back_with_the_search(tmp_path: Path) -> Non
     item = await train(broker, A)
     await soon(broker.epoch(A, [epoch_done(item.trial, 1, 0.5)]))
     await soon(broker.recalled())
-    assert isinstance(await soon(broker.next(A, [ev.Requeued(0.0, item.trial)])), RefitItem)
+    assert isinstance(await soon(broker.next(A, [ev.Requeued(0.0, trial=item.trial)])), RefitItem)
     recalled = asyncio.create_task(broker.recalled())
     assert await waits(recalled)
     recalled.cancel()
@@ -377,7 +396,7 @@ async def test_a_checkpoint_that_comes_with_the_end_of_its_trial_goes_at_once(
     broker = await begun(tmp_path, study_spec())
     item = await train(broker, A)
     late = saved(tmp_path, item, "late")
-    await train(broker, A, [late, ev.Reached(0.0, item.trial, True)])
+    await train(broker, A, [late, ev.Reached(0.0, trial=item.trial, finished=True)])
     await gone(tmp_path / late.path)
 
 
@@ -395,7 +414,7 @@ async def test_a_step_of_a_population_has_its_parents_checkpoint_until_it_has_it
             assert inherited[-1].exists()
         own = saved(tmp_path, item, "own")
         done = epoch_done(item.trial, item.to_epoch, item.trial / 10)
-        report = [done, own, ev.Reached(0.0, item.trial, item.to_epoch == 3)]
+        report = [done, own, ev.Reached(0.0, trial=item.trial, finished=item.to_epoch == 3)]
         answer = await soon(broker.next(A, report))
         if not isinstance(answer, TrainItem):
             break
@@ -419,7 +438,7 @@ async def test_a_member_that_takes_over_from_another_lets_go_of_its_own_step_bef
         saves[item.trial] = tmp_path / own.path
         # The first member is always the worse one.
         done = epoch_done(item.trial, item.to_epoch, item.trial % 2 + item.to_epoch / 10)
-        report = [done, own, ev.Reached(0.0, item.trial, item.to_epoch == 4)]
+        report = [done, own, ev.Reached(0.0, trial=item.trial, finished=item.to_epoch == 4)]
         answer = await soon(broker.next(A, report))
         if not isinstance(answer, TrainItem):
             break
@@ -439,7 +458,7 @@ async def test_a_paused_trial_keeps_its_checkpoint_until_it_is_out_of_reach(tmp_
     for value in (0.3, 0.5, 0.4):
         kept = saved(tmp_path, item, "kept")
         paths.append(tmp_path / kept.path)
-        report = [epoch_done(item.trial, 1, value), kept, ev.Reached(0.0, item.trial)]
+        report = [epoch_done(item.trial, 1, value), kept, ev.Reached(0.0, trial=item.trial)]
         item = await train(broker, A, report)
     assert (item.trial, item.checkpoint) == (1, f"{CHECKPOINTS}/1/kept")
     for path in (paths[0], paths[2]):
@@ -459,7 +478,7 @@ async def test_on_rungs_of_rows_nothing_is_kept(tmp_path: Path) -> None:
     kept = saved(tmp_path, item, "drained")
     await soon(broker.epoch(A, [epoch_done(item.trial, 1, 0.5), kept]))
     assert (tmp_path / kept.path).exists()
-    more: list[ev.Event] = [epoch_done(item.trial, 9, 0.6), ev.Reached(0.0, item.trial)]
+    more: list[ev.Event] = [epoch_done(item.trial, 9, 0.6), ev.Reached(0.0, trial=item.trial)]
     other = await train(broker, A, more)
     assert other.trial != item.trial
     await gone(tmp_path / kept.path)
@@ -491,7 +510,7 @@ async def test_checkpoints_go_with_the_end_of_the_study_only(is_over: bool, tmp_
         assert await soon(broker.next(A, reached(item))) is None
     else:
         await soon(broker.drain())
-        assert await soon(broker.next(A, [ev.Requeued(0.0, item.trial)])) is None
+        assert await soon(broker.next(A, [ev.Requeued(0.0, trial=item.trial)])) is None
     await soon(broker.write_results())
     assert (tmp_path / "results" / "trials.csv").exists()
     assert (tmp_path / CHECKPOINTS).exists() is not is_over

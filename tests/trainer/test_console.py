@@ -147,13 +147,22 @@ def ended(folder: Path, trials: int) -> None:
         params: Params = {"learningRate": 1e-4 + trial / 1e5}
         metrics = {"accuracy": 0.5, "f1_macro": 0.5}
         events += [
-            ev.Proposed(1.0, trial, params),
-            ev.Started(1.0, trial, "worker/slot", 9),
-            ev.EpochDone(2.0, trial, 9, 0.5, metrics, 0.1, 1.0, 0.0),
-            ev.Reached(2.0, trial, True),
+            ev.Proposed(1.0, trial=trial, params=params),
+            ev.Started(1.0, trial=trial, slot="worker/slot", to_epoch=9),
+            ev.EpochDone(
+                2.0,
+                trial=trial,
+                epoch=9,
+                value=0.5,
+                metrics=metrics,
+                train_loss=0.1,
+                seconds=1.0,
+                gpu_seconds=0.0,
+            ),
+            ev.Reached(2.0, trial=trial, finished=True),
         ]
     log, _ = RecordLog.start(Storage.open(str(folder / "run")), 1, 0.0)
-    log.append([*events, ev.SearchEnded(3.0, "SearchFinished")])
+    log.append([*events, ev.SearchEnded(3.0, reason="SearchFinished")])
 
 
 def test_a_limit_that_is_loosened_lets_a_search_that_has_ended_go_on(

@@ -162,12 +162,16 @@ def test_data_that_cannot_be_used_fail_the_run_with_the_field(
 
 
 def test_rows_are_those_of_the_first_slot_that_was_ready() -> None:
-    began: list[ev.Event] = [ev.TermStarted(0, 1), ev.Inherited(0, []), ev.Proposed(1, 0, {})]
+    began: list[ev.Event] = [
+        ev.TermStarted(0, term=1),
+        ev.Inherited(0, trials=[]),
+        ev.Proposed(1, trial=0, params={}),
+    ]
     check_same_data([], "new")  # nothing has trained yet
     check_same_data(began, "new")
-    ready = [*began, ev.SlotReady(2, "a/1", "old", {}), ev.TermStarted(3, 2)]
+    ready = [*began, ev.SlotReady(2, slot="a/1", data="old", setting={}), ev.TermStarted(3, term=2)]
     check_same_data(ready, "old")
-    for more in ([], [ev.SlotReady(4, "b/1", "new", {})]):
+    for more in ([], [ev.SlotReady(4, slot="b/1", data="new", setting={})]):
         with pytest.raises(DataError, match=r"began with \(.* was old, now it is new\)") as error:
             check_same_data([*ready, *more], "new")
         assert error.value.field == "spec.dataset"

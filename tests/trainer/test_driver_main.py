@@ -51,9 +51,11 @@ class Worker:
             return told
         now = time.time()
         if isinstance(item, RefitItem):
-            return [ev.RefitDone(now, item.trial, "model", {"accuracy": 0.5})]
+            return [
+                ev.RefitDone(now, trial=item.trial, path="model", test_metrics={"accuracy": 0.5})
+            ]
         done = epoch_done(item.trial, 1, (item.trial + 1) / 10, now)
-        return [done, ev.Reached(now, item.trial, True)]
+        return [done, ev.Reached(now, trial=item.trial, finished=True)]
 
 
 class Pod:
@@ -173,7 +175,14 @@ def test_a_finished_study_ends_with_0_and_each_phase_was_told(pod: Pod) -> None:
 
 def test_a_study_without_a_result_ends_with_42(pod: Pod) -> None:
     def act(item: Item, work: Work) -> list[ev.Event]:
-        return [ev.Failed(time.time(), item.trial, "Diverged", "the training loss became nan")]
+        return [
+            ev.Failed(
+                time.time(),
+                trial=item.trial,
+                failure_class="Diverged",
+                message="the training loss became nan",
+            )
+        ]
 
     pod.act = act
     assert driver.main() == 42
@@ -190,9 +199,11 @@ def test_a_study_that_failed_on_its_way_ends_with_42(where: str, pod: Pod) -> No
 
     def act(item: Item, work: Work) -> list[ev.Event] | None:
         if isinstance(item, RefitItem):
-            return [ev.RefitRequeued(time.time(), "OutOfMemory: too large")]
+            return [ev.RefitRequeued(time.time(), message="OutOfMemory: too large")]
         if where == "TooManyFailedTrials":
-            return [ev.Failed(time.time(), item.trial, "UserError", "why")]
+            return [
+                ev.Failed(time.time(), trial=item.trial, failure_class="UserError", message="why")
+            ]
         return None
 
     pod.act = act
@@ -273,7 +284,7 @@ def test_data_that_cannot_be_used_end_with_42_and_their_reason(pod: Pod) -> None
 
 def test_rows_other_than_those_of_the_records_end_with_42(pod: Pod) -> None:
     def act(item: Item, work: Work) -> None:
-        work.say(ev.SlotReady(time.time(), work.slot, "rows", {}))
+        work.say(ev.SlotReady(time.time(), slot=work.slot, data="rows", setting={}))
 
     pod.act = act
     assert driver.main() == 0
@@ -297,11 +308,11 @@ def test_what_a_source_teaches_is_asked_for_once(pod: Pod) -> None:
     log, _ = RecordLog.start(Storage.open(str(source)), 1, 0.0)
     log.append(
         [
-            ev.Proposed(0.0, 0, {"learningRate": 1e-3}),
-            ev.Started(0.0, 0, "a/b", 1),
+            ev.Proposed(0.0, trial=0, params={"learningRate": 1e-3}),
+            ev.Started(0.0, trial=0, slot="a/b", to_epoch=1),
             epoch_done(0, 1, 0.5),
-            ev.Reached(0.0, 0, True),
-            ev.SearchEnded(0.0, "SearchFinished"),
+            ev.Reached(0.0, trial=0, finished=True),
+            ev.SearchEnded(0.0, reason="SearchFinished"),
         ]
     )
     pod.study(**ONE_EPOCH, search=search, searchSpaces=[CONTINUOUS])

@@ -104,10 +104,10 @@ def office(
 def does_all(item: Item, work: Work) -> list[ev.Event]:
     now = time.time()
     if isinstance(item, RefitItem):
-        return [ev.RefitDone(now, item.trial, "model")]
+        return [ev.RefitDone(now, trial=item.trial, path="model")]
     for epoch in (1, 2):
         work.say(epoch_done(item.trial, epoch, item.trial / 10 + epoch / 100, now))
-    return [ev.Reached(now, item.trial, True)]
+    return [ev.Reached(now, trial=item.trial, finished=True)]
 
 
 def test_a_slot_works_until_everything_is_over(office: Office) -> None:
@@ -150,7 +150,9 @@ def test_a_slot_whose_pod_was_told_to_end_saves_reports_and_takes_nothing_more(
         drain_file.touch()
         assert work.should_pause()
         assert isinstance(item, TrainItem)
-        saved = ev.Saved(time.time(), item.trial, 1, f"checkpoints/{item.trial}/saved")
+        saved = ev.Saved(
+            time.time(), trial=item.trial, epoch=1, path=f"checkpoints/{item.trial}/saved"
+        )
         return [saved, requeued(item)]
 
     monkeypatch.setattr(slot_module, "time", Clock())

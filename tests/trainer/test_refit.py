@@ -76,10 +76,10 @@ class Place:
         log, _ = RecordLog.start(storage, 1, 0.0)
         log.append(
             [
-                ev.Proposed(0.0, 0, {"learningRate": 1e-2}),
-                ev.Started(0.0, 0, "worker/slot", 3),
+                ev.Proposed(0.0, trial=0, params={"learningRate": 1e-2}),
+                ev.Started(0.0, trial=0, slot="worker/slot", to_epoch=3),
                 *(epoch_done(0, epoch, 0.4 + epoch / 10) for epoch in (1, 2, 3)),
-                ev.Reached(0.0, 0, True),
+                ev.Reached(0.0, trial=0, finished=True),
             ]
         )
 

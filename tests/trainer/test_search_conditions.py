@@ -103,8 +103,8 @@ def test_all_that_an_objective_names_is_measured() -> None:
 
 def test_the_best_epoch_of_a_trial_is_its_best_that_fulfils_them() -> None:
     events: list[ev.Event] = [
-        ev.Proposed(0.0, 0, {"learningRate": 1e-3}),
-        ev.Started(0.0, 0, "slot", 9),
+        ev.Proposed(0.0, trial=0, params={"learningRate": 1e-3}),
+        ev.Started(0.0, trial=0, slot="slot", to_epoch=9),
         *(epoch_done(0, epoch, value) for epoch, value in enumerate((0.3, 0.6, 0.9, 0.5), 1)),
     ]
     for asked, best in (({"metric": "accuracy"}, 3), (OBJECTIVE, 2)):

@@ -43,7 +43,7 @@ def ends_early(desk: Desk, item: TrainItem, value: float) -> None:
     """The item's trial ends by its own patience, at its first epoch."""
     epoch = int(item.checkpoint or 0) + 1
     desk.state.apply(epoch_done(item.trial, epoch, value, desk.now))
-    desk.state.apply(ev.Reached(desk.now, item.trial, True))
+    desk.state.apply(ev.Reached(desk.now, trial=item.trial, finished=True))
 
 
 def climb(desk: Desk, budget: Budget | None = None) -> Counter[float]:
@@ -93,7 +93,7 @@ def test_one_parallel_trial_trains_its_folds_side_by_side() -> None:
 def test_at_the_end_of_a_budget_a_trial_trains_its_other_folds_too() -> None:
     desk = Desk(validation=FOLDS, budget={"maxTrials": 4})
     desk.train(desk.start(), 0.5)
-    desk.state.apply(ev.SearchEnded(desk.now, "BudgetSpent", "time"))
+    desk.state.apply(ev.SearchEnded(desk.now, reason="BudgetSpent", message="time"))
     assert desk.statuses() == ["Pending"]
     for _ in range(2):
         desk.train(desk.start(), 0.6)
@@ -192,8 +192,20 @@ def test_a_metric_that_one_fold_does_not_have_is_left_out_of_the_deviation() -> 
     desk = Desk(validation=FOLDS)
     for number, item in enumerate([desk.start() for _ in range(3)]):
         metrics = {"accuracy": 0.5, **({"roc_auc": 0.7} if number != 1 else {})}
-        desk.state.apply(ev.EpochDone(desk.now, 0, 9, 0.5, metrics, 0.1, 1.0, 0.0, item.run))
-        desk.state.apply(ev.Reached(desk.now, 0, True, item.run))
+        desk.state.apply(
+            ev.EpochDone(
+                desk.now,
+                trial=0,
+                epoch=9,
+                value=0.5,
+                metrics=metrics,
+                train_loss=0.1,
+                seconds=1.0,
+                gpu_seconds=0.0,
+                run=item.run,
+            )
+        )
+        desk.state.apply(ev.Reached(desk.now, trial=0, finished=True, run=item.run))
     (row,) = table(desk.state).to_pylist()
     assert row["deviation_accuracy"] == 0
     assert "deviation_roc_auc" not in row
@@ -290,7 +302,7 @@ async def _ended_by_an_edited_target(folder: str) -> None:
     assert (await broker.snapshot(spec.budget, 0.6)).outcome is None
     await broker.snapshot(spec.budget, 0.4)
     await asyncio.wait_for(broker.recalled(), 10)
-    report: list[ev.Event] = [ev.Requeued(0.0, item.trial)]
+    report: list[ev.Event] = [ev.Requeued(0.0, trial=item.trial)]
     assert isinstance(await broker.next("worker/slot", report), RefitItem)
 
 

@@ -56,7 +56,7 @@ class Cluster:
         self.rng = random.Random(seed)
         self.harm = self.rng.choice([0.1, 0.2, 0.6])
         self.at_work: list[TrainItem | RefitItem] = []
-        self.apply(ev.TermStarted(0.0, 1))
+        self.apply(ev.TermStarted(0.0, term=1))
 
     def apply(self, *events: ev.Event) -> None:
         for event in events:
@@ -68,16 +68,16 @@ class Cluster:
         """Give a free slot something to do; whether there was anything."""
         budget = self.spec.budget
         if search_ending(self.state, budget, 0.0) is not None:
-            self.apply(ev.SearchEnded(0.0, "SearchFinished", ""))
+            self.apply(ev.SearchEnded(0.0, reason="SearchFinished", message=""))
         decision = next_item(self.state, budget, 0.0)
         assert decision == next_item(self.unaware, budget, 0.0)
         match decision:
             case TrainItem():
                 self.apply(*starting(self.state, budget, decision, "slot/1", 0.0))
             case RefitItem():
-                self.apply(ev.RefitStarted(0.0, decision.trial, "slot/1"))
+                self.apply(ev.RefitStarted(0.0, trial=decision.trial, slot="slot/1"))
             case _:
-                self.apply(*(ev.Stopped(0.0, n) for n in self.state.out_of_reach(budget)))
+                self.apply(*(ev.Stopped(0.0, trial=n) for n in self.state.out_of_reach(budget)))
                 return False
         self.at_work.append(decision)
         return True
@@ -86,21 +86,23 @@ class Cluster:
         """Let one of the slots come to an end, well or not."""
         item = self.at_work.pop(self.rng.randrange(len(self.at_work)))
         if isinstance(item, RefitItem):
-            self.apply(ev.RefitDone(0.0, item.trial, "model", {}))
+            self.apply(ev.RefitDone(0.0, trial=item.trial, path="model", test_metrics={}))
             return
         fate = self.rng.random()
         if fate < 0.05:
-            self.apply(ev.Requeued(0.0, item.trial, lost=True, run=item.run))
+            self.apply(ev.Requeued(0.0, trial=item.trial, lost=True, run=item.run))
         elif fate < self.harm:
             kind = self.rng.choice(["Internal", "OutOfMemory", "Diverged", "UserError"])
-            self.apply(ev.Failed(0.0, item.trial, kind, "why", item.run))
+            self.apply(
+                ev.Failed(0.0, trial=item.trial, failure_class=kind, message="why", run=item.run)
+            )
         else:
             last = self.state.last_epoch(self.state.trials[item.trial])
             whole = item.to_epoch >= last and (item.rows is None or item.rows >= ROWS)
             self.apply(
                 epoch_done(item.trial, item.to_epoch, self.rng.random(), 0.0, item.run),
-                ev.Saved(0.0, item.trial, item.to_epoch, "path", item.run),
-                ev.Reached(0.0, item.trial, whole, item.run),
+                ev.Saved(0.0, trial=item.trial, epoch=item.to_epoch, path="path", run=item.run),
+                ev.Reached(0.0, trial=item.trial, finished=whole, run=item.run),
             )
 
     def run(self) -> Iterator[int]:
@@ -168,7 +170,7 @@ def test_a_resumed_search_stops_the_same_trials_after_a_raised_budget() -> None:
     for value in (0.5, 0.6, 0.4):
         desk.train(desk.start(desk.spec.budget), value)
     for number in live.out_of_reach(desk.spec.budget):
-        live.apply(ev.Stopped(desk.now, number))
+        live.apply(ev.Stopped(desk.now, trial=number))
     resumed = StudyState.replayed(Problem.of(desk.spec), live.events)
     more = Budget(max_trials=9)
     for value in (0.4, 0.3, 0.2, 0.15, 0.14, 0.13):
@@ -196,7 +198,7 @@ def test_one_straggler_holds_one_slot() -> None:
         desk.train(item, 0.1)
     assert desk.next() == Wait()
     for number in desk.state.out_of_reach(budget):
-        desk.state.apply(ev.Stopped(desk.now, number))
+        desk.state.apply(ev.Stopped(desk.now, trial=number))
     assert most_at_work(desk.state, budget) == 3  # 0, 6, and the better of 7 and 8
     desk.train(items[0], 0.0)
     last = desk.start(budget)

@@ -161,12 +161,12 @@ def test_time_between_two_runs_does_not_count(tmp_path: Path) -> None:
 def test_an_end_that_no_limit_has_made_stays(reason: str) -> None:
     spec = study_spec()
     events = [
-        ev.TermStarted(0.0, 1),
-        ev.Proposed(0.0, 0, {"learningRate": 1e-3}),
-        ev.Started(0.0, 0, "slot/1", 9),
+        ev.TermStarted(0.0, term=1),
+        ev.Proposed(0.0, trial=0, params={"learningRate": 1e-3}),
+        ev.Started(0.0, trial=0, slot="slot/1", to_epoch=9),
         epoch_done(0, 1, 0.5),
-        ev.Reached(1.0, 0, True),
-        ev.SearchEnded(2.0, reason),
+        ev.Reached(1.0, trial=0, finished=True),
+        ev.SearchEnded(2.0, reason=reason),
     ]
     for told in (events, events[:-1]):  # the latter have no end
         state = StudyState.replayed(Problem.of(spec), told)

@@ -70,7 +70,7 @@ def searched(spec: StudySpec, value: Callable[[int], float]) -> float:
             epoch = min(item.to_epoch, run.trained + 1)
             state.apply(epoch_done(item.trial, epoch, value(item.trial), run=item.run))
         finished = item.to_epoch == spec.max_epochs
-        state.apply(ev.Reached(0.0, item.trial, finished, item.run))
+        state.apply(ev.Reached(0.0, trial=item.trial, finished=finished, run=item.run))
     return state.epochs_trained
 
 

@@ -24,7 +24,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def stopped(count: int, first: int = 0) -> list[ev.Event]:
     """Events that can be told apart."""
-    return [ev.Stopped(float(n), n) for n in range(first, first + count)]
+    return [ev.Stopped(float(n), trial=n) for n in range(first, first + count)]
 
 
 def found(storage: Storage) -> list[ev.Event]:
@@ -37,25 +37,47 @@ def segments(storage: Storage) -> list[str]:
 
 def test_every_kind_of_event_comes_back_as_it_was(storage: Storage) -> None:
     events: list[ev.Event] = [
-        ev.Waited(1.2, 61.5),
-        ev.Proposed(1.5, 0, {"learningRate": 4.1e-5, "optimizer": "SGD", "batchSize": 16}),
-        ev.SlotReady(1.8, "slot/1", "0f3a", {"torch": "2.15.0", "threads": "2"}),
-        ev.Started(2.0, 0, "slot/1", 3, seed=4294967295),
-        ev.EpochDone(3.0, 0, 1, 0.1 + 0.2, {"f1_macro": 1 / 3}, 0.7, 12.5, 25.0),
-        ev.Saved(4.0, 0, 1, "checkpoints/0/1"),
-        ev.Reached(5.0, 0, finished=True, run=3),
-        ev.Requeued(6.0, 0, lost=True),
-        ev.Failed(7.0, 0, "UserError", 'quotes " and\nlines\u2028 and ü'),
-        ev.Stopped(8.0, 0),
-        ev.SearchEnded(9.0, "TargetReached", "so"),
-        ev.RefitStarted(10.0, 0, "slot/2"),
-        ev.RefitRequeued(11.0, "again", lost=True),
-        ev.EnsembleJudged(11.5, [3, 0], "Mean", 0.8, 0.7, kept=True),
-        ev.RefitDone(12.0, 0, "model", {"accuracy": 0.5}, {"accuracy": 0.1}, 3.0),
+        ev.Waited(1.2, seconds=61.5),
+        ev.Proposed(
+            1.5, trial=0, params={"learningRate": 4.1e-5, "optimizer": "SGD", "batchSize": 16}
+        ),
+        ev.SlotReady(1.8, slot="slot/1", data="0f3a", setting={"torch": "2.15.0", "threads": "2"}),
+        ev.Started(2.0, trial=0, slot="slot/1", to_epoch=3, seed=4294967295),
+        ev.EpochDone(
+            3.0,
+            trial=0,
+            epoch=1,
+            value=0.1 + 0.2,
+            metrics={"f1_macro": 1 / 3},
+            train_loss=0.7,
+            seconds=12.5,
+            gpu_seconds=25.0,
+        ),
+        ev.Saved(4.0, trial=0, epoch=1, path="checkpoints/0/1"),
+        ev.Reached(5.0, trial=0, finished=True, run=3),
+        ev.Requeued(6.0, trial=0, lost=True),
+        ev.Failed(
+            7.0, trial=0, failure_class="UserError", message='quotes " and\nlines\u2028 and ü'
+        ),
+        ev.Stopped(8.0, trial=0),
+        ev.SearchEnded(9.0, reason="TargetReached", message="so"),
+        ev.RefitStarted(10.0, trial=0, slot="slot/2"),
+        ev.RefitRequeued(11.0, message="again", lost=True),
+        ev.EnsembleJudged(
+            11.5, trials=[3, 0], method="Mean", value=0.8, best_single=0.7, kept=True
+        ),
+        ev.RefitDone(
+            12.0,
+            trial=0,
+            path="model",
+            test_metrics={"accuracy": 0.5},
+            baseline={"accuracy": 0.1},
+            gpu_seconds=3.0,
+        ),
     ]
     log, _ = RecordLog.start(storage, 1, 0.0)
     log.append(events)
-    assert found(storage) == [ev.TermStarted(0.0, 1), *events]
+    assert found(storage) == [ev.TermStarted(0.0, term=1), *events]
 
 
 @pytest.mark.parametrize("appends", [1, 7, 8, 9, 64, 200])
@@ -127,9 +149,9 @@ def test_a_driver_that_starts_late_with_an_older_term_is_not_read(
     older.storage = storage
     older.append(stopped(1, 80))
     assert found(storage) == [
-        ev.TermStarted(0.0, 1),
+        ev.TermStarted(0.0, term=1),
         *stopped(3),
-        ev.TermStarted(2.0, 3),
+        ev.TermStarted(2.0, term=3),
         *stopped(1, 70),
     ]
 
@@ -144,7 +166,7 @@ def test_a_last_segment_torn_at_any_byte_is_skipped_and_named(tmp_path: Path) ->
     for size in range(len(whole)):
         (tmp_path / path).write_bytes(whole[:size])
         history = read_history(storage)
-        assert history.events == [ev.TermStarted(0.0, 1), *stopped(2)]
+        assert history.events == [ev.TermStarted(0.0, term=1), *stopped(2)]
         assert history.torn == [path]
 
 
@@ -155,7 +177,7 @@ def test_what_follows_a_gap_is_not_read_but_named(tmp_path: Path) -> None:
         log.append(stopped(1, number))
     _, second, third, _ = paths = segments(storage)
     storage.delete(second)
-    assert read_history(storage).events == [ev.TermStarted(0.0, 1)]
+    assert read_history(storage).events == [ev.TermStarted(0.0, term=1)]
     assert read_history(storage).torn == paths[2:]
     assert third in paths
 

@@ -74,7 +74,11 @@ def test_findings_tell_what_is_spent_and_what_each_budget_leaves(storage: Storag
     begun, budget = driver.clock(), driver.spec.budget
     item = driver.decide()
     assert isinstance(item, TrainItem)
-    driver.write(ev.Failed(driver.clock(), item.trial, "UserError", "no such column"))
+    driver.write(
+        ev.Failed(
+            driver.clock(), trial=item.trial, failure_class="UserError", message="no such column"
+        )
+    )
     for _ in range(3):
         item = driver.decide()
         assert isinstance(item, TrainItem)
@@ -119,11 +123,11 @@ def _in_parts(event: ev.Event, parts: int) -> ev.Event:
 def test_diverged_and_failed_trials_are_not_among_the_best(storage: Storage) -> None:
     state = StudyState(Problem.of(SPEC))
     for trial, value in enumerate((0.9, 0.8, 0.1)):
-        state.apply(ev.Proposed(0.0, trial, {"learningRate": 1e-3 * (trial + 1)}))
-        state.apply(ev.Started(0.0, trial, "slot", 1))
+        state.apply(ev.Proposed(0.0, trial=trial, params={"learningRate": 1e-3 * (trial + 1)}))
+        state.apply(ev.Started(0.0, trial=trial, slot="slot", to_epoch=1))
         state.apply(epoch_done(trial, 1, value))
-    state.apply(ev.Failed(0.0, 0, "Diverged", "nan"))
-    state.apply(ev.Failed(0.0, 1, "UserError", "no"))
+    state.apply(ev.Failed(0.0, trial=0, failure_class="Diverged", message="nan"))
+    state.apply(ev.Failed(0.0, trial=1, failure_class="UserError", message="no"))
     found = findings(state, SPEC.budget, storage, 0.0)
     assert [trial.trial for trial in found.top_trials] == [2]
     assert (found.trials.diverged, found.trials.failed, found.trials.summary) == (1, 1, "2/12")
@@ -135,10 +139,21 @@ def test_findings_with_the_longest_params_and_metrics_stay_small(storage: Storag
     metrics = {f"precision_weighted_{n}": 0.12345678901234567 for n in range(8)}
     state = StudyState(Problem.of(SPEC))
     for trial in range(10_000):
-        state.apply(ev.Proposed(0.0, trial, {**params, "learningRate": 1e-9 * trial}))
-        state.apply(ev.Started(0.0, trial, "slot", 1))
-        state.apply(ev.EpochDone(0.0, trial, 1, trial / 1e4, metrics, 0.1, 1.0, 1.0))
-        state.apply(ev.Reached(0.0, trial))
+        state.apply(ev.Proposed(0.0, trial=trial, params={**params, "learningRate": 1e-9 * trial}))
+        state.apply(ev.Started(0.0, trial=trial, slot="slot", to_epoch=1))
+        state.apply(
+            ev.EpochDone(
+                0.0,
+                trial=trial,
+                epoch=1,
+                value=trial / 1e4,
+                metrics=metrics,
+                train_loss=0.1,
+                seconds=1.0,
+                gpu_seconds=1.0,
+            )
+        )
+        state.apply(ev.Reached(0.0, trial=trial))
     size = len(
         json.dumps(findings(state, SPEC.budget, storage, 0.0).to_json(), separators=(",", ":"))
     )
@@ -173,10 +188,10 @@ def test_the_table_is_written_as_csv_and_parquet(storage: Storage) -> None:
 def _table_of(*trials: Params, message: str = "") -> pa.Table:
     state = StudyState(Problem.of(SPEC))
     for number, params in enumerate(trials):
-        state.apply(ev.Proposed(0.0, number, params))
+        state.apply(ev.Proposed(0.0, trial=number, params=params))
     if message:
-        state.apply(ev.Started(0.0, 0, "slot/1", 1))
-        state.apply(ev.Failed(0.0, 0, "UserError", message))
+        state.apply(ev.Started(0.0, trial=0, slot="slot/1", to_epoch=1))
+        state.apply(ev.Failed(0.0, trial=0, failure_class="UserError", message=message))
     return table(state)
 
 

@@ -316,8 +316,8 @@ def test_folds_of_a_trial_can_train_side_by_side_and_resume_on_their_own() -> No
     assert [item.fold for item in items] == [0, 1, 2]
     desk.train(items[0], 0.2)
     desk.train(items[2], 0.4)
-    desk.state.apply(ev.Saved(desk.now, 0, 4, "4", run=1))
-    desk.state.apply(ev.Requeued(desk.now, 0, lost=True, run=1))
+    desk.state.apply(ev.Saved(desk.now, trial=0, epoch=4, path="4", run=1))
+    desk.state.apply(ev.Requeued(desk.now, trial=0, lost=True, run=1))
     again = desk.start()
     assert (again.run, again.checkpoint) == (1, "4")
     assert desk.statuses() == ["Running"]
@@ -346,7 +346,18 @@ def test_the_last_epoch_counts_if_the_objective_says_so() -> None:
         desk = Desk(objective={"metric": "accuracy", "bestOf": best_of}, budget={"maxTrials": 1})
         item = desk.start()
         for epoch, value in enumerate((0.3, 0.6, 0.1), start=1):
-            desk.state.apply(ev.EpochDone(0.0, item.trial, epoch, value, {}, 0.1, 1.0, 0.0))
+            desk.state.apply(
+                ev.EpochDone(
+                    0.0,
+                    trial=item.trial,
+                    epoch=epoch,
+                    value=value,
+                    metrics={},
+                    train_loss=0.1,
+                    seconds=1.0,
+                    gpu_seconds=0.0,
+                )
+            )
         best = desk.state.best_trial()
         assert best is not None
         assert best.best is not None
@@ -360,8 +371,19 @@ def test_the_front_of_several_objectives_and_the_rule_that_picks_one() -> None:
     for accuracy_, f1, loss in values:
         item = desk.start()
         metrics = {"accuracy": accuracy_, "f1_macro": f1, "loss": loss}
-        desk.state.apply(ev.EpochDone(0.0, item.trial, 9, accuracy_, metrics, 0.1, 1.0, 0.0))
-        desk.state.apply(ev.Reached(0.0, item.trial, finished=True))
+        desk.state.apply(
+            ev.EpochDone(
+                0.0,
+                trial=item.trial,
+                epoch=9,
+                value=accuracy_,
+                metrics=metrics,
+                train_loss=0.1,
+                seconds=1.0,
+                gpu_seconds=0.0,
+            )
+        )
+        desk.state.apply(ev.Reached(0.0, trial=item.trial, finished=True))
     assert [trial.number for trial in desk.state.pareto_front()] == [0, 1, 3, 4]
     desk.end()
     refit = desk.next()
@@ -381,7 +403,7 @@ def test_at_the_end_of_a_budget_trials_go_on_to_their_next_rung() -> None:
     assert desk.end().reason == "BudgetSpent"
     assert desk.next().__class__.__name__ == "Wait"
     desk.train(new, 0.5)
-    desk.state.apply(ev.Requeued(desk.now, promoted.trial, lost=True))
+    desk.state.apply(ev.Requeued(desk.now, trial=promoted.trial, lost=True))
     again = desk.start()
     assert (again.trial, again.to_epoch) == (promoted.trial, 3)
     desk.train(again, 0.4)
@@ -405,8 +427,10 @@ def test_of_a_rung_the_worker_goes_on_with_a_trial_of_its_own() -> None:
     desk = Desk(search=scheduler("ASHA"), budget={"maxDurationSeconds": 1000})
     trials = [("a", 0.1), ("b", 0.45), ("a", 0.5), ("b", 0.2), ("a", 0.3), ("b", 0.1)]
     for number, (worker, value) in enumerate(trials):
-        desk.state.apply(ev.Proposed(desk.now, number, {"learningRate": 1e-3 + number / 1e4}))
-        desk.state.apply(ev.Started(desk.now, number, f"{worker}/1", 1))
+        desk.state.apply(
+            ev.Proposed(desk.now, trial=number, params={"learningRate": 1e-3 + number / 1e4})
+        )
+        desk.state.apply(ev.Started(desk.now, trial=number, slot=f"{worker}/1", to_epoch=1))
         desk.train(TrainItem(number, {}, 1, None, 0), value)
     chosen = {w: next_item(desk.state, desk.spec.budget, desk.now, w) for w in "abc"}
     assert {worker: getattr(item, "trial", None) for worker, item in chosen.items()} == {

@@ -21,7 +21,7 @@ class Desk:
         self.spec: StudySpec = study_spec(**changes)
         self.state = StudyState(Problem.of(self.spec))
         self.now = 100.0
-        self.state.apply(ev.TermStarted(self.now, 1))
+        self.state.apply(ev.TermStarted(self.now, term=1))
 
     def next(self, budget: Budget | None = None) -> Any:
         return next_item(self.state, budget or self.spec.budget, self.now)
@@ -43,16 +43,24 @@ class Desk:
         for epoch in range(seen + 1, int(item.to_epoch) + 1):
             self.state.apply(epoch_done(item.trial, epoch, value, self.now, item.run))
         path = f"{item.to_epoch:g}"
-        self.state.apply(ev.Saved(self.now, item.trial, item.to_epoch, path, item.run))
-        self.state.apply(ev.Reached(self.now, item.trial, item.to_epoch == 9, item.run))
+        self.state.apply(
+            ev.Saved(self.now, trial=item.trial, epoch=item.to_epoch, path=path, run=item.run)
+        )
+        self.state.apply(
+            ev.Reached(self.now, trial=item.trial, finished=item.to_epoch == 9, run=item.run)
+        )
 
     def fail(self, item: TrainItem, failure_class: str) -> None:
-        self.state.apply(ev.Failed(self.now, item.trial, failure_class, "why", item.run))
+        self.state.apply(
+            ev.Failed(
+                self.now, trial=item.trial, failure_class=failure_class, message="why", run=item.run
+            )
+        )
 
     def end(self) -> End:
         ending = search_ending(self.state, self.spec.budget, self.now)
         assert ending is not None
-        self.state.apply(ev.SearchEnded(self.now, ending.reason, ending.message))
+        self.state.apply(ev.SearchEnded(self.now, reason=ending.reason, message=ending.message))
         return ending
 
     def statuses(self) -> list[str]:
@@ -124,10 +132,10 @@ def test_a_trial_that_lost_its_slot_goes_on_from_its_checkpoint_before_anything_
     for value in (0.1, 0.3, 0.2):
         desk.train(desk.start(), value)
     promoted = desk.start()
-    desk.state.apply(ev.Requeued(desk.now, promoted.trial))
+    desk.state.apply(ev.Requeued(desk.now, trial=promoted.trial))
     assert desk.start() == promoted
-    desk.state.apply(ev.Saved(desk.now, promoted.trial, 2, "2"))
-    desk.state.apply(ev.Requeued(desk.now, promoted.trial))
+    desk.state.apply(ev.Saved(desk.now, trial=promoted.trial, epoch=2, path="2"))
+    desk.state.apply(ev.Requeued(desk.now, trial=promoted.trial))
     again = desk.start()
     assert (again.trial, again.to_epoch, again.checkpoint) == (1, 3, "2")
 
@@ -145,7 +153,7 @@ def test_epochs_trained_again_after_a_loss_replace_the_earlier_ones() -> None:
     item = desk.start()
     for epoch, value in ((1, 0.3), (2, 0.9)):
         desk.state.apply(epoch_done(item.trial, epoch, value))
-    desk.state.apply(ev.Requeued(desk.now, item.trial, lost=True))
+    desk.state.apply(ev.Requeued(desk.now, trial=item.trial, lost=True))
     trial = desk.state.trials[0]
     assert trial.best is not None
     assert trial.best.value == 0.9  # it was measured, lost or not
@@ -202,7 +210,7 @@ def test_an_early_stop_completes_the_trial_and_counts_in_its_rung() -> None:
         desk.train(desk.start(), value)
     item = desk.start()
     desk.state.apply(epoch_done(item.trial, 1, 0.9))
-    desk.state.apply(ev.Reached(desk.now, item.trial, finished=True))
+    desk.state.apply(ev.Reached(desk.now, trial=item.trial, finished=True))
     assert desk.statuses() == ["Paused", "Paused", "Completed"]
     assert desk.start().trial == 3  # the only place in the top is its own
 
@@ -247,7 +255,14 @@ def test_the_study_fails_when_its_first_trials_fail_alike() -> None:
     desk = Desk(budget={"maxTrials": 12, "maxFailedTrials": 12})
     for number in range(3):
         item = desk.start()
-        desk.state.apply(ev.Failed(desk.now, item.trial, "UserError", f"row {number} is too long"))
+        desk.state.apply(
+            ev.Failed(
+                desk.now,
+                trial=item.trial,
+                failure_class="UserError",
+                message=f"row {number} is too long",
+            )
+        )
     ending = desk.end()
     assert ending.reason == "TooManyFailedTrials"
     assert (
@@ -263,7 +278,9 @@ def test_failures_are_not_alike_with_other_reasons_or_after_a_result() -> None:
     assert isinstance(desk.next(), TrainItem)
     desk = Desk(budget={"maxTrials": 12, "maxFailedTrials": 12})
     for why in ("one", "two", "three", "three", "three"):
-        desk.state.apply(ev.Failed(desk.now, desk.start().trial, "UserError", why))
+        desk.state.apply(
+            ev.Failed(desk.now, trial=desk.start().trial, failure_class="UserError", message=why)
+        )
     assert isinstance(desk.next(), TrainItem)
 
 
@@ -278,14 +295,14 @@ def test_a_failed_trial_does_not_count_in_a_rung() -> None:
 def test_losing_its_worker_is_no_failure_unless_nothing_else_happens() -> None:
     desk = Desk(budget={"maxTrials": 1, "maxFailedTrials": 0})
     for _ in range(MAX_LOSSES):
-        desk.state.apply(ev.Requeued(desk.now, desk.start().trial, lost=True))
+        desk.state.apply(ev.Requeued(desk.now, trial=desk.start().trial, lost=True))
     item = desk.start()
-    desk.state.apply(ev.Saved(desk.now, item.trial, 1, "1"))  # it got somewhere
+    desk.state.apply(ev.Saved(desk.now, trial=item.trial, epoch=1, path="1"))  # it got somewhere
     for _ in range(MAX_LOSSES):
-        desk.state.apply(ev.Requeued(desk.now, item.trial, lost=True))
+        desk.state.apply(ev.Requeued(desk.now, trial=item.trial, lost=True))
         desk.start()
     assert desk.state.failed == 0
-    desk.state.apply(ev.Requeued(desk.now, item.trial, lost=True))
+    desk.state.apply(ev.Requeued(desk.now, trial=item.trial, lost=True))
     assert desk.statuses() == ["Failed"]
     assert desk.state.trials[0].failure_class == "Preempted"
 
@@ -294,14 +311,14 @@ def test_a_trial_that_takes_the_driver_with_it_is_given_up_too() -> None:
     desk = Desk(budget={"maxTrials": 2})
     for term in range(MAX_LOSSES + 1):
         assert desk.start().trial == 0
-        desk.state.apply(ev.TermStarted(desk.now, term + 2))
+        desk.state.apply(ev.TermStarted(desk.now, term=term + 2))
     assert desk.start().trial == 1
 
 
 def test_a_drained_trial_may_be_drained_for_ever() -> None:
     desk = Desk()
     for _ in range(3 * MAX_LOSSES):
-        desk.state.apply(ev.Requeued(desk.now, desk.start().trial))
+        desk.state.apply(ev.Requeued(desk.now, trial=desk.start().trial))
     assert desk.statuses() == ["Pending"]
 
 
@@ -353,7 +370,7 @@ def test_seconds_are_counted_over_all_terms_without_the_time_between() -> None:
     item = desk.start()
     desk.state.apply(epoch_done(item.trial, 1, 0.5, desk.now))
     desk.now += 1000  # no driver
-    desk.state.apply(ev.TermStarted(desk.now, 2))
+    desk.state.apply(ev.TermStarted(desk.now, term=2))
     assert desk.state.elapsed(desk.now + 19) == 59
     desk.now += 19
     assert isinstance(desk.next(), TrainItem)
@@ -394,8 +411,8 @@ def test_an_edited_budget_lets_an_idle_search_go_on() -> None:
 
 def test_a_clock_that_goes_back_takes_nothing_off() -> None:
     desk = Desk()
-    desk.state.apply(ev.Proposed(desk.now + 50, 0, {"learningRate": 1e-3}))
-    desk.state.apply(ev.TermStarted(10.0, 2))
+    desk.state.apply(ev.Proposed(desk.now + 50, trial=0, params={"learningRate": 1e-3}))
+    desk.state.apply(ev.TermStarted(10.0, term=2))
     assert desk.state.elapsed(5.0) == 50
 
 
@@ -406,7 +423,7 @@ def test_the_target_ends_the_search_at_once_and_what_runs_is_stopped() -> None:
     assert desk.end() == End("TargetReached", "accuracy reached 0.9")
     assert desk.next() == Wait()
     for item in (first, second):
-        desk.state.apply(ev.Requeued(desk.now, item.trial))
+        desk.state.apply(ev.Requeued(desk.now, trial=item.trial))
     assert desk.statuses() == ["Stopped", "Stopped"]
     refit = desk.next()
     assert isinstance(refit, RefitItem)
@@ -436,7 +453,7 @@ def test_a_budget_spent_before_the_first_value_has_no_successful_trial() -> None
     item = desk.start()
     desk.now += 5
     assert desk.end().reason == "BudgetSpent"
-    desk.state.apply(ev.Requeued(desk.now, item.trial))
+    desk.state.apply(ev.Requeued(desk.now, trial=item.trial))
     assert desk.start().trial == item.trial  # it goes on to its rung
     desk.fail(item, "Diverged")
     said = "spec.budget.maxDurationSeconds = 5 passed before a trial had a value"
@@ -451,7 +468,7 @@ def _searched(**changes: Any) -> Desk:
     item = desk.start()
     for epoch, value in enumerate((0.3, 0.6, 0.6, 0.4, 0.5, 0.1, 0.1, 0.1, 0.1), start=1):
         desk.state.apply(epoch_done(item.trial, epoch, value))
-    desk.state.apply(ev.Reached(desk.now, item.trial))
+    desk.state.apply(ev.Reached(desk.now, trial=item.trial))
     desk.end()
     return desk
 
@@ -461,9 +478,18 @@ def test_the_winner_is_refitted_for_the_epochs_that_served_it_best() -> None:
     item = desk.next()
     assert isinstance(item, RefitItem)
     assert (item.trial, item.epochs) == (0, 2)
-    desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+    desk.state.apply(ev.RefitStarted(desk.now, trial=0, slot="slot"))
     assert desk.next() == Wait()
-    desk.state.apply(ev.RefitDone(desk.now, 0, "model", {"accuracy": 0.5}, {}, 2.0))
+    desk.state.apply(
+        ev.RefitDone(
+            desk.now,
+            trial=0,
+            path="model",
+            test_metrics={"accuracy": 0.5},
+            baseline={},
+            gpu_seconds=2.0,
+        )
+    )
     assert desk.next() == End("SearchFinished", "all 1 trials ended")
 
 
@@ -475,8 +501,8 @@ def test_a_refit_that_keeps_failing_fails_the_study() -> None:
     desk = _searched()
     for attempt in range(MAX_RETRIES + 1):
         assert isinstance(desk.next(), RefitItem)
-        desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
-        desk.state.apply(ev.RefitRequeued(desk.now, f"OutOfMemory: {attempt}"))
+        desk.state.apply(ev.RefitStarted(desk.now, trial=0, slot="slot"))
+        desk.state.apply(ev.RefitRequeued(desk.now, message=f"OutOfMemory: {attempt}"))
     assert desk.next() == End("RefitFailed", "OutOfMemory: 2")
 
 
@@ -484,16 +510,16 @@ def test_a_drained_refit_goes_on() -> None:
     desk = _searched()
     for term in range(30):
         assert isinstance(desk.next(), RefitItem)
-        desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+        desk.state.apply(ev.RefitStarted(desk.now, trial=0, slot="slot"))
         desk.state.apply(ev.RefitRequeued(desk.now))
-        desk.state.apply(ev.TermStarted(desk.now, term + 2))
+        desk.state.apply(ev.TermStarted(desk.now, term=term + 2))
     assert isinstance(desk.next(), RefitItem)
 
 
 def test_a_refit_that_kills_its_worker_every_time_is_given_up() -> None:
     desk = _searched()
     for _ in range(MAX_LOSSES + MAX_RETRIES + 1):
-        desk.state.apply(ev.RefitStarted(desk.now, 0, "slot"))
+        desk.state.apply(ev.RefitStarted(desk.now, trial=0, slot="slot"))
         desk.state.apply(ev.RefitRequeued(desk.now, lost=True))
     assert desk.next().reason == "RefitFailed"
 
@@ -508,7 +534,7 @@ def test_checkpoints_are_needed_while_their_trial_can_go_on() -> None:
     for item, value in zip(items, (0.3, 0.5, 0.4), strict=True):
         desk.train(item, value)
     assert desk.state.out_of_reach(desk.spec.budget) == [0]
-    desk.state.apply(ev.Stopped(desk.now, 0))
+    desk.state.apply(ev.Stopped(desk.now, trial=0))
     assert desk.statuses() == ["Stopped", "Paused", "Paused"]
     assert [len(desk.state.checkpoints_of(trial)) for trial in range(3)] == [0, 1, 1]
     assert desk.state.checkpoints() == {"1"}

@@ -35,10 +35,12 @@ class Quick:
 
     def work(self, item: Item, work: Listener) -> list[ev.Event]:
         if not isinstance(item, TrainItem):
-            return [ev.RefitDone(time.time(), item.trial, "model", self.refit())]
+            return [
+                ev.RefitDone(time.time(), trial=item.trial, path="model", test_metrics=self.refit())
+            ]
         self.train(item)
         now, last = time.time(), int(item.to_epoch)
-        finished = ev.Reached(now, item.trial, last == 9)
+        finished = ev.Reached(now, trial=item.trial, finished=last == 9)
         return [epoch_done(item.trial, last, item.trial / 10, now), finished]
 
     def train(self, item: TrainItem) -> None: ...

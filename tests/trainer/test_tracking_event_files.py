@@ -117,7 +117,7 @@ def test_records_that_make_no_sense_end_the_tracking_and_are_told(
 ) -> None:
     storage, told = Storage.open(str(tmp_path)), list[tuple[str, str]]()
     records, _ = RecordLog.start(storage, 1, 0.0)
-    records.append([*events[1:10], ev.Reached(0.0, 999, True, 0)])
+    records.append([*events[1:10], ev.Reached(0.0, trial=999, finished=True, run=0)])
     tracked = study(tracking={"tensorboard": True})
     tracker = StudyTracker(tracked, storage, 1, lambda *words: told.append(words))
     tracker.start()
@@ -129,10 +129,10 @@ def test_records_that_make_no_sense_end_the_tracking_and_are_told(
 
 def test_a_diverged_trial_is_a_failed_session(tmp_path: Path) -> None:
     events = [
-        ev.TermStarted(0.5, 1),
-        ev.Proposed(1.0, 0, {"learningRate": 1e-3}),
-        ev.Started(1.0, 0, "slot/1", 9),
-        ev.Failed(2.0, 0, "Diverged", "the loss became NaN"),
+        ev.TermStarted(0.5, term=1),
+        ev.Proposed(1.0, trial=0, params={"learningRate": 1e-3}),
+        ev.Started(1.0, trial=0, slot="slot/1", to_epoch=9),
+        ev.Failed(2.0, trial=0, failure_class="Diverged", message="the loss became NaN"),
     ]
     EventFiles(Storage.open(str(tmp_path))).write(runs_of(study(), events)["0"])
     reader = EventAccumulator(str(tmp_path / TENSORBOARD / "0"))

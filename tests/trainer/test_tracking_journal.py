@@ -56,18 +56,18 @@ def test_a_killed_driver_goes_on_with_the_same_runs(tmp_path: Path) -> None:
 
 
 def test_every_end_of_a_trial_is_told_with_its_reason() -> None:
-    events: list[ev.Event] = [ev.TermStarted(0.5, 1)]
+    events: list[ev.Event] = [ev.TermStarted(0.5, term=1)]
     for trial in range(4):
         events += [
-            ev.Proposed(1.0, trial, {"learningRate": 1e-3 * (trial + 1)}),
-            ev.Started(1.0, trial, "slot/1", 9),
+            ev.Proposed(1.0, trial=trial, params={"learningRate": 1e-3 * (trial + 1)}),
+            ev.Started(1.0, trial=trial, slot="slot/1", to_epoch=9),
             epoch_done(trial, 1, 0.5 + trial / 10, 2.0),
         ]
     events += [
-        ev.Reached(3.0, 0, finished=True),
-        ev.Failed(3.0, 1, "Diverged", "the loss became NaN"),
-        ev.Failed(3.0, 2, "UserError", "maxLength must be at most 512"),
-        ev.Requeued(3.0, 3),
+        ev.Reached(3.0, trial=0, finished=True),
+        ev.Failed(3.0, trial=1, failure_class="Diverged", message="the loss became NaN"),
+        ev.Failed(3.0, trial=2, failure_class="UserError", message="maxLength must be at most 512"),
+        ev.Requeued(3.0, trial=3),
     ]
     one = study(search={"algorithm": "Random"})
     runs = runs_of(one, events)
@@ -86,7 +86,7 @@ def test_every_end_of_a_trial_is_told_with_its_reason() -> None:
     }
     assert endings["2"].facts["failure"] == "UserError"
     assert endings["0"].results == {"best_value": 0.5, "best_epoch": 1.0}
-    events.append(ev.SearchEnded(4.0, "TargetReached"))
+    events.append(ev.SearchEnded(4.0, reason="TargetReached"))
     stopped = runs_of(one, events)["3"].ending
     assert stopped is not None
     assert (stopped.outcome, stopped.facts["state"]) == ("Killed", "Stopped")
@@ -159,7 +159,7 @@ def test_where_rungs_begin_anew_the_steps_go_on(tmp_path: Path) -> None:
 
 def test_no_two_studies_share_a_key(tmp_path: Path) -> None:
     events = finished(study(), tmp_path)
-    later = [ev.TermStarted(events[0].time + 1e-3, 1), *events[1:]]
+    later = [ev.TermStarted(events[0].time + 1e-3, term=1), *events[1:]]
     keys = [
         {run.key for run in runs_of(of, given).values()}
         for of, given in (
@@ -174,12 +174,12 @@ def test_no_two_studies_share_a_key(tmp_path: Path) -> None:
 
 def test_a_follower_hears_every_event_once_while_the_driver_writes(tmp_path: Path) -> None:
     storage = Storage.open(str(tmp_path))
-    RecordLog.start(storage, 1, 0.0)[0].append(ev.Stopped(1.0, n) for n in range(20))
+    RecordLog.start(storage, 1, 0.0)[0].append(ev.Stopped(1.0, trial=n) for n in range(20))
     log, history = RecordLog.start(storage, 2, 2.0)
     follower, heard = Follower(storage, 2), list[ev.Event]()
     written = list(history.events)
     for number in range(200):  # merged every eight, sixty-four … appends
-        event = ev.Stopped(3.0, number)
+        event = ev.Stopped(3.0, trial=number)
         log.append([event])
         written.append(event)
         if number % 7 == 0:

@@ -127,11 +127,20 @@ def test_a_failed_trial_has_its_class_and_undefined_metrics_are_no_obstacle(
 ) -> None:
     metrics = {"accuracy": 0.5, "roc_auc": float("nan")}
     events = [
-        ev.TermStarted(0.5, 1),
-        ev.Proposed(1.0, 0, {"learningRate": 1e-3}),
-        ev.Started(1.0, 0, "slot/1", 9),
-        ev.EpochDone(2.0, 0, 1, 0.5, metrics, 0.1, 1.0, 0.0),
-        ev.Failed(3.0, 0, "UserError", "maxLength must be at most 512"),
+        ev.TermStarted(0.5, term=1),
+        ev.Proposed(1.0, trial=0, params={"learningRate": 1e-3}),
+        ev.Started(1.0, trial=0, slot="slot/1", to_epoch=9),
+        ev.EpochDone(
+            2.0,
+            trial=0,
+            epoch=1,
+            value=0.5,
+            metrics=metrics,
+            train_loss=0.1,
+            seconds=1.0,
+            gpu_seconds=0.0,
+        ),
+        ev.Failed(3.0, trial=0, failure_class="UserError", message="maxLength must be at most 512"),
     ]
     MlflowRuns(tracking(server, "failed")).write(runs_of(study(), events)["0"])
     run = shown(server, "failed")[1]["0"]

@@ -120,15 +120,37 @@ def test_a_run_has_its_id_config_history_and_end(folder: Path) -> None:
 def _events(*, failed: bool) -> list[ev.Event]:
     done = {"accuracy": 0.5}
     started: list[ev.Event] = [
-        ev.TermStarted(0.5, 1),
-        ev.Proposed(1.0, 0, {"learningRate": 1e-3}),
-        ev.Started(1.0, 0, "slot/1", 9),
-        ev.EpochDone(2.0, 0, 1, 0.5, done, 0.1, 1.0, 0.0),
-        ev.Requeued(3.0, 0),  # its pod was drained
-        ev.Started(4.0, 0, "slot/2", 9),
-        ev.EpochDone(5.0, 0, 2, 0.5, done, 0.1, 1.0, 0.0),
+        ev.TermStarted(0.5, term=1),
+        ev.Proposed(1.0, trial=0, params={"learningRate": 1e-3}),
+        ev.Started(1.0, trial=0, slot="slot/1", to_epoch=9),
+        ev.EpochDone(
+            2.0,
+            trial=0,
+            epoch=1,
+            value=0.5,
+            metrics=done,
+            train_loss=0.1,
+            seconds=1.0,
+            gpu_seconds=0.0,
+        ),
+        ev.Requeued(3.0, trial=0),  # its pod was drained
+        ev.Started(4.0, trial=0, slot="slot/2", to_epoch=9),
+        ev.EpochDone(
+            5.0,
+            trial=0,
+            epoch=2,
+            value=0.5,
+            metrics=done,
+            train_loss=0.1,
+            seconds=1.0,
+            gpu_seconds=0.0,
+        ),
     ]
-    return [*started, ev.Failed(6.0, 0, "Diverged", "the loss became NaN")] if failed else started
+    return (
+        [*started, ev.Failed(6.0, trial=0, failure_class="Diverged", message="the loss became NaN")]
+        if failed
+        else started
+    )
 
 
 def test_a_run_that_waits_is_closed_and_opened_again_with_its_id(folder: Path) -> None:

@@ -256,19 +256,35 @@ def test_other_tasks_have_no_thresholds(make_spec: MakeSpec, examples: Path) -> 
 
 def test_the_refit_has_the_thresholds_of_the_best_epoch() -> None:
     def done(epoch: int, value: float, thresholds: list[float], run: int = 0) -> ev.Event:
-        return ev.EpochDone(0.0, 0, epoch, value, {}, 0.1, 1.0, 0.0, run=run, thresholds=thresholds)
+        return ev.EpochDone(
+            0.0,
+            trial=0,
+            epoch=epoch,
+            value=value,
+            metrics={},
+            train_loss=0.1,
+            seconds=1.0,
+            gpu_seconds=0.0,
+            run=run,
+            thresholds=thresholds,
+        )
 
-    begun = [ev.TermStarted(0.0, 1), ev.Proposed(0.0, 0, {"learningRate": 1e-3})]
+    begun = [ev.TermStarted(0.0, term=1), ev.Proposed(0.0, trial=0, params={"learningRate": 1e-3})]
     one = replay(
         study_spec(),
-        [*begun, ev.Started(0.0, 0, "slot", 9), done(1, 0.9, [0.3, 0.4]), done(2, 0.5, [0.7, 0.8])],
+        [
+            *begun,
+            ev.Started(0.0, trial=0, slot="slot", to_epoch=9),
+            done(1, 0.9, [0.3, 0.4]),
+            done(2, 0.5, [0.7, 0.8]),
+        ],
     )
     assert one.refit_item(one.trials[0]).thresholds == [0.3, 0.4]
     folds = replay(
         study_spec(validation={"crossValidation": {"folds": 2}}),
         [
             *begun,
-            *(ev.Started(0.0, 0, "slot", 9, run) for run in range(2)),
+            *(ev.Started(0.0, trial=0, slot="slot", to_epoch=9, run=run) for run in range(2)),
             *(done(1, 0.9, [0.2 + run / 2, 0.5], run) for run in range(2)),
         ],
     )

@@ -17,7 +17,7 @@ class Event:
     time: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TermStarted(Event):
     """A driver started. What comes before in its log is all that it read of earlier drivers."""
 
@@ -25,7 +25,7 @@ class TermStarted(Event):
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waited(Event):
     """The study stood still for so long, because storage could not be used: it does not count as time spent."""
 
@@ -33,7 +33,7 @@ class Waited(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited(Event):
     """What `search.warmStart` has brought: (params, value) of other studies' trials, best first."""
 
@@ -41,7 +41,7 @@ class Inherited(Event):
     trials: list[tuple[dict[str, Scalar], float]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposed(Event):
     """A trial exists; the last three as in `trials.Trial`."""
 
@@ -53,7 +53,7 @@ class Proposed(Event):
     member: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReady(Event):
     """The process of a slot begins to train: what its metrics depend on beside the spec and the seeds.
 
@@ -66,7 +66,7 @@ class SlotReady(Event):
     setting: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
     """A slot was told to train `trial` up to `to_epoch`, from `seed`."""
 
@@ -78,7 +78,7 @@ class Started(Event):
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochDone(Event):
     """The run was evaluated after `epoch` epochs, at the end of one or in its middle; `value` is the objective.
 
@@ -99,7 +99,7 @@ class EpochDone(Event):
     parts: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Saved(Event):
     """A checkpoint is in storage under `path`; it has `epoch` epochs and perhaps part of the next."""
 
@@ -110,7 +110,7 @@ class Saved(Event):
     run: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reached(Event):
     """The slot brought the run as far as it was told to; `finished` if there is nothing more to train:
     it has had all epochs (or stopped by its patience), on all rows."""
@@ -121,7 +121,7 @@ class Reached(Event):
     run: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requeued(Event):
     """The run lost its slot (drained, or its worker went away); it goes on from its last checkpoint."""
 
@@ -131,7 +131,7 @@ class Requeued(Event):
     run: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
     """The run raised; `failure_class` as in `errors.FailureClass`."""
 
@@ -142,7 +142,7 @@ class Failed(Event):
     run: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(Event):
     """The paused trial will not be promoted any more; its checkpoint is not needed."""
 
@@ -150,7 +150,7 @@ class Stopped(Event):
     trial: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchEnded(Event):
     """Nothing more will be proposed or promoted."""
 
@@ -159,7 +159,7 @@ class SearchEnded(Event):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reopened(Event):
     """The search goes on after its end: the limit that ended it was loosened, or somebody asked for a retry of what had
     failed. What ended with it begins anew."""
@@ -169,7 +169,7 @@ class Reopened(Event):
     """The value with which a retry was asked for; each value is followed once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefitStarted(Event):
     """A slot was told to train the winner again on train and validation rows."""
 
@@ -178,7 +178,7 @@ class RefitStarted(Event):
     slot: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefitRequeued(Event):
     """The refit lost its slot (drained, or its worker went away), or failed with `message`."""
 
@@ -187,7 +187,7 @@ class RefitRequeued(Event):
     lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleJudged(Event):
     """The best trials together were compared with the best of them alone, on the validation rows."""
 
@@ -199,7 +199,7 @@ class EnsembleJudged(Event):
     kept: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefitDone(Event):
     """The final model is in storage and was tested once."""
 

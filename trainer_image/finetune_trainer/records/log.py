@@ -196,7 +196,7 @@ class RecordLog:
         if history.last_term >= term:
             raise ValueError(f"term must be above {history.last_term} (got {term})")
         log = cls(storage, term)
-        started = TermStarted(now, term)
+        started = TermStarted(now, term=term)
         lines = [*history.lines, _line(started)]
         log._write(lines, _level(len(lines)))
         for path in storage.files(RECORDS):

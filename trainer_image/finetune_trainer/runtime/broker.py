@@ -203,7 +203,7 @@ class Broker:
         """Learn from other studies' trials, best first."""
         with suppress(ToldToStop):
             async with self._turn:
-                await self._write([ev.Inherited(time.time(), trials)])
+                await self._write([ev.Inherited(time.time(), trials=trials)])
 
     async def next(
         self, slot: str, report: list[ev.Event]
@@ -249,7 +249,9 @@ class Broker:
                     return decision
                 case RefitItem():
                     self._recalled = False
-                    await self._write([ev.RefitStarted(time.time(), decision.trial, slot)])
+                    await self._write(
+                        [ev.RefitStarted(time.time(), trial=decision.trial, slot=slot)]
+                    )
                     return decision
                 case End() if self._state.ended is None and not self._draining:
                     continue  # the search has only just ended: record that first
@@ -272,7 +274,7 @@ class Broker:
     async def _is_superfluous(self) -> bool:
         """Whether there is one slot more than the study can use."""
         stopped = self._state.out_of_reach(self._budget)
-        await self._write([ev.Stopped(time.time(), number) for number in stopped])
+        await self._write([ev.Stopped(time.time(), trial=number) for number in stopped])
         at_work = len(self._state.running) + (self._state.refit_slot is not None)
         there = at_work + len(self._asking)
         return there > most_at_work(self._state, self._budget, there)
@@ -310,7 +312,7 @@ class Broker:
             return
         stood_still = self._waits.unrecorded
         if stood_still >= 1:
-            written.insert(0, ev.Waited(time.time(), stood_still))
+            written.insert(0, ev.Waited(time.time(), seconds=stood_still))
         try:
             await self._on_storage(self._append, written)
         except ToldToStop as error:
@@ -381,7 +383,9 @@ class Broker:
             ending = search_ending(self._state, self._budget, self._waits.now())
             if ending is not None:
                 self._judged_by = self._limits()
-                await self._write([ev.SearchEnded(time.time(), ending.reason, ending.message)])
+                await self._write(
+                    [ev.SearchEnded(time.time(), reason=ending.reason, message=ending.message)]
+                )
                 self._recalled = ending.reason not in DRAINING
 
     async def _end_between(self) -> None:
@@ -421,7 +425,7 @@ class Broker:
         now = time.time()
         for number, run in sorted(self._state.running):
             if self._state.trials[number].runs[run].slot.startswith(f"{worker}/"):
-                yield ev.Requeued(now, number, lost=True, run=run)
+                yield ev.Requeued(now, trial=number, lost=True, run=run)
         if (self._state.refit_slot or "").startswith(f"{worker}/"):
             yield ev.RefitRequeued(now, lost=True)
 

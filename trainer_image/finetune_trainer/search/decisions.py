@@ -51,17 +51,26 @@ def starting(
 ) -> list[ev.Event]:
     """What must be in the records before `slot` has its item."""
     # What cannot be promoted any more gives its checkpoint back.
-    stopped = [ev.Stopped(now, number) for number in state.out_of_reach(budget)]
+    stopped = [ev.Stopped(now, trial=number) for number in state.out_of_reach(budget)]
     return [*stopped, *begun(item, slot, now)]
 
 
 def begun(item: TrainItem, slot: str, now: float) -> list[ev.Event]:
     """The item itself, as the records have it."""
-    started = ev.Started(now, item.trial, slot, item.to_epoch, item.run, item.seed)
+    started = ev.Started(
+        now, trial=item.trial, slot=slot, to_epoch=item.to_epoch, run=item.run, seed=item.seed
+    )
     new = item.new
     if new is None:
         return [started]
-    proposed = ev.Proposed(now, new.number, new.params, new.generation, new.parent, new.member)
+    proposed = ev.Proposed(
+        now,
+        trial=new.number,
+        params=new.params,
+        generation=new.generation,
+        parent=new.parent,
+        member=new.member,
+    )
     return [proposed, started]
 
 
@@ -101,7 +110,7 @@ def reopening(
     that has ended well has nothing to try again.
     """
     if retry and retry not in state.retries and has_failed(state):
-        return ev.Reopened(now, retry)
+        return ev.Reopened(now, retry=retry)
     return ev.Reopened(now) if may_go_on(state, events, budget, now) else None
 
 

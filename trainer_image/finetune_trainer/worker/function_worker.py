@@ -99,8 +99,16 @@ class FunctionWorker:
             log.exception("the function failed")
             kind, message = _failure(error)
             if isinstance(item, RefitItem):
-                return [ev.RefitRequeued(time.time(), f"{kind}: {message}"[:500])]
-            return [ev.Failed(time.time(), item.trial, kind, message[:500], item.run)]
+                return [ev.RefitRequeued(time.time(), message=f"{kind}: {message}"[:500])]
+            return [
+                ev.Failed(
+                    time.time(),
+                    trial=item.trial,
+                    failure_class=kind,
+                    message=message[:500],
+                    run=item.run,
+                )
+            ]
 
     def _train(self, item: TrainItem, work: Listener) -> list[ev.Event]:
         whole = float(item.params.get("epochs", self._study.epochs))
@@ -131,7 +139,7 @@ class FunctionWorker:
             ended = ended or epoch >= whole
             rows = self._study.rows
             finished = ended and (item.rows is None or rows is None or item.rows >= rows)
-            reached = ev.Reached(time.time(), item.trial, finished, item.run)
+            reached = ev.Reached(time.time(), trial=item.trial, finished=finished, run=item.run)
             return [*report, reached] if ended else [self._save(item, folder, epoch), reached]
 
     def _begin(self, item: TrainItem, folder: Path) -> float:
@@ -183,7 +191,15 @@ class FunctionWorker:
             )
         gpu_seconds = seconds * self._study.gpus
         return ev.EpochDone(
-            time.time(), item.trial, epoch, value, metrics, 0.0, seconds, gpu_seconds, item.run
+            time.time(),
+            trial=item.trial,
+            epoch=epoch,
+            value=value,
+            metrics=metrics,
+            train_loss=0.0,
+            seconds=seconds,
+            gpu_seconds=gpu_seconds,
+            run=item.run,
         )
 
     def _save(self, item: TrainItem, folder: Path, epoch: float) -> ev.Event:
@@ -191,7 +207,7 @@ class FunctionWorker:
         shutil.rmtree(folder / "fetched", ignore_errors=True)
         (folder / _POSITION).write_text(json.dumps(epoch))
         self._storage.upload(folder, path)
-        return ev.Saved(time.time(), item.trial, epoch, path, item.run)
+        return ev.Saved(time.time(), trial=item.trial, epoch=epoch, path=path, run=item.run)
 
     def _refit(self, item: RefitItem) -> list[ev.Event]:
         assert self._study.refit is not None  # or there would be no such item
@@ -200,7 +216,7 @@ class FunctionWorker:
         model = self._study.refit(dict(params), Resource(epochs, seed=item.seed))
         self._storage.write(ESTIMATOR, cast(bytes, cloudpickle.dumps(model)))
         spent = (time.monotonic() - started) * self._study.gpus
-        return [ev.RefitDone(time.time(), item.trial, ESTIMATOR, gpu_seconds=spent)]
+        return [ev.RefitDone(time.time(), trial=item.trial, path=ESTIMATOR, gpu_seconds=spent)]
 
 
 def _failure(error: Exception | SystemExit) -> tuple[FailureClass, str]:

@@ -16,7 +16,7 @@ def requeued(item: Item) -> ev.Event:
     """The event that `item` was interrupted, and goes on from its last checkpoint."""
     if isinstance(item, RefitItem):
         return ev.RefitRequeued(time.time())
-    return ev.Requeued(time.time(), item.trial, run=item.run)
+    return ev.Requeued(time.time(), trial=item.trial, run=item.run)
 
 
 @dataclass(frozen=True)

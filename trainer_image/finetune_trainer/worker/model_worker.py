@@ -100,7 +100,11 @@ class ModelWorker:
         """Record, once, what this slot trains with."""
         if not self._is_known:
             fingerprint = self._data.fingerprint
-            work.say(ev.SlotReady(time.time(), work.slot, fingerprint, self._bench.setting))
+            work.say(
+                ev.SlotReady(
+                    time.time(), slot=work.slot, data=fingerprint, setting=self._bench.setting
+                )
+            )
             self._is_known = True
 
     def _failed(self, item: Item, error: Exception) -> ev.Event:
@@ -113,8 +117,14 @@ class ModelWorker:
         elif isinstance(error, StudyError):
             failure_class, message = "UserError", str(error)
         if isinstance(item, RefitItem):
-            return ev.RefitRequeued(time.time(), f"{failure_class}: {message}"[:500])
-        return ev.Failed(time.time(), item.trial, failure_class, message[:500], item.run)
+            return ev.RefitRequeued(time.time(), message=f"{failure_class}: {message}"[:500])
+        return ev.Failed(
+            time.time(),
+            trial=item.trial,
+            failure_class=failure_class,
+            message=message[:500],
+            run=item.run,
+        )
 
     def _train(self, item: TrainItem, work: Listener) -> list[ev.Event]:
         run = self._start(item)
@@ -136,7 +146,9 @@ class ModelWorker:
                 saved = time.monotonic()
         # After its last epoch a trial has nothing to resume; on more rows it begins anew.
         all_rows = item.rows is None or item.rows >= len(self._rows(item.fold, None).train)
-        reached = ev.Reached(time.time(), item.trial, run.finished and all_rows, item.run)
+        reached = ev.Reached(
+            time.time(), trial=item.trial, finished=run.finished and all_rows, run=item.run
+        )
         return [reached] if run.finished else [self._save(run, item, keep=True), reached]
 
     def _start(self, item: TrainItem) -> TrialRun:
@@ -177,16 +189,16 @@ class ModelWorker:
             raise TrialFailure("Diverged", f"{metric} is not defined after epoch {result.epoch:g}")
         return ev.EpochDone(
             time.time(),
-            item.trial,
-            result.epoch,
-            value,
-            result.metrics,
-            result.train_loss,
-            result.seconds,
-            result.seconds * self._gpus,
-            item.run,
-            result.thresholds,
-            result.split,
+            trial=item.trial,
+            epoch=result.epoch,
+            value=value,
+            metrics=result.metrics,
+            train_loss=result.train_loss,
+            seconds=result.seconds,
+            gpu_seconds=result.seconds * self._gpus,
+            run=item.run,
+            thresholds=result.thresholds,
+            parts=result.split,
         )
 
     def _save(self, run: TrialRun, item: TrainItem, keep: bool = False) -> ev.Event:
@@ -195,4 +207,4 @@ class ModelWorker:
         self._storage.store(path, run.save)
         if keep:
             self._kept = (path, run)
-        return ev.Saved(time.time(), item.trial, run.position, path, item.run)
+        return ev.Saved(time.time(), trial=item.trial, epoch=run.position, path=path, run=item.run)

@@ -68,7 +68,14 @@ class Refit:
             return [ev.RefitRequeued(time.time())]
         constant = baseline_metrics(self._bench.data, tested)
         spent = (time.monotonic() - started) * self._gpus
-        done = ev.RefitDone(time.time(), self._item.trial, FINAL_MODEL, tested, constant, spent)
+        done = ev.RefitDone(
+            time.time(),
+            trial=self._item.trial,
+            path=FINAL_MODEL,
+            test_metrics=tested,
+            baseline=constant,
+            gpu_seconds=spent,
+        )
         return [*told, done]
 
     def _alone(self) -> dict[str, float]:
@@ -113,11 +120,11 @@ class Refit:
         verdict = judge(combination, known, labels, objective, folds, tunes, slices)
         told = ev.EnsembleJudged(
             time.time(),
-            [member.trial for member in members],
-            wanted.method,
-            verdict.value,
-            verdict.best_single,
-            verdict.kept,
+            trials=[member.trial for member in members],
+            method=wanted.method,
+            value=verdict.value,
+            best_single=verdict.best_single,
+            kept=verdict.kept,
         )
         return [told], self._refit_together(combination, verdict) if verdict.kept else None
 
