@@ -14,6 +14,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 
 from finetune_api.study import StudySpec
+from finetune_trainer.tracking import clients
+
+clients.settle()  # as the tracker's process does before it imports them
 
 ROOT = Path(__file__).parents[2]
 

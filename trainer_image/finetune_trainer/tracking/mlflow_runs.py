@@ -1,22 +1,10 @@
 """Writes runs to an MLflow server, with its own client."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# The client reads these when it is imported, and at each request. It must not hang for minutes when the server
-# is down, because the reporter tries again anyway; a Secret may override them.
-os.environ.update(
-    {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        **os.environ,
-    }
-)
-
-from mlflow import MlflowClient  # after its settings
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 

@@ -22,6 +22,7 @@ from finetune_trainer.records.log import Follower
 from finetune_trainer.runtime.client import BrokerClient
 from finetune_trainer.search.problem import problem_of
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.tracking.clients import settle
 from finetune_trainer.tracking.journal import Journal
 from finetune_trainer.tracking.reporter import Reporter
 from finetune_trainer.tracking.runs import Tracker
@@ -42,6 +43,7 @@ log = logging.getLogger("finetune.tracking")
 
 
 def _wandb(tracking: Tracking, storage: Storage) -> Tracker:
+    settle()
     from finetune_trainer.tracking.wandb_runs import WandbRuns
 
     assert tracking.wandb is not None  # the study asks for it
@@ -49,6 +51,7 @@ def _wandb(tracking: Tracking, storage: Storage) -> Tracker:
 
 
 def _mlflow(tracking: Tracking, _: Storage) -> Tracker:
+    settle()
     from finetune_trainer.tracking.mlflow_runs import MlflowRuns
 
     assert tracking.mlflow is not None  # the study asks for it

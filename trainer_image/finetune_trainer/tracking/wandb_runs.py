@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when the client is imported
-
-import wandb  # after its setting
+import wandb
 
 from finetune_api.outputs import WandbTracking
 from finetune_trainer.storage.folder import Storage
