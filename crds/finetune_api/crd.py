@@ -43,6 +43,7 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
         if exclusive in node:
             schema |= {bound: node[exclusive], exclusive: True}
     schema |= {key: value for key, value in node.items() if key.startswith("x-kubernetes-")}
+    schema |= _fractional_bounds(schema)
     if "items" in node:
         schema["items"] = _structural(node["items"], definitions)
     if "properties" in node:
@@ -57,6 +58,20 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
     return schema
+
+
+def _fractional_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Rules for bounds that are no whole numbers.
+
+    The API server compares a whole number with the bound cut to a whole one: for it, 0 is not below 0.5.
+    """
+    rules = [
+        {"rule": f"self {sign} {schema[bound]}", "message": f"must be at {least} {schema[bound]}"}
+        for bound, sign, least in (("minimum", ">=", "least"), ("maximum", "<=", "most"))
+        if isinstance(schema.get(bound), float) and not schema[bound].is_integer()
+    ]
+    known = schema.get("x-kubernetes-validations", [])
+    return {"x-kubernetes-validations": [*known, *rules]} if rules else {}
 
 
 def _object_schema(model: type[Model]) -> dict[str, Any]:

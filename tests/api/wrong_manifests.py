@@ -73,6 +73,7 @@ def changed(manifest: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 _SPACE = "spec.searchSpaces.0"
+_SPACE_SHOWN = "spec.searchSpaces[0]"
 _TAGS = {
     "spec.task": "TokenClassification",
     "spec.objective.metric": "f1_micro",
@@ -521,6 +522,40 @@ WRONG = (
         {"spec.dataset.labelColumn": GONE},
         "spec.dataset",
         "exactly one of labelColumn and labelColumns",
+    ),
+    *(
+        Wrong(
+            f"a whole number below a bound that is none, {where}",
+            {field: value},
+            at,
+            "must be at least 0.5",
+        )
+        for where, field, value, at in (
+            (
+                "fixed",
+                "spec.hyperparameters",
+                {"duplicateThreshold": 0},
+                "spec.hyperparameters.duplicateThreshold",
+            ),
+            (
+                "listed",
+                f"{_SPACE}.duplicateThreshold",
+                {"values": [1, 0]},
+                f"{_SPACE_SHOWN}.duplicateThreshold.values[1]",
+            ),
+            (
+                "of a range",
+                f"{_SPACE}.duplicateThreshold",
+                {"min": 0, "max": 1},
+                f"{_SPACE_SHOWN}.duplicateThreshold.min",
+            ),
+            (
+                "of a point",
+                "spec.search.points",
+                [{"duplicateThreshold": 0}],
+                "spec.search.points[0].duplicateThreshold",
+            ),
+        )
     ),
     Wrong(
         "words without tags",
