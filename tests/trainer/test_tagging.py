@@ -104,7 +104,10 @@ def test_iob2_as_numbers_has_the_same_entities(entities: list[tuple[int, int, st
     spans, words = laid_out(entities)
     rows = [in_iob2(spans, words), [OUTSIDE], in_iob2(spans, words)]
     found = entities_of(tags(rows))
-    each = [(int(s), int(e), TYPES[k]) for s, e, k in found.keys]
+    each = [
+        (int(s), int(e), TYPES[k])
+        for s, e, k in zip(found.start, found.end, found.kind, strict=True)
+    ]
     later = [(start + words + 1, end + words + 1, kind) for start, end, kind in spans]
     assert each == [*spans, *later]
     assert found.row.tolist() == [0] * len(spans) + [2] * len(spans)

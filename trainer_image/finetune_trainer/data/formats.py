@@ -289,8 +289,7 @@ def _csv_rows(
             records = csv.reader(lines, delimiter=delimiter, strict=True)
             continue
         if record and len(record) != len(header):
-            many = f"{len(record)} field{'s' if len(record) > 1 else ''}"
-            skip(f"{many} where the header has {len(header)}")
+            skip(f"{_fields(record)} where the header has {len(header)}")
         elif record and not all(is_unicode(record[at]) for at in positions):
             skip("bytes that are not UTF-8", record)
         elif record:
@@ -298,6 +297,11 @@ def _csv_rows(
             for name, at in zip(wanted, positions, strict=True):
                 rows.columns[name].append(record[at])
         lines.accept()
+
+
+def _fields(record: Sequence[str]) -> str:
+    """How many fields a line has, in words."""
+    return f"{len(record)} field{'s' if len(record) > 1 else ''}"
 
 
 def _why_broken(error: csv.Error, lines: Sequence[str]) -> str:
@@ -524,8 +528,7 @@ def read_conll(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout
             if not lines and not why:
                 first = number
             if len(fields) != len(names):
-                many = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
-                why = why or f"{many} where the first line has {len(names)}"
+                why = why or f"{_fields(fields)} where the first line has {len(names)}"
             elif not is_unicode(stripped):
                 why = why or "bytes that are not UTF-8"
             lines.append(fields)

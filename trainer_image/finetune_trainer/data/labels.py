@@ -107,15 +107,27 @@ def usable_rows(
             f"{''.join(f'; {text}' for text in earlier)})",
         )
     for step, dropped in (("label", no_label), ("text", no_text)):
-        account.add(raw.part, step, len(raw), f"without a {step}", dropped=len(dropped))
-        untold = [row for row in dropped if row not in told]
-        if untold:
-            share = f"{len(untold)} of {len(raw)} {raw.part} rows ({len(untold) / len(raw):.1%})"
-            where = raw.places.of(untold)
-            account.warn(raw.field, f"{share} have no {step} and are left out ({where})")
+        tell_dropped(raw, step, f"without a {step}", dropped, account, told)
     groups = read_each(raw.groups, group_of, raw.places)
     complete = LabelledRows(raw.field, raw.part, raw.texts, labels, groups, raw.sides)  # type: ignore[arg-type]  # no None is left
     return complete.keep(row for row in range(len(raw)) if row not in unusable)
+
+
+def tell_dropped(
+    raw: RawRows,
+    step: str,
+    why: str,
+    dropped: Sequence[int],
+    account: Account,
+    told: Collection[int] = (),
+) -> None:
+    """Count the rows of `raw` that have nothing for `step`, and warn of those that nobody has been `told` of."""
+    account.add(raw.part, step, len(raw), why, dropped=len(dropped))
+    untold = [row for row in dropped if row not in told]
+    if untold:
+        share = f"{len(untold)} of {len(raw)} {raw.part} rows ({len(untold) / len(raw):.1%})"
+        where = raw.places.of(untold)
+        account.warn(raw.field, f"{share} have no {step} and are left out ({where})")
 
 
 def _read(

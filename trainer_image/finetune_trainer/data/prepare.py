@@ -60,7 +60,7 @@ def prepare(spec: StudySpec, base: Path) -> PreparedData:
     parts = labelled_parts(spec, base, account)
     task = task_of(spec.task)
     if task.tags_words:
-        names = tag_names(parts["train"], dataset, account)
+        names = tag_names(parts["train"], dataset)
     else:
         names = label_names(parts["train"].labels, spec.task, dataset, account)
     if task.leaks_labels and not dataset.allow_label_in_text:
@@ -324,13 +324,10 @@ def _undefined_metrics(
     metric, task = spec.objective.metric, task_of(data.task)
     means = task.means_over_labels
     each = " of each fold" if len(parts) > 1 else ""
-    if task.tags_words and plain(metric) not in ("accuracy", "loss"):
-        fewest = min(_with_entities(data, rows) for rows in parts)
-        if not fewest:
-            raise DataError(
-                "spec.objective.metric",
-                f"{metric} must have an entity in the validation rows{each}",
-            )
+    if plain(metric) in task.of_kinds and not all(_has_kinds(data, rows) for rows in parts):
+        raise DataError(
+            "spec.objective.metric", f"{metric} must have an entity in the validation rows{each}"
+        )
     if not task.has_classes:
         _check_variety(data, metric, parts, each)
         return []
@@ -368,10 +365,10 @@ def _odd_objective(spec: StudySpec) -> Iterator[str]:
         yield f"spec.objective.target: {target:g} can never be reached: the best {objective.metric} is {best:g}{share}"
 
 
-def _with_entities(data: PreparedData, rows: NDArray[np.int64]) -> int:
-    """How many types of entities some of `rows` have."""
+def _has_kinds(data: PreparedData, rows: NDArray[np.int64]) -> bool:
+    """Whether some of `rows` have any of the task's kinds."""
     counts = task_of(data.task).kind_counts(data.labels[rows], len(data.label_names))
-    return int((counts > 0).sum())
+    return bool(counts.any())
 
 
 def _rare_labels(

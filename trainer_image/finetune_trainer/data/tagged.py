@@ -22,7 +22,7 @@ from finetune_trainer.cells.words import (
     text_of,
 )
 from finetune_trainer.data.cleaning import clean_text
-from finetune_trainer.data.labels import LabelledRows, listed, name_at
+from finetune_trainer.data.labels import LabelledRows, label_field, listed, name_at, tell_dropped
 from finetune_trainer.data.load import RawRows
 from finetune_trainer.data.steps import Account
 from finetune_trainer.errors import DataError
@@ -104,15 +104,15 @@ class _Notation:
         return tuple(in_iob2(spans_of(tags, self.marked), len(tags)))
 
 
-def tag_names(rows: LabelledRows, dataset: Dataset, account: Account) -> tuple[str, ...]:
+def tag_names(rows: LabelledRows, dataset: Dataset) -> tuple[str, ...]:
     """The outputs of the model for these training rows. Raises DataError if there is nothing to learn from them."""
-    field = TAGS_FIELD if dataset.spans_column is None else SPANS_FIELD
     labels: list[Any] = rows.labels
     found = {tag for label in labels for tag in label.tags}
     if len(found) < 2:
         what = "no entity" if found == {OUTSIDE} else f"only the tag {min(found)}"
         raise DataError(
-            field, f"must mark something in the training rows (got {what} in {len(rows)} rows)"
+            label_field(dataset),
+            f"must mark something in the training rows (got {what} in {len(rows)} rows)",
         )
     types = sorted({kind for label in labels for kind in label.types})
     if OUTSIDE not in found and not is_marked(found):
@@ -351,12 +351,7 @@ def _usable(
     no_text = [row for row, text in enumerate(texts) if text is None]
     no_label = [row for row, label in enumerate(labels) if label is None and texts[row] is not None]
     for step, dropped in (("text", no_text), ("tags", no_label)):
-        account.add(raw.part, step, len(raw), f"without {step}", dropped=len(dropped))
-        if dropped:
-            share = f"{len(dropped)} of {len(raw)} {raw.part} rows ({len(dropped) / len(raw):.1%})"
-            account.warn(
-                raw.field, f"{share} have no {step} and are left out ({raw.places.of(dropped)})"
-            )
+        tell_dropped(raw, step, f"without {step}", dropped, account)
     kept = [row for row in range(len(raw)) if labels[row] is not None and texts[row] is not None]
     if not kept:
         raise DataError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.data.tokens import Tokens
-from finetune_trainer.tasks.ragged import Ragged, ends
+from finetune_trainer.tasks.ragged import Ragged, ends, ranges
 
 OVERLAP = 4
 """A window shares one part in so many of its tokens with the next one, so that each word has some text around it."""
@@ -95,9 +95,7 @@ def windows_of(column: Tokens, word_tokens: Ragged, room: int) -> Windows:
     """The windows of at most `room` tokens of the texts in `column`, whose words begin with `word_tokens`."""
     row, start, own_from, own_to = _windows(column.lengths, room)
     end = np.minimum(start + room, column.lengths[row])
-    offsets = ends(end - start)
-    at = np.repeat(column.offsets[row] + start - offsets[:-1], end - start)
-    ids = column.ids[at + np.arange(offsets[-1])]
+    ids = column.ids[ranges(column.offsets[row] + start, end - start)]
     known = np.flatnonzero(word_tokens.values != NO_TOKEN)
     word_row, token = word_tokens.rows[known], word_tokens.values[known]
     # Windows are in the order of their texts, and in each text in that of the tokens they own.
@@ -106,7 +104,7 @@ def windows_of(column: Tokens, word_tokens: Ragged, room: int) -> Windows:
     assert (token < own_to[window]).all()
     words = ends(np.bincount(window, minlength=len(row)))
     return Windows(
-        Tokens(ids, offsets),
+        Tokens(ids, ends(end - start)),
         row,
         ends(np.bincount(row, minlength=len(column))),
         Ragged(token - start[window], words),

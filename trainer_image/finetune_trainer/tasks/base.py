@@ -66,6 +66,9 @@ class TrainingTask(ABC):
     means_over_labels: ClassVar[tuple[str, ...]] = ()
     """Metrics that are means over the labels that some rows have and others lack."""
 
+    of_kinds: ClassVar[tuple[str, ...]] = ()
+    """Metrics that need rows with some of `kinds`: without any they are undefined."""
+
     # -- labels
 
     def unpacked(self, cell: Any) -> Any:

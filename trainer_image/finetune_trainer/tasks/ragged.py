@@ -41,10 +41,7 @@ class Ragged:
 
     def items(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in `values` the items of `rows` are, in this order."""
-        lengths = self.lengths[rows]
-        begin = np.repeat(self.offsets[rows] - ends(lengths)[:-1], lengths)
-        found: NDArray[np.int64] = begin + np.arange(int(lengths.sum()))
-        return found
+        return ranges(self.offsets[rows], self.lengths[rows])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -64,6 +61,13 @@ class Ragged:
 def ends(lengths: Any) -> NDArray[np.int64]:
     """Where each of some arrays of these lengths begins in one after another, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """From each start so many numbers that follow each other, one range after another."""
+    offsets = ends(lengths)
+    found: NDArray[np.int64] = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return found
 
 
 def flat(labels: Any) -> NDArray[Any]:

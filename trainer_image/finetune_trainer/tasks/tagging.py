@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ OUTSIDE = "O"
 """The tag of a word that is in no entity."""
 
 _MARKED = re.compile(r"([BIESLUM])-(.+)", re.DOTALL)
-_BEGIN, _SINGLE, _END = "BSU", "SU", "ELSU"
+_BEGIN, _END = "BSU", "ELSU"
 
 Span: TypeAlias = tuple[int, int, str]
 """The first word of an entity, the one after its last, and its type."""
@@ -115,10 +115,13 @@ class Entities:
         """All of it."""
         return self.row, self.start, self.end, self.kind
 
-    @property
-    def keys(self) -> NDArray[Any]:
-        """What makes each the same as another: (entities, 3)."""
-        return np.stack([self.start, self.end, self.kind], axis=1)
+    def same_words(self, others: "Entities") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The numbers of those that have the words of one of the `others`, and the numbers of these."""
+        _, one, other = np.intersect1d(
+            self.start, others.start, assume_unique=True, return_indices=True
+        )
+        same = self.end[one] == others.end[other]
+        return one[same], other[same]
 
 
 def entities_of(tags: Tags) -> Entities:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from finetune_api.tasks import TASKS
 from finetune_trainer.tasks.base import Label, TrainingTask
 from finetune_trainer.tasks.ragged import Ragged, flat
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
@@ -49,6 +50,9 @@ class TokenClassification(TrainingTask):
     pipeline = "token-classification"
     tags_words = True
     leaks_labels = False
+    of_kinds = tuple(
+        m for m in TASKS["TokenClassification"].metrics if m not in ("accuracy", "loss")
+    )
     purpose = "one of {count} tags for each word"
     constant_words = "the most frequent tag of the"
     card_pipeline = (
@@ -208,7 +212,8 @@ class TokenClassification(TrainingTask):
     def _counted(self, logits: Any, labels: Any) -> tuple[NDArray[np.int64], ...]:
         """Of each type that is there or predicted: entities rightly found, predicted, and there."""
         there, predicted = self._entities(logits, labels)
-        right = there.keys[_among(there.keys, predicted.keys)][:, 2]
+        one, other = there.same_words(predicted)
+        right = there.kind[one][there.kind[one] == predicted.kind[other]]
         kinds = np.union1d(there.kind, predicted.kind)
         places = (np.searchsorted(kinds, one) for one in (right, predicted.kind, there.kind))
         return tuple(np.bincount(place, minlength=len(kinds)) for place in places)
@@ -233,12 +238,15 @@ class TokenClassification(TrainingTask):
         """Each type, and which entity was taken for which; the last of a row and of a column is none of the same words."""
         kinds = self.kinds(names)
         there, predicted = self._entities(logits, labels)
-        where = {tuple(key[:2]): int(key[2]) for key in predicted.keys.tolist()}
-        taken = [where.pop(tuple(key[:2]), len(kinds)) for key in there.keys.tolist()]
-        pairs = [*zip(there.kind.tolist(), taken, strict=True)]
-        pairs += [(len(kinds), kind) for kind in where.values()]
-        matrix = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        confusion = confusion_of(matrix[:, 0], matrix[:, 1], len(kinds) + 1)
+        one, other = there.same_words(predicted)
+        taken = np.full(len(there.kind), len(kinds))
+        taken[one] = predicted.kind[other]
+        invented = np.delete(predicted.kind, other)
+        confusion = confusion_of(
+            np.append(there.kind, np.full(len(invented), len(kinds))),
+            np.append(taken, invented),
+            len(kinds) + 1,
+        )
         right = confusion.diagonal()
         chosen, having = confusion.sum(axis=0), confusion.sum(axis=1)
         each = [
@@ -248,9 +256,6 @@ class TokenClassification(TrainingTask):
         return Report(
             self.name, len(labels), each, confusion.tolist(), confused_with=[*kinds, _NONE]
         )
-
-    def constant(self, labels: Any, outputs: int) -> NDArray[np.float64]:
-        return self.priors(labels, outputs)
 
     def shares(self, logits: Any) -> NDArray[np.float64]:
         """Of all words: (words, outputs)."""
@@ -277,9 +282,3 @@ def _have_tokens(logits: Any) -> NDArray[np.bool_]:
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """0 where nothing is there, as scikit-learn and seqeval have it."""
     return part / np.maximum(1, whole)
-
-
-def _among(keys: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rows of `keys` (rows, 3) are rows of `others`."""
-    known = {tuple(key) for key in others.tolist()}
-    return np.array([tuple(key) in known for key in keys.tolist()], dtype=np.bool_)

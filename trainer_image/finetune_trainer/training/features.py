@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.tasks.ragged import ends
 from finetune_trainer.training.batches import Batch, Batcher, Rows, evaluation_batches
 from finetune_trainer.training.layers import Layers
 from finetune_trainer.training.memory import available
@@ -233,7 +234,7 @@ def hidden_features(
         return caught[0]
 
     rows = np.arange(len(data.labels))
-    offsets = np.concatenate([[0], np.cumsum(data.lengths(rows, max_length))])
+    offsets = ends(data.lengths(rows, max_length))
     values = _room(int(offsets[-1]), model)
     return RowFeatures(model, layers, values, offsets, compute, np.zeros(len(rows), dtype=np.bool_))
 
