@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
@@ -24,7 +25,7 @@ _LONGEST_CELL = 240
 _ANY_NUMBER = 2**53
 """A bound beyond this is none to a reader."""
 
-_NOT_DOCUMENTED = {
+NOT_DOCUMENTED = {
     "metadata.name": "Name of the study.",
     "metadata.namespace": "Namespace of the study.",
     "metadata.labels": "Labels, as on any Kubernetes object.",
@@ -38,7 +39,7 @@ _NOT_DOCUMENTED = {
 
 _IGNORED = "*Ignored on a laptop.*"
 
-_WRITTEN = ("name", "namespace", "labels", "annotations")
+WRITTEN_METADATA = ("name", "namespace", "labels", "annotations")
 """The fields of ObjectMeta that people write; the API server writes the others."""
 
 IGNORED_ON_A_LAPTOP: Mapping[str, str] = {
@@ -134,16 +135,27 @@ def _add(
     children = [
         (f"{path}.{field.alias}", inner)
         for name, field in model.model_fields.items()
-        if (inner := _model_in(field.annotation)) is not None and _is_shown(model, name)
+        if (inner := model_in(field.annotation)) is not None and _is_shown(model, name)
     ]
     place = len(found)
     for child, inner in children:
         if inner not in paths and inner not in (FixedHyperparameters, SearchSpace):
             _add(child, inner, found, paths)
-    rules = tuple(_rule(f"`{path}`", rule) for rule in model.RULES)
+    rules = tuple(rule_text(f"`{path}`", rule) for rule in model.RULES)
     rows = tuple(_rows(path, model, paths))
-    what = "" if model is ObjectMeta else _one_line(model.__doc__)
+    what = "" if model is ObjectMeta else one_line(model.__doc__)
     found.insert(place, Section(path, what, rows, rules))
+
+
+@cache
+def rows_of(path: str, model: type[Model]) -> tuple[FieldRow, ...]:
+    """The fields of a model that is at `path`, with the paths of the objects below."""
+    paths: dict[type[Model], str] = {}
+    for field in model.model_fields.values():
+        inner = model_in(field.annotation)
+        if inner is not None:
+            paths[inner] = f"{path}.{field.alias}"
+    return tuple(_rows(path, model, paths))
 
 
 def _rows(path: str, model: type[Model], paths: Mapping[type[Model], str]) -> Iterator[FieldRow]:
@@ -153,23 +165,30 @@ def _rows(path: str, model: type[Model], paths: Mapping[type[Model], str]) -> It
         if not _is_shown(model, name):
             continue
         here = f"{path}.{field.alias}"
-        inner = _model_in(field.annotation)
-        own = _one_line(docs.get(name) or _NOT_DOCUMENTED.get(here))
+        inner = model_in(field.annotation)
+        described = _description(schema["properties"][field.alias])
+        own = one_line(docs.get(name) or NOT_DOCUMENTED.get(here) or described)
         if inner is not None and (not own or own.startswith("Default")):
-            own = f"{_first_sentence(inner.__doc__)} {own}".rstrip()
+            own = f"{first_sentence(inner.__doc__)} {own}".rstrip()
         kind = _kind(schema["properties"][field.alias], inner, paths)
         yield FieldRow(here, kind, _default(field), own)
 
 
+def _description(node: Mapping[str, Any]) -> str | None:
+    """What a schema says of a field; in domains of search spaces, nothing else does."""
+    options = [option.get("description") for option in node.get("anyOf", [])]
+    return next(filter(None, [node.get("description"), *options]), None)
+
+
 def _is_shown(model: type[Model], name: str) -> bool:
-    return model is not ObjectMeta or name in _WRITTEN
+    return model is not ObjectMeta or name in WRITTEN_METADATA
 
 
-def _model_in(annotation: Any) -> type[Model] | None:
+def model_in(annotation: Any) -> type[Model] | None:
     """The model that a field holds, alone, optionally or in a list."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
+    return next(filter(None, map(model_in, get_args(annotation))), None)
 
 
 def _kind(
@@ -249,7 +268,8 @@ def _default(field: Any) -> str:
     return f"`{value}`" if value or value == 0 else ""
 
 
-def _one_line(text: str | None) -> str:
+def one_line(text: str | None) -> str:
+    """The text without its line breaks."""
     return " ".join((text or "").split())
 
 
@@ -257,11 +277,12 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _first_sentence(text: str | None) -> str:
-    return re.split(r"(?<=\.) ", _one_line(text))[0]
+def first_sentence(text: str | None) -> str:
+    """The first sentence of a docstring."""
+    return re.split(r"(?<=\.) ", one_line(text))[0]
 
 
-def _rule(path: str, rule: Rule) -> str:
+def rule_text(path: str, rule: Rule) -> str:
     """What must hold, with the field that an error would name, unless the text names it itself."""
     if rule.message.startswith("must"):
         return f"{path} {_sentence(rule.message)}"
@@ -320,7 +341,7 @@ def _search_spaces() -> Iterator[str]:
     """What a search space is; each hyperparameter has a domain of its own type, of which two stand for all."""
     number, words = DOMAINS["learning_rate"], DOMAINS["optimizer"]
     yield from ("", f"## {_SPACE}", "")
-    yield f"{_one_line(SearchSpace.__doc__)} [{_HYPERPARAMETERS}]({_HYPERPARAMETERS}) lists the hyperparameters with"
+    yield f"{one_line(SearchSpace.__doc__)} [{_HYPERPARAMETERS}]({_HYPERPARAMETERS}) lists the hyperparameters with"
     yield "their types and bounds. A domain of numbers has either `values`, or `min` and `max`; one of words has `values`."
     yield from ("", "| field | type or allowed values | default | meaning |", "|---|---|---|---|")
     properties = number.model_json_schema()["properties"]
@@ -336,9 +357,9 @@ def _search_spaces() -> Iterator[str]:
         "when": "map of hyperparameters to lists of their words",
     }
     for name, kind in kinds.items():
-        yield f"| `{name}` | {kind} | | {_cell(_one_line(descriptions[name]))} |"
+        yield f"| `{name}` | {kind} | | {_cell(one_line(descriptions[name]))} |"
     rules = dict.fromkeys(
-        _rule("a domain", rule) for model in (number, words) for rule in model.RULES
+        rule_text("a domain", rule) for model in (number, words) for rule in model.RULES
     )
     yield from ("", "What must hold:", "", *(f"- {rule}" for rule in rules))
 

@@ -13,6 +13,13 @@ import yaml
 
 from finetune_api.class_rules import defaults_policy, policy
 from finetune_api.crd import class_definition, custom_resource_definition
+from finetune_api.editor_schema import (
+    CLASS_SCHEMA,
+    STUDY_SCHEMA,
+    as_text,
+    class_schema,
+    study_schema,
+)
 from finetune_api.fields import class_markdown, fields_markdown
 from finetune_api.hyperparameters import CATEGORICAL, DOCS, Hyperparameters, json_name, kind_of
 from finetune_api.spaces import DOMAINS, ChoiceDomain, FloatDomain, IntegerDomain
@@ -140,6 +147,8 @@ class SearchSpace(SearchSpaceBase):
 GENERATED: dict[str, Callable[[], str]] = {
     "crds/finetunestudies.yaml": crd_yaml,
     "crds/finetuneclasses.yaml": class_crd_yaml,
+    f"crds/{STUDY_SCHEMA}": lambda: as_text(study_schema()),
+    f"crds/{CLASS_SCHEMA}": lambda: as_text(class_schema()),
     "charts/finetune-operator/files/crd.yaml": crd_yaml,
     "charts/finetune-operator/files/class-crd.yaml": class_crd_yaml,
     "charts/finetune-operator/files/class-policies.yaml": class_policies_yaml,

@@ -206,6 +206,33 @@ def dump_yaml(value: Any) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, width=100, allow_unicode=True, sort_keys=False))
 
 
+def flow_yaml(value: Any) -> str:
+    """`value` on one line, as it may stand behind a key, so that kubectl reads it back unchanged."""
+    text = str(
+        yaml.dump(
+            [value],
+            Dumper=_LineDumper,
+            default_flow_style=True,
+            width=float("inf"),
+            allow_unicode=True,
+            sort_keys=False,
+        )
+    )
+    return text.strip()[1:-1]
+
+
+class _LineDumper(_Dumper):
+    """Text with line breaks goes into double quotes, where they are escaped."""
+
+
+def _represent_text(dumper: _LineDumper, text: str) -> yaml.Node:
+    plain = text.isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_LineDumper.add_representer(str, _represent_text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a manifest: where (`spec.searchSpaces[0].epochs`) and what must hold."""

@@ -122,7 +122,8 @@ class ObjectMeta(Model):
     deletion_timestamp: datetime | None = Field(None, strict=False)
 
 
-_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""What the name of a study must match."""
 
 _NAMES = (
     f"lower-case letters, digits and hyphens, begin with a letter, at most {MAX_NAME} characters"
@@ -131,7 +132,7 @@ _NAMES = (
 
 def name_problem(name: object) -> str | None:
     """What must hold for the name of a study, if `name` cannot be one."""
-    if isinstance(name, str) and len(name) <= MAX_NAME and re.fullmatch(_NAME[1:-1], name):
+    if isinstance(name, str) and len(name) <= MAX_NAME and re.fullmatch(NAME_PATTERN[1:-1], name):
         return None
     end = ", not end with a hyphen" if isinstance(name, str) and name.endswith("-") else ""
     shown = repr(name)
@@ -222,7 +223,7 @@ class FineTuneStudy(Model):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel=f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('{_NAME}')",
+            cel=f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('{NAME_PATTERN}')",
             message=f"metadata.name must be {_NAMES}",
             holds=lambda self: not _wrong_name(self),
             each=_wrong_name,

@@ -6,30 +6,27 @@ import re
 import secrets
 from typing import Any
 
-from finetune_api.status import MAX_RETRY
+from finetune_api import labels as marks
+from finetune_api.labels import ATTEMPT_LABEL as ATTEMPT_LABEL
+from finetune_api.labels import CONTAINER as CONTAINER
+from finetune_api.labels import RETRY as RETRY
+from finetune_api.labels import STUDY_LABEL as STUDY_LABEL
+from finetune_api.labels import UID_LABEL as UID_LABEL
 from finetune_api.study import API_VERSION, GROUP, KIND, FineTuneStudy, StudySpec
 from finetune_operator.settings import Settings
 
-STUDY_LABEL = f"{GROUP}/study"
-UID_LABEL = f"{GROUP}/study-uid"
-ATTEMPT_LABEL = f"{GROUP}/attempt"
 WINNER_LABEL = f"{GROUP}/winner"
 SPEC_HASH = f"{GROUP}/spec-hash"
 DATA_HASH = f"{GROUP}/data-hash"
 MADE_FOR = f"{GROUP}/made-for"
-RETRY = f"{GROUP}/retry"
-"""Annotation of a study: a new value lets one go on that is stalled or has ended."""
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 MANAGER = "finetune-operator"
-CONTAINER = "trainer"
-"""The container of a study's pods."""
 
 
 def asked_retry(study: FineTuneStudy) -> str | None:
     """The value of the annotation with which the study's user asks for a retry."""
-    asked = study.metadata.annotations.get(RETRY)
-    return None if asked is None else asked[:MAX_RETRY]
+    return marks.asked_retry(study.metadata.annotations)
 
 
 def attempt_name(study: str, attempt: int) -> str:

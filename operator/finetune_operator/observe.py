@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias
 
 from finetune_api import pods as keys
+from finetune_api.labels import is_head
 from finetune_api.quantities import gpus_in
 from finetune_api.status import MAX_PROGRESS_BYTES
 from finetune_operator import names
@@ -171,7 +172,7 @@ class PodView:
         study = labels.get(names.UID_LABEL, "")
         job = labels.get("batch.kubernetes.io/controller-uid")
         index = annotations.get("batch.kubernetes.io/job-completion-index")
-        head = index == "0" or labels.get("ray.io/node-type") == "head"
+        head = is_head(labels, annotations)
         return cls(
             name=meta["name"],
             uid=meta["uid"],

@@ -26,8 +26,16 @@ class Command:
 
 
 COMMANDS = (
-    Command("run", "run the study on this machine", "run"),
+    Command("init", "write the manifest of a first study from a data file", "init"),
     Command("plan", "check the study and say what it will cost", "plan"),
+    Command("run", "run the study on this machine", "run"),
+    Command("report", "draw the report of a study, or compare several", "report"),
+    Command("predict", "say what a model predicts for each row of a file", "predict"),
+    Command("evaluate", "measure how well a model predicts the rows of a file", "evaluate"),
+    Command("export", "write a model as ONNX, or the trials of a study for other tools", "export"),
+    Command("explain", "say what a field of a study is", "explain"),
+    Command("schema", "print the JSON schema of manifests, for editors", "schema"),
+    Command("completion", "print what a shell needs to complete these words", "completion"),
 )
 
 
@@ -38,7 +46,8 @@ class Module(Protocol):
         """Declare the arguments after the word."""
 
     def run(self, parsed: argparse.Namespace, console: "Console") -> int:
-        """Do it; returns the exit code. Errors of `reported` become one line and exit code 2."""
+        """Do it; returns the exit code. Errors of `reported`
+        become one line and exit code 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     With `run --trial`, 1 means that the trial did not come out the same.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how a word goes on
+        _complete(os.environ.get("COMP_LINE", ""))
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = parser_of([command for command in COMMANDS if command.name in given[:1]])
     parsed = parser.parse_args(given)
@@ -63,9 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"finetune: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "finetune: stopped; run the same command to go on from what is saved", file=sys.stderr
-        )
+        on = "; run the same command to go on from what is saved" if command.name == "run" else ""
+        print(f"finetune: stopped{on}", file=sys.stderr)
         return 130
 
 
@@ -83,6 +93,14 @@ def parser_of(used: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
         if command in used:
             module_of(command).add_arguments(word)
     return parser
+
+
+def _complete(line: str) -> None:
+    """Answer the shell about the line that is being typed, and exit."""
+    import argcomplete
+
+    words = line.split()
+    argcomplete.autocomplete(parser_of([each for each in COMMANDS if each.name in words[1:2]]))
 
 
 def module_of(command: Command) -> Module:

@@ -13,6 +13,10 @@ from rich.text import Text
 
 from finetune_api.status import Findings, TrialCounts, TrialResult
 from finetune_api.study import FineTuneStudy
+from finetune_api.wording import counted as counted
+from finetune_api.wording import duration as duration
+from finetune_api.wording import ended
+from finetune_api.wording import format_value as format_value
 from finetune_trainer.search.items import AtWork
 
 if TYPE_CHECKING:  # it imports torch
@@ -76,31 +80,13 @@ class StudyConsole:
 
     def _seconds_left(self, counts: TrialCounts) -> float | None:
         """Seconds that the remaining planned trials will take if they take as long as those so far; None if unknown."""
-        now, ended = time.monotonic(), _ended(counts)
+        now, done = time.monotonic(), ended(counts)
         if self._began is None:
-            self._began = now, ended
+            self._began = now, done
         since, before = self._began
-        if not counts.planned or ended <= before:
+        if not counts.planned or done <= before:
             return None
-        return (now - since) / (ended - before) * (counts.planned - ended)
-
-
-def _ended(counts: TrialCounts) -> int:
-    return counts.completed + counts.stopped + counts.diverged + counts.failed
-
-
-def counted(counts: TrialCounts) -> str:
-    """How many trials came to which end; those that none came to are left out."""
-    named = {
-        "trained to the end": counts.completed,
-        "stopped early": counts.stopped,
-        "paused": counts.paused,
-        "diverged": counts.diverged,
-        "failed": counts.failed,
-    }
-    return (
-        ", ".join(f"{count} {name}" for name, count in named.items() if count) or "no trial ended"
-    )
+        return (now - since) / (done - before) * (counts.planned - done)
 
 
 def _line(study: FineTuneStudy, phase: str, findings: Findings) -> str:
@@ -122,7 +108,7 @@ def _screen(
 ) -> RenderableType:
     counts = findings.trials
     planned = counts.planned or study.spec.budget.max_trials
-    bar = ProgressBar(total=planned, completed=_ended(counts), width=min(60, width))
+    bar = ProgressBar(total=planned, completed=ended(counts), width=min(60, width))
     line = _line(study, phase, findings)
     if seconds_left:
         line += f", about {duration(seconds_left)} left"
@@ -146,14 +132,6 @@ def at_work_line(study: FineTuneStudy, at_work: Sequence[AtWork]) -> str:
         return f"trial {one.trial}{fold}: {one.epochs:g} of {one.to_epoch:g} epochs{doing}"
 
     return ", ".join(map(told, at_work))
-
-
-def duration(seconds: float) -> str:
-    """In words, rounded to the unit that matters: `40 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def trials_table(
@@ -241,8 +219,3 @@ def _epochs_table(title: str, run: "RunComparison") -> Table:
         cells = (f"{values[name]:.8g}" if name in values else "" for name in names)
         table.add_row(f"{epoch:g}", heading, *cells)
     return table
-
-
-def format_value(value: object) -> str:
-    """A parameter as a person would write it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

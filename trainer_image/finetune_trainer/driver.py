@@ -31,6 +31,7 @@ from finetune_trainer.errors import (
 )
 from finetune_trainer.records.claim import tries_defaults
 from finetune_trainer.records.log import last_term, read_history
+from finetune_trainer.report import Subject, write_report
 from finetune_trainer.runtime.broker import Snapshot
 from finetune_trainer.runtime.client import BrokerClient, Call
 from finetune_trainer.runtime.preparation import Preparation, check_same_data, prepare_here
@@ -215,6 +216,7 @@ class Driver:
             run_slots(broker, make_trainer, material, self._place.slots, self._place.resources)
             finish_tracker(tracker, DRAIN_SECONDS if self._must_end() else FINISH_SECONDS)
             broker.write_results().get()
+            self._report(storage, preparation)
         finally:
             publisher.stop()
         snapshot = self._snapshot(broker)
@@ -283,6 +285,14 @@ class Driver:
             raise
         except Exception:  # any: the same network may be gone
             log.exception("progress could not be published: %s", said)
+
+    def _report(self, storage: Storage, preparation: Preparation) -> None:
+        """Write the report of what there is. A study does not fail because of a picture."""
+        try:
+            subject = Subject.of(self._place.study, storage)
+            write_report(subject, storage, time.time(), preparation.warnings)
+        except Exception:  # any: `finetune report` can draw it at any time
+            log.exception("the report could not be written; finetune report draws it again")
 
     def _await(self, broker: BrokerClient, call: Call[T]) -> T:
         """The result of a call to the broker; meanwhile reports what that waits for."""

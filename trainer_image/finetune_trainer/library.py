@@ -31,6 +31,7 @@ from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.records.log import read_history
+from finetune_trainer.report import Subject, write_report
 from finetune_trainer.runtime.client import BrokerClient
 from finetune_trainer.runtime.progress import LocalSink
 from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
@@ -300,6 +301,8 @@ class Study:
                 broker.inherit(self._inherited()).get()
             run_slots(broker, FunctionWorker, functions, self._slots, share)
             broker.write_results().get()
+        subject = Subject(self._folder.absolute().name, self._problem, self._budget)
+        write_report(subject, Storage.open(str(self._folder)), time.time(), ())
 
     def _inherited(self) -> list[tuple[Params, float]]:
         found = [

@@ -23,11 +23,17 @@ _CONTEXT = (
     "requirements.lock",
     "README.md",
     "LICENSE",
+    "client",
     "crds",
     "operator",
+    "reports",
     "trainer_image",
 )
-_TRAINER_SOURCES = ("crds/finetune_api", "trainer_image/finetune_trainer")
+_TRAINER_SOURCES = (
+    "crds/finetune_api",
+    "reports/finetune_reports",
+    "trainer_image/finetune_trainer",
+)
 _NOBODY = "65532:65532"
 
 

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from torch import Tensor, nn
 
+from finetune_trainer.artifacts.exported import LoadedModel
 from finetune_trainer.data.prepared import PreparedData
+from finetune_trainer.data.tokens import Tokens
 from finetune_trainer.errors import TrialFailure
+from finetune_trainer.tasks.ragged import ends
 from finetune_trainer.training.batches import Batcher, Rows
 
 TOLERANCE = 1e-4
@@ -47,30 +50,59 @@ class _Logits(nn.Module):
         return logits
 
 
-def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Path) -> float:
-    """Write `model`, which is on the CPU in float32, to `path`; returns the largest difference of an output,
-    relative to the largest output if that is above 1: rounding errors grow with it.
+class OnnxRefused(Exception):
+    """A model has no ONNX that says the same; the text says which, after "a model" or "this model"."""
 
-    The ONNX model takes any number of rows of any length. Raises TrialFailure if it cannot be exported, or if its
-    outputs for test rows are not those of `model`.
+
+def export_onnx(model: nn.Module, data: PreparedData, max_length: int, path: Path) -> float:
+    """Write `model` as `write_onnx`, checked on test rows.
+
+    Raises TrialFailure if it cannot be exported, or if its outputs for test rows are not those of `model`.
     """
     batcher = Batcher(data, max_length, torch.device("cpu"))
     batches = [batcher(rows).inputs for rows in _batches(data, max_length)]
+    try:
+        return write_onnx(model, batches, path)
+    except OnnxRefused as error:
+        raise TrialFailure(
+            "UserError", f"spec.artifacts.onnx: must be false for {error}"
+        ) from error
+
+
+def write_onnx(model: nn.Module, batches: Sequence[dict[str, Tensor]], path: Path) -> float:
+    """Write `model`, which is on the CPU in float32, to `path`; returns the largest difference of an output,
+    relative to the largest output if that is above 1: rounding errors grow with it.
+
+    The ONNX model takes any number of rows of any length. It is compared on `batches`, its inputs by name, of
+    different sizes and lengths; the last must have two rows or more. Raises OnnxRefused if it cannot be exported, or if
+    its outputs are not those of `model`.
+    """
     wrapped = _Logits(model, list(batches[-1])).eval()
     _write(wrapped, batches[-1], path)
     try:
         session = _session(path)
         worst = _difference(wrapped, session, batches)
     except _REFUSALS as error:
-        raise _refused(f"for a model that ONNX Runtime cannot run (got {error})") from error
+        raise OnnxRefused(f"a model that ONNX Runtime cannot run (got {error})") from error
     if not worst <= TOLERANCE:  # also if it is NaN
         allowed = f"at most {TOLERANCE:g} is allowed"
-        raise _refused(f"for this model, whose outputs differ by {worst:.2g} in ONNX ({allowed})")
+        raise OnnxRefused(f"this model, whose outputs differ by {worst:.2g} in ONNX ({allowed})")
     return worst
 
 
-def _refused(why: str) -> TrialFailure:
-    return TrialFailure("UserError", f"spec.artifacts.onnx: must be false {why}")
+def example_batches(model: LoadedModel, columns: int) -> list[dict[str, Tensor]]:
+    """Inputs of different sizes and lengths for a model that reads so many texts a row: tokens drawn at random."""
+    frame, generator = model.frame(columns), np.random.default_rng(0)
+    room = (model.limit - frame.special) // columns
+    lengths = np.unique(np.linspace(1, room, _CHECKED).astype(np.int64))
+    usual = sorted({*model.tokenizer.get_vocab().values()} - {*model.tokenizer.all_special_ids})
+    tokens = [
+        Tokens(generator.choice(usual, lengths.sum()).astype(np.int32), ends(lengths))
+        for _ in range(columns)
+    ]
+    rows = np.arange(len(lengths), dtype=np.int64)
+    wide = np.resize(rows, max(2, len(rows)))
+    return [model.inputs(tokens, some, frame) for some in (rows[:1], rows[-1:], wide[:3], wide)]
 
 
 def _batches(data: PreparedData, max_length: int) -> list[Rows]:
@@ -97,7 +129,7 @@ def _write(model: _Logits, inputs: dict[str, Tensor], path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise _refused(f"for a model that torch cannot export (got {error})") from error
+            raise OnnxRefused(f"a model that torch cannot export (got {error})") from error
 
 
 def _session(path: Path) -> Any:

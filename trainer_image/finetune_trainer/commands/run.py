@@ -26,7 +26,7 @@ from finetune_trainer.search.decisions import has_failed, may_go_on
 from finetune_trainer.search.problem import problem_of
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.storage.layout import RESULT, TRIALS_CSV
+from finetune_trainer.storage.layout import REPORT_PAGE, RESULT, TRIALS_CSV
 
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
@@ -254,6 +254,10 @@ def _report(study: FineTuneStudy, how: str, found: Findings, into: Path, console
     console.print(
         f"{how}: {counted(found.trials)}" if found.trials.planned else how, highlight=False
     )
-    for name, path in (("trials", into / TRIALS_CSV), ("study", into / RESULT)):
+    for name, path in (
+        ("trials", into / TRIALS_CSV),
+        ("study", into / RESULT),
+        ("report", into / REPORT_PAGE),
+    ):
         if path.exists():
             console.print(f"{name + ':':8} {path.absolute()}", highlight=False)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias, cast
 
@@ -42,6 +43,7 @@ class MissingColumn(WrongColumn):
     """A column that the study names is not in the data; `near` is one with nearly the same name, if there is one."""
 
     def __init__(self, name: str, available: Sequence[str]) -> None:
+        self.available = tuple(available)
         shown = ", ".join(map(quoted, available[:20])) + (", …" if len(available) > 20 else "")
         self.near = next((other for other in available if is_near(name, other)), None)
         super().__init__(
@@ -98,7 +100,8 @@ _ARCHIVES = (
 )
 """First bytes of a file, what they show it to be, and what to do about it."""
 
-_DELIMITERS = (";", "\t", "|", ",", ":")
+DELIMITERS = (";", "\t", "|", ",", ":")
+"""What may be between the fields of a line."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,11 @@ class _Lines:
         self._record = []
 
 
+def marked_encoding(start: bytes) -> str | None:
+    """The encoding that the first bytes of a file say it has, if they name another than UTF-8."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), None)
+
+
 @contextmanager
 def _decoded(stream: IO[bytes], layout: Layout) -> Iterator[io.TextIOWrapper]:
     """The text of `stream`. Raises Unreadable if it is not text, or is clearly in another encoding."""
@@ -196,11 +204,11 @@ def _decoded(stream: IO[bytes], layout: Layout) -> Iterator[io.TextIOWrapper]:
             raise Unreadable(f"is {what}: {remedy}")
     encoding = layout.encoding
     if encoding == UTF8:
-        for mark, name in _MARKS:
-            if start.startswith(mark):
-                raise Unreadable(
-                    f"is {name}: set spec.dataset.files.encoding to {name}, or save it as UTF-8"
-                )
+        name = marked_encoding(start)
+        if name is not None:
+            raise Unreadable(
+                f"is {name}: set spec.dataset.files.encoding to {name}, or save it as UTF-8"
+            )
         encoding = "utf-8-sig"
     # Bytes that are not UTF-8 survive as lone surrogates; `is_unicode` finds the rows that have any.
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
@@ -222,17 +230,30 @@ def read_csv(
     text. A quote that never closes costs only its own line, not the lines after it. A first line `sep=;`, as
     spreadsheets write it, is not taken for the header.
     """
+    (rows,) = csv_chunks(stream, wanted, layout, usual=usual)
+    return rows
+
+
+def csv_chunks(
+    stream: IO[bytes],
+    wanted: Sequence[str],
+    layout: Layout = Layout(),
+    size: int = sys.maxsize,
+    usual: str = ",",
+) -> Iterator[FileRows]:
+    """The same in chunks of `size` readable rows, one after another; the last has what is left, perhaps nothing."""
     with _decoded(stream, layout) as text:
         lines, delimiter = _Lines(text), layout.delimiter or usual
         if layout.header is not None:
-            return _csv_rows(lines, delimiter, layout.header, wanted, layout)
+            yield from _csv_rows(lines, delimiter, layout.header, wanted, layout, size)
+            return
         header = _header(lines, delimiter)
         named = _SEPARATOR.fullmatch((",".join(header)).strip())
         if named and lines.first_line == 2:
             delimiter = layout.delimiter or named[1]
             header = _header(lines, delimiter)
         _refuse_other_delimiter(header, delimiter, wanted)
-        return _csv_rows(lines, delimiter, header, wanted, layout)
+        yield from _csv_rows(lines, delimiter, header, wanted, layout, size)
 
 
 _SEPARATOR = re.compile(r"sep=(.)")
@@ -255,7 +276,7 @@ def _refuse_other_delimiter(header: Sequence[str], delimiter: str, wanted: Seque
     if names & {in_composed_form(name) for name in header}:
         return
     line = delimiter.join(header)
-    for other in _DELIMITERS:
+    for other in DELIMITERS:
         if other != delimiter and names <= {
             in_composed_form(each.strip('"')) for each in line.split(other)
         }:
@@ -265,8 +286,13 @@ def _refuse_other_delimiter(header: Sequence[str], delimiter: str, wanted: Seque
 
 
 def _csv_rows(
-    lines: _Lines, delimiter: str, header: Sequence[str], wanted: Sequence[str], layout: Layout
-) -> FileRows:
+    lines: _Lines,
+    delimiter: str,
+    header: Sequence[str],
+    wanted: Sequence[str],
+    layout: Layout,
+    size: int,
+) -> Iterator[FileRows]:
     positions = [_position(header, name) for name in wanted]
     label = wanted.index(layout.label) if layout.label in wanted else None
     numbers = array("q")
@@ -279,10 +305,15 @@ def _csv_rows(
         rows.unread.append(Unread(lines.first_line, why, known))
 
     while True:
+        if len(numbers) == size:
+            yield rows
+            numbers = array("q")
+            rows = FileRows({name: [] for name in wanted}, numbers=numbers)
         try:
             record = next(records)
         except StopIteration:
-            return rows
+            yield rows
+            return
         except csv.Error as error:
             skip(_why_broken(error, lines.current))
             lines.skip_first()
@@ -333,22 +364,46 @@ def read_json(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout(
 
     A line, or an element, that is not a JSON object cannot be read.
     """
+    with _decoded(stream, layout) as text:
+        return _json_rows(text.read(), wanted, _Keys(wanted))
+
+
+def json_chunks(
+    stream: IO[bytes],
+    wanted: Sequence[str],
+    layout: Layout = Layout(),
+    size: int = sys.maxsize,
+) -> Iterator[FileRows]:
+    """The same in chunks of `size` lines, one after another; an array is one chunk.
+
+    The columns must be in the first chunk.
+    """
     keys = _Keys(wanted)
+    with _decoded(stream, layout) as text:
+        before = 0
+        while lines := list(islice(text, size)):
+            content = "".join(lines)
+            if not before and content.lstrip()[:1] == "[":
+                content += text.read()
+            yield _json_rows(content, wanted, keys, before)
+            before += len(lines)
+
+
+def _json_rows(content: str, wanted: Sequence[str], keys: "_Keys", before: int = 0) -> FileRows:
+    """The rows in `content`, which `before` lines precede; their keys are added to `keys`."""
     numbers = array("q")
     rows = FileRows({name: [] for name in wanted}, numbers=numbers)
-    with _decoded(stream, layout) as text:
-        content = text.read()
-        rows.unit = "row" if content.lstrip()[:1] == "[" else "line"
-        for number, record, why in _records(content):
-            if record is None:
-                rows.unread.append(Unread(number, why))
-                continue
-            keys.add(record, number)
-            numbers.append(number)
-            for name in wanted:
-                if name in record.twice:
-                    raise AmbiguousColumn(name)
-                rows.columns[name].append(record.value(name))
+    rows.unit = "row" if content.lstrip()[:1] == "[" else "line"
+    for number, record, why in _records(content):
+        if record is None:
+            rows.unread.append(Unread(before + number, why))
+            continue
+        keys.add(record, before + number)
+        numbers.append(before + number)
+        for name in wanted:
+            if name in record.twice:
+                raise AmbiguousColumn(name)
+            rows.columns[name].append(record.value(name))
     if keys.names:
         for name in wanted:
             _position(list({in_composed_form(key): None for key in keys.names}), name)
@@ -468,17 +523,40 @@ class _Record(dict[str, Any]):
 
 def read_parquet(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
     """Columns of a Parquet file, which needs no layout."""
+    with _parquet(stream, wanted) as (file, names):
+        return _parquet_rows(file.read(columns=names), wanted, names)
+
+
+def parquet_chunks(
+    stream: IO[bytes],
+    wanted: Sequence[str],
+    layout: Layout = Layout(),
+    size: int = sys.maxsize,
+) -> Iterator[FileRows]:
+    """The same in chunks of at most `size` rows, one after another."""
+    before = 0
+    with _parquet(stream, wanted) as (file, names):
+        for batch in file.iter_batches(batch_size=size, columns=names):
+            rows = _parquet_rows(batch, wanted, names)
+            rows.numbers = range(before + 1, before + 1 + len(batch))
+            before += len(batch)
+            yield rows
+
+
+@contextmanager
+def _parquet(stream: IO[bytes], wanted: Sequence[str]) -> Iterator[tuple[Any, list[str]]]:
+    """The file, and how it spells the wanted columns. Raises Unreadable if it is no Parquet file."""
     try:
         file = pq.ParquetFile(stream)
         there = file.schema_arrow.names
-        names = [there[_position(there, name)] for name in wanted]
-        table = file.read(columns=names)
+        yield file, [there[_position(there, name)] for name in wanted]
     except pa.ArrowException as error:
         raise Unreadable(f"is not a Parquet file: {error}") from error
-    return FileRows(
-        {name: table.column(own).to_pylist() for name, own in zip(wanted, names, strict=True)},
-        unit="row",
-    )
+
+
+def _parquet_rows(table: Any, wanted: Sequence[str], names: Sequence[str]) -> FileRows:
+    columns = {name: table.column(own).to_pylist() for name, own in zip(wanted, names, strict=True)}
+    return FileRows(columns, unit="row")
 
 
 def read_tsv(stream: IO[bytes], wanted: Sequence[str], layout: Layout = Layout()) -> FileRows:
@@ -570,12 +648,67 @@ def format_of(name: str) -> Reader | None:
     return READERS.get(PurePosixPath(name.lower().removesuffix(".gz")).suffix)
 
 
+Chunks: TypeAlias = Callable[[IO[bytes], Sequence[str], Layout, int], Iterator[FileRows]]
+
+
+def _tsv_chunks(
+    stream: IO[bytes], wanted: Sequence[str], layout: Layout, size: int
+) -> Iterator[FileRows]:
+    return csv_chunks(stream, wanted, layout, size, usual="\t")
+
+
+_CHUNKS: dict[Reader, Chunks] = {
+    read_csv: csv_chunks,
+    read_tsv: _tsv_chunks,
+    read_json: json_chunks,
+    read_parquet: parquet_chunks,
+}
+"""What reads a file as a reader does, in chunks; a CoNLL file is read whole."""
+
+
+def chunks_for(name: str) -> Chunks | None:
+    """What reads the file `name` in chunks of so many rows, by its suffix; None if there is none.
+
+    It raises what a reader raises.
+    """
+    whole = format_of(name)
+    chunks = None if whole is None else _CHUNKS.get(whole, _one_chunk(whole))
+    is_packed = name.lower().endswith(".gz")
+    return _unpacking_chunks(chunks) if chunks is not None and is_packed else chunks
+
+
+def _one_chunk(reader: Reader) -> Chunks:
+    def chunks(
+        stream: IO[bytes], wanted: Sequence[str], layout: Layout, size: int
+    ) -> Iterator[FileRows]:
+        yield reader(stream, wanted, layout)
+
+    return chunks
+
+
 def _unpacking(reader: Reader) -> Reader:
     def read(stream: IO[bytes], wanted: Sequence[str], layout: Layout) -> FileRows:
-        try:
-            with gzip.open(stream) as unpacked:
-                return reader(cast("IO[bytes]", unpacked), wanted, layout)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise Unreadable(f"is not a complete gzip file: {error}") from error
+        with _unpacked(stream) as unpacked:
+            return reader(unpacked, wanted, layout)
 
     return read
+
+
+def _unpacking_chunks(chunks: Chunks) -> Chunks:
+    def read(
+        stream: IO[bytes], wanted: Sequence[str], layout: Layout, size: int
+    ) -> Iterator[FileRows]:
+        with _unpacked(stream) as unpacked:
+            yield from chunks(unpacked, wanted, layout, size)
+
+    return read
+
+
+@contextmanager
+def _unpacked(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """What is in a gzip file. Raises Unreadable if it is not complete."""
+    try:
+        with gzip.open(stream) as unpacked:
+            yield cast("IO[bytes]", unpacked)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Unreadable(f"is not a complete gzip file: {error}") from error

@@ -4,7 +4,8 @@ import codecs
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as default
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow as pa
 from finetune_api.dataset import Dataset, DatasetFiles
 from finetune_api.tasks import Task
 from finetune_trainer.cells.places import IN_ORDER, Places, numbered
-from finetune_trainer.cells.words import in_composed_form, with_one_spelling
+from finetune_trainer.cells.words import in_composed_form, is_unicode, with_one_spelling
 from finetune_trainer.data.formats import (
     READERS,
     UTF8,
@@ -24,6 +25,7 @@ from finetune_trainer.data.formats import (
     MissingColumn,
     Unreadable,
     WrongColumn,
+    chunks_for,
     format_of,
     quoted,
     reader_for,
@@ -268,24 +270,98 @@ def _correction(rows: FileRows) -> str:
     return "correct them"
 
 
+_NO_COLUMN = "\0"
+"""A name that no column has."""
+
+
+def column_names(location: str, base: Path, field: str, layout: Layout) -> list[str]:
+    """The columns of a file that a study can name, in their order: those with a name that no other has.
+
+    Raises DataError, naming `field`, for a file that cannot be read, and StorageUnavailable.
+    """
+    try:
+        _rows(location, base, field, [_NO_COLUMN], layout)
+    except MissingColumn as error:
+        counts = Counter(map(in_composed_form, error.available))
+        return [
+            name
+            for name in error.available
+            if 0 < len(name.strip()) <= len(name) <= _LONGEST_NAME
+            and is_unicode(name)
+            and counts[in_composed_form(name)] == 1
+        ]
+    return []
+
+
+_LONGEST_NAME = 253
+"""Of a column, in a study."""
+
+
+def read_columns(
+    location: str, base: Path, field: str, names: Sequence[str], layout: Layout
+) -> FileRows:
+    """These columns of a file. Raises DataError, naming `field`, if they cannot be read, and StorageUnavailable."""
+    return _read(location, base, field, dict.fromkeys(names, field), layout)
+
+
 def _read(
     location: str, base: Path, field: str, fields: Mapping[str, str], layout: Layout
 ) -> FileRows:
+    with _named(location, fields, layout):
+        return _rows(location, base, field, list(fields), layout)
+
+
+def _rows(location: str, base: Path, field: str, names: Sequence[str], layout: Layout) -> FileRows:
+    """The columns of a file. Raises WrongColumn besides."""
+    with _opened(location, base, field) as stream:
+        reader = reader_for(shown(location))
+        assert reader is not None  # or `_opened` would have raised
+        return reader(stream, names, layout)
+
+
+def in_chunks(
+    location: str, base: Path, field: str, fields: Mapping[str, str], layout: Layout, size: int
+) -> Iterator[FileRows]:
+    """The columns of a file in chunks of `size` rows, so that memory does not grow with it.
+
+    `field` names the file, and `fields` each column. A JSON array and a CoNLL file are read whole. Raises DataError
+    for what is wrong with the file, and StorageUnavailable for one that cannot be reached now.
+    """
+    with _named(location, fields, layout), _opened(location, base, field) as stream:
+        chunks = chunks_for(shown(location))
+        assert chunks is not None  # or `_opened` would have raised
+        yield from chunks(stream, list(fields), layout, size)
+
+
+@contextmanager
+def _named(location: str, fields: Mapping[str, str], layout: Layout) -> Iterator[None]:
+    """A column that cannot be read becomes a DataError that names its field."""
+    try:
+        yield
+    except WrongColumn as error:
+        name = shown(location)
+        raise DataError(
+            fields[error.name], f"{error} in {name}{_header_hint(error, name, layout)}"
+        ) from error
+
+
+@contextmanager
+def _opened(location: str, base: Path, field: str) -> Iterator[IO[bytes]]:
+    """The file at a location, to read columns from; `field` names the file.
+
+    Raises DataError for what is wrong with the file, or with what is read from it inside `with`; StorageUnavailable
+    for a file that cannot be reached now. WrongColumn passes.
+    """
     name = shown(location)
     if "://" not in location and (base / location).is_dir():
         raise DataError(field, _no_file(location, base))
     _refuse_strange_scheme(location, field)
-    reader = reader_for(name)
-    if reader is None:
+    if reader_for(name) is None:
         suffixes = f"{', '.join(READERS)}, or one of these followed by .gz"
         raise DataError(field, f"must end in {suffixes} (got {name})")
     try:
         with open_location(location, base) as stream:
-            return reader(stream, list(fields), layout)
-    except WrongColumn as error:
-        raise DataError(
-            fields[error.name], f"{error} in {name}{_header_hint(error, name, layout)}"
-        ) from error
+            yield stream
     except Unreadable as error:
         raise DataError(field, f"{name} {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -61,7 +61,12 @@ def columns_of_slices(spec: StudySpec) -> dict[str, str]:
 def slices_of(spec: StudySpec, parts: Mapping[str, LabelledRows]) -> tuple[Slices, ...]:
     """The divisions of the rows of all parts in turn. Raises DataError naming the field of one that cannot be made."""
     rows = [parts[name] for name in PARTS]
-    return tuple(_divided(at, one, rows) for at, one in enumerate(spec.validation.slices or ()))
+    return divided(spec.validation.slices or (), rows)
+
+
+def divided(slices: Sequence[Slice], parts: Sequence[LabelledRows]) -> tuple[Slices, ...]:
+    """The divisions of the rows of `parts` in turn, in whose `sides` is all that `slices` need. Raises DataError."""
+    return tuple(_divided(at, one, parts) for at, one in enumerate(slices))
 
 
 def few_rows(slices: Sequence[Slices], rows: NDArray[np.int64]) -> Iterator[str]:

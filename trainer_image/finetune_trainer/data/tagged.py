@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 from finetune_api.dataset import Cleaning, Dataset
 from finetune_trainer.cells.places import WrongCell, read_each
@@ -43,6 +43,9 @@ SPANS_FIELD = "spec.dataset.spansColumn"
 
 _SPAN = '{"start": 0, "end": 5, "label": "PER"}'
 
+Place: TypeAlias = tuple[int, int]
+"""The first character of a word in its text, and the one after its last."""
+
 Words = list[str] | None
 """The words of a row, or their tags; None if the row has none."""
 
@@ -52,10 +55,12 @@ def tagged_rows(
     dataset: Dataset,
     account: Account,
     names: Sequence[str] | None = None,
+    singles: bool | None = None,
 ) -> dict[str, LabelledRows]:
     """The rows of each part that have words and tags, with cleaned texts.
 
-    `names` are the tags' names where the rows have numbers. What the tags of the training rows are, marks of where
+    `names` are the tags' names where the rows have numbers; `singles` says whether each word is an entity by itself,
+    where that is known. What the tags of the training rows are, marks of where
     entities begin or plain, decides how those of all parts are read. Raises DataError naming the column that is wrong,
     and if a part has no row left.
     """
@@ -67,7 +72,8 @@ def tagged_rows(
     for part, raw in raws.items():
         _refuse_other_lengths(raw, words[part], tags[part])
     known = Counter(chain.from_iterable(row or () for row in tags["train"]))
-    notation = _Notation(is_marked(known.elements()), OUTSIDE in known)
+    has_outside = OUTSIDE in known if singles is None else not singles
+    notation = _Notation(is_marked(known.elements()), has_outside)
     rows = {}
     for part, raw in raws.items():
         texts = [None if not row else " ".join(row) for row in words[part]]
@@ -118,6 +124,25 @@ def tag_names(rows: LabelledRows, dataset: Dataset) -> tuple[str, ...]:
     if OUTSIDE not in found and not is_marked(found):
         return tuple(types)
     return tuple(outputs_of(types))
+
+
+def words_to_tag(
+    raw: RawRows, cleaning: Cleaning, given: bool, account: Account
+) -> tuple[list[str | None], list[list[Place]]]:
+    """The cleaned text of each row, None if it has none, and where its words are: rows without tags.
+
+    `given`: cells hold words, whose text they are with blanks between them, as in `tokensColumn`. Otherwise cells hold
+    texts, which keep their characters, as with `spansColumn`.
+    """
+    if given:
+        rows = _words(raw, cleaning, account)
+        placed = [_placed(row or [], ()) for row in rows]
+        texts = [" ".join(row) if row else None for row in rows]
+        return texts, [[*zip(one.starts, one.ends, strict=True)] for one in placed]
+    texts = read_each(raw.texts[0], _kept_text, raw.places)
+    if cleaning.lowercase:
+        texts = [None if text is None else _lower(text) for text in texts]
+    return texts, [[*words_in(text or "")] for text in texts]
 
 
 # -- words and tags

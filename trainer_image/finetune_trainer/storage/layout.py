@@ -26,6 +26,10 @@ DATA_REPORT: Final = "results/data.json"
 """What was done to the rows."""
 
 TEST_REPORT: Final = "results/test_report.json"
+REPORT_DOCUMENT: Final = "results/report.json"
+"""What the report is drawn from."""
+
+REPORT_PAGE: Final = "results/report.html"
 ATTRIBUTIONS: Final = "results/attributions.jsonl"
 TENSORBOARD: Final = "tensorboard"
 

@@ -1,7 +1,7 @@
 """What every task must say."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune_api.tasks import Task
+from finetune_trainer.tasks.calibration import Calibration
+from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.report import Report
 from finetune_trainer.tasks.tagging import Tagged
 
@@ -43,6 +45,9 @@ class TrainingTask(ABC):
 
     pipeline: ClassVar[str] = "text-classification"
     """The pipeline of transformers that predicts with them."""
+
+    usual_labels: ClassVar[Mapping[str, str]] = {"labelColumn": "label"}
+    """The field and the name of the column of labels where nothing says what it is called."""
 
     tags_words: ClassVar[bool] = False
     """Whether each word of a row has a label of its own (`Ragged`), and long rows are read in windows."""
@@ -210,6 +215,16 @@ class TrainingTask(ABC):
         thresholds: NDArray[np.float64] | None,
     ) -> Report:
         """What single metrics hide; `names` are those of the outputs. Tasks that have thresholds need them here."""
+
+    @abstractmethod
+    def in_words(
+        self, names: Sequence[str], logits: Logits, thresholds: NDArray[np.float64] | None
+    ) -> list[Prediction]:
+        """What `logits` say of each row; `names` are those of the outputs."""
+
+    def calibration(self, logits: Logits, labels: Labels) -> Calibration | None:
+        """How often predictions are right, by their probability; None where there is none to go by."""
+        return None
 
     def constant(self, labels: Labels, outputs: int) -> NDArray[np.float64]:
         """Logits (outputs,) of the best prediction that is the same for all rows; `labels` are the training rows'."""

@@ -1,7 +1,7 @@
 """MultiLabel: any number of labels per row."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from finetune_trainer.tasks import classification, label_sets
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
+from finetune_trainer.tasks.calibration import Calibration, calibration_of
+from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
 from finetune_trainer.tasks.thresholds import ONE_HALF, probabilities
 
@@ -24,6 +26,7 @@ class MultiLabel(TrainingTask):
     """Labels are bool (rows, outputs)."""
 
     name = "MultiLabel"
+    usual_labels: ClassVar[Mapping[str, str]] = {"labelColumn": "labels"}
     problem_type = "multi_label_classification"
     has_thresholds = True
     means_over_labels = (*classification.RANKING, "matthews", "balanced_accuracy")
@@ -144,6 +147,10 @@ class MultiLabel(TrainingTask):
             reports.append(LabelReport(name, *scores, float(thresholds[n]), confusion.tolist()))
         return Report(self.name, len(labels), reports)
 
+    def calibration(self, logits: Logits, labels: Labels) -> Calibration:
+        """That of the probability of each label of each row: how often rows have it."""
+        return calibration_of(self.shares(logits).ravel(), labels.ravel())
+
     def constant(self, labels: Labels, outputs: int) -> NDArray[np.float64]:
         """The most frequent labels that together have the best micro F1 on these rows."""
         counts = labels.sum(axis=0)
@@ -154,6 +161,18 @@ class MultiLabel(TrainingTask):
         chosen = np.full(len(order), -1.0)
         chosen[order[: int(f1.argmax()) + 1]] = 1.0
         return chosen
+
+    def in_words(
+        self, names: Sequence[str], logits: Logits, thresholds: NDArray[np.float64] | None
+    ) -> list[Prediction]:
+        chosen = self.predictions(logits, thresholds)
+        return [
+            Prediction(
+                labels=self.named(label, names),
+                scores=dict(zip(names, shares.tolist(), strict=True)),
+            )
+            for label, shares in zip(chosen, self.shares(logits), strict=True)
+        ]
 
     def shares(self, logits: Logits) -> NDArray[np.float64]:
         return probabilities(logits)

@@ -1,8 +1,8 @@
 """Regression: a number per row."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finetune_trainer.cells.numbers import number_of
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
+from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.report import QUANTILES, Report
 
 
@@ -19,6 +20,7 @@ class Regression(TrainingTask):
     """Labels are float32 (rows,); the one output is the number."""
 
     name = "Regression"
+    usual_labels: ClassVar[Mapping[str, str]] = {"labelColumn": "value"}
     problem_type = "regression"
     has_classes = False
     standardised = True
@@ -100,6 +102,11 @@ class Regression(TrainingTask):
         values = np.quantile(residuals, QUANTILES).tolist()
         named = {f"{at:g}": value for at, value in zip(QUANTILES, values, strict=True)}
         return Report(self.name, len(labels), residuals=named)
+
+    def in_words(
+        self, names: Sequence[str], logits: Logits, thresholds: NDArray[np.float64] | None
+    ) -> list[Prediction]:
+        return [Prediction(value=float(number)) for number in self.predictions(logits)]
 
     def shares(self, logits: Logits) -> NDArray[np.float64]:
         found: NDArray[np.float64] = logits.astype(np.float64)

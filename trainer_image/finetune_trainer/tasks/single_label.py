@@ -13,6 +13,8 @@ from finetune_trainer.cells.places import WrongCell
 from finetune_trainer.cells.words import LABEL_FIELD, name_of, shown
 from finetune_trainer.tasks import classification
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
+from finetune_trainer.tasks.calibration import Calibration, calibration_of
+from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
 
 _LEAST = float(np.finfo(np.float64).tiny)
@@ -129,6 +131,19 @@ class SingleLabel(TrainingTask):
             for n, name in enumerate(names)
         ]
         return Report(self.name, len(labels), each, confusion.tolist())
+
+    def calibration(self, logits: Logits, labels: Labels) -> Calibration:
+        """That of the predicted classes."""
+        return calibration_of(self.shares(logits).max(axis=1), self.predictions(logits) == labels)
+
+    def in_words(
+        self, names: Sequence[str], logits: Logits, thresholds: NDArray[np.float64] | None
+    ) -> list[Prediction]:
+        classes = self.predictions(logits)
+        return [
+            Prediction(label=names[number], scores=dict(zip(names, shares.tolist(), strict=True)))
+            for number, shares in zip(classes, self.shares(logits), strict=True)
+        ]
 
     def shares(self, logits: Logits) -> NDArray[np.float64]:
         found: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)

@@ -1,8 +1,8 @@
 """TokenClassification: a tag for each word, by which entities are found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from finetune_api.tasks import TASKS
 from finetune_trainer.tasks.base import Label, TrainingTask
+from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.ragged import Ragged, flat
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
 from finetune_trainer.tasks.single_label import SingleLabel
@@ -45,6 +46,7 @@ class TokenClassification(TrainingTask):
     """Labels are `Tags`; logits are a `Ragged` of (words, outputs), or what is `Judged` of them."""
 
     name = "TokenClassification"
+    usual_labels: ClassVar[Mapping[str, str]] = {"spansColumn": "entities"}
     problem_type = None
     auto_class = "AutoModelForTokenClassification"
     pipeline = "token-classification"
@@ -256,6 +258,11 @@ class TokenClassification(TrainingTask):
         return Report(
             self.name, len(labels), each, confusion.tolist(), confused_with=[*kinds, _NONE]
         )
+
+    def in_words(
+        self, names: Sequence[str], logits: Any, thresholds: NDArray[np.float64] | None
+    ) -> list[Prediction]:
+        raise NotImplementedError("where words are is known to finetune_trainer.artifacts.entities")
 
     def shares(self, logits: Any) -> NDArray[np.float64]:
         """Of all words: (words, outputs)."""

@@ -34,6 +34,9 @@ class Answers:
     thresholds: NDArray[np.float64] | None
     """MultiLabel: probability from which each label is predicted, (outputs,)."""
 
+    are_ranks: bool = False
+    """Whether they stand for mean ranks (RankMean), not for probabilities."""
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -79,7 +82,7 @@ class Combination:
         mean = self._mean([task.shares(member.logits) for member in members])
         own = [member.thresholds[None] for member in members if member.thresholds is not None]
         together = task.alike(task.logits_of(mean).astype(np.float32), members[0].logits)
-        return Answers(together, self._mean(own)[0] if own else None)
+        return Answers(together, self._mean(own)[0] if own else None, self.references is not None)
 
     def _mean(self, members: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """The members' (rows, outputs), combined into one (rows, outputs)."""

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from finetune_trainer.data.model_source import quiet_transformers
 from finetune_trainer.data.prepared import PreparedData
 
+THRESHOLDS = "thresholds.json"
+"""MultiLabel: label → probability from which it is predicted."""
+
 
 def export_model(model: Any, data: PreparedData, max_length: int, folder: Path) -> None:
     """Write weights (safetensors), configuration with the label names, and tokenizer into `folder`.
@@ -29,4 +32,4 @@ def write_thresholds(names: Sequence[str], thresholds: NDArray[np.float64], fold
     """Write `thresholds.json` beside the model: label → probability from which it is predicted."""
     found = dict(zip(names, thresholds.tolist(), strict=True))
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    (folder / "thresholds.json").write_text(text, encoding="utf-8")
+    (folder / THRESHOLDS).write_text(text, encoding="utf-8")

@@ -50,20 +50,22 @@ def slice_reports(
             value,
             len(rows),
             compute_metrics(task, logits[rows], labels[rows], metrics, thresholds),
-            _interval(task, logits[rows], labels[rows], metrics[0], thresholds),
+            interval(task, logits[rows], labels[rows], metrics[0], thresholds),
         )
         for one in slices
         for value, rows in one
     ]
 
 
-def _interval(
+def interval(
     task: Task,
     logits: Logits,
     labels: Labels,
     metric: str,
     thresholds: NDArray[np.float64] | None,
 ) -> tuple[float, float] | None:
+    """Where a metric lies in 95 % of samples of as many rows, drawn from these with replacement; None if it is defined
+    in none of them."""
     generator = np.random.default_rng(0)
     values: list[float] = []
     for _ in range(RESAMPLES):

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.hyperparameters import Hyperparameters
+from finetune_api.metrics import plain
+from finetune_trainer.artifacts.about import ModelAbout
 from finetune_trainer.artifacts.ensemble import EnsembleAbout
 from finetune_trainer.artifacts.exported import load_exported
 from finetune_trainer.artifacts.model_card import Card
@@ -23,7 +25,7 @@ from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.run import metric_names
-from finetune_trainer.training.slices import SliceReport, slice_reports
+from finetune_trainer.training.slices import SliceReport, interval, slice_reports
 from finetune_trainer.worker.runs import Workbench
 
 ONNX = "model.onnx"
@@ -35,6 +37,8 @@ def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
     Returns the largest difference between the outputs of the two, as `export_onnx` does; None without ONNX.
     """
     run.export(folder)
+    name, content = ModelAbout.of(bench.spec).file
+    (folder / name).write_bytes(content)
     if not bench.spec.artifacts.onnx:
         return None
     from finetune_trainer.artifacts.onnx_export import export_onnx  # slow to import
@@ -61,6 +65,12 @@ def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
     tested = compute_metrics(data.task, logits, labels, names, thresholds, slices)
     detail = task_of(data.task).report(data.label_names, logits, labels, thresholds)
     report = detail.to_json()
+    named = [name for name in names if name == plain(name)]
+    between = {name: interval(data.task, logits, labels, name, thresholds) for name in named}
+    report["intervals"] = {name: found for name, found in between.items() if found is not None}
+    calibration = task_of(data.task).calibration(logits, labels)
+    if calibration is not None and not answers.are_ranks:
+        report["calibration"] = calibration.to_json()
     by_slice = slice_reports(data.task, logits, labels, names, thresholds, slices)
     if by_slice:
         report["slices"] = [asdict(one) for one in by_slice]

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from finetune_api.hyperparameters import Hyperparameters, resolve
+from finetune_trainer.artifacts.about import ModelAbout
 from finetune_trainer.artifacts.ensemble import (
     MEMBERS,
     EnsembleAbout,
@@ -137,7 +138,8 @@ class Refit:
         about = self._about(combination, verdict, together)
         config = self._config(self._item)
         text = card(bench, self._item, config, tested, ensemble=about).text()
-        files = {CARD: text.encode(), **ensemble_files(about, combination)}
+        known_by, content = ModelAbout.of(bench.spec).file
+        files = {CARD: text.encode(), known_by: content, **ensemble_files(about, combination)}
         for name, content in files.items():
             bench.storage.write(f"{FINAL_MODEL}/{name}", content)
         self._attribute(_folder(self._item), config, known[0])
