@@ -4,9 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal, overload
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from finetune_api.labels import RETRY
 from finetune_api.search import Budget
@@ -18,6 +16,9 @@ from finetune_client.progress import screen
 from finetune_client.reasons import Event, why
 from finetune_client.text import as_html, line_of, plain
 from finetune_client.view import Best, StudyView
+
+if TYPE_CHECKING:  # it takes a second
+    import pandas as pd
 
 
 class StudyHandle:
@@ -60,7 +61,7 @@ class StudyHandle:
         """The best trial so far: parameters, metrics, value and its standard error; None before one has a value."""
         return self.read().best
 
-    def trials(self) -> pd.DataFrame:
+    def trials(self) -> "pd.DataFrame":
         """The best trials so far, at most ten, the best first, with the columns of `trials.csv`.
 
         A status has no room for more: the table of all trials is in the folder `table.attrs["resultsUri"]`.

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pydantic import ValidationError
 
 from finetune_api.hints import dotted
@@ -14,6 +13,9 @@ from finetune_api.labels import asked_retry
 from finetune_api.status import StudyStatus, TrialResult
 from finetune_api.wording import duration, format_value
 from finetune_client.errors import ClientError
+
+if TYPE_CHECKING:  # it takes a second
+    import pandas as pd
 
 SECONDS_PER_HOUR = 3600
 
@@ -141,11 +143,13 @@ class StudyView:
             metrics=dict(best.metrics),
         )
 
-    def trials(self) -> pd.DataFrame:
+    def trials(self) -> "pd.DataFrame":
         """The best trials of the status as a table, with the columns of `results/trials.csv`.
 
         A status has at most ten. `attrs["resultsUri"]` says where the table of all trials is.
         """
+        import pandas as pd
+
         trials = self.status.top_trials
         table = pd.DataFrame([_row(trial) for trial in trials] or {"trial": [], "value": []})
         table = table.set_index("trial")

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import cel
-
 _LOOP = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
 """Macros of CEL that are refused: a few of them, nested, take minutes, and there are no lists to loop over."""
 
@@ -30,6 +28,8 @@ class Expression:
             raise ExpressionError(
                 field, f"must not use all, exists, exists_one, map or filter (got {text!r})"
             )
+        import cel  # brings the half second of a command line of its own
+
         try:
             self._program = cel.compile(text)
         except ValueError as error:

@@ -246,6 +246,8 @@ class Report(Part):
     """Versions and machine."""
 
     warnings: list[str] = []
+    missing: str = ""
+    """What this document lacks of the study, and where that is."""
 
     @property
     def objective(self) -> Objective:

@@ -3,20 +3,22 @@
 import json
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from finetune_reports.document import Report, Trial
 from finetune_reports.figures import search, test
 from finetune_reports.figures.figure import Figure, number
 from finetune_reports.figures.influence import influence
+from finetune_reports.tables import chosen, differing
 
 MOST_ROWS = 50
 """Trials in the table of a page."""
@@ -24,24 +26,41 @@ MOST_ROWS = 50
 
 def page_of(report: Report) -> str:
     """The page of one study."""
-    figures = list(figures_of(report))
-    return _rendered(
-        "report.html",
-        figures,
-        report=report,
-        trials=report.ranked[:MOST_ROWS],
-        others=[trial for trial in report.trials if trial.place is None][:MOST_ROWS],
-        metrics=_metric_names(report),
-        params={**report.defaults, **(report.best.params if report.best else {})},
-    )
+    page = report_parts(report)
+    return _self_contained("report.html", page.figures, page.values)
 
 
 def comparison_of(reports: Sequence[Report]) -> str:
     """The page of several studies side by side."""
-    figures = [
-        figure for figure in (search.over_hours(reports), search.over_trials(reports)) if figure
-    ]
-    return _rendered("comparison.html", figures, reports=reports, differing=differing(reports))
+    page = comparison_parts(reports)
+    return _self_contained("comparison.html", page.figures, page.values)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a template makes a page of."""
+
+    figures: Sequence[Figure]
+    values: Mapping[str, Any]
+
+
+def report_parts(report: Report) -> Parts:
+    """The parts of the page of one study, for `report.html`."""
+    values = {
+        "report": report,
+        "trials": report.ranked[:MOST_ROWS],
+        "others": [trial for trial in report.trials if trial.place is None][:MOST_ROWS],
+        "metrics": _metric_names(report),
+        "params": chosen(report),
+    }
+    return Parts(list(figures_of(report)), values)
+
+
+def comparison_parts(reports: Sequence[Report]) -> Parts:
+    """The parts of the page of several studies, for `comparison.html`."""
+    drawn = (search.over_hours(reports), search.over_trials(reports))
+    values = {"reports": reports, "differing": differing(reports)}
+    return Parts([figure for figure in drawn if figure], values)
 
 
 def figures_of(report: Report) -> Iterator[Figure]:
@@ -62,16 +81,6 @@ def figures_of(report: Report) -> Iterator[Figure]:
     return (figure for figure in found if figure is not None)
 
 
-def differing(reports: Sequence[Report]) -> dict[str, list[str]]:
-    """Hyperparameters of the best trials that are not the same in all studies: name → value of each, or empty."""
-    chosen = [
-        {**report.defaults, **(report.best.params if report.best else {})} for report in reports
-    ]
-    names = dict.fromkeys(name for params in chosen for name in params)
-    table = {name: [_shown(params.get(name, "")) for params in chosen] for name in names}
-    return {name: values for name, values in table.items() if len(set(values)) > 1}
-
-
 def _metric_names(report: Report) -> list[str]:
     """Metrics in the table of trials beside the objective: those of the best trial, the loss last."""
     best = report.best
@@ -79,10 +88,9 @@ def _metric_names(report: Report) -> list[str]:
     return sorted(names, key=lambda name: name == "loss")[:6]
 
 
-def _rendered(template: str, figures: Sequence[Figure], **values: Any) -> str:
-    """The page; figures go into it as data, which a browser never executes."""
-    data = json.dumps({each.id: each.to_json() for each in figures}, allow_nan=False)
-    scripts = [plotly_script(), _asset("page.js")]
+def _self_contained(template: str, figures: Sequence[Figure], values: Mapping[str, Any]) -> str:
+    """The page with its scripts in it, which its policy names by their hashes."""
+    scripts = [plotly_script(), asset("page.js")]
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -93,17 +101,21 @@ def _rendered(template: str, figures: Sequence[Figure], **values: Any) -> str:
             "form-action 'none'",
         )
     )
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            policy=Markup(policy),
-            style=Markup(_asset("page.css")),
-            scripts=list(map(Markup, scripts)),
-            data=Markup(_as_data(data)),
-            figures={each.id: each for each in figures},
-            **values,
-        )
+    found = _environment().get_template(template)
+    return rendered(found, figures, policy, {**values, "scripts": list(map(Markup, scripts))})
+
+
+def rendered(
+    template: Template, figures: Sequence[Figure], policy: str, values: Mapping[str, Any]
+) -> str:
+    """A page that extends `base.html`; figures go into it as data, which a browser never executes."""
+    data = json.dumps({each.id: each.to_json() for each in figures}, allow_nan=False)
+    return template.render(
+        policy=Markup(policy),
+        style=Markup(asset("page.css")),
+        data=Markup(_as_data(data)),
+        figures={each.id: each for each in figures},
+        **values,
     )
 
 
@@ -125,14 +137,20 @@ def plotly_script() -> str:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file beside the templates."""
     return files("finetune_reports").joinpath("templates", name).read_text("utf-8")
 
 
 @cache
 def _environment() -> Environment:
+    return environment_of(PackageLoader("finetune_reports"))
+
+
+def environment_of(loader: BaseLoader) -> Environment:
+    """The environment of the templates here, and of those that extend them."""
     environment = Environment(
-        loader=PackageLoader("finetune_reports"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from finetune_reports.document import Objective, Report
 from finetune_reports.figures.figure import label
-from finetune_reports.page import comparison_of, differing, figures_of, page_of
+from finetune_reports.page import comparison_of, figures_of, page_of
+from finetune_reports.tables import differing
 from finetune_trainer.cli import main
 from tests.reports.hostile import HOSTILE, hostile_report
 from tests.reports.studies import report, searched

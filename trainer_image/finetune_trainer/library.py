@@ -1,6 +1,7 @@
 """The same search over any Python function: searchers, schedulers, folds, budgets, records and resume."""
 
 import _thread
+import html
 import logging
 import os
 import pickle
@@ -26,14 +27,16 @@ from finetune_api.metrics import Goal
 from finetune_api.search import Budget, Search
 from finetune_api.search_rules import BUDGET_RULES, SEARCH_RULES
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain, can_hold
+from finetune_reports.document import Report
 from finetune_trainer import arguments
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.records.log import read_history
-from finetune_trainer.report import Subject, write_report
+from finetune_trainer.report import Subject, report_of, write_report
+from finetune_trainer.runtime.broker import Snapshot
 from finetune_trainer.runtime.client import BrokerClient
-from finetune_trainer.runtime.progress import LocalSink
+from finetune_trainer.runtime.progress import LocalSink, document
 from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
 from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
 from finetune_trainer.search.items import End
@@ -235,18 +238,20 @@ class Study:
         over = isinstance(next_item(state, self._budget, 0.0), End) and state.ended is not None
         retry = datetime.now(UTC).isoformat() if over and has_failed(state) else ""
         if not over or retry or may_go_on(state, events, self._budget, time.time()):
-            sink = LocalSink(self._folder, "into")
+            about = {"metric": self._problem.metrics[0]}
+            sink = LocalSink(self._folder, "into", about)
             term = sink.claim_term()
             try:
-                self._run(term, progress, retry)
+                self._run(sink, term, progress, retry)
             finally:
                 sink.release()
-            state = self._replayed(storage)
+                self._state = self._replayed(storage)  # also of a search that was interrupted
+            state = self._state
         outcome = next_item(state, self._budget, 0.0)
+        self._state = state
         if not isinstance(outcome, End) or outcome.reason in FAILURES:
             why = f"{outcome.reason}: {outcome.message}" if isinstance(outcome, End) else "no end"
             raise StudyFailed(why)
-        self._state = state
         return self
 
     def _go_on(self, storage: Storage) -> None:
@@ -265,25 +270,27 @@ class Study:
     def _replayed(self, storage: Storage) -> StudyState:
         return StudyState.replayed(self._problem, read_history(storage).events)
 
-    def _run(self, term: int, progress: bool, retry: str) -> None:
+    def _run(self, sink: LocalSink, term: int, progress: bool, retry: str) -> None:
         own = not ray.is_initialized()
         if own:
             start_ray(self._slots)
         try:
-            self._search(term, progress, retry)
+            self._search(sink, term, progress, retry)
         finally:
             if own:
                 ray.shutdown()
 
-    def _search(self, term: int, progress: bool, retry: str) -> None:
+    def _search(self, sink: LocalSink, term: int, progress: bool, retry: str) -> None:
         folder = str(self._folder)
         broker = start_broker(self._problem, self._budget, folder, term, retry=retry)
         try:
-            self._search_with(broker, progress)
+            self._search_with(broker, sink, term, progress)
         finally:
             broker.end()
 
-    def _search_with(self, broker: BrokerClient, progress: bool) -> None:
+    def _search_with(
+        self, broker: BrokerClient, sink: LocalSink, term: int, progress: bool
+    ) -> None:
         train, refit = self._functions
         functions = Functions(
             train,
@@ -295,14 +302,21 @@ class Study:
             self._gpus,
         )
         share = SlotResources(1, self._gpus)
-        with _Watch(broker, self._budget, self._problem.target, progress):
+        publisher = _Publisher(sink, term)
+        with _Watch(broker, self._budget, self._problem.target, progress, publisher):
             broker.begin().get()
             if self._warm_start and not broker.inherits().get():
                 broker.inherit(self._inherited()).get()
             run_slots(broker, FunctionWorker, functions, self._slots, share)
             broker.write_results().get()
-        subject = Subject(self._folder.absolute().name, self._problem, self._budget)
-        write_report(subject, Storage.open(str(self._folder)), time.time(), ())
+        self._write_report()
+
+    def _write_report(self) -> None:
+        """Write the report of what there is. A search does not fail because of a picture."""
+        try:
+            write_report(self._subject(), Storage.open(str(self._folder)), time.time(), ())
+        except Exception:  # any: `Study.report` makes its document at any time
+            log.exception("the report could not be written")
 
     def _inherited(self) -> list[tuple[Params, float]]:
         found = [
@@ -315,14 +329,15 @@ class Study:
 
     @property
     def state(self) -> StudyState:
-        """Everything in the records. Raises RuntimeError before `run`."""
+        """Everything in the records, also after a run that was interrupted. Raises RuntimeError before `run`."""
         if self._state is None:
             raise RuntimeError("call run() first")
         return self._state
 
     def _winner(self) -> Trial:
         winner = self.state.best_trial()
-        assert winner is not None  # or run would have raised
+        if winner is None:
+            raise RuntimeError("no trial has a value yet")
         return winner
 
     @property
@@ -357,6 +372,37 @@ class Study:
         last = len(places) + 1
         frame["rank_test_score"] = frame["rank_test_score"].fillna(last).astype(int)
         return frame
+
+    def report(self) -> Report:
+        """All that is to be seen of the study. Raises RuntimeError before `run`."""
+        return report_of(self._subject(), Storage.open(str(self._folder)), time.time())
+
+    def _subject(self) -> Subject:
+        return Subject(self._folder.name, self._problem, self._budget)
+
+    def __repr__(self) -> str:
+        """The folder, and how far it got."""
+        return f"<Study {self._folder.name}: {self._said()}>"
+
+    def _said(self) -> str:
+        if self._state is None:
+            return "not run yet"
+        best = self._state.best_trial()
+        said = f"{len(self._state.trials)} trials"
+        if best is not None and best.best is not None:
+            metric = self._problem.metrics[0]
+            said += f", best {metric} {best.best.value:.6g} (trial {best.number})"
+        return said
+
+    def _repr_html_(self) -> str:
+        """The best trials as a table."""
+        head = f"<p>{html.escape(repr(self)[1:-1])}</p>"
+        if self._state is None or not self._state.trials:
+            return head
+        table = self.cv_results_.sort_values("rank_test_score").head(10)
+        names = [name for name in table if name.startswith("param_")]
+        shown = table[["rank_test_score", "mean_test_score", *names, "epochs", "status"]]
+        return head + str(shown.to_html(index=False, border=0))
 
     def _row(self, trial: Trial, rank: int | None) -> dict[str, Any]:
         splits = {
@@ -424,13 +470,44 @@ def _domain(field: str, given: Any) -> Domain:
     return cast(Domain, _parsed(kind, field, given))
 
 
+class _Publisher:
+    """Says where the search stands, for `finetune ls` and the live page."""
+
+    def __init__(self, sink: LocalSink, term: int) -> None:
+        self._sink, self._term = sink, term
+        self._said: object = None
+
+    def publish(self, snapshot: Snapshot, last: bool) -> None:
+        """Publish what has changed; `last` when nobody works any more."""
+        outcome = snapshot.outcome
+        reason, message = "Running", snapshot.waiting
+        phase = "Refitting" if snapshot.refitting else "Searching"
+        if last and outcome is None:
+            phase, reason, message = "Drained", "SuspendRequested", "interrupted"
+        elif last and outcome is not None:
+            phase = "Failed" if outcome.reason in FAILURES else "Finished"
+            reason, message = outcome.reason, outcome.message
+        elif message:
+            reason = "StorageUnavailable"
+        said = (phase, reason, message, snapshot.findings)
+        if said != self._said:
+            self._said = said
+            says = {"phase": phase, "reason": reason, "message": message[:1024]}
+            self._sink.publish(document(self._sink, "local", self._term, snapshot.findings, **says))
+
+
 class _Watch:
     """Shows how far the search has got, and what it waits for; interrupts it if the broker is gone."""
 
     def __init__(
-        self, broker: BrokerClient, budget: Budget, target: float | None, shown: bool
+        self,
+        broker: BrokerClient,
+        budget: Budget,
+        target: float | None,
+        shown: bool,
+        publisher: "_Publisher",
     ) -> None:
-        self._broker, self._limits = broker, (budget, target)
+        self._broker, self._limits, self._publisher = broker, (budget, target), publisher
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -467,6 +544,7 @@ class _Watch:
                 if not last:  # the main thread is inside Ray Tune
                     _thread.interrupt_main()
                 return
+            self._publisher.publish(snapshot, last)
             self._tell_wait(snapshot.waiting)
             counts, best = snapshot.findings.trials, snapshot.findings.best
             ended = counts.completed + counts.stopped + counts.diverged + counts.failed

@@ -71,7 +71,7 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     from finetune_trainer.runtime.progress import LocalSink
 
     slots = slots or max(1, min(study.spec.cluster.slots, os.cpu_count() or 1))
-    sink = LocalSink(into)
+    sink = LocalSink(into, about=about(study))
     started = datetime.now(UTC)
     state, _ = _replayed(study, into)
     retry = started.isoformat() if has_failed(state) else ""
@@ -121,6 +121,12 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     )
     _report(study, how, progress.findings, into, console)
     return 0 if progress.phase == "Finished" else 1
+
+
+def about(study: FineTuneStudy) -> dict[str, str]:
+    """What `finetune ls` says of a study beside its progress."""
+    spec = study.spec
+    return {"name": study.metadata.name, "task": spec.task, "metric": spec.objective.metric}
 
 
 def _finished(study: FineTuneStudy, into: Path) -> FineTuneStudy | None:

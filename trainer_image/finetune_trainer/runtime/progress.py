@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from kubernetes import client, config
 from finetune_api.pods import LIMITS_KEY, PROGRESS_KEY, TERM_KEY
 from finetune_api.status import MAX_PROGRESS_BYTES, Findings, JudgedBy, Limits, StudyProgress
 from finetune_trainer.environment import PodEnvironment
+from finetune_trainer.storage.glance import write_progress
 from finetune_trainer.storage.layout import HOLDER, TERM
 
 
@@ -92,9 +94,12 @@ class LocalSink:
 
     job_uid = "local"
 
-    def __init__(self, folder: Path, option: str = "--into") -> None:
-        """`option` is what names the folder."""
+    def __init__(
+        self, folder: Path, option: str = "--into", about: Mapping[str, str] | None = None
+    ) -> None:
+        """`option` is what names the folder; `about` has `name`, `task` and `metric` of the study, as far as known."""
         self._folder = folder
+        self._about = {"name": folder.absolute().name, "task": "", "metric": "", **(about or {})}
         self._option = option
         self._lock: IO[str] | None = None
         self.latest: StudyProgress | None = None
@@ -132,11 +137,16 @@ class LocalSink:
     def release(self) -> None:
         """Let another driver run."""
         if self._lock is not None:
+            with suppress(OSError):  # the name of a process that works no more is only a wrong hint
+                (self._folder / HOLDER).unlink(missing_ok=True)
             self._lock.close()
+            self._lock = None
 
     def publish(self, progress: StudyProgress, judged_by: Limits | None = None) -> None:
-        """Keep the document for whoever shows it."""
+        """Keep the document for whoever shows it, here and in the folder."""
         self.latest = progress
+        with suppress(OSError):  # a full disk is waited for by those who write the records
+            write_progress(self._folder, self._about, progress.to_json())
 
 
 def encode(progress: StudyProgress) -> str:

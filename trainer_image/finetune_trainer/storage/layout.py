@@ -46,3 +46,6 @@ TERM: Final = "term"
 
 HOLDER: Final = "holder"
 """Which process has that lock."""
+
+PROGRESS: Final = "progress.json"
+"""Where the study stands, as in a cluster its progress ConfigMap says it: for `finetune ls` and the live page."""

@@ -1,0 +1,72 @@
+"""`finetune ls`: the studies on this machine, a line each. It loads no models: a folder of hundreds is listed at once."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from finetune_trainer.storage.glance import Glance, age, glance, studies_below
+
+RUNS = Path("runs")
+"""Where `finetune run` puts studies."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may stand after `finetune ls`."""
+    parser.add_argument(
+        "folders",
+        metavar="FOLDER",
+        nargs="*",
+        type=Path,
+        default=[RUNS],
+        help=f"folder of a study, or with studies in it (default: {RUNS})",
+    )
+    parser.add_argument(
+        "--output", choices=("table", "json"), default="table", help="form of what is printed"
+    )
+
+
+def run(parsed: argparse.Namespace, console: Console) -> int:
+    """Print a line a study, the one that changed last first."""
+    found = latest_first(parsed.folders)
+    if parsed.output == "json":
+        print(json.dumps([each.to_json() for each in found], ensure_ascii=False, indent=2))
+    elif found:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="")
+        for heading in ("NAME", "STATE", "TRIALS", "METRIC", "BEST", "TEST", "CHANGED", "FOLDER"):
+            table.add_column(heading, overflow="fold")
+        for each in found:
+            table.add_row(*map(Text, _cells(each)))
+        console.print(table)
+    else:
+        where = ", ".join(map(str, parsed.folders))
+        console.print(f"no studies in {where}", highlight=False, markup=False)
+    return 0
+
+
+def latest_first(folders: Sequence[Path]) -> list[Glance]:
+    """The studies in these folders, the one that changed last first. Raises NotADirectoryError."""
+    found = map(glance, studies_below(folders))
+    return sorted(found, key=lambda each: each.changed, reverse=True)
+
+
+def _cells(one: Glance) -> list[str]:
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
+    ago = f"{age(one.changed)} ago"
+    return [
+        one.name,
+        one.state,
+        one.trials,
+        one.metric,
+        shown(one.best),
+        shown(one.test),
+        ago,
+        one.folder,
+    ]
