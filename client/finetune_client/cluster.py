@@ -63,9 +63,13 @@ class Cluster:
             if not more:
                 return found
 
-    def patch(self, namespace: str, name: str, change: Body) -> Body:
-        """Merge patch, as `kubectl patch --type=merge`; the study as it is stored. Raises ClientError."""
+    def patch(self, namespace: str, name: str, change: Body, dry_run: bool = False) -> Body:
+        """Merge patch, as `kubectl patch --type=merge`; the study as it is stored. Raises ClientError.
+
+        With `dry_run` the API server only says whether it would accept it, and what would come of it.
+        """
         query = [("fieldManager", "finetune-client"), ("fieldValidation", "Strict")]
+        query += [("dryRun", "All")] if dry_run else []
         return self._json("PATCH", _studies(namespace, name), query, change, _MERGE)
 
     def delete(self, namespace: str, name: str) -> None:

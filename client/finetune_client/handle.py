@@ -20,11 +20,14 @@ from finetune_client.view import Best, StudyView
 if TYPE_CHECKING:  # it takes a second
     import pandas as pd
 
+    from finetune_reports.document import Report
+
 
 class StudyHandle:
     """A study by namespace and name. Each property asks the API server; `last` is what it answered last.
 
-    Every method raises a ClientError: NotFound, Refused with the API server's message, or Unreachable.
+    Every method raises a ClientError: NotFound, Refused with the API server's message, or Unreachable. With `dry_run`
+    a change is not made: the API server only says whether it would accept it.
     """
 
     def __init__(self, cluster: Cluster, view: StudyView) -> None:
@@ -133,20 +136,20 @@ class StudyHandle:
             raise StudyFailed(self.name, failed.reason, failed.message)
         return self
 
-    def suspend(self) -> "StudyHandle":
+    def suspend(self, dry_run: bool = False) -> "StudyHandle":
         """Set `spec.suspend`: pods save and end, records stay. Returns before they have ended."""
-        return self._edit({"spec": {"suspend": True}})
+        return self._edit({"spec": {"suspend": True}}, dry_run)
 
-    def resume(self) -> "StudyHandle":
+    def resume(self, dry_run: bool = False) -> "StudyHandle":
         """Unset `spec.suspend`: the next attempt goes on from the records."""
-        return self._edit({"spec": {"suspend": False}})
+        return self._edit({"spec": {"suspend": False}}, dry_run)
 
-    def retry(self) -> "StudyHandle":
+    def retry(self, dry_run: bool = False) -> "StudyHandle":
         """Give the annotation `finetune.dev/retry` a new value, the time: a study that failed tries again."""
         now = datetime.now(UTC).isoformat()
-        return self._edit({"metadata": {"annotations": {RETRY: now}}})
+        return self._edit({"metadata": {"annotations": {RETRY: now}}}, dry_run)
 
-    def edit_budget(self, **limits: float | None) -> "StudyHandle":
+    def edit_budget(self, dry_run: bool = False, **limits: float | None) -> "StudyHandle":
         """Change these limits of `spec.budget`, such as `max_trials=48`; None takes a limit away.
 
         A study that such a limit has ended goes on if it is loosened. Raises TypeError for a limit that there is not.
@@ -156,15 +159,23 @@ class StudyHandle:
             if name not in known:
                 raise TypeError(f"{name} must be a limit of the budget: {', '.join(known)}")
         changes = {str(known[name].alias): value for name, value in limits.items()}
-        return self._edit({"spec": {"budget": changes}})
+        return self._edit({"spec": {"budget": changes}}, dry_run)
 
     def delete(self) -> None:
         """Delete the study and its pods; what it stored stays."""
         self._cluster.delete(self.namespace, self.name)
 
-    def _edit(self, change: dict[str, Any]) -> "StudyHandle":
-        self.last = StudyView(self._cluster.patch(self.namespace, self.name, change))
+    def _edit(self, change: dict[str, Any], dry_run: bool) -> "StudyHandle":
+        view = StudyView(self._cluster.patch(self.namespace, self.name, change, dry_run))
+        if not dry_run:
+            self.last = view
         return self
+
+    def report(self) -> "Report":
+        """What the status says, as the document of a report. `missing` says what only the records have, and where."""
+        from finetune_client.status_report import status_report
+
+        return status_report(self.read())
 
     def __repr__(self) -> str:
         """What was known last; asks nothing."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="until the driver ends")
     logs.add_argument("--pod", help="another pod of the study")
     _add(words, common, "best", "show the best trial; --output yaml can be pasted into a manifest")
+    report = _add(words, common, "report", "draw what the status says as a page")
+    report.add_argument("--into", type=Path, help="file to write (default: NAME.html)")
     _add(words, common, "suspend", "end the study's pods and keep its records")
     _add(words, common, "resume", "let a suspended study go on")
     _add(words, common, "retry", "let a study that has failed or stalled try again")
@@ -149,6 +152,28 @@ def _best(studies: Studies, parsed: argparse.Namespace) -> int:
     return int(view.status.is_true("Failed"))
 
 
+def _report(studies: Studies, parsed: argparse.Namespace) -> int:
+    study = studies.get(parsed.name)
+    report = study.report()
+    if parsed.output == "json":
+        print(report.to_json(), end="")
+        return 0
+    from finetune_reports.page import page_of  # imports Plotly
+
+    into: Path = parsed.into or Path(f"{study.name}.html")
+    try:
+        into.write_text(page_of(report), "utf-8")
+    except OSError as error:
+        raise BadConfiguration(f"--into must be a file that can be written: {error}") from error
+    told = {"report": str(into.absolute()), "missing": report.missing}
+    _show(
+        parsed.output,
+        told,
+        lambda: Text(f"report: {told['report']}\nnot in it: {plain(report.missing)}"),
+    )
+    return 0
+
+
 def _change(
     change: Callable[[StudyHandle], object], said: str
 ) -> Callable[[Studies, argparse.Namespace], int]:
@@ -181,6 +206,7 @@ _WORDS: Mapping[str, Callable[[Studies, argparse.Namespace], int]] = {
     "why": _why,
     "logs": _logs,
     "best": _best,
+    "report": _report,
     "suspend": _change(
         StudyHandle.suspend, "spec.suspend is true; its pods save and end, its records stay"
     ),

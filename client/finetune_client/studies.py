@@ -77,9 +77,9 @@ class Studies:
         metadata.setdefault("namespace", self.namespace)
         return self._handle(self._cluster.create(manifest))
 
-    def get(self, name: str) -> StudyHandle:
-        """The study of that name. Raises NotFound or another ClientError."""
-        return self._handle(self._cluster.read(self.namespace, name))
+    def get(self, name: str, namespace: str | None = None) -> StudyHandle:
+        """The study of that name, in another namespace if one is given. Raises NotFound or another ClientError."""
+        return self._handle(self._cluster.read(namespace or self.namespace, name))
 
     def list(self, all_namespaces: bool = False) -> list[StudyHandle]:
         """The studies of the namespace, or of all. Raises ClientError."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from finetune_api.hints import dotted
 from finetune_api.labels import asked_retry
 from finetune_api.status import StudyStatus, TrialResult
+from finetune_api.stores import study_folder
 from finetune_api.wording import duration, format_value
 from finetune_client.errors import ClientError
 
@@ -142,6 +143,15 @@ class StudyView:
             params=dict(best.params),
             metrics=dict(best.metrics),
         )
+
+    @property
+    def records_uri(self) -> str | None:
+        """The study's folder in an object store; None before its first attempt, or where it is on a volume."""
+        storage = self.status.storage
+        if storage is None or storage.uri is None:
+            return None
+        adopts = self.spec.get("onExisting", "Fresh") != "Fresh"
+        return study_folder(storage.uri, self.namespace, self.name, self.uid, adopts)
 
     def trials(self) -> "pd.DataFrame":
         """The best trials of the status as a table, with the columns of `results/trials.csv`.

@@ -38,3 +38,13 @@ class Storage(Model):
 
     secret_name: Name | None = None
     """Secret whose keys become environment variables of the study's pods (credentials)."""
+
+
+def study_folder(root: str, namespace: str, name: str, uid: str, adopts: bool) -> str:
+    """Where a study's files are below a storage's root, which may be a URI with options.
+
+    No other study, of whatever name, ever has the same, unless it adopts the folder.
+    """
+    base, mark, options = root.partition("?")
+    own = "adopted" if adopts else uid
+    return f"{base.rstrip('/')}/{namespace}/{name}/{own}{mark}{options}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_api import pods
+from finetune_api.stores import study_folder
 from finetune_api.study import FineTuneStudy, StudySpec
 from finetune_operator import names
 from finetune_operator.children import Manifest
@@ -83,14 +84,13 @@ def with_environment(
 
 
 def storage_location(study: FineTuneStudy, spec: StudySpec) -> str:
-    """The study's folder. No other study, of whatever name, ever has the same, unless it adopts the folder."""
-    storage = spec.storage
+    """The study's folder."""
+    storage, metadata = spec.storage, study.metadata
     if storage is None:
         raise ValueError("spec.storage must be given")  # decide() refuses this earlier
-    root, mark, options = (storage.uri or BASE).partition("?")
-    own = study.metadata.uid if spec.on_existing == "Fresh" else "adopted"
-    folder = f"{root.rstrip('/')}/{study.metadata.namespace}/{study.metadata.name}/{own}"
-    return f"{folder}{mark}{options}"
+    adopts = spec.on_existing != "Fresh"
+    namespace, uid = str(metadata.namespace), str(metadata.uid)
+    return study_folder(storage.uri or BASE, namespace, metadata.name, uid, adopts)
 
 
 def _worker_placement(spec: StudySpec) -> Manifest:

@@ -18,11 +18,12 @@ PACKAGE = "finetune-operator"
 
 @dataclass(frozen=True)
 class Command:
-    """A word after `finetune`, and the module of `finetune_trainer.commands` that carries it out."""
+    """A word after `finetune`, and the module that carries it out."""
 
     name: str
     help: str
     module: str
+    """In `finetune_trainer.commands`, or a whole path."""
 
 
 COMMANDS = (
@@ -34,6 +35,7 @@ COMMANDS = (
     Command("trials", "list the trials of a study, the best first", "trials"),
     Command("compare", "compare studies in a table", "compare"),
     Command("report", "draw the report of a study, or of several side by side", "report"),
+    Command("ui", "follow studies in a browser while they run", "finetune_ui.command"),
     Command("predict", "say what a model predicts for each row of a file", "predict"),
     Command("evaluate", "measure how well a model predicts the rows of a file", "evaluate"),
     Command("export", "write a model as ONNX, or the trials of a study for other tools", "export"),
@@ -109,7 +111,8 @@ def _complete(line: str) -> None:
 
 def module_of(command: Command) -> Module:
     """The module that carries a command out."""
-    return cast(Module, import_module(f"finetune_trainer.commands.{command.module}"))
+    own = "" if "." in command.module else "finetune_trainer.commands."
+    return cast(Module, import_module(f"{own}{command.module}"))
 
 
 def reported() -> tuple[type[Exception], ...]:

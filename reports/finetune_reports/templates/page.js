@@ -1,6 +1,5 @@
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 
@@ -24,6 +23,7 @@
   };
 
   const draw = () => {
+    const figures = JSON.parse(document.getElementById("figures").textContent);
     for (const [id, figure] of Object.entries(figures)) {
       const place = document.getElementById("plot-" + id);
       Plotly.react(place, figure.data, { ...figure.layout, template: look() }, config);
@@ -34,4 +34,5 @@
   draw();
   dark.addEventListener("change", draw);
   addEventListener("beforeprint", draw);
+  addEventListener("figures", draw); // a page that is followed has got new ones
 })();

@@ -28,6 +28,7 @@ _CONTEXT = (
     "operator",
     "reports",
     "trainer_image",
+    "ui",
 )
 _TRAINER_SOURCES = (
     "crds/finetune_api",

@@ -1,0 +1,116 @@
+"""The studies on this machine."""
+
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from finetune_reports.document import NoReport, Report
+from finetune_trainer.errors import StudyError
+from finetune_trainer.storage.glance import Glance, age, glance, is_held, studies_below
+from finetune_trainer.storage.layout import HOLDER, PROGRESS, RECORDS, RESULTS
+from finetune_ui.source import Line, NoStudy, SourceError, Surroundings
+
+
+class Folders:
+    """The studies in and below some folders. New ones are seen when they begin."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [folder.absolute() for folder in folders]
+        self.title = ", ".join(map(str, folders))
+
+    def _found(self) -> dict[str, Path]:
+        there = [folder for folder in self._folders if folder.is_dir()]
+        return {_id(folder): folder for folder in studies_below(there)}
+
+    def _folder(self, study: str) -> Path:
+        found = self._found().get(study)
+        if found is None:
+            raise NoStudy(f"There is no such study below {self.title}.")
+        return found
+
+    def lines(self) -> Sequence[Line]:
+        """All studies, the one that changed last first."""
+        seen = [(id, glance(folder)) for id, folder in self._found().items()]
+        seen.sort(key=lambda each: each[1].changed, reverse=True)
+        return [_line(id, one) for id, one in seen]
+
+    def line(self, study: str) -> Line:
+        """The line of one study."""
+        return _line(study, glance(self._folder(study)))
+
+    def report(self, study: str, full: bool = False) -> Report:
+        """The document of a study as its records are now."""
+        from finetune_trainer.commands.report import document_in  # imports the search
+
+        folder = self._folder(study)
+        try:
+            return document_in(folder)
+        except (StudyError, NoReport) as error:  # a study of a Python function that runs
+            raise SourceError(f"{error}") from error
+        except (OSError, ValueError) as error:
+            raise SourceError(f"The records in {folder} cannot be read: {error}") from error
+
+    def version(self, study: str | None) -> str:
+        """Sizes and times of the files that matter."""
+        if study is None:
+            return "\n".join(f"{id} {_seen(folder)}" for id, folder in self._found().items())
+        folder = self._folder(study)
+        files = [
+            *(_files(folder / RECORDS)),
+            *(_files(folder / RESULTS)),
+        ]
+        return f"{_seen(folder)} {' '.join(sorted(files))}"
+
+    def around(self, study: str) -> Surroundings:
+        """Nothing is around a folder."""
+        return Surroundings()
+
+    def log(self, study: str) -> str:
+        """`finetune run` logs to its terminal."""
+        raise NoStudy("A study on this machine logs to the terminal that it runs in.")
+
+    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> str:
+        """Nothing can be done to a study on this machine but in its terminal."""
+        raise SourceError("A study on this machine is steered in the terminal that it runs in.")
+
+
+def _id(folder: Path) -> str:
+    return sha256(str(folder).encode()).hexdigest()[:16]
+
+
+def _line(id: str, one: Glance) -> Line:
+    return Line(
+        id=id,
+        name=one.name,
+        place=one.folder,
+        state=one.state,
+        reason=one.reason,
+        metric=one.metric,
+        trials=one.trials,
+        best=one.best,
+        test=one.test,
+        changed=f"{age(one.changed)} ago",
+        is_running=one.is_running,
+        is_failed=one.state == "Failed",
+    )
+
+
+def _seen(folder: Path) -> str:
+    return " ".join([str(is_held(folder)), *(_stat(folder / name) for name in (PROGRESS, HOLDER))])
+
+
+def _stat(path: Path) -> str:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return "-"
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def _files(folder: Path) -> list[str]:
+    """Names, sizes and times of the files in and below a folder; what vanishes meanwhile is left out."""
+    found: list[str] = []
+    for at, _, names in os.walk(folder):
+        found += [f"{name}:{_stat(Path(at) / name)}" for name in names]
+    return found

@@ -1,0 +1,33 @@
+"""The server on loopback."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from finetune_ui.guard import Guard
+from finetune_ui.server import Server
+from finetune_ui.source import Source
+
+
+def server_of(source: Source, guard: Guard) -> uvicorn.Server:
+    """The server over a source, which answers those that the guard lets in."""
+    settings = uvicorn.Config(
+        guard.around(Server(source).app),
+        log_level="warning",
+        access_log=False,  # it would have the token
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=1,  # pages that follow a study never end by themselves
+    )
+    return uvicorn.Server(settings)
+
+
+def serve(source: Source, listener: socket.socket, tell: Callable[[str], None]) -> None:
+    """Serve the source on a bound socket until interrupted; `tell` is given the address to open."""
+    guard = Guard(listener.getsockname()[1])
+    server = server_of(source, guard)
+    listener.listen()
+    tell(guard.address)
+    server.run(sockets=[listener])
