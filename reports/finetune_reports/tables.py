@@ -76,4 +76,8 @@ def differing(reports: Sequence[Report]) -> dict[str, list[Scalar | None]]:
     all_chosen = [chosen(report) for report in reports]
     names = dict.fromkeys(name for params in all_chosen for name in params)
     table = {name: [params.get(name) for params in all_chosen] for name in names}
-    return {name: values for name, values in table.items() if len(set(map(repr, values))) > 1}
+    # Of one kind, for True is no 1, though 1.0 is.
+    kinds = {
+        name: {(isinstance(each, bool), each) for each in values} for name, values in table.items()
+    }
+    return {name: values for name, values in table.items() if len(kinds[name]) > 1}

@@ -10,19 +10,25 @@ from finetune_trainer.storage.folder import Storage
 from tests.trainer.search_studies import ASHA, Clock, Driver, study_spec
 
 
-def searched(folder: Path, items: int | None = None, term: int = 1, **changes: Any) -> Path:
-    """A study with ASHA, which has ended in `folder`, or in which this term made so many decisions."""
+def searched(
+    folder: Path, items: int | None = None, term: int = 1, works: int = 0, **changes: Any
+) -> Path:
+    """A study with ASHA, which has ended in `folder`.
+
+    With `items` or `works`, one in which this term has done so many `works`, and then made so many decisions more.
+    """
     spec, storage = (
         study_spec(refit=False, **{"search": ASHA, **changes}),
         Storage.open(str(folder)),
     )
     claim(storage, parts_of(spec))
     driver = Driver(spec, storage, term, Clock(1000.0 * term), fails=frozenset({3}))
-    if items is None:
+    if items is None and not works:
         driver.run()
-    else:
-        for _ in range(items):
-            driver.decide()
+    for _ in range(works):
+        driver.step()
+    for _ in range(items or 0):
+        driver.decide()
     return folder
 
 

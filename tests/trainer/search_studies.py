@@ -170,13 +170,19 @@ class Driver:
 
     def run(self) -> End:
         """Drive the study to its end."""
-        while True:
-            decision = self.decide()
-            assert not isinstance(decision, Wait)  # one slot never waits for another
-            if isinstance(decision, End):
-                return decision
-            self.items.append(decision)
-            self._do(decision)
+        while (end := self.step()) is None:
+            pass
+        return end
+
+    def step(self) -> End | None:
+        """Decide, and do that; returns the end of the study when it has come."""
+        decision = self.decide()
+        assert not isinstance(decision, Wait)  # one slot never waits for another
+        if isinstance(decision, End):
+            return decision
+        self.items.append(decision)
+        self._do(decision)
+        return None
 
     def _do(self, item: TrainItem | RefitItem) -> None:
         for report in self.work(item):

@@ -28,11 +28,11 @@ POLICY = "; ".join(
 )
 """The policy of a page, in the page."""
 
-HEADERS = (
+HEADERS = (  # without a referrer at all, a browser would not say which page a form is sent from
     (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )

@@ -33,8 +33,8 @@ from finetune_ui.source import Line, NoStudy, Source, SourceError
 LOOKS_SECONDS = 1.0
 """Between looks whether something has changed."""
 
-REST = 5.0
-"""After drawing a page, it is not drawn again for so many times as long as that took."""
+REST, MOST_REST_SECONDS = 3.0, 10.0
+"""After drawing a page, it is not drawn again for so many times as long as that took, at most so long."""
 
 MOST_COMPARED = 8
 
@@ -44,6 +44,9 @@ class Server:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.is_closing: Callable[[], bool] = lambda: False
+        """Whether pages that follow a study must let go."""
+
         self._took: dict[str, float] = {}
         """Seconds that drawing each study took last."""
 
@@ -63,10 +66,13 @@ class Server:
         )
 
     def _list(self, request: Request) -> Response:
-        return self._page("list.html", Parts([], {"lines": self._source.lines()}), "/changes")
+        version = _short(self._source.version(None))  # first: what changes meanwhile is told
+        parts = Parts([], {"lines": self._source.lines()})
+        return self._page("list.html", parts, "/changes", version)
 
     def _study(self, request: Request) -> Response:
         study, full = request.path_params["study"], "full" in request.query_params
+        version = _short(self._source.version(study))
         line, around = self._source.line(study), self._source.around(study)
         began = time.monotonic()
         try:
@@ -79,7 +85,8 @@ class Server:
         else:
             template = "study.html"
         values = {**parts.values, "line": line, "around": around, "full": full}
-        page = self._page(template, replace(parts, values=values), f"/studies/{study}/changes")
+        follows = f"/studies/{study}/changes"
+        page = self._page(template, replace(parts, values=values), follows, version)
         self._took[study] = time.monotonic() - began
         return page
 
@@ -92,12 +99,12 @@ class Server:
         if not 2 <= len(studies) <= MOST_COMPARED:
             raise HTTPException(400, f"Choose 2 to {MOST_COMPARED} studies to compare.")
         reports = [self._source.report(study) for study in studies]
-        return self._page("compared.html", comparison_parts(reports), "")
+        return self._page("compared.html", comparison_parts(reports))
 
     def _log(self, request: Request) -> Response:
         study = request.path_params["study"]
         values = {"line": self._source.line(study), "log": self._source.log(study)}
-        return self._page("log.html", Parts([], values), "")
+        return self._page("log.html", Parts([], values))
 
     async def _act(self, request: Request) -> Response:
         study, action = request.path_params["study"], request.path_params["action"]
@@ -108,7 +115,7 @@ class Server:
             return RedirectResponse(f"/studies/{study}", 303)
         line = await run_in_threadpool(self._source.line, study)
         values = {"line": line, "action": action, "given": given, "said": said}
-        return self._page("sure.html", Parts([], values), "")
+        return self._page("sure.html", Parts([], values))
 
     def _changes(self, request: Request) -> Response:
         study = request.path_params.get("study")
@@ -136,10 +143,16 @@ class Server:
             else:
                 yield ": still the same\n\n"  # so that a closed page is noticed
             before = now
-            await asyncio.sleep(max(LOOKS_SECONDS, REST * self._took.get(study or "", 0.0)))
+            took = self._took.get(study or "", 0.0)
+            rests = time.monotonic() + max(LOOKS_SECONDS, min(MOST_REST_SECONDS, REST * took))
+            while time.monotonic() < rests:
+                if self.is_closing():
+                    return
+                await asyncio.sleep(0.2)
 
-    def _page(self, template: str, parts: Parts, follows: str) -> Response:
-        values = {**parts.values, "title": self._source.title, "follows": follows}
+    def _page(self, template: str, parts: Parts, follows: str = "", version: str = "") -> Response:
+        values = {**parts.values, "title": self._source.title}
+        values |= {"follows": follows, "version": version}
         assets = {"plotly": _address("plotly.js"), "page": _address("page.js")}
         values |= {"assets": {**assets, "live": _address("live.js")}}
         found = _environment().get_template(template)
@@ -154,7 +167,7 @@ class Server:
         return self._error(404 if isinstance(error, NoStudy) else 502, str(error))
 
     def _error(self, status: int, why: str) -> Response:
-        page = self._page("error.html", Parts([], {"why": why}), "")
+        page = self._page("error.html", Parts([], {"why": why}))
         page.status_code = status
         return page
 

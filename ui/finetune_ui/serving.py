@@ -12,16 +12,19 @@ from finetune_ui.source import Source
 
 def server_of(source: Source, guard: Guard) -> uvicorn.Server:
     """The server over a source, which answers those that the guard lets in."""
+    pages = Server(source)
     settings = uvicorn.Config(
-        guard.around(Server(source).app),
+        guard.around(pages.app),
         log_level="warning",
         access_log=False,  # it would have the token
         server_header=False,
         proxy_headers=False,
         ws="none",
-        timeout_graceful_shutdown=1,  # pages that follow a study never end by themselves
+        timeout_graceful_shutdown=5,
     )
-    return uvicorn.Server(settings)
+    server = uvicorn.Server(settings)
+    pages.is_closing = lambda: server.should_exit
+    return server
 
 
 def serve(source: Source, listener: socket.socket, tell: Callable[[str], None]) -> None:

@@ -1,11 +1,11 @@
 """`finetune compare`: studies side by side, in the terminal. `finetune report A B` draws the same as a page."""
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
 
+from finetune_trainer.commands.output import plain, print_json
 from finetune_trainer.commands.report import document_in
 
 
@@ -29,8 +29,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     reports = [document_in(folder) for folder in parsed.folders]
     rows, different = side_by_side(reports), differing(reports)
     if parsed.output == "json":
-        told = {"studies": rows, "differing": different}
-        print(json.dumps(told, ensure_ascii=False, indent=2))
+        print_json({"studies": rows, "differing": different})
         return 0
     from rich import box
     from rich.table import Table
@@ -50,21 +49,22 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
         span = "" if interval is None else " to ".join(map(shown, interval))
         cells = [row["study"], search, row["metric"], shown(row["best"]), shown(row["test"]), span]
         cells += [str(row["trials"]), duration(row["seconds"])]
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     console.print(table)
     if len({row["dataFingerprint"] for row in rows if row["dataFingerprint"]}) > 1:
         console.print("Their data differ, so their values are not of the same rows.")
     if len({(row["metric"], row["goal"]) for row in rows}) > 1:
         console.print("Their objectives differ, so their values cannot be compared.")
     if not different:
-        console.print("\nTheir best configurations are the same.")
+        if all(report.best for report in reports):
+            console.print("\nTheir best configurations are the same.")
         return 0
     chosen = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     chosen.add_column("hyperparameter of the best trial")
     for row in rows:
-        chosen.add_column(Text(row["study"]), overflow="fold")
+        chosen.add_column(Text(plain(row["study"])), overflow="fold")
     for name, values in different.items():
-        chosen.add_row(*map(Text, (name, *map(shown, values))))
+        chosen.add_row(*(Text(plain(cell)) for cell in (name, *map(shown, values))))
     console.print()
     console.print(chosen)
     return 0

@@ -1,12 +1,12 @@
 """`finetune ls`: the studies on this machine, a line each. It loads no models: a folder of hundreds is listed at once."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from finetune_trainer.commands.output import plain, print_json
 from finetune_trainer.storage.glance import Glance, age, glance, studies_below
 
 RUNS = Path("runs")
@@ -32,7 +32,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     """Print a line a study, the one that changed last first."""
     found = latest_first(parsed.folders)
     if parsed.output == "json":
-        print(json.dumps([each.to_json() for each in found], ensure_ascii=False, indent=2))
+        print_json([each.to_json() for each in found])
     elif found:
         from rich.table import Table
         from rich.text import Text
@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
         for heading in ("NAME", "STATE", "TRIALS", "METRIC", "BEST", "TEST", "CHANGED", "FOLDER"):
             table.add_column(heading, overflow="fold")
         for each in found:
-            table.add_row(*map(Text, _cells(each)))
+            table.add_row(*(Text(plain(cell)) for cell in _cells(each)))
         console.print(table)
     else:
         where = ", ".join(map(str, parsed.folders))

@@ -1,12 +1,12 @@
 """`finetune show`: where a study stands, on one screen."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from finetune_trainer.commands.output import plain, print_columns, print_json
 from finetune_trainer.commands.report import document_in
 from finetune_trainer.storage.glance import Glance, glance
 
@@ -30,7 +30,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     report = document_in(parsed.folder)
     seen = glance(parsed.folder)
     if parsed.output == "json":
-        print(json.dumps(facts(report, seen), ensure_ascii=False, indent=2))
+        print_json(facts(report, seen))
     else:
         _show(report, seen, console)
     return 0
@@ -38,18 +38,21 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
 
 def facts(report: "Report", seen: Glance) -> dict[str, object]:
     """The same as JSON values."""
+    from pydantic.alias_generators import to_camel
+
     from finetune_reports.tables import chosen, leaderboard, side_by_side
 
+    spending = report.spending.model_dump(mode="json")
     return {
         **side_by_side([report])[0],
         "state": seen.state,
         "reason": seen.reason,
         "message": seen.message,
         "folder": seen.folder,
-        "spending": report.spending.model_dump(mode="json"),
+        "spending": {to_camel(name): value for name, value in spending.items()},
         "bestTrial": report.best.number if report.best else None,
         "bestParams": chosen(report),
-        "topTrials": leaderboard(report)[:MOST],
+        "topTrials": leaderboard(report)[: min(MOST, len(report.ranked))],
         "testMetrics": dict(report.final.test) if report.final else None,
         "baseline": dict(report.final.baseline) if report.final else None,
         "modelUri": report.final.model_uri if report.final else None,
@@ -58,7 +61,6 @@ def facts(report: "Report", seen: Glance) -> dict[str, object]:
 
 
 def _show(report: "Report", seen: Glance, console: Console) -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -92,22 +94,22 @@ def _show(report: "Report", seen: Glance, console: Console) -> None:
         lines["model"] = final.model_uri
     grid = Table.grid(padding=(0, 2))
     for name, told in lines.items():
-        grid.add_row(Text(f"{name}:"), Text(told, overflow="fold"))
+        grid.add_row(Text(f"{name}:"), Text(plain(told), overflow="fold"))
     console.print(grid)
     ranked = report.ranked[:MOST]
     names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
     if ranked:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for heading in ("trial", objective.metric, "best epoch", *names):
-            table.add_column(Text(heading), overflow="fold")
-        for trial in ranked:
-            epoch = "" if trial.epoch is None else f"{trial.epoch:g}"
-            values = (trial.params.get(name, "") for name in names)
-            cells = [str(trial.number), format_value(trial.value), epoch]
-            table.add_row(*map(Text, (*cells, *map(format_value, values))))
         console.print()
-        console.print(table)
+        columns: list[tuple[str, list[object]]] = [
+            ("trial", [trial.number for trial in ranked]),
+            (objective.metric, [format_value(trial.value) for trial in ranked]),
+            ("best epoch", ["" if trial.epoch is None else f"{trial.epoch:g}" for trial in ranked]),
+        ]
+        kept = [name for name, _ in columns]
+        for name in names:
+            columns.append((name, [format_value(trial.params.get(name, "")) for trial in ranked]))
+        print_columns(console, columns, kept)
     for warning in report.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False)
+        console.print(f"warning: {plain(warning)}", highlight=False, markup=False)
     ui = f"finetune trials {seen.folder}; finetune report {seen.folder}; finetune ui"
-    console.print(f"\nmore: {ui}", highlight=False, markup=False)
+    console.print(f"\nmore: {plain(ui)}", highlight=False, markup=False)

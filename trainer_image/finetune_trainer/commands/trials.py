@@ -2,15 +2,21 @@
 
 import argparse
 import csv
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from finetune_trainer.commands.output import print_columns, print_json
 from finetune_trainer.commands.report import document_in
 
 SHOWN = 20
+"""Trials in a table, unless `--limit` says else."""
+
+_BEFORE = ("trial", "value", "standardError", "state", "epochs")
+_AFTER = ("message",)
+_METRIC = "metric "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,30 +55,30 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
         raise SpecError("--sort", str(error)) from error
     shown = rows[: parsed.limit or (SHOWN if parsed.output == "table" else None)]
     if parsed.output == "json":
-        print(json.dumps(shown, ensure_ascii=False, indent=2))
+        print_json(shown)
         return 0
     flat = [_flat(row) for row in shown]
-    headings = list(dict.fromkeys(name for row in flat for name in row))
+    headings = _headings(flat)
     if parsed.output == "csv":
         writer = csv.DictWriter(sys.stdout, headings)
         writer.writeheader()
         writer.writerows(flat)
         return 0
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     from finetune_api.wording import format_value
 
+    def cell(value: object) -> str:
+        return "" if value is None else format_value(value)
+
     metric = report.objective.metric
-    filled = [name for name in headings if any(row.get(name) not in (None, "") for row in flat)]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in filled:
-        table.add_column(Text(metric if name == "value" else name), overflow="fold")
-    for row in flat:
-        cells = (row.get(name) for name in filled)
-        table.add_row(*(Text("" if cell is None else format_value(cell)) for cell in cells))
-    console.print(table)
+    columns = [
+        (metric if name == "value" else name, [cell(row.get(name)) for row in flat])
+        for name in headings
+    ]
+    filled = [column for column in columns if any(column[1])]
+    if not filled:
+        console.print("no trials yet")
+        return 0
+    print_columns(console, filled, ("trial", metric, f"{_METRIC}{by}"))
     if len(shown) < len(rows):
         more = f"{len(rows) - len(shown)} more: --limit {len(rows)}"
         console.print(more, highlight=False)
@@ -80,14 +86,20 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _flat(row: dict[str, object]) -> dict[str, object]:
-    """Parameters and metrics as columns of their own."""
+    """Parameters and metrics as columns of their own. A function may have a parameter called `epochs`."""
     params, metrics = row["params"], row["metrics"]
     assert isinstance(params, dict)
     assert isinstance(metrics, dict)
-    plain = {name: row[name] for name in ("trial", "value", "standardError", "state", "epochs")}
+    taken = {*_BEFORE, *_AFTER}
     return {
-        **plain,
-        **params,
-        **{f"metric {name}": metrics[name] for name in metrics},
-        "message": row["message"],
+        **{name: row[name] for name in _BEFORE},
+        **{f"param {name}" if name in taken else name: params[name] for name in params},
+        **{f"{_METRIC}{name}": metrics[name] for name in metrics},
+        **{name: row[name] for name in _AFTER},
     }
+
+
+def _headings(rows: Sequence[dict[str, object]]) -> list[str]:
+    """Parameters before metrics, also where the first trials do not have all of them."""
+    others = dict.fromkeys(name for row in rows for name in row if name not in _BEFORE + _AFTER)
+    return [*_BEFORE, *sorted(others, key=lambda name: name.startswith(_METRIC)), *_AFTER]

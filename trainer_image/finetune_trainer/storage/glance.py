@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from finetune_trainer.storage.layout import HOLDER, PROGRESS, RESULT, STUDY
+from finetune_trainer.storage.layout import HOLDER, PROGRESS, RESULT, STUDY, TERM
 
 State: TypeAlias = Literal["Starting", "Running", "Refitting", "Complete", "Failed", "Stopped"]
 """Stopped: it has not ended, and nobody works on it; running it again goes on."""
@@ -23,7 +23,7 @@ _STATES: Mapping[str, State] = {
     "Finished": "Complete",
     "Failed": "Failed",
 }
-_HELD = re.compile(r"process (\d+) on (.+)")
+_HELD = re.compile(r"process ([1-9][0-9]{0,8}) on (.+)")
 
 DEPTH = 3
 """How far below a folder studies are looked for."""
@@ -70,8 +70,11 @@ class Glance:
 def write_progress(folder: Path, about: Mapping[str, str], progress: Mapping[str, Any]) -> None:
     """Write what `glance` reads: `name`, `task` and `metric` of the study, and its progress document.
 
-    Readers see all of it or nothing. Raises OSError.
+    Readers see all of it or nothing. Raises OSError: also where nothing has begun, as in the empty folder that a disk
+    leaves behind.
     """
+    if not any((folder / name).is_file() for name in (TERM, STUDY)):
+        raise FileNotFoundError(f"no study has begun in {folder}")
     target = folder / PROGRESS
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -88,18 +91,19 @@ def is_study(folder: Path) -> bool:
 
 
 def studies_below(folders: Sequence[Path]) -> list[Path]:
-    """The folders of studies among `folders` and below them, each once, in order of their paths.
+    """The folders of studies among `folders` and below them, each once; those of each folder by their paths.
 
     Raises NotADirectoryError for what is no folder.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise NotADirectoryError(
                 f"{folder} must be a folder: of a study, or with studies in it"
             )
-        found.update(dict.fromkeys(_below(folder, DEPTH)))
-    return list(found)
+        for study in _below(folder, DEPTH):
+            found.setdefault(study.resolve(), study)
+    return list(found.values())
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
@@ -115,8 +119,8 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
         for path in inside:
             try:
                 yield from _below(Path(path), depth - 1)
-            except PermissionError:
-                continue  # nobody's study is found where one may not look
+            except (PermissionError, FileNotFoundError):
+                continue  # one may not look there, or it has been deleted since
 
 
 def glance(folder: Path) -> Glance:
@@ -125,19 +129,20 @@ def glance(folder: Path) -> Glance:
     try:
         told = json.loads((folder / PROGRESS).read_bytes())
         changed = (folder / PROGRESS).stat().st_mtime
-    except FileNotFoundError:  # of an earlier version, or it has just begun
+    except (FileNotFoundError, ValueError):
+        # Of an earlier version, it has just begun, or the machine lost power before the file was on its disk.
         return _by_result(folder, changed)
     progress = told["progress"]
     findings = progress.get("findings", {})
-    state = _STATES[progress["phase"]]
+    state, reason = _STATES[progress["phase"]], progress["reason"]
     metric = told["metric"]
     if state in ("Starting", "Running", "Refitting") and not is_held(folder):
-        state = "Stopped"
+        state, reason = "Stopped", "" if reason == "Running" else reason
     return Glance(
         name=told["name"],
         folder=str(folder),
         state=state,
-        reason=progress["reason"],
+        reason=reason,
         message=progress.get("message", ""),
         task=told["task"],
         metric=metric,
@@ -151,14 +156,20 @@ def glance(folder: Path) -> Glance:
 def _by_result(folder: Path, changed: float) -> Glance:
     """By the study's status, if it has been written; else nothing but that it has begun is known."""
     begun: State = "Running" if is_held(folder) else "Stopped"
+    unknown = Glance(folder.absolute().name, str(folder), begun, changed=changed)
     try:
-        text = (folder / RESULT).read_text("utf-8")
+        text = (folder / RESULT).read_bytes()
         changed = (folder / RESULT).stat().st_mtime
     except FileNotFoundError:
-        return Glance(folder.absolute().name, str(folder), begun, changed=changed)
+        return unknown
     import yaml
 
-    study = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        study = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return unknown
+    if not isinstance(study, dict) or "spec" not in study:
+        return unknown
     status, spec = study.get("status") or {}, study["spec"]
     metric = spec["objective"]["metric"]
     ended: Mapping[str, State] = {"Complete": "Complete", "Failed": "Failed"}
@@ -185,7 +196,7 @@ def _trials(findings: Mapping[str, Any]) -> str:
 def is_held(folder: Path) -> bool:
     """Whether a process works on the study. Of another machine's it is believed while its name stands there."""
     try:
-        found = _HELD.fullmatch((folder / HOLDER).read_text().strip())
+        found = _HELD.fullmatch((folder / HOLDER).read_text(errors="replace").strip())
     except FileNotFoundError:
         return False
     if found is None:

@@ -3,7 +3,7 @@
 (() => {
   const parts = ["header", "main", "footer"];
   const address = document.currentScript.dataset.follows;
-  let shown = null;
+  let shown = document.currentScript.dataset.version;
   let asking = false;
   let again = false;
 
@@ -31,6 +31,7 @@
       if (old && anew) old.replaceWith(anew);
     }
     document.title = fresh.title;
+    shown = fresh.querySelector("script[data-version]").dataset.version;
     document.getElementById("figures").textContent = fresh.getElementById("figures").textContent;
     [...document.querySelectorAll("details")].forEach((each, place) => { each.open = opened[place] ?? each.open; });
     for (const box of document.querySelectorAll("input[type=checkbox]")) box.checked = ticked.has(box.value);
@@ -62,10 +63,9 @@
   const changes = new EventSource(address);
   changes.addEventListener("hello", (event) => {
     say("Following: this page changes with what it shows.");
-    if (shown !== null && shown !== event.data) ask(); // what changed while the connection was gone
-    shown = event.data;
+    if (event.data !== JSON.stringify(shown)) ask(); // it changed before, or while the connection was gone
   });
-  changes.addEventListener("changed", (event) => { shown = event.data; ask(); });
+  changes.addEventListener("changed", (event) => { if (event.data !== JSON.stringify(shown)) ask(); });
   changes.addEventListener("gone", () => { changes.close(); say("The study is gone."); });
   changes.addEventListener("error", () => say("The server does not answer. It may have been ended."));
 })();
