@@ -464,3 +464,11 @@ def test_nothing_is_written_where_a_disk_was_mounted(tmp_path: Path) -> None:
     sink.publish(said("Searching"))
     sink.release()
     assert [*folder.iterdir()] == []
+
+
+def test_before_the_first_study_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ls"]) == 0
+    assert "no studies in runs" in capsys.readouterr().out

@@ -416,3 +416,16 @@ def test_a_comparison_needs_two_folders_of_studies(tmp_path: Path, capsys: Captu
     out, err = capsys.readouterr()
     assert out == ""
     assert f"must be the folder of a study, with records/study.json in it (got {empty})" in err
+
+
+@pytest.mark.parametrize("command", ["show", "trials", "report"])
+@pytest.mark.parametrize("broken", ["{}", "[]", "null", '{"task": 1}'])
+def test_records_that_cannot_be_read_are_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, broken: str
+) -> None:
+    folder = searched(tmp_path / "study", items=1)
+    (folder / "records" / "study.json").write_text(broken)
+    assert main([command, str(folder)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert str(folder) in said[0]

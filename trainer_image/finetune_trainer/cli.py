@@ -61,9 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     With `run --trial`, 1 means that the trial did not come out the same.
     """
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("finetune_"):
+            raise
+        install = f"pip install '{PACKAGE}[trainer]'"
+        print(f"finetune: the package {error.name} is not installed: {install}", file=sys.stderr)
+        return 2
+
+
+def _main(given: Sequence[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks how a word goes on
         _complete(os.environ.get("COMP_LINE", ""))
-    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = parser_of([command for command in COMMANDS if command.name in given[:1]])
     parsed = parser.parse_args(given)
     command = next(each for each in COMMANDS if each.name == parsed.command)

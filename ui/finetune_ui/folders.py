@@ -79,11 +79,17 @@ def _id(folder: Path) -> str:
     return sha256(str(folder).encode()).hexdigest()[:16]
 
 
+def _place(folder: Path) -> str:
+    """Its path, from here if it is below."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
 def _line(id: str, one: Glance) -> Line:
     return Line(
         id=id,
         name=one.name,
-        place=one.folder,
+        place=_place(Path(one.folder)),
         state=one.state,
         reason=one.reason,
         metric=one.metric,

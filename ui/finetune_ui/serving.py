@@ -20,7 +20,7 @@ def server_of(source: Source, guard: Guard) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=None,  # a page that is being drawn is soon there; a second Ctrl-C does not wait
     )
     server = uvicorn.Server(settings)
     pages.is_closing = lambda: server.should_exit

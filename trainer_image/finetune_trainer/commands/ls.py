@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         nargs="*",
         type=Path,
-        default=[RUNS],
         help=f"folder of a study, or with studies in it (default: {RUNS})",
     )
     parser.add_argument(
@@ -30,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
     """Print a line a study, the one that changed last first."""
-    found = latest_first(parsed.folders)
+    folders = parsed.folders or [RUNS]
+    found = latest_first(folders if parsed.folders or RUNS.is_dir() else [])
     if parsed.output == "json":
         print_json([each.to_json() for each in found])
     elif found:
@@ -44,7 +44,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             table.add_row(*(Text(plain(cell)) for cell in _cells(each)))
         console.print(table)
     else:
-        where = ", ".join(map(str, parsed.folders))
+        where = ", ".join(map(str, folders))
         console.print(f"no studies in {where}", highlight=False, markup=False)
     return 0
 

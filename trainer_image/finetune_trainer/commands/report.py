@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from finetune_reports.document import Report
+from finetune_trainer.errors import SpecError
 from finetune_trainer.report import Subject, report_of, subject_in
 from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import REPORT_PAGE
@@ -56,8 +57,12 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def document_in(folder: Path) -> Report:
-    """The document of the study in a folder as it is now. Raises StudyError where there is none."""
-    found = subject_in(folder)
-    if isinstance(found, Subject):
-        return report_of(found, Storage.open(str(folder)), time.time())
-    return found
+    """The document of the study in a folder as it is now. Raises StudyError where there is none, or a broken one."""
+    try:
+        found = subject_in(folder)
+        if isinstance(found, Subject):
+            return report_of(found, Storage.open(str(folder)), time.time())
+        return found
+    except ValueError as error:  # records of another version, or damaged
+        told = f"must have records that this version can read (got {folder}: {error})"
+        raise SpecError("FOLDER", told) from error

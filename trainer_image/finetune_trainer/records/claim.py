@@ -124,8 +124,13 @@ def _shown(value: Any) -> str:
 
 
 def parts_in(storage: Storage) -> dict[str, Any]:
-    """The parts of the study in `storage`, as `parts_of`. Raises FileNotFoundError if none has begun there."""
-    found: dict[str, Any] = json.loads(storage.read(STUDY))
+    """The parts of the study in `storage`, as `parts_of`.
+
+    Raises FileNotFoundError if none has begun there, ValueError if what is there is not what was written.
+    """
+    found = json.loads(storage.read(STUDY))
+    if not isinstance(found, dict):
+        raise ValueError(f"{STUDY} must be an object")
     return {name: part for name, part in found.items() if name not in ("rules", "chosen")}
 
 
