@@ -47,7 +47,13 @@ def with_class(spec: StudySpec, given: ClassSpec) -> StudySpec:
             "price_per_gpu_hour": budget.price_per_gpu_hour or given.price_per_gpu_hour,
         }
     )
-    changes = {"storage": spec.storage or given.storage, "cluster": placed, "budget": limited}
+    changes: dict[str, Any] = {
+        "storage": spec.storage or given.storage,
+        "cluster": placed,
+        "budget": limited,
+    }
+    if given.without_texts:
+        changes["artifacts"] = spec.artifacts.model_copy(update={"texts": False})
     return spec.model_copy(update=changes)
 
 

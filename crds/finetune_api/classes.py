@@ -185,6 +185,10 @@ class ClassSpec(Model):
     """Networks that pods of studies cannot connect to, such as `169.254.0.0/16`, where NetworkPolicies are enforced.
     Identities that clouds give to pods may need link-local addresses."""
 
+    without_texts: bool | None = None
+    """Reports of studies show no texts of test rows, whatever the studies say (`artifacts.texts`). Models, tokenizers and
+    `results/attributions.jsonl` are what they are."""
+
     limits: Limits = Limits()
     allowed: Allowed = Allowed()
 

@@ -34,6 +34,10 @@ class Artifacts(Model):
     """Test rows whose predictions are attributed to their tokens (integrated gradients), spread evenly over all test
     rows; written to `results/attributions.jsonl`. With an ensemble the winner's model is used."""
 
+    texts: bool | None = None
+    """Whether reports show texts of test rows: those of the worst mistakes, and attributed tokens. Unset means true, unless
+    the class says `withoutTexts`."""
+
 
 class WandbTracking(Model):
     """A project of Weights & Biases."""

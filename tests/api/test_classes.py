@@ -29,6 +29,16 @@ def test_the_example_study_may_not_read_what_belongs_to_others() -> None:
     assert "s3://data/teams/other/" in refused[1]
 
 
+@pytest.mark.parametrize("asked", [None, True, False])
+@pytest.mark.parametrize("without", [None, True, False])
+def test_a_class_can_keep_texts_out_of_reports(asked: bool | None, without: bool | None) -> None:
+    given, study = read_class(EXAMPLES / "gpu.yaml"), read_study(EXAMPLES / "study.yaml")
+    artifacts = study.spec.artifacts.model_copy(update={"texts": asked})
+    spec = study.spec.model_copy(update={"artifacts": artifacts})
+    made = with_class(spec, given.spec.model_copy(update={"without_texts": without}))
+    assert made.artifacts.texts is (False if without else asked)
+
+
 @pytest.mark.parametrize("document", [None, [], "gpu", {"kind": "FineTuneStudy"}])
 def test_what_is_no_class_is_told(document: object) -> None:
     with pytest.raises(ManifestError):

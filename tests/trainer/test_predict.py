@@ -43,6 +43,25 @@ def study(
     return found
 
 
+def letters(text: str) -> str:
+    """A text as every tokenizer reads it."""
+    return "".join(filter(str.isalnum, text.lower()))
+
+
+def test_the_worst_mistakes_of_the_report_are_rows_with_their_texts(study: Ended) -> None:
+    mistakes = study.report["mistakes"]
+    assert mistakes, "so few rows and epochs leave some"
+    for one in mistakes:
+        read = letters(one["text"])[:30]
+        row = study.rows[one["row"]]
+        assert any(letters(str(cell)).startswith(read) for cell in row.values()), (one, row)
+        assert one["label"] != one["prediction"]
+        if "library" in row:
+            assert one["label"] == row["library"]
+            wrong = study.report["rows"] - np.trace(np.array(study.report["confusion"]))
+            assert len(mistakes) == min(20, wrong)
+
+
 @pytest.fixture(scope="module")
 def single(
     make_spec: MakeSpec, shallow: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory

@@ -241,7 +241,7 @@ def test_out_of_fold_the_worst_slice_is_that_of_the_means() -> None:
 
 def test_the_final_model_is_judged_by_slice(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
-        "artifacts": {"onnx": False, "attributedRows": 0},
+        "artifacts": {"onnx": False, "attributedRows": 0, "texts": False},
         "hyperparameters": {"epochs": 3, "maxLength": 8, "batchSize": 16},
     }
     spec = spec_of(tmp_path, BY_LANGUAGE, frame(300), **changes)
@@ -252,6 +252,7 @@ def test_the_final_model_is_judged_by_slice(tmp_path: Path) -> None:
     report = json.loads((folder / "results" / "test_report.json").read_text())
     assert [one["value"] for one in report["slices"]] == list(LANGUAGES)
     assert all(one["rows"] for one in report["slices"])
+    assert not any("text" in one for one in report["mistakes"]), "the study shows no texts"
     card = (folder / "model" / "README.md").read_text()
     assert "By slice of the test rows:" in card
     assert "| language de |" in card

@@ -50,6 +50,8 @@ class Subject:
     model: str = ""
     manifest: str = ""
     fixed: dict[str, Any] | None = None
+    shows_texts: bool = True
+    """Whether the report has texts of rows."""
 
     @classmethod
     def of(cls, study: FineTuneStudy, storage: Storage) -> "Subject":
@@ -67,6 +69,7 @@ class Subject:
             model=spec.model.name,
             manifest=_manifest(name, spec),
             fixed=spec.hyperparameters.to_json() if spec.hyperparameters else None,
+            shows_texts=spec.artifacts.texts is not False,
         )
 
 
@@ -128,7 +131,9 @@ def report_of(
         final=_final(found, state),
         data=data,
         test=_json_at(storage, TEST_REPORT) if state.refit else None,
-        attributions=_lines_at(storage, ATTRIBUTIONS) if state.refit else [],
+        attributions=_lines_at(storage, ATTRIBUTIONS)
+        if state.refit and subject.shows_texts
+        else [],
         setting=_setting(events),
         warnings=found.warnings or (data or {}).get("warnings", []),
     )

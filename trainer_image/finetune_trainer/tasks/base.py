@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetune_api.tasks import Task
 from finetune_trainer.tasks.calibration import Calibration
+from finetune_trainer.tasks.mistakes import MOST, Mistake
 from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.report import Report
 from finetune_trainer.tasks.tagging import Tagged
@@ -225,6 +226,42 @@ class TrainingTask(ABC):
     def calibration(self, logits: Logits, labels: Labels) -> Calibration | None:
         """How often predictions are right, by their probability; None where there is none to go by."""
         return None
+
+    @abstractmethod
+    def wrongness(
+        self, logits: Logits, labels: Labels, thresholds: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """How wrong each row is predicted, (rows,): 0 where it is right, more where the model is surer of what is wrong."""
+
+    def mistakes(
+        self,
+        names: Sequence[str],
+        logits: Logits,
+        labels: Labels,
+        thresholds: NDArray[np.float64] | None,
+        most: int = MOST,
+    ) -> list[Mistake]:
+        """At most so many of the rows that are predicted wrongly, the worst first."""
+        wrong = np.nan_to_num(
+            self.wrongness(logits, labels, thresholds), posinf=np.finfo(float).max
+        )
+        predicted = self.predictions(logits, thresholds)
+        worst = np.argsort(-wrong, kind="stable")[:most]
+        return [
+            self.mistake(names, row, self.at(labels, row), self.at(predicted, row), logits)
+            for row in worst.tolist()
+            if wrong[row] > 0
+        ]
+
+    def at(self, labels: Labels, row: int) -> Any:
+        """The encoded label of one row."""
+        return labels[row]
+
+    def mistake(
+        self, names: Sequence[str], row: int, label: Any, predicted: Any, logits: Logits
+    ) -> Mistake:
+        """One row in words."""
+        return Mistake(row, self.named(label, names), self.named(predicted, names))
 
     def constant(self, labels: Labels, outputs: int) -> NDArray[np.float64]:
         """Logits (outputs,) of the best prediction that is the same for all rows; `labels` are the training rows'."""

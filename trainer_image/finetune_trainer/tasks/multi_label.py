@@ -151,6 +151,17 @@ class MultiLabel(TrainingTask):
         """That of the probability of each label of each row: how often rows have it."""
         return calibration_of(self.shares(logits).ravel(), labels.ravel())
 
+    def wrongness(
+        self, logits: Logits, labels: Labels, thresholds: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """The sum, over the labels that are predicted wrongly, of minus the logarithm of the right answer's probability."""
+        shares = np.where(labels, self.shares(logits), 1 - self.shares(logits))
+        losses = -np.log(np.maximum(shares, _LEAST))
+        # A tuned threshold can make an answer wrong of which the model is sure: that is no small mistake.
+        wrong = self.predictions(logits, thresholds) != labels
+        found: NDArray[np.float64] = (wrong * np.maximum(losses, _LEAST)).sum(axis=1)
+        return found
+
     def constant(self, labels: Labels, outputs: int) -> NDArray[np.float64]:
         """The most frequent labels that together have the best micro F1 on these rows."""
         counts = labels.sum(axis=0)

@@ -103,6 +103,13 @@ class Regression(TrainingTask):
         named = {f"{at:g}": value for at, value in zip(QUANTILES, values, strict=True)}
         return Report(self.name, len(labels), residuals=named)
 
+    def wrongness(
+        self, logits: Logits, labels: Labels, thresholds: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """The absolute difference of label and prediction."""
+        found: NDArray[np.float64] = np.abs(labels.astype(np.float64) - logits[:, 0])
+        return found
+
     def in_words(
         self, names: Sequence[str], logits: Logits, thresholds: NDArray[np.float64] | None
     ) -> list[Prediction]:

@@ -1,6 +1,7 @@
 """SingleLabel: one class per row."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from finetune_trainer.cells.words import LABEL_FIELD, name_of, shown
 from finetune_trainer.tasks import classification
 from finetune_trainer.tasks.base import Label, Labels, Logits, TrainingTask
 from finetune_trainer.tasks.calibration import Calibration, calibration_of
+from finetune_trainer.tasks.mistakes import Mistake
 from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
 
@@ -135,6 +137,20 @@ class SingleLabel(TrainingTask):
     def calibration(self, logits: Logits, labels: Labels) -> Calibration:
         """That of the predicted classes."""
         return calibration_of(self.shares(logits).max(axis=1), self.predictions(logits) == labels)
+
+    def wrongness(
+        self, logits: Logits, labels: Labels, thresholds: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """Minus the logarithm of the probability of the right class."""
+        shares = self.shares(logits)[np.arange(len(labels)), labels]
+        found: NDArray[np.float64] = -np.log(np.maximum(shares, _LEAST))
+        return np.where(self.predictions(logits) == labels, 0.0, found)
+
+    def mistake(
+        self, names: Sequence[str], row: int, label: Any, predicted: Any, logits: Logits
+    ) -> Mistake:
+        found = super().mistake(names, row, label, predicted, logits)
+        return replace(found, probability=float(self.shares(logits[row : row + 1])[0, predicted]))
 
     def in_words(
         self, names: Sequence[str], logits: Logits, thresholds: NDArray[np.float64] | None

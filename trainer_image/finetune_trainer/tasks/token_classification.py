@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from finetune_api.tasks import TASKS
 from finetune_trainer.tasks.base import Label, TrainingTask
+from finetune_trainer.tasks.mistakes import Mistake
 from finetune_trainer.tasks.prediction import Prediction
 from finetune_trainer.tasks.ragged import Ragged, flat
 from finetune_trainer.tasks.report import LabelReport, Report, confusion_of, scores_of
@@ -28,6 +29,10 @@ _ONE = SingleLabel()
 """Each word is a row with one class."""
 
 _NONE = "(none)"
+_MOST_WORDS = 10
+_SLIGHT = 1e-9
+"""The loss of a word of which the model was sure in vain: no mistake counts as none."""
+
 """In a confusion matrix, what is no entity, or none with the same words."""
 
 NO_TAG = -1
@@ -258,6 +263,33 @@ class TokenClassification(TrainingTask):
         return Report(
             self.name, len(labels), each, confusion.tolist(), confused_with=[*kinds, _NONE]
         )
+
+    def wrongness(
+        self, logits: Any, labels: Any, thresholds: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """The sum of the losses of the words that are tagged wrongly; a word that the model never saw counts 1."""
+        wrong = self.predictions(logits).values != labels.values
+        if isinstance(logits, Judged):
+            losses = logits.values[:, 1].astype(np.float64)
+        else:
+            shares = _ONE.shares(logits.values)[np.arange(len(labels.values)), labels.values]
+            losses = -np.log(np.maximum(shares, np.finfo(np.float64).tiny))
+        counted = np.where(wrong, np.maximum(np.nan_to_num(losses, nan=1.0), _SLIGHT), 0.0)
+        found: NDArray[np.float64] = np.zeros(len(labels))
+        np.add.at(found, labels.rows, counted)
+        return found
+
+    def at(self, labels: Any, row: int) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = labels.row(row)
+        return found
+
+    def mistake(
+        self, names: Sequence[str], row: int, label: Any, predicted: Any, logits: Any
+    ) -> Mistake:
+        wrong = np.ravel(label) != np.ravel(predicted)
+        there, said = np.ravel(label)[wrong], np.ravel(predicted)[wrong]
+        most = _MOST_WORDS
+        return Mistake(row, self.named(there[:most], names), self.named(said[:most], names))
 
     def in_words(
         self, names: Sequence[str], logits: Any, thresholds: NDArray[np.float64] | None

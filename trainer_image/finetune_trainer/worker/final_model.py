@@ -1,8 +1,8 @@
 """Writes the final model with its card, and evaluates it on the test rows."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from finetune_trainer.search.problem import problem_of
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.layout import ATTRIBUTIONS, TEST_REPORT
 from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.mistakes import Mistake
 from finetune_trainer.tasks.report import LabelReport
 from finetune_trainer.training import TrialRun, baseline_metrics
 from finetune_trainer.training.ensemble import Answers
@@ -29,6 +30,9 @@ from finetune_trainer.training.slices import SliceReport, interval, slice_report
 from finetune_trainer.worker.runs import Workbench
 
 ONNX = "model.onnx"
+
+MOST_TOKENS = 128
+"""Of a text in a report."""
 
 
 def export(bench: Workbench, run: TrialRun, folder: Path) -> float | None:
@@ -71,6 +75,8 @@ def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
     calibration = task_of(data.task).calibration(logits, labels)
     if calibration is not None and not answers.are_ranks:
         report["calibration"] = calibration.to_json()
+    found = task_of(data.task).mistakes(data.label_names, logits, labels, thresholds)
+    report["mistakes"] = [one.to_json() for one in _told(bench, found, answers.are_ranks)]
     by_slice = slice_reports(data.task, logits, labels, names, thresholds, slices)
     if by_slice:
         report["slices"] = [asdict(one) for one in by_slice]
@@ -78,6 +84,23 @@ def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
     bench.storage.write(TEST_REPORT, text.encode())
     types = detail.labels if task_of(data.task).tags_words else None
     return Judgement(tested, by_slice, types or ())
+
+
+def _told(bench: Workbench, mistakes: Sequence[Mistake], are_ranks: bool) -> Iterator[Mistake]:
+    """The mistakes with their texts, where reports may show them, and without what are no probabilities."""
+    shows = bench.spec.artifacts.texts is not False
+    tokenizer = bench.data.model.tokenizer() if shows and mistakes else None
+    for one in mistakes:
+        told = replace(one, probability=None) if are_ranks else one
+        if tokenizer is not None:
+            row = int(bench.data.test[one.row])
+            texts = (
+                tokenizer.decode(column[row][:MOST_TOKENS].tolist(), skip_special_tokens=True)
+                + (" …" if len(column[row]) > MOST_TOKENS else "")
+                for column in bench.data.columns
+            )
+            told = replace(told, text=" | ".join(texts))
+        yield told
 
 
 def card(
