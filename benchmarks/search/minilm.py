@@ -257,7 +257,7 @@ def by_ours(target: float) -> Way:
     started = time.time()
     from finetune_trainer.driver import Driver, Workplace
     from finetune_trainer.environment import SlotResources
-    from finetune_trainer.runtime.progress import LocalSink
+    from finetune_trainer.runtime.local_sink import LocalSink
 
     with tempfile.TemporaryDirectory() as folder:
         place = Workplace(

@@ -195,7 +195,7 @@ def by_driver(study: FineTuneStudy, base: Path) -> Way:
     """The whole study, with one slot per core; its accuracies are in no particular order."""
     from finetune_trainer.driver import Driver, Workplace
     from finetune_trainer.environment import SlotResources
-    from finetune_trainer.runtime.progress import LocalSink
+    from finetune_trainer.runtime.local_sink import LocalSink
 
     slots = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:

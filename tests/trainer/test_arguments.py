@@ -12,7 +12,7 @@ import pytest
 from finetune_trainer import Study, cli
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records import events as ev
-from finetune_trainer.runtime.progress import FolderInUse, LocalSink
+from finetune_trainer.runtime.local_sink import FolderInUse, LocalSink
 from finetune_trainer.search.items import TrainItem
 from finetune_trainer.worker.function_worker import Functions, FunctionWorker
 

@@ -20,7 +20,7 @@ from finetune_trainer.console import _screen, duration, trials_table
 from finetune_trainer.records import events as ev
 from finetune_trainer.records.claim import claim, parts_of
 from finetune_trainer.records.log import RecordLog
-from finetune_trainer.runtime.progress import LocalSink
+from finetune_trainer.runtime.local_sink import LocalSink
 from finetune_trainer.search.items import AtWork
 from finetune_trainer.storage.folder import Storage
 from tests.api.wrong_manifests import VALID, changed
@@ -218,7 +218,7 @@ def test_a_refused_run_changes_nothing_and_says_what_differs(
 
 def test_the_second_process_on_a_folder_is_told_who_has_it(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from finetune_trainer.runtime.progress import LocalSink;"
+        "import sys, time; from pathlib import Path; from finetune_trainer.runtime.local_sink import LocalSink;"
         "sink = LocalSink(Path(sys.argv[1])); print(sink.claim_term(), flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -20,8 +20,8 @@ from finetune_trainer.driver import Driver, Workplace
 from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import DataError
 from finetune_trainer.records import events as ev
+from finetune_trainer.runtime.local_sink import LocalSink
 from finetune_trainer.runtime.preparation import check_same_data
-from finetune_trainer.runtime.progress import LocalSink
 from tests.records import check_records, events_of
 from tests.trainer.disks import disk_of
 from tests.trainer.object_store import StoreProcess

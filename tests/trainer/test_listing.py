@@ -22,7 +22,7 @@ from finetune_api.manifest import dump_yaml
 from finetune_api.status import Findings, StudyProgress, TrialCounts, TrialResult
 from finetune_trainer.cli import main
 from finetune_trainer.commands.output import plain
-from finetune_trainer.runtime.progress import LocalSink
+from finetune_trainer.runtime.local_sink import LocalSink
 from finetune_trainer.storage.glance import (
     DEPTH,
     State,

@@ -1,11 +1,10 @@
 """The same search over any Python function: searchers, schedulers, folds, budgets, records and resume."""
 
-import _thread
 import html
 import logging
+import math
 import os
 import pickle
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,12 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
-import ray
+import numpy as np
 from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from finetune_api.auto import choose, described, restored
 from finetune_api.combinations import Params, Space
@@ -29,15 +26,11 @@ from finetune_api.search_rules import BUDGET_RULES, SEARCH_RULES
 from finetune_api.spaces import ChoiceDomain, Domain, FloatDomain, IntegerDomain, can_hold
 from finetune_reports.document import Report
 from finetune_trainer import arguments
-from finetune_trainer.environment import SlotResources
 from finetune_trainer.errors import SpecError
 from finetune_trainer.records.claim import choice_of, claim, parts_in, rung_rule_of
 from finetune_trainer.records.log import read_history
 from finetune_trainer.report import Subject, report_of, write_report
-from finetune_trainer.runtime.broker import Snapshot
-from finetune_trainer.runtime.client import BrokerClient
-from finetune_trainer.runtime.progress import LocalSink, document
-from finetune_trainer.runtime.ray_tune import run_slots, start_broker, start_ray
+from finetune_trainer.runtime.local_sink import LocalSink
 from finetune_trainer.search.decisions import FAILURES, has_failed, may_go_on, next_item
 from finetune_trainer.search.items import End
 from finetune_trainer.search.problem import Problem, told_of_constraints
@@ -49,15 +42,15 @@ from finetune_trainer.storage.folder import Storage
 from finetune_trainer.storage.layout import ESTIMATOR
 from finetune_trainer.worker.function_worker import (
     Functions,
-    FunctionWorker,
     Refit,
     Resource,
     Train,
 )
 
-__all__ = ["Resource", "Study", "StudyFailed"]
+if TYPE_CHECKING:  # it takes a second
+    import pandas as pd
 
-_POLL_SECONDS = 1.0
+__all__ = ["Resource", "Study", "StudyFailed"]
 
 log = logging.getLogger("finetune.library")
 
@@ -242,7 +235,7 @@ class Study:
             sink = LocalSink(self._folder, "into", about)
             term = sink.claim_term()
             try:
-                self._run(sink, term, progress, retry)
+                self._search(sink, term, progress, retry)
             finally:
                 sink.release()
                 self._state = self._replayed(storage)  # also of a search that was interrupted
@@ -270,27 +263,9 @@ class Study:
     def _replayed(self, storage: Storage) -> StudyState:
         return StudyState.replayed(self._problem, read_history(storage).events)
 
-    def _run(self, sink: LocalSink, term: int, progress: bool, retry: str) -> None:
-        own = not ray.is_initialized()
-        if own:
-            start_ray(self._slots)
-        try:
-            self._search(sink, term, progress, retry)
-        finally:
-            if own:
-                ray.shutdown()
-
     def _search(self, sink: LocalSink, term: int, progress: bool, retry: str) -> None:
-        folder = str(self._folder)
-        broker = start_broker(self._problem, self._budget, folder, term, retry=retry)
-        try:
-            self._search_with(broker, sink, term, progress)
-        finally:
-            broker.end()
+        from finetune_trainer.runtime.function_search import search  # brings Ray
 
-    def _search_with(
-        self, broker: BrokerClient, sink: LocalSink, term: int, progress: bool
-    ) -> None:
         train, refit = self._functions
         functions = Functions(
             train,
@@ -301,14 +276,9 @@ class Study:
             self._rows,
             self._gpus,
         )
-        share = SlotResources(1, self._gpus)
-        publisher = _Publisher(sink, term)
-        with _Watch(broker, self._budget, self._problem.target, progress, publisher):
-            broker.begin().get()
-            if self._warm_start and not broker.inherits().get():
-                broker.inherit(self._inherited()).get()
-            run_slots(broker, FunctionWorker, functions, self._slots, share)
-            broker.write_results().get()
+        inherited = self._inherited if self._warm_start else None
+        limits = self._problem, self._budget
+        search(*limits, functions, sink, term, self._slots, inherited, progress, retry)
         self._write_report()
 
     def _write_report(self) -> None:
@@ -360,12 +330,14 @@ class Study:
         return pickle.loads((self._folder / ESTIMATOR).read_bytes())
 
     @property
-    def cv_results_(self) -> pd.DataFrame:
+    def cv_results_(self) -> "pd.DataFrame":
         """One row per trial, with the columns of scikit-learn's searches, and how far the trial got.
 
         `split<n>_test_score`, with their mean, standard deviation (of the population) and rank; equal trials share one.
         A trial without a value has NaN and the last rank.
         """
+        import pandas as pd
+
         places = self.state.places()
         rows = [self._row(trial, places.get(trial.number)) for trial in self.state.trials]
         frame = pd.DataFrame(rows)
@@ -409,15 +381,16 @@ class Study:
             f"split{number % self._problem.trainings}_test_score": done.value
             for number, done in self.state.splits(trial)
         }
-        scores = pd.Series(splits, dtype=float)
+        scores = np.array([*splits.values()], dtype=np.float64)
+        mean, deviation = (scores.mean(), scores.std()) if len(scores) else (math.nan, math.nan)
         return {
             "mean_fit_time": sum(e.seconds for run in trial.runs.values() for e in run.epochs)
             / max(1, len(trial.runs)),
             **{f"param_{name}": value for name, value in trial.params.items()},
             "params": trial.params,
             **splits,
-            "mean_test_score": scores.mean(),
-            "std_test_score": scores.std(ddof=0),
+            "mean_test_score": mean,
+            "std_test_score": deviation,
             "rank_test_score": rank,
             "epochs": self.state.epochs_of(trial),
             "status": trial.status,
@@ -468,99 +441,3 @@ def _domain(field: str, given: Any) -> Domain:
     elif not all(isinstance(value, str | int | float) for value in numbers):
         raise SpecError(field, f"must have values of text, numbers, true or false (got {given!r})")
     return cast(Domain, _parsed(kind, field, given))
-
-
-class _Publisher:
-    """Says where the search stands, for `finetune ls` and the live page."""
-
-    def __init__(self, sink: LocalSink, term: int) -> None:
-        self._sink, self._term = sink, term
-        self._said: object = None
-
-    def publish(self, snapshot: Snapshot, last: bool) -> None:
-        """Publish what has changed; `last` when nobody works any more."""
-        outcome = snapshot.outcome
-        reason, message = "Running", snapshot.waiting
-        phase = "Refitting" if snapshot.refitting else "Searching"
-        if last and outcome is None:
-            phase, reason, message = "Drained", "SuspendRequested", "interrupted"
-        elif last and outcome is not None:
-            phase = "Failed" if outcome.reason in FAILURES else "Finished"
-            reason, message = outcome.reason, outcome.message
-        elif message:
-            reason = "StorageUnavailable"
-        said = (phase, reason, message, snapshot.findings)
-        if said != self._said:
-            self._said = said
-            says = {"phase": phase, "reason": reason, "message": message[:1024]}
-            self._sink.publish(document(self._sink, "local", self._term, snapshot.findings, **says))
-
-
-class _Watch:
-    """Shows how far the search has got, and what it waits for; interrupts it if the broker is gone."""
-
-    def __init__(
-        self,
-        broker: BrokerClient,
-        budget: Budget,
-        target: float | None,
-        shown: bool,
-        publisher: "_Publisher",
-    ) -> None:
-        self._broker, self._limits, self._publisher = broker, (budget, target), publisher
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self._progress = Progress(*columns, disable=not shown)
-        self._task = self._progress.add_task("trials", total=None)
-        self._stop = threading.Event()
-        self._shown = shown
-        self._waiting = ""
-        self._lost = ""
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def __enter__(self) -> None:
-        self._progress.start()
-        self._thread.start()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._progress.stop()
-        if kind is KeyboardInterrupt and self._lost:
-            raise RuntimeError(f"the records cannot be written: {self._lost}")
-
-    def _loop(self) -> None:
-        last = False
-        while not last:
-            last = self._stop.wait(_POLL_SECONDS)
-            try:
-                snapshot = self._broker.snapshot(*self._limits).get()
-            except ray.exceptions.RayError as error:
-                self._lost = str(error)
-                if not last:  # the main thread is inside Ray Tune
-                    _thread.interrupt_main()
-                return
-            self._publisher.publish(snapshot, last)
-            self._tell_wait(snapshot.waiting)
-            counts, best = snapshot.findings.trials, snapshot.findings.best
-            ended = counts.completed + counts.stopped + counts.diverged + counts.failed
-            said = "refit" if snapshot.refitting else "trials"
-            if best is not None:
-                said += f", best {best.value:.6g} (trial {best.trial})"
-            self._progress.update(
-                self._task, completed=ended, total=counts.planned, description=said
-            )
-
-    def _tell_wait(self, waiting: str) -> None:
-        if waiting == self._waiting:
-            return
-        self._waiting = waiting
-        said = waiting or "storage is back, the search goes on"
-        if self._shown:
-            self._progress.console.print(said)
-        else:
-            log.warning(said)

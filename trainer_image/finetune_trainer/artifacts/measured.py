@@ -1,7 +1,7 @@
 """How well a final model does on rows that have labels."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.dataset import Dataset
@@ -14,9 +14,12 @@ from finetune_trainer.data.labels import LabelledRows
 from finetune_trainer.data.slices import divided
 from finetune_trainer.data.steps import Account
 from finetune_trainer.tasks import Labels, Logits
-from finetune_trainer.tasks.report import Report
+from finetune_trainer.tasks.mistakes import Mistake
+from finetune_trainer.training.detail import Detail, detailed
 from finetune_trainer.training.metrics import compute_metrics
-from finetune_trainer.training.slices import SliceReport, interval, slice_reports
+
+MOST_TEXT = 500
+"""Characters of a text among the mistakes."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,15 @@ class Measured:
     metrics: dict[str, float]
     """All that the task has and these rows define, those that the study named first."""
 
-    intervals: dict[str, tuple[float, float]]
-    """Of those that the study named: where they lie in 95 % of samples of as many rows."""
+    detail: Detail
+    """In detail; intervals are those of the metrics that the study named."""
 
-    report: Report
-    slices: list[SliceReport]
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as a JSON object."""
-        return {**asdict(self), "report": self.report.to_json()}
+        """All of it as a JSON object; `report` is as `results/test_report.json`."""
+        found = {"rows": self.rows, "metrics": self.metrics, "report": self.detail.to_json()}
+        return {**found, "warnings": self.warnings}
 
 
 def measure(predictor: Predictor, dataset: Dataset, slices: Sequence[Slice]) -> Measured:
@@ -48,18 +50,29 @@ def measure(predictor: Predictor, dataset: Dataset, slices: Sequence[Slice]) -> 
     rows = labelled_file(dataset, task, names, slices, account)
     labels, logits = predictor.task.encode(rows.labels, names), _logits(predictor, rows)
     named = predictor.about.metrics
-    thresholds, judged = predictor.thresholds, (task, logits, labels)
     wanted = dict.fromkeys((*named, *TASKS[task].metrics))
-    intervals = {name: interval(*judged, name, thresholds) for name in named}
+    found = detailed(
+        predictor.task,
+        names,
+        logits,
+        labels,
+        [*dict.fromkeys((*named, "loss"))],  # as the study measures
+        predictor.thresholds,
+        divided(slices, [rows]),
+        predictor.says_ranks,
+    )
     told = predictor.told_of_length
     return Measured(
         rows=len(rows),
-        metrics=compute_metrics(*judged, wanted, thresholds),
-        intervals={name: found for name, found in intervals.items() if found is not None},
-        report=predictor.task.report(names, logits, labels, thresholds),
-        slices=slice_reports(*judged, named, thresholds, divided(slices, [rows])),
+        metrics=compute_metrics(task, logits, labels, wanted, predictor.thresholds),
+        detail=replace(found, mistakes=[_with_text(rows, one) for one in found.mistakes]),
         warnings=[*account.warnings, *([told] if told else [])],
     )
+
+
+def _with_text(rows: LabelledRows, one: Mistake) -> Mistake:
+    texts = (column[one.row] for column in rows.texts)
+    return replace(one, text=" | ".join(text[:MOST_TEXT] for text in texts))
 
 
 def _logits(predictor: Predictor, rows: LabelledRows) -> Logits:

@@ -60,6 +60,9 @@ class Predictor:
     """The model, or all models of an ensemble."""
 
     batch_size: int = BATCH
+    says_ranks: bool = False
+    """Whether what it says of outputs are ranks among the study's rows, not probabilities (ensembles by RankMean)."""
+
     longer: int = 0
     """How many texts so far were longer than it reads at a time."""
 
@@ -154,8 +157,15 @@ def load_predictor(path: str | Path, batch_size: int = BATCH) -> Predictor:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (folder / OF_ENSEMBLE).is_file():
         ensemble = load_ensemble(folder, device)
-        labels, thresholds = ensemble.labels, ensemble.thresholds
-        return Predictor(about, labels, thresholds, ensemble, ensemble.members, batch_size)
+        return Predictor(
+            about,
+            ensemble.labels,
+            ensemble.thresholds,
+            ensemble,
+            ensemble.members,
+            batch_size,
+            ensemble.about.method == "RankMean",
+        )
     model = LoadedModel.of(folder, device)
     known = model.model.config.id2label
     labels = [known[number] for number in range(len(known))]

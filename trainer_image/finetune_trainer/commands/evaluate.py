@@ -61,19 +61,19 @@ def tables(found: "Measured") -> Iterator[Table]:
     """What was measured."""
     metrics = Table("metric", "value", "95 % interval", title=f"{found.rows:,} rows")
     for name, value in found.metrics.items():
-        metrics.add_row(name, f"{value:.4f}", _between(found.intervals.get(name)))
+        metrics.add_row(name, f"{value:.4f}", _between(found.detail.intervals.get(name)))
     yield metrics
-    if found.report.labels:
+    if found.detail.report.labels:
         labels = Table("label", "precision", "recall", "f1", "support", title="By label")
-        for one in found.report.labels:
+        for one in found.detail.report.labels:
             scores = (f"{score:.4f}" for score in (one.precision, one.recall, one.f1))
             labels.add_row(one.label, *scores, f"{one.support:,}")
         yield labels
-    names = list(dict.fromkeys(name for one in found.slices for name in one.metrics))
+    names = list(dict.fromkeys(name for one in found.detail.slices for name in one.metrics))
     if names:
         first, *others = names
         slices = Table("slice", "rows", first, "95 % interval", *others, title="By slice")
-        for each in found.slices:
+        for each in found.detail.slices:
             values = [f"{each.metrics[n]:.4f}" if n in each.metrics else "" for n in names]
             named = f"{each.division} {each.value}"
             slices.add_row(named, f"{each.rows:,}", values[0], _between(each.interval), *values[1:])

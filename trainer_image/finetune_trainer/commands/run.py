@@ -30,7 +30,7 @@ from finetune_trainer.storage.layout import REPORT_PAGE, RESULT, TRIALS_CSV
 
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
-    from finetune_trainer.runtime.progress import LocalSink
+    from finetune_trainer.runtime.local_sink import LocalSink
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
     has_begun(Storage.open(str(into)), parts_of(study.spec))  # a refused run changes nothing there
     from finetune_trainer.console import StudyConsole  # Ray and torch are slow to import
     from finetune_trainer.driver import Driver, Workplace
-    from finetune_trainer.runtime.progress import LocalSink
+    from finetune_trainer.runtime.local_sink import LocalSink
 
     slots = slots or max(1, min(study.spec.cluster.slots, os.cpu_count() or 1))
     sink = LocalSink(into, about=about(study))

@@ -1,7 +1,7 @@
 """Writes the final model with its card, and evaluates it on the test rows."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.hyperparameters import Hyperparameters
-from finetune_api.metrics import plain
 from finetune_trainer.artifacts.about import ModelAbout
 from finetune_trainer.artifacts.ensemble import EnsembleAbout
 from finetune_trainer.artifacts.exported import load_exported
@@ -23,10 +22,11 @@ from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.mistakes import Mistake
 from finetune_trainer.tasks.report import LabelReport
 from finetune_trainer.training import TrialRun, baseline_metrics
+from finetune_trainer.training.detail import detailed
 from finetune_trainer.training.ensemble import Answers
 from finetune_trainer.training.metrics import compute_metrics
 from finetune_trainer.training.run import metric_names
-from finetune_trainer.training.slices import SliceReport, interval, slice_reports
+from finetune_trainer.training.slices import SliceReport
 from finetune_trainer.worker.runs import Workbench
 
 ONNX = "model.onnx"
@@ -65,42 +65,28 @@ def evaluate_test(bench: Workbench, answers: Answers) -> Judgement:
     """How good `answers` are on the test rows; the report on them goes into storage."""
     data, logits, thresholds = bench.data, answers.logits, answers.thresholds
     labels, names = data.labels[data.test], metric_names(bench.spec.objective)
-    slices = data.slices_at(data.test)
-    tested = compute_metrics(data.task, logits, labels, names, thresholds, slices)
-    detail = task_of(data.task).report(data.label_names, logits, labels, thresholds)
-    report = detail.to_json()
-    named = [name for name in names if name == plain(name)]
-    between = {name: interval(data.task, logits, labels, name, thresholds) for name in named}
-    report["intervals"] = {name: found for name, found in between.items() if found is not None}
-    calibration = task_of(data.task).calibration(logits, labels)
-    if calibration is not None and not answers.are_ranks:
-        report["calibration"] = calibration.to_json()
-    found = task_of(data.task).mistakes(data.label_names, logits, labels, thresholds)
-    report["mistakes"] = [one.to_json() for one in _told(bench, found, answers.are_ranks)]
-    by_slice = slice_reports(data.task, logits, labels, names, thresholds, slices)
-    if by_slice:
-        report["slices"] = [asdict(one) for one in by_slice]
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    slices, task = data.slices_at(data.test), task_of(data.task)
+    metrics = compute_metrics(data.task, logits, labels, names, thresholds, slices)
+    found = detailed(
+        task, data.label_names, logits, labels, names, thresholds, slices, answers.are_ranks
+    )
+    if bench.spec.artifacts.texts is not False:
+        found = replace(found, mistakes=[_with_text(bench, one) for one in found.mistakes])
+    text = json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n"
     bench.storage.write(TEST_REPORT, text.encode())
-    types = detail.labels if task_of(data.task).tags_words else None
-    return Judgement(tested, by_slice, types or ())
+    types = found.report.labels if task.tags_words else None
+    return Judgement(metrics, found.slices, types or ())
 
 
-def _told(bench: Workbench, mistakes: Sequence[Mistake], are_ranks: bool) -> Iterator[Mistake]:
-    """The mistakes with their texts, where reports may show them, and without what are no probabilities."""
-    shows = bench.spec.artifacts.texts is not False
-    tokenizer = bench.data.model.tokenizer() if shows and mistakes else None
-    for one in mistakes:
-        told = replace(one, probability=None) if are_ranks else one
-        if tokenizer is not None:
-            row = int(bench.data.test[one.row])
-            texts = (
-                tokenizer.decode(column[row][:MOST_TOKENS].tolist(), skip_special_tokens=True)
-                + (" …" if len(column[row]) > MOST_TOKENS else "")
-                for column in bench.data.columns
-            )
-            told = replace(told, text=" | ".join(texts))
-        yield told
+def _with_text(bench: Workbench, one: Mistake) -> Mistake:
+    """The mistake with the beginning of its text, as the model reads it."""
+    row, tokenizer = int(bench.data.test[one.row]), bench.data.model.tokenizer()
+    texts = (
+        tokenizer.decode(column[row][:MOST_TOKENS].tolist(), skip_special_tokens=True)
+        + (" …" if len(column[row]) > MOST_TOKENS else "")
+        for column in bench.data.columns
+    )
+    return replace(one, text=" | ".join(texts))
 
 
 def card(

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from ray import cloudpickle
-
 from finetune_api.combinations import Params
 from finetune_trainer.errors import FailureClass, ToldToStop, TrialFailure
 from finetune_trainer.records import events as ev
@@ -210,6 +208,8 @@ class FunctionWorker:
         return ev.Saved(time.time(), trial=item.trial, epoch=epoch, path=path, run=item.run)
 
     def _refit(self, item: RefitItem) -> list[ev.Event]:
+        from ray import cloudpickle
+
         assert self._study.refit is not None  # or there would be no such item
         started = time.monotonic()
         params, epochs = item.segments[-1]
