@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from finetune_api.metrics import natural_goal
 from finetune_api.status import TrialResult
 from finetune_api.study import KIND
 from finetune_client.view import StudyView
@@ -28,6 +29,9 @@ def status_report(view: StudyView) -> doc.Report:
     ended = status.condition("Complete") or status.condition("Failed")
     over = status.completion_time if status.finished else None
     front = {trial.trial for trial in status.pareto_front}
+    top, best = list(status.top_trials), status.best
+    if best is not None and best.trial not in {trial.trial for trial in top}:
+        top.insert(0, best)  # a long status has dropped it from the list
     return doc.Report(
         name=view.name,
         task=str(spec.get("task", "")),
@@ -43,12 +47,9 @@ def status_report(view: StudyView) -> doc.Report:
         ended=_seconds(over),
         reason=ended.reason if ended and over else "",
         message=ended.message if ended and over else "",
-        parameters=_parameters(status.top_trials),
+        parameters=_parameters(top),
         defaults=fixed,
-        trials=[
-            _trial(trial, place, trial.trial in front)
-            for place, trial in enumerate(status.top_trials, 1)
-        ],
+        trials=[_trial(trial, place, trial.trial in front) for place, trial in enumerate(top, 1)],
         spending=doc.Spending(
             trials=sum(
                 getattr(status.trials, name)
@@ -92,7 +93,9 @@ def _missing(view: StudyView) -> str:
 
 def _objective(given: Mapping[str, Any]) -> doc.Objective:
     return doc.Objective(
-        metric=given["metric"], goal=given.get("goal", "Maximize"), target=given.get("target")
+        metric=given["metric"],
+        goal=given.get("goal") or natural_goal(given["metric"]),
+        target=given.get("target"),
     )
 
 
@@ -111,7 +114,7 @@ def _parameters(trials: list[TrialResult]) -> list[doc.Parameter]:
 def _trial(trial: TrialResult, place: int, pareto: bool) -> doc.Trial:
     return doc.Trial(
         number=trial.trial,
-        state="Completed",
+        state="",
         params=trial.params,
         value=trial.value,
         standard_error=trial.standard_error,

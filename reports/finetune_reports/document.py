@@ -255,6 +255,11 @@ class Report(Part):
         return self.objectives[0]
 
     @property
+    def begun(self) -> int:
+        """Trials that were begun, also those that are not here."""
+        return max(len(self.trials), self.spending.trials)
+
+    @property
     def best(self) -> Trial | None:
         """The best trial."""
         return next((trial for trial in self.trials if trial.place == 1), None)

@@ -27,9 +27,7 @@ def optuna_study(report: Report, values: Mapping[int, float]) -> "Study":
             continue
         point = {name: axes[name].of(value) for name, value in trial.params.items() if name in axes}
         kinds = {name: axes[name].distribution for name in point}
-        if not all(
-            kinds[name]._contains(kinds[name].to_internal_repr(point[name])) for name in point
-        ):
+        if not all(_holds(kinds[name], value) for name, value in point.items()):
             continue
         study.add_trial(
             optuna.create_trial(
@@ -39,6 +37,13 @@ def optuna_study(report: Report, values: Mapping[int, float]) -> "Study":
             )
         )
     return study
+
+
+def _holds(kind: "BaseDistribution", value: Scalar) -> bool:
+    try:
+        return bool(kind._contains(kind.to_internal_repr(value)))
+    except ValueError:  # not one of the choices
+        return False
 
 
 def _direction(objective: Objective) -> Literal["maximize", "minimize"]:

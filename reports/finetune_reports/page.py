@@ -64,15 +64,22 @@ def comparison_parts(reports: Sequence[Report]) -> Parts:
 
 
 def figures_of(report: Report) -> Iterator[Figure]:
-    """All figures that the study has something for."""
+    """All figures that the study has something for. Without all trials there are none of the search."""
+    of_search = (
+        (
+            search.history(report),
+            search.over_hours([report]),
+            search.curves(report),
+            search.pareto(report),
+            *influence(report),
+            search.parallel(report),
+            search.timeline(report),
+        )
+        if not report.missing
+        else ()
+    )
     found = (
-        search.history(report),
-        search.over_hours([report]),
-        search.curves(report),
-        search.pareto(report),
-        *influence(report),
-        search.parallel(report),
-        search.timeline(report),
+        *of_search,
         test.confusion(report),
         test.calibration(report),
         test.residuals(report),

@@ -64,7 +64,7 @@ def _study(report: Report) -> Row:
         "best": report.best.value if report.best else None,
         "test": final.test.get(metric) if final else None,
         "testInterval": list(interval) if interval else None,
-        "trials": len(report.trials),
+        "trials": report.begun,
         "epochs": report.spending.epochs,
         "seconds": report.spending.seconds,
         "dataFingerprint": (report.data or {}).get("fingerprint"),

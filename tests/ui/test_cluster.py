@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
+from finetune_client import ClientError
 from finetune_client import Studies as ClientStudies
-from finetune_ui.cluster import ClusterStudies
+from finetune_client.view import StudyView
+from finetune_ui.cluster import ClusterStudies, refuse_strange_hosts
+from finetune_ui.source import SourceError
 from tests.api.wrong_manifests import VALID, changed
 from tests.client.found import failed, status, write
 from tests.cluster.operator_process import Studies
@@ -100,9 +104,83 @@ def test_the_budget_is_edited_by_the_rules_of_the_api_server(
     assert "maxTrials from 4 to 9" in asked
     assert client.get("tickets").last.spec["budget"]["maxTrials"] == 4
     hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="(\w*)"', asked))
+    assert hidden.keys() == {"maxTrials", "maxDurationSeconds", "version", "sure"}, "no others"
     assert edit(**hidden)[0] == 303
     budget = client.get("tickets").last.spec["budget"]
     assert (budget["maxTrials"], budget["maxDurationSeconds"]) == (9, 3600)
+    code, text = edit(**{**hidden, "maxTrials": "10"})
+    assert (code, "edited meanwhile" in text) == (502, True)
+    client.get("tickets").edit_budget(max_duration_seconds=1234567)
+    assert 'name="maxDurationSeconds" value="1234567"' in page.ask(study).text
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_the_ten_best_of_many_trials_are_shown_as_what_they_are(
+    page: Served, client: ClientStudies, studies: Studies, metric: str
+) -> None:
+    made = client.create(
+        changed(VALID, {"metadata": {"name": metric}, "spec.objective": {"metric": metric}})
+    )
+    top = [
+        {
+            "trial": number,
+            "value": 0.9 - number / 100,
+            "epoch": 3,
+            "params": {"learningRate": 1e-5 * (number + 1), "optimizer": "AdamW"},
+        }
+        for number in range(10)
+    ]
+    said = status()
+    said["topTrials"] = top
+    said["trials"] = {"planned": 48, "completed": 18, "stopped": 30, "summary": "48/48"}
+    write(studies, metric, said)
+    shown = page.ask(f"/studies/{made.namespace}.{metric}")
+    assert shown.status == 200
+    assert f"{'minimize' if metric == 'loss' else 'maximize'} <b>{metric}</b>" in shown.text
+    assert "<strong>48</strong>" in shown.text
+    assert "The best 11 of 48 trials" in shown.text or "The best 10 of 48 trials" in shown.text
+    assert "trained to the end" not in shown.text
+    assert 'id="plot-history"' not in shown.text, "ten of 48 are no search"
+
+
+def test_a_study_of_a_newer_operator_does_not_hide_the_others(
+    page: Served, study: str, client: ClientStudies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create(changed(VALID, {"metadata": {"name": "newer"}}))
+    read = StudyView.__dict__["status"].func
+
+    def status_of(view: StudyView) -> object:
+        if view.name == "newer":
+            raise ClientError("newer: status.state is not known to this version")
+        return read(view)
+
+    status_property = cached_property(status_of)
+    status_property.__set_name__(StudyView, "status")
+    monkeypatch.setattr(StudyView, "status", status_property)
+    shown = page.ask("/")
+    assert shown.status == 200
+    assert "Not readable" in shown.text
+    assert study in shown.text
+    told = page.ask(study.replace("tickets", "newer"))
+    assert (told.status, "not known to this version" in told.text) == (502, True)
+
+
+STRANGE = [
+    "s3://corp/x?endpoint_override=evil.example",
+    "gs://corp/x?endpoint_override=evil.example&scheme=http",
+    "s3://corp/x?scheme=http",
+    "abfs://c@account.dfs.core.windows.net/x?dfs_storage_authority=evil.example",
+]
+
+
+@pytest.mark.parametrize("uri", STRANGE)
+def test_credentials_go_to_no_host_that_a_study_names(uri: str) -> None:
+    with pytest.raises(SourceError, match="your credentials"):
+        refuse_strange_hosts(uri, [])
+    allowed = ["evil.example", "http"]
+    refuse_strange_hosts(uri, allowed)
+    refuse_strange_hosts("s3://corp/x?region=eu-west-1", [])
+    refuse_strange_hosts("s3://corp/x", [])
 
 
 def test_another_namespace_is_not_shown(page: Served, study: str) -> None:

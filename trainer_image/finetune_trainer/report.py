@@ -23,6 +23,7 @@ from finetune_trainer.search.state import StudyState
 from finetune_trainer.search.story import Story
 from finetune_trainer.search.trials import Trial
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.glance import is_held
 from finetune_trainer.storage.layout import (
     ATTRIBUTIONS,
     DATA_REPORT,
@@ -147,11 +148,16 @@ def subject_in(folder: Path) -> Subject | doc.Report:
     """
     storage = Storage.open(str(folder))
     if (folder / RESULT).is_file():
-        return Subject.of(read_study(folder / RESULT), storage)
+        subject = Subject.of(read_study(folder / RESULT), storage)
+        # While it goes on, nobody but its process knows the limits that it was given now.
+        return replace(subject, budget=Budget()) if is_held(folder) else subject
     if (folder / REPORT_DOCUMENT).is_file() and not _is_of_spec(storage):
-        return doc.read_report(storage.read(REPORT_DOCUMENT))
-    found = recorded_spec(folder)
-    subject = Subject.named(folder.absolute().name, found, storage)
+        found = doc.read_report(storage.read(REPORT_DOCUMENT))
+        later = "the search goes on: what it has done since appears when it ends"
+        more = {"warnings": [*found.warnings, later]}
+        return found.model_copy(update=more) if is_held(folder) else found
+    spec = recorded_spec(folder)
+    subject = Subject.named(folder.absolute().name, spec, storage)
     return replace(subject, budget=Budget())
 
 

@@ -1,19 +1,21 @@
 """The studies of a cluster, with the rights of whoever started the page."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 from finetune_api.search import Budget
 from finetune_client import ClientError, NotFound, Studies, StudyHandle
 from finetune_client.reasons import why
 from finetune_client.view import StudyView
 from finetune_reports.document import Report
-from finetune_trainer.storage.glance import age
 from finetune_ui.source import (
     Action,
+    Asked,
     Happening,
     Line,
     NoStudy,
@@ -36,8 +38,11 @@ EDITED = ("maxTrials", "maxDurationSeconds", "maxGpuHours", "maxPrice")
 class ClusterStudies(Source):
     """The studies of one namespace, or of all. Each look asks the API server."""
 
-    def __init__(self, studies: Studies, all_namespaces: bool = False) -> None:
-        self._studies, self._all = studies, all_namespaces
+    def __init__(
+        self, studies: Studies, all_namespaces: bool = False, endpoints: Sequence[str] = ()
+    ) -> None:
+        """`endpoints` are hosts of object stores that may get the credentials of this environment."""
+        self._studies, self._all, self._endpoints = studies, all_namespaces, endpoints
         self.title = "All namespaces" if all_namespaces else f"Namespace {studies.namespace}"
 
     @classmethod
@@ -47,10 +52,11 @@ class ClusterStudies(Source):
         all_namespaces: bool,
         context: str | None,
         kubeconfig: Path | None,
+        endpoints: Sequence[str] = (),
     ) -> "ClusterStudies":
         """By kubeconfig, as kubectl finds it. Raises SourceError if that leads to no cluster."""
         try:
-            return cls(Studies(namespace, context, kubeconfig), all_namespaces)
+            return cls(Studies(namespace, context, kubeconfig), all_namespaces, endpoints)
         except ClientError as error:
             raise SourceError(f"{error}") from error
 
@@ -58,11 +64,11 @@ class ClusterStudies(Source):
         """All studies, the newest first."""
         views = [each.last for each in self._asked(lambda: self._studies.list(self._all))]
         views.sort(key=lambda view: view.created, reverse=True)
-        return [_line(view) for view in views]
+        return [_line_or_trouble(view) for view in views]
 
     def line(self, study: str) -> Line:
         """The line of one study."""
-        return _line(self._handle(study).last)
+        return _line_or_trouble(self._handle(study).last)
 
     def version(self, study: str | None) -> str:
         """Resource versions: each change of a study or its status makes a new one."""
@@ -75,13 +81,14 @@ class ClusterStudies(Source):
         """What the status says or, with `full`, what the records in the object store say."""
         handle = self._handle(study)
         if full:
-            return _full(handle.last)
+            return _full(handle.last, self._endpoints)
         return self._asked(handle.report)
 
     def around(self, study: str) -> Surroundings:
         """Why it waits, its Events, and what may be done."""
         handle = self._handle(study)
         view = handle.last
+        self._asked(lambda: view.status)  # or it is of a newer operator
         try:
             events = handle.events()
         except ClientError as error:  # who may read studies may not always list Events
@@ -115,33 +122,36 @@ class ClusterStudies(Source):
             return "The study has no driver pod now: nothing runs, or its pods are gone."
         return "\n".join(deque(lines, MOST_LOG))
 
-    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> str:
+    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> Asked:
         """Suspend, resume, retry or edit the budget; the API server's own rules decide whether that is allowed."""
         handle = self._handle(study)
+        self._asked(lambda: handle.last.status)
         known = {each.id: each for each in _actions(handle.last)}
         if action not in known:
             offered = ", ".join(known) or "nothing"
             raise SourceError(f"{action} cannot be done to {handle.name} now, only: {offered}.")
-        change: Callable[[], object]
-        said = f"{handle.namespace}/{handle.name}: {known[action].does}"
-        if action == "budget":
-            limits = _limits(values)
-            aliases = {name: str(field.alias) for name, field in Budget.model_fields.items()}
-            before = handle.last.spec.get("budget") or {}
-            edits = [
-                f"{aliases[name]} from {before.get(aliases[name], 'no limit')}"
-                f" to {'no limit' if value is None else f'{value:g}'}"
-                for name, value in limits.items()
-                if before.get(aliases[name]) != value
-            ]
-            if not edits:
-                raise SourceError("Nothing is changed: these are the limits that it has.")
-            said = f"{handle.namespace}/{handle.name}: {', '.join(edits)}."
-            change = lambda: handle.edit_budget(dry_run=not sure, **limits)  # noqa: E731
-        else:
-            change = lambda: getattr(handle, action)(dry_run=not sure)  # noqa: E731
-        self._asked(change)
-        return said
+        chosen, who = known[action], f"{handle.namespace}/{handle.name}"
+        if action != "budget":
+            self._asked(lambda: getattr(handle, action)(dry_run=not sure))
+            return Asked(f"{who}: {chosen.does}", f"{chosen.label} {handle.name}", {})
+        if values.get("version", chosen.version) != chosen.version:
+            raise SourceError(f"{who} has been edited meanwhile: look at it again.")
+        limits = _changed_limits(values, chosen.fields)
+        if not limits:
+            raise SourceError("Nothing is changed: these are the limits that it has.")
+        names = {str(field.alias): name for name, field in Budget.model_fields.items()}
+        asked = {names[alias]: value for alias, value in limits.items()}
+        self._asked(lambda: handle.edit_budget(dry_run=not sure, **asked))
+        edits = ", ".join(
+            f"{alias} from {chosen.fields[alias] or 'no limit'} to {_shown(value) or 'no limit'}"
+            for alias, value in limits.items()
+        )
+        again = {alias: _shown(value) for alias, value in limits.items()}
+        return Asked(
+            f"{who}: {edits}.",
+            f"{chosen.label} of {handle.name}",
+            {**again, "version": chosen.version},
+        )
 
     def _handle(self, study: str) -> StudyHandle:
         namespace, _, name = study.partition(".")
@@ -158,9 +168,19 @@ class ClusterStudies(Source):
             raise SourceError(f"{error}") from error
 
 
+def _line_or_trouble(view: StudyView) -> Line:
+    """The line of a study, also of one that this version cannot read."""
+    try:
+        return _line(view)
+    except ClientError as error:
+        id = f"{view.namespace}.{view.name}"
+        return Line(
+            id=id, name=view.name, place=view.namespace, state="Not readable", reason=f"{error}"
+        )
+
+
 def _line(view: StudyView) -> Line:
     final, best = view.status.final, view.best
-    ago = datetime.now(UTC) - view.created
     return Line(
         id=f"{view.namespace}.{view.name}",
         name=view.name,
@@ -171,7 +191,7 @@ def _line(view: StudyView) -> Line:
         trials=view.status.trials.summary,
         best=None if best is None else best.value,
         test=None if final is None else final.test_metrics.get(view.metric),
-        changed=f"created {age(datetime.now().timestamp() - ago.total_seconds())} ago",
+        changed=f"created {view.created:%Y-%m-%d %H:%M} UTC",
         is_running=view.state in ("Starting", "Running", "Refitting"),
         is_failed=view.state == "Failed",
     )
@@ -195,20 +215,29 @@ def _actions(view: StudyView) -> list[Action]:
         does = "What failed is tried again; what was trained is kept."
         found.append(Action("retry", "Retry", does))
     budget = spec.get("budget") or {}
-    limits = {name: f"{budget[name]:g}" if name in budget else "" for name in EDITED}
+    limits = {name: _shown(budget.get(name)) for name in EDITED}
     does = "The search goes by the new limits; a study that one of them has ended goes on if it is loosened."
-    found.append(Action("budget", "Change the budget", does, limits))
+    version = str(view.body["metadata"]["generation"])
+    found.append(Action("budget", "Change the budget", does, limits, version))
     return found
 
 
-def _limits(values: Mapping[str, str]) -> dict[str, float | None]:
-    """The limits of a form, by the names of the client. Raises SourceError for what is no number."""
-    names = {str(field.alias): name for name, field in Budget.model_fields.items()}
+def _shown(limit: float | None) -> str:
+    """A limit, whole; empty for none."""
+    return "" if limit is None else str(limit)
+
+
+def _changed_limits(
+    values: Mapping[str, str], before: Mapping[str, str]
+) -> dict[str, float | None]:
+    """The limits of a form that are not what they were; None takes one away. Raises SourceError for what is no number."""
     found: dict[str, float | None] = {}
-    for alias in EDITED:
-        given = values.get(alias, "").strip()
+    for alias, was in before.items():
+        given = values.get(alias, was).strip()
+        if given == was:
+            continue
         if not given:
-            found[names[alias]] = None
+            found[alias] = None
             continue
         try:
             number = float(given)
@@ -216,11 +245,32 @@ def _limits(values: Mapping[str, str]) -> dict[str, float | None]:
             raise SourceError(
                 f"{alias} must be a number, or empty for no limit (got {given})."
             ) from None
-        found[names[alias]] = int(number) if number.is_integer() else number
+        if not math.isfinite(number):
+            raise SourceError(f"{alias} must be a finite number (got {given}).")
+        found[alias] = int(number) if number.is_integer() else number
     return found
 
 
-def _full(view: StudyView) -> Report:
+def refuse_strange_hosts(uri: str, allowed: Sequence[str]) -> None:
+    """Raise SourceError for a location whose options name a host that is not allowed, or a connection without TLS.
+
+    Whoever creates a study names its storage: that host must not get the credentials of whoever looks at the study.
+    """
+    options = parse_qsl(uri.partition("?")[2], keep_blank_values=True)
+    hosts = [
+        value
+        for name, value in options
+        if name in ("endpoint_override", "scheme") or name.endswith("_authority")
+    ]
+    for host in hosts:
+        if host not in (*allowed, "https"):
+            raise SourceError(
+                f"The storage of this study names an endpoint of its own ({uri}). Reading there would send your"
+                f" credentials to it: finetune ui --kube --endpoint {host} allows that."
+            )
+
+
+def _full(view: StudyView, endpoints: Sequence[str]) -> Report:
     """From the records, with the credentials of this environment."""
     from finetune_api.manifest import ManifestError
     from finetune_api.study import StudySpec
@@ -233,6 +283,7 @@ def _full(view: StudyView) -> Report:
         raise SourceError(
             "The records of this study are on a volume of the cluster, not in an object store."
         )
+    refuse_strange_hosts(root, endpoints)
     try:
         spec = StudySpec.model_validate(view.spec)
         storage = Storage.open(root)

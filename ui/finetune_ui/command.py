@@ -2,8 +2,12 @@
 
 import argparse
 import errno
+import os
 import socket
 import sys
+import tempfile
+import threading
+import time
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", help="with --kube: context of the kubeconfig")
     parser.add_argument("--kubeconfig", type=Path, help="with --kube: another kubeconfig")
     parser.add_argument(
+        "--endpoint",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="with --kube: an object store's host, as in endpoint_override, that may get your credentials",
+    )
+    parser.add_argument(
         "--port",
         type=int,
         help=f"port on 127.0.0.1 (default: {PORT}, or a free one; 0: a free one)",
@@ -64,9 +75,13 @@ def _source(parsed: argparse.Namespace) -> "Source":
         from finetune_ui.cluster import ClusterStudies
 
         return ClusterStudies.connected(
-            parsed.namespace, parsed.all_namespaces, parsed.context, parsed.kubeconfig
+            parsed.namespace,
+            parsed.all_namespaces,
+            parsed.context,
+            parsed.kubeconfig,
+            parsed.endpoint,
         )
-    for name in ("namespace", "all_namespaces", "context", "kubeconfig"):
+    for name in ("namespace", "all_namespaces", "context", "kubeconfig", "endpoint"):
         if getattr(parsed, name):
             raise SpecError(f"--{name.replace('_', '-')}", "must be given with --kube")
     from finetune_ui.folders import Folders
@@ -97,5 +112,22 @@ def bound(port: int | None) -> socket.socket:
 def _tell(address: str, browser: bool) -> None:
     print(f"live page: {address}", flush=True)
     print("Ctrl-C ends it; studies go on.", file=sys.stderr, flush=True)
-    if browser and sys.stdout.isatty():
-        webbrowser.open(address)
+    if browser and sys.stdout.isatty() and _has_screen():
+        threading.Thread(target=_open, args=(address,), daemon=True).start()
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window: one in the terminal would take it away."""
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+
+
+def _open(address: str) -> None:
+    """Open the address by a file that only this user can read: arguments of programs are everybody's to see."""
+    with tempfile.TemporaryDirectory(prefix="finetune-ui-") as folder:
+        page = Path(folder) / "open.html"
+        page.touch(0o600)
+        page.write_text(f'<meta http-equiv="refresh" content="0; url={address}">')
+        webbrowser.open(page.as_uri())
+        time.sleep(30)  # until the browser has read it

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
 from finetune_reports.document import NoReport, Report
+from finetune_trainer.commands.output import plain
 from finetune_trainer.errors import StudyError
-from finetune_trainer.storage.glance import Glance, age, glance, is_held, studies_below
-from finetune_trainer.storage.layout import HOLDER, PROGRESS, RECORDS, RESULTS
-from finetune_ui.source import Line, NoStudy, SourceError, Surroundings
+from finetune_trainer.storage.glance import Glance, glance, glances, is_held, studies_below
+from finetune_trainer.storage.layout import HOLDER, PROGRESS, RECORDS, RESULT, RESULTS
+from finetune_ui.source import Asked, Line, NoStudy, SourceError, Surroundings
 
 
 class Folders:
@@ -31,13 +33,16 @@ class Folders:
 
     def lines(self) -> Sequence[Line]:
         """All studies, the one that changed last first."""
-        seen = [(id, glance(folder)) for id, folder in self._found().items()]
-        seen.sort(key=lambda each: each[1].changed, reverse=True)
-        return [_line(id, one) for id, one in seen]
+        seen = glances([folder for folder in self._folders if folder.is_dir()])
+        seen.sort(key=lambda one: one.changed, reverse=True)
+        return [_line(_id(Path(one.folder)), one) for one in seen]
 
     def line(self, study: str) -> Line:
         """The line of one study."""
-        return _line(study, glance(self._folder(study)))
+        try:
+            return _line(study, glance(self._folder(study)))
+        except FileNotFoundError as error:
+            raise NoStudy(f"The study has just been deleted: {error}") from error
 
     def report(self, study: str, full: bool = False) -> Report:
         """The document of a study as its records are now."""
@@ -46,8 +51,16 @@ class Folders:
         folder = self._folder(study)
         try:
             return document_in(folder)
-        except (StudyError, NoReport) as error:  # a study of a Python function that runs
-            raise SourceError(f"{error}") from error
+        except (StudyError, NoReport) as error:
+            if not is_held(folder):
+                raise SourceError(f"{error}") from error
+            # One of a Python function: only that function's program knows its search.
+            seen = glance(folder)
+            best = "" if seen.best is None else f", best {seen.metric} {seen.best:.4g}"
+            so_far = f"So far: {seen.trials or 'no'} trials{best}."
+            raise SourceError(
+                f"The report of a search over a Python function appears when the search ends. {so_far}"
+            ) from error
         except (OSError, ValueError) as error:
             raise SourceError(f"The records in {folder} cannot be read: {error}") from error
 
@@ -70,25 +83,25 @@ class Folders:
         """`finetune run` logs to its terminal."""
         raise NoStudy("A study on this machine logs to the terminal that it runs in.")
 
-    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> str:
+    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> Asked:
         """Nothing can be done to a study on this machine but in its terminal."""
         raise SourceError("A study on this machine is steered in the terminal that it runs in.")
 
 
 def _id(folder: Path) -> str:
-    return sha256(str(folder).encode()).hexdigest()[:16]
+    return sha256(os.fsencode(folder)).hexdigest()[:16]
 
 
 def _place(folder: Path) -> str:
     """Its path, from here if it is below."""
     here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    return plain(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
 def _line(id: str, one: Glance) -> Line:
     return Line(
         id=id,
-        name=one.name,
+        name=plain(one.name),
         place=_place(Path(one.folder)),
         state=one.state,
         reason=one.reason,
@@ -96,14 +109,16 @@ def _line(id: str, one: Glance) -> Line:
         trials=one.trials,
         best=one.best,
         test=one.test,
-        changed=f"{age(one.changed)} ago",
+        changed=f"{datetime.fromtimestamp(one.changed):%Y-%m-%d %H:%M:%S}",
         is_running=one.is_running,
         is_failed=one.state == "Failed",
     )
 
 
 def _seen(folder: Path) -> str:
-    return " ".join([str(is_held(folder)), *(_stat(folder / name) for name in (PROGRESS, HOLDER))])
+    return " ".join(
+        [str(is_held(folder)), *(_stat(folder / name) for name in (PROGRESS, HOLDER, RESULT))]
+    )
 
 
 def _stat(path: Path) -> str:

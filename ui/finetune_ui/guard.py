@@ -85,7 +85,7 @@ class Guard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if host not in self.hosts:
-            return _no(421, "This server answers only as 127.0.0.1.")
+            return _no(421, f"This server answers only as {self.hosts[0]} or {self.hosts[1]}.")
         origin = headers.get("origin")
         own = f"http://{host}"
         if scope["method"] in CHANGING:
@@ -98,7 +98,8 @@ class Guard:
             if not secrets.compare_digest(given.encode(), self.token.encode()):
                 return _no(403, _ASK)
             answer = RedirectResponse(scope["path"], 303)
-            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
+            # Lax, or a link on a page of another site would lead to a page without it; what changes anything has its origin checked.
+            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="lax", path="/")
             return answer
         had = cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
         if not secrets.compare_digest(had.encode(), self.token.encode()):

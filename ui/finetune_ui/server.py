@@ -33,8 +33,11 @@ from finetune_ui.source import Line, NoStudy, Source, SourceError
 LOOKS_SECONDS = 1.0
 """Between looks whether something has changed."""
 
-REST, MOST_REST_SECONDS = 3.0, 10.0
-"""After drawing a page, it is not drawn again for so many times as long as that took, at most so long."""
+LOOKS_SHARE = 20.0
+"""After a look, none for so many times as long as it took."""
+
+REST = 3.0
+"""After a page was drawn, nobody is told of changes for so many times as long as that took."""
 
 MOST_COMPARED = 8
 
@@ -47,8 +50,8 @@ class Server:
         self.is_closing: Callable[[], bool] = lambda: False
         """Whether pages that follow a study must let go."""
 
-        self._took: dict[str, float] = {}
-        """Seconds that drawing each study took last."""
+        self._rests: dict[str, float] = {}
+        """Until when each study is not drawn again (`time.monotonic`)."""
 
         self.app = Starlette(
             routes=[
@@ -87,7 +90,8 @@ class Server:
         values = {**parts.values, "line": line, "around": around, "full": full}
         follows = f"/studies/{study}/changes"
         page = self._page(template, replace(parts, values=values), follows, version)
-        self._took[study] = time.monotonic() - began
+        now = time.monotonic()
+        self._rests[study] = now + REST * (now - began)
         return page
 
     def _document(self, request: Request) -> Response:
@@ -110,11 +114,11 @@ class Server:
         study, action = request.path_params["study"], request.path_params["action"]
         given = dict(parse_qsl((await request.body()).decode(), keep_blank_values=True))
         sure = given.pop("sure", "") == "yes"
-        said = await run_in_threadpool(self._source.act, study, action, given, sure)
+        asked = await run_in_threadpool(self._source.act, study, action, given, sure)
         if sure:
             return RedirectResponse(f"/studies/{study}", 303)
         line = await run_in_threadpool(self._source.line, study)
-        values = {"line": line, "action": action, "given": given, "said": said}
+        values = {"line": line, "asked": asked}
         return self._page("sure.html", Parts([], values))
 
     def _changes(self, request: Request) -> Response:
@@ -129,13 +133,16 @@ class Server:
         """An event each time that the study, or the list, is not what it was."""
         before: str | None = None
         while True:
+            looked = time.monotonic()
             try:
                 now = await run_in_threadpool(self._source.version, study)
             except NoStudy:
                 yield _event("gone", "")
                 return
-            except SourceError as error:
+            except (SourceError, OSError, ValueError, LookupError, TypeError) as error:
+                # The page that is then asked for tells it.
                 now = f"trouble {error}"
+            looked = time.monotonic() - looked
             if before is None:
                 yield _event("hello", _short(now))
             elif now != before:
@@ -143,9 +150,9 @@ class Server:
             else:
                 yield ": still the same\n\n"  # so that a closed page is noticed
             before = now
-            took = self._took.get(study or "", 0.0)
-            rests = time.monotonic() + max(LOOKS_SECONDS, min(MOST_REST_SECONDS, REST * took))
-            while time.monotonic() < rests:
+            # Neither looking nor drawing is to take more than a small part of the machine.
+            rests = time.monotonic() + max(LOOKS_SECONDS, LOOKS_SHARE * looked)
+            while time.monotonic() < max(rests, self._rests.get(study or "", 0.0)):
                 if self.is_closing():
                     return
                 await asyncio.sleep(0.2)
@@ -185,7 +192,7 @@ def _event(kind: str, data: str) -> str:
 
 
 def _short(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]
+    return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 @cache

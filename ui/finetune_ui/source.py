@@ -33,7 +33,7 @@ class Line:
     best: float | None = None
     test: float | None = None
     changed: str = ""
-    """How long ago, in words."""
+    """When, in words."""
 
     is_running: bool = False
     is_failed: bool = False
@@ -62,6 +62,23 @@ class Action:
 
     fields: Mapping[str, str] = field(default_factory=dict)
     """Values that may be given: name → the value now."""
+
+    version: str = ""
+    """Of what is changed, as it was seen."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is done, or would be."""
+
+    said: str
+    """In a sentence."""
+
+    label: str
+    """Of the action."""
+
+    values: Mapping[str, str]
+    """What to ask with again when somebody is sure."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,6 @@ class Source(Protocol):
         """The last lines that its driver has logged."""
         ...
 
-    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> str:
-        """Do it if `sure`, else only ask whether it would be accepted; returns what is (or would be) done, in a sentence."""
+    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> Asked:
+        """Do it if `sure`, else only ask whether it would be accepted."""
         ...

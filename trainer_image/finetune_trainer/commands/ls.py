@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from finetune_trainer.commands.output import plain, print_json
-from finetune_trainer.storage.glance import Glance, age, glance, studies_below
+from finetune_trainer.storage.glance import Glance, age, glances
 
 RUNS = Path("runs")
 """Where `finetune run` puts studies."""
@@ -51,8 +51,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
 
 def latest_first(folders: Sequence[Path]) -> list[Glance]:
     """The studies in these folders, the one that changed last first. Raises NotADirectoryError."""
-    found = map(glance, studies_below(folders))
-    return sorted(found, key=lambda each: each.changed, reverse=True)
+    return sorted(glances(folders), key=lambda each: each.changed, reverse=True)
 
 
 def _cells(one: Glance) -> list[str]:

@@ -106,12 +106,11 @@ def _run(study: FineTuneStudy, base: Path, into: Path, slots: int | None, consol
                 progress = driver.run()
             finally:
                 watch.stop()
+        if progress.findings != Findings() or not (into / RESULT).exists():  # else nothing was done
+            ended = study.model_copy(update={"status": status_of(study, progress, started)})
+            Storage.open(str(into)).write(RESULT, dump_yaml(ended.to_json()).encode())
     finally:
         sink.release()
-    result = into / RESULT
-    if progress.findings != Findings() or not result.exists():  # else nothing was done
-        ended = study.model_copy(update={"status": status_of(study, progress, started)})
-        result.write_text(dump_yaml(ended.to_json()))
     how = {
         "Drained": f"Stopped ({progress.message}); run the same command to go on",
         "Finished": f"Finished: {progress.message}",

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -123,15 +124,35 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
                 continue  # one may not look there, or it has been deleted since
 
 
+def glances(folders: Sequence[Path]) -> list[Glance]:
+    """The studies in these folders and below, without those that vanish meanwhile. Raises NotADirectoryError."""
+    found = []
+    for folder in studies_below(folders):
+        with suppress(FileNotFoundError):  # deleted since it was found
+            found.append(glance(folder))
+    return found
+
+
 def glance(folder: Path) -> Glance:
-    """The study in a folder. Raises FileNotFoundError if none has begun there."""
+    """The study in a folder. Of one that cannot be read, only that is said. Raises FileNotFoundError if none has begun there."""
     changed = (folder / STUDY).stat().st_mtime
     try:
-        told = json.loads((folder / PROGRESS).read_bytes())
-        changed = (folder / PROGRESS).stat().st_mtime
-    except (FileNotFoundError, ValueError):
-        # Of an earlier version, it has just begun, or the machine lost power before the file was on its disk.
+        return _by_progress(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Of an earlier or a later version, it has just begun, or the machine lost power before the file was on its disk.
+        pass
+    try:
         return _by_result(folder, changed)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        why = f"it cannot be read: {error}"
+        state: State = "Running" if is_held(folder) else "Stopped"
+        name = folder.absolute().name
+        return Glance(name, str(folder), state, message=why, changed=changed)
+
+
+def _by_progress(folder: Path) -> Glance:
+    told = json.loads((folder / PROGRESS).read_bytes())
+    changed = (folder / PROGRESS).stat().st_mtime
     progress = told["progress"]
     findings = progress.get("findings", {})
     state, reason = _STATES[progress["phase"]], progress["reason"]
@@ -197,7 +218,7 @@ def is_held(folder: Path) -> bool:
     """Whether a process works on the study. Of another machine's it is believed while its name stands there."""
     try:
         found = _HELD.fullmatch((folder / HOLDER).read_text(errors="replace").strip())
-    except FileNotFoundError:
+    except OSError:  # nobody's, or nobody may look
         return False
     if found is None:
         return False

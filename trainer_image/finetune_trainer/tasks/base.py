@@ -242,8 +242,9 @@ class TrainingTask(ABC):
         most: int = MOST,
     ) -> list[Mistake]:
         """At most so many of the rows that are predicted wrongly, the worst first."""
+        most_wrong = np.finfo(np.float64).max  # also what is no number
         wrong = np.nan_to_num(
-            self.wrongness(logits, labels, thresholds), posinf=np.finfo(float).max
+            self.wrongness(logits, labels, thresholds), nan=most_wrong, posinf=most_wrong
         )
         predicted = self.predictions(logits, thresholds)
         worst = np.argsort(-wrong, kind="stable")[:most]

@@ -267,8 +267,11 @@ class TokenClassification(TrainingTask):
     def wrongness(
         self, logits: Any, labels: Any, thresholds: NDArray[np.float64] | None
     ) -> NDArray[np.float64]:
-        """The sum of the losses of the words that are tagged wrongly; a word that the model never saw counts 1."""
-        wrong = self.predictions(logits).values != labels.values
+        """The sum of the losses of the words that are tagged wrongly; an entity's word that the model never saw counts 1."""
+        said = self.predictions(logits).values
+        wrong = said != labels.values
+        if not labels.singles:  # what has no token is no entity
+            wrong &= ~((said == NO_TAG) & (labels.values == 0))
         if isinstance(logits, Judged):
             losses = logits.values[:, 1].astype(np.float64)
         else:
@@ -286,8 +289,11 @@ class TokenClassification(TrainingTask):
     def mistake(
         self, names: Sequence[str], row: int, label: Any, predicted: Any, logits: Any
     ) -> Mistake:
-        wrong = np.ravel(label) != np.ravel(predicted)
-        there, said = np.ravel(label)[wrong], np.ravel(predicted)[wrong]
+        there, said = np.ravel(label), np.ravel(predicted)
+        wrong = there != said
+        if _has_outside(names):
+            wrong &= ~((said == NO_TAG) & (there == 0))
+        there, said = there[wrong], said[wrong]
         most = _MOST_WORDS
         return Mistake(row, self.named(there[:most], names), self.named(said[:most], names))
 

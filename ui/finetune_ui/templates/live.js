@@ -43,7 +43,8 @@
   const ask = async () => {
     if (asking) { again = true; return; }
     // What somebody is typing is not taken away.
-    if (document.activeElement?.matches("input:not([type=checkbox])")) { setTimeout(ask, 2000); return; }
+    const typing = (box) => box === document.activeElement || box.value !== box.defaultValue;
+    if ([...document.querySelectorAll("input[inputmode]")].some(typing)) { setTimeout(ask, 2000); return; }
     asking = true;
     try {
       const answer = await fetch(location.href, { cache: "no-store" });
@@ -51,7 +52,7 @@
         put(new DOMParser().parseFromString(await answer.text(), "text/html"));
         say("Updated " + new Date().toLocaleTimeString() + ".");
       } else {
-        say("The study cannot be read now (" + answer.status + ").");
+        say(answer.status === 403 ? "The server was started again: open the address that it printed." : "The study cannot be read now (" + answer.status + ").");
       }
     } catch {
       say("The server does not answer. It may have been ended.");
@@ -60,12 +61,21 @@
     if (again) { again = false; ask(); }
   };
 
-  const changes = new EventSource(address);
-  changes.addEventListener("hello", (event) => {
-    say("Following: this page changes with what it shows.");
-    if (event.data !== JSON.stringify(shown)) ask(); // it changed before, or while the connection was gone
+  // A hidden page lets go: a browser keeps few connections to one server, and nobody sees what would be drawn.
+  let changes = null;
+  const follow = () => {
+    if (document.hidden || changes) return;
+    changes = new EventSource(address);
+    changes.addEventListener("hello", (event) => {
+      say("Following: this page changes with what it shows.");
+      if (event.data !== JSON.stringify(shown)) ask(); // it changed before, or while the connection was gone
+    });
+    changes.addEventListener("changed", (event) => { if (event.data !== JSON.stringify(shown)) ask(); });
+    changes.addEventListener("gone", () => { changes.close(); say("The study is gone."); });
+    changes.addEventListener("error", () => say("The server does not answer. It may have been ended, or started again."));
+  };
+  follow();
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { changes?.close(); changes = null; } else { follow(); }
   });
-  changes.addEventListener("changed", (event) => { if (event.data !== JSON.stringify(shown)) ask(); });
-  changes.addEventListener("gone", () => { changes.close(); say("The study is gone."); });
-  changes.addEventListener("error", () => say("The server does not answer. It may have been ended."));
 })();
