@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from finetune_api.labels import RETRY
 from finetune_api.search import Budget
 from finetune_api.status import StudyStatus
+from finetune_api.texts import plain
 from finetune_client.cluster import Cluster
 from finetune_client.errors import ClientError, NotFound, StudyFailed
 from finetune_client.following import follow
 from finetune_client.progress import screen
 from finetune_client.reasons import Event, why
-from finetune_client.text import as_html, line_of, plain
+from finetune_client.text import as_html, line_of
 from finetune_client.view import Best, StudyView
 
 if TYPE_CHECKING:  # it takes a second

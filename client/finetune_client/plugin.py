@@ -13,12 +13,12 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from finetune_api.manifest import dump_yaml
+from finetune_api.texts import plain
 from finetune_client import facts
 from finetune_client.errors import BadConfiguration, ClientError, NotFound, StudyFailed
 from finetune_client.handle import StudyHandle
 from finetune_client.studies import Studies
 from finetune_client.tables import best_page, status_page, studies_table
-from finetune_client.text import plain
 
 _WIDE = 200
 """Columns where no terminal says how many there are: a file's lines need not be cut."""

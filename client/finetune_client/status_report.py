@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.metrics import natural_goal
 from finetune_api.status import TrialResult
 from finetune_api.study import KIND
+from finetune_api.wording import ended
 from finetune_client.view import StudyView
 from finetune_reports import document as doc
 
@@ -26,7 +27,7 @@ def status_report(view: StudyView) -> doc.Report:
         for name, value in (spec.get("hyperparameters") or {}).items()
         if isinstance(value, bool | int | float | str)
     }
-    ended = status.condition("Complete") or status.condition("Failed")
+    ending = status.condition("Complete") or status.condition("Failed")
     over = status.completion_time if status.finished else None
     front = {trial.trial for trial in status.pareto_front}
     top, best = list(status.top_trials), status.best
@@ -45,16 +46,13 @@ def status_report(view: StudyView) -> doc.Report:
         made=time.time(),
         began=_seconds(status.start_time),
         ended=_seconds(over),
-        reason=ended.reason if ended and over else "",
-        message=ended.message if ended and over else "",
+        reason=ending.reason if ending and over else "",
+        message=ending.message if ending and over else "",
         parameters=_parameters(top),
         defaults=fixed,
         trials=[_trial(trial, place, trial.trial in front) for place, trial in enumerate(top, 1)],
         spending=doc.Spending(
-            trials=sum(
-                getattr(status.trials, name)
-                for name in ("completed", "stopped", "diverged", "failed", "running", "paused")
-            ),
+            trials=ended(status.trials) + status.trials.running + status.trials.paused,
             epochs=spent.epochs if spent else 0.0,
             seconds=float(spent.seconds) if spent else 0.0,
             gpu_seconds=status.gpu_seconds,
@@ -128,9 +126,8 @@ def _trial(trial: TrialResult, place: int, pareto: bool) -> doc.Trial:
 def _limits(view: StudyView) -> list[doc.Limit]:
     status, budget = view.status, view.spec.get("budget") or {}
     spent = status.spending
-    ended = status.trials.summary.partition("/")[0]
     known = {
-        "maxTrials": ("trials", float(ended) if ended.isdecimal() else 0.0),
+        "maxTrials": ("trials", float(ended(status.trials))),
         "maxDurationSeconds": ("s", float(spent.seconds) if spent else 0.0),
         "maxGpuHours": ("GPU h", status.gpu_seconds / 3600),
         "maxPrice": ("", (spent.price or 0.0) if spent else 0.0),

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_api.status import Condition, TrialResult
+from finetune_api.texts import plain
 from finetune_api.wording import counted, duration, ended, format_value
 from finetune_client.facts import row, search
-from finetune_client.text import plain
 from finetune_client.view import Best, StudyView
 
 _BAR_WIDTH = 40

@@ -1,18 +1,11 @@
-"""Text of others, made safe to be shown; the lines and tables that a terminal and a notebook share."""
+"""The lines and tables that a terminal and a notebook share."""
 
 import html
 from collections.abc import Sequence
 
+from finetune_api.texts import plain
 from finetune_api.wording import ended
 from finetune_client.view import StudyView
-
-
-def plain(text: object) -> str:
-    """One line of `text` with control characters as escapes: what others wrote must not steer a terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(text)
-    )
 
 
 def line_of(view: StudyView) -> str:

@@ -255,6 +255,16 @@ class Report(Part):
         return self.objectives[0]
 
     @property
+    def search(self) -> str:
+        """Algorithm and scheduler, if there is one, in words."""
+        return self.algorithm + ("" if self.scheduler == "None" else f", {self.scheduler}")
+
+    def test_interval(self, metric: str) -> tuple[float, float] | None:
+        """Where a metric of the test lies in 95 % of samples of as many rows; None if that is not known."""
+        found = ((self.test or {}).get("intervals") or {}).get(metric)
+        return None if found is None else (found[0], found[1])
+
+    @property
     def begun(self) -> int:
         """Trials that were begun, also those that are not here."""
         return max(len(self.trials), self.spending.trials)

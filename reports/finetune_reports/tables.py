@@ -52,7 +52,7 @@ def side_by_side(reports: Sequence[Report]) -> list[Row]:
 
 def _study(report: Report) -> Row:
     metric, final = report.objective.metric, report.final
-    interval = ((report.test or {}).get("intervals") or {}).get(metric)
+    interval = report.test_interval(metric)
     return {
         "study": report.name,
         "task": report.task,

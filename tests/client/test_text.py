@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from finetune_api.texts import plain
 from finetune_client.reasons import Event, why
 from finetune_client.tables import status_page
-from finetune_client.text import as_html, line_of, plain
+from finetune_client.text import as_html, line_of
 from tests.client.found import failed, status, view
 from tests.operator.studies import NOW, later
 

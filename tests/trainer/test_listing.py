@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from finetune_api.conditions import status_of
 from finetune_api.manifest import dump_yaml
 from finetune_api.status import Findings, StudyProgress, TrialCounts, TrialResult
+from finetune_api.texts import plain
 from finetune_trainer.cli import main
-from finetune_trainer.commands.output import plain
 from finetune_trainer.runtime.local_sink import LocalSink
 from finetune_trainer.storage.glance import (
     DEPTH,

@@ -11,6 +11,7 @@ import pytest
 from finetune_client import ClientError
 from finetune_client import Studies as ClientStudies
 from finetune_client.view import StudyView
+from finetune_trainer.cli import main
 from finetune_ui.cluster import ClusterStudies, refuse_strange_hosts
 from finetune_ui.source import SourceError
 from tests.api.wrong_manifests import VALID, changed
@@ -138,7 +139,7 @@ def test_the_ten_best_of_many_trials_are_shown_as_what_they_are(
     assert shown.status == 200
     assert f"{'minimize' if metric == 'loss' else 'maximize'} <b>{metric}</b>" in shown.text
     assert "<strong>48</strong>" in shown.text
-    assert "The best 11 of 48 trials" in shown.text or "The best 10 of 48 trials" in shown.text
+    assert "The best 10 of 48 trials" in shown.text
     assert "trained to the end" not in shown.text
     assert 'id="plot-history"' not in shown.text, "ten of 48 are no search"
 
@@ -203,6 +204,22 @@ def test_what_others_wrote_is_text(
     assert "<script>window.harm" not in shown
     assert "<img" not in shown
     assert "&lt;img" in shown
+
+
+def test_where_no_cluster_is_that_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("{}")
+    for kubeconfig in (tmp_path / "none", broken):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        assert main(["ui", "--kube", "--no-browser"]) == 2
+        assert main(["ui", "--kube", "--no-browser", "--kubeconfig", str(kubeconfig)]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert [line.startswith("finetune: --kube: must lead to a cluster") for line in said] == [
+            True,
+            True,
+        ]
 
 
 def test_an_api_server_that_is_away_is_told_on_the_page(kubeconfig: Path, tmp_path: Path) -> None:

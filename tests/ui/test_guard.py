@@ -123,7 +123,7 @@ def test_no_name_of_a_study_leads_out_of_the_folders(
     known = {line.id for line in folders.lines()}
     if name not in known:
         with pytest.raises(Exception, match="There is no such study"):
-            folders.report(name)
+            folders.study(name)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,7 @@ class Module(Protocol):
         """Declare the arguments after the word."""
 
     def run(self, parsed: argparse.Namespace, console: "Console") -> int:
-        """Do it; returns the exit code. Errors of `reported`
-        become one line and exit code 2."""
+        """Do it; returns the exit code. Errors of `reported` become one line and exit code 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

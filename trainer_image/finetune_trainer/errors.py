@@ -5,6 +5,7 @@ import re
 from typing import Literal, TypeAlias
 
 from finetune_api.status import Reason
+from finetune_api.texts import printable
 
 FailureClass: TypeAlias = Literal["Diverged", "OutOfMemory", "UserError", "Preempted", "Internal"]
 """Why a trial ended without a result.
@@ -13,11 +14,6 @@ Diverged: the loss became NaN or infinite. OutOfMemory: the device has too littl
 UserError: its parameters or the data cannot be used. Preempted: its worker went away; it goes on from
 its last checkpoint. Internal: anything else.
 """
-
-
-def printable(text: str) -> str:
-    """`text` with lone surrogates, which no status and no file can hold, as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class StudyError(Exception):

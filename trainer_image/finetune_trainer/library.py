@@ -277,8 +277,17 @@ class Study:
             self._gpus,
         )
         inherited = self._inherited if self._warm_start else None
-        limits = self._problem, self._budget
-        search(*limits, functions, sink, term, self._slots, inherited, progress, retry)
+        search(
+            self._problem,
+            self._budget,
+            functions,
+            sink,
+            term,
+            self._slots,
+            inherited,
+            progress,
+            retry,
+        )
         self._write_report()
 
     def _write_report(self) -> None:

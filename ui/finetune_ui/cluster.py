@@ -1,16 +1,15 @@
 """The studies of a cluster, with the rights of whoever started the page."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TypeVar
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
 from finetune_api.search import Budget
 from finetune_client import ClientError, NotFound, Studies, StudyHandle
 from finetune_client.reasons import why
+from finetune_client.status_report import status_report
 from finetune_client.view import StudyView
 from finetune_reports.document import Report
 from finetune_ui.source import (
@@ -19,12 +18,9 @@ from finetune_ui.source import (
     Happening,
     Line,
     NoStudy,
-    Source,
     SourceError,
     Surroundings,
 )
-
-T = TypeVar("T")
 
 MOST_LOG = 500
 """Lines of a log on its page."""
@@ -35,7 +31,7 @@ EDITED = ("maxTrials", "maxDurationSeconds", "maxGpuHours", "maxPrice")
 """Limits that the page lets people edit."""
 
 
-class ClusterStudies(Source):
+class ClusterStudies:
     """The studies of one namespace, or of all. Each look asks the API server."""
 
     def __init__(
@@ -45,55 +41,52 @@ class ClusterStudies(Source):
         self._studies, self._all, self._endpoints = studies, all_namespaces, endpoints
         self.title = "All namespaces" if all_namespaces else f"Namespace {studies.namespace}"
 
-    @classmethod
-    def connected(
-        cls,
-        namespace: str | None,
-        all_namespaces: bool,
-        context: str | None,
-        kubeconfig: Path | None,
-        endpoints: Sequence[str] = (),
-    ) -> "ClusterStudies":
-        """By kubeconfig, as kubectl finds it. Raises SourceError if that leads to no cluster."""
-        try:
-            return cls(Studies(namespace, context, kubeconfig), all_namespaces, endpoints)
-        except ClientError as error:
-            raise SourceError(f"{error}") from error
+    def _views(self) -> list[StudyView]:
+        with _told():
+            return [each.last for each in self._studies.list(self._all)]
 
     def lines(self) -> Sequence[Line]:
         """All studies, the newest first."""
-        views = [each.last for each in self._asked(lambda: self._studies.list(self._all))]
-        views.sort(key=lambda view: view.created, reverse=True)
+        views = sorted(self._views(), key=lambda view: view.created, reverse=True)
         return [_line_or_trouble(view) for view in views]
 
-    def line(self, study: str) -> Line:
-        """The line of one study."""
-        return _line_or_trouble(self._handle(study).last)
-
-    def version(self, study: str | None) -> str:
+    def version(self) -> str:
         """Resource versions: each change of a study or its status makes a new one."""
-        if study is not None:
-            return _version(self._handle(study).last)
-        found = self._asked(lambda: self._studies.list(self._all))
-        return "\n".join(sorted(_version(each.last) for each in found))
+        return "\n".join(sorted(map(_version, self._views())))
 
-    def report(self, study: str, full: bool = False) -> Report:
-        """What the status says or, with `full`, what the records in the object store say."""
-        handle = self._handle(study)
-        if full:
-            return _full(handle.last, self._endpoints)
-        return self._asked(handle.report)
+    def study(self, id: str) -> "ClusterStudy":
+        """The study of that id, `<namespace>.<name>`, as it is now. Raises SourceError."""
+        namespace, _, name = id.partition(".")
+        if not self._all and namespace != self._studies.namespace:
+            raise NoStudy(f"There is no study {id} in {self.title}.")
+        with _told():
+            return ClusterStudy(self._studies.get(name, namespace), self._endpoints)
 
-    def around(self, study: str) -> Surroundings:
+
+class ClusterStudy:
+    """A study of a cluster as it was read."""
+
+    def __init__(self, handle: StudyHandle, endpoints: Sequence[str]) -> None:
+        self._handle, self._view, self._endpoints = handle, handle.last, endpoints
+
+    def version(self) -> str:
+        """Its resource version."""
+        return _version(self._view)
+
+    def line(self) -> Line:
+        """As its status says it."""
+        return _line_or_trouble(self._view)
+
+    def around(self) -> Surroundings:
         """Why it waits, its Events, and what may be done."""
-        handle = self._handle(study)
-        view = handle.last
-        self._asked(lambda: view.status)  # or it is of a newer operator
+        view = self._view
+        with _told():
+            actions = _actions(view)  # or it is of a newer operator
         try:
-            events = handle.events()
+            events = self._handle.events()
         except ClientError as error:  # who may read studies may not always list Events
             happenings = [Happening("", "Warning", "Forbidden", f"Events are not shown: {error}")]
-            reasons = why(view)
+            events = []
         else:
             happenings = [
                 Happening(
@@ -104,35 +97,42 @@ class ClusterStudies(Source):
                 )
                 for event in reversed(events[-MOST_EVENTS:])
             ]
-            reasons = why(view, events)
         return Surroundings(
-            why=reasons,
+            why=why(view, events),
             happenings=happenings,
-            actions=_actions(view),
+            actions=actions,
             has_log=True,
             full=_without_options(view.records_uri),
         )
 
-    def log(self, study: str) -> str:
+    def report(self, full: bool = False) -> Report:
+        """What the status says or, with `full`, what the records in the object store say."""
+        if full:
+            return _full(self._view, self._endpoints)
+        with _told():
+            return status_report(self._view)
+
+    def log(self) -> str:
         """The last lines of its driver's log."""
-        handle = self._handle(study)
         try:
-            lines = str(self._asked(handle.logs)).splitlines()
+            with _told():
+                lines = self._handle.logs().splitlines()
         except NoStudy:  # the study is there: it is its pod that is not
             return "The study has no driver pod now: nothing runs, or its pods are gone."
-        return "\n".join(deque(lines, MOST_LOG))
+        return "\n".join(lines[-MOST_LOG:])
 
-    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> Asked:
+    def act(self, action: str, values: Mapping[str, str], sure: bool) -> Asked:
         """Suspend, resume, retry or edit the budget; the API server's own rules decide whether that is allowed."""
-        handle = self._handle(study)
-        self._asked(lambda: handle.last.status)
-        known = {each.id: each for each in _actions(handle.last)}
+        handle = self._handle
+        with _told():
+            known = {each.id: each for each in _actions(self._view)}
         if action not in known:
             offered = ", ".join(known) or "nothing"
             raise SourceError(f"{action} cannot be done to {handle.name} now, only: {offered}.")
         chosen, who = known[action], f"{handle.namespace}/{handle.name}"
         if action != "budget":
-            self._asked(lambda: getattr(handle, action)(dry_run=not sure))
+            with _told():
+                getattr(handle, action)(dry_run=not sure)
             return Asked(f"{who}: {chosen.does}", f"{chosen.label} {handle.name}", {})
         if values.get("version", chosen.version) != chosen.version:
             raise SourceError(f"{who} has been edited meanwhile: look at it again.")
@@ -140,8 +140,8 @@ class ClusterStudies(Source):
         if not limits:
             raise SourceError("Nothing is changed: these are the limits that it has.")
         names = {str(field.alias): name for name, field in Budget.model_fields.items()}
-        asked = {names[alias]: value for alias, value in limits.items()}
-        self._asked(lambda: handle.edit_budget(dry_run=not sure, **asked))
+        with _told():
+            handle.edit_budget(not sure, **{names[alias]: limits[alias] for alias in limits})
         edits = ", ".join(
             f"{alias} from {chosen.fields[alias] or 'no limit'} to {_shown(value) or 'no limit'}"
             for alias, value in limits.items()
@@ -153,19 +153,16 @@ class ClusterStudies(Source):
             {**again, "version": chosen.version},
         )
 
-    def _handle(self, study: str) -> StudyHandle:
-        namespace, _, name = study.partition(".")
-        if not self._all and namespace != self._studies.namespace:
-            raise NoStudy(f"There is no study {study} in {self.title}.")
-        return self._asked(lambda: self._studies.get(name, namespace))
 
-    def _asked(self, ask: Callable[[], T]) -> T:
-        try:
-            return ask()
-        except NotFound as error:
-            raise NoStudy(f"{error}") from error
-        except ClientError as error:
-            raise SourceError(f"{error}") from error
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the client says is wrong, in the words of the page."""
+    try:
+        yield
+    except NotFound as error:
+        raise NoStudy(f"{error}") from error
+    except ClientError as error:
+        raise SourceError(f"{error}") from error
 
 
 def _line_or_trouble(view: StudyView) -> Line:
@@ -192,7 +189,6 @@ def _line(view: StudyView) -> Line:
         best=None if best is None else best.value,
         test=None if final is None else final.test_metrics.get(view.metric),
         changed=f"created {view.created:%Y-%m-%d %H:%M} UTC",
-        is_running=view.state in ("Starting", "Running", "Refitting"),
         is_failed=view.state == "Failed",
     )
 
@@ -287,10 +283,8 @@ def _full(view: StudyView, endpoints: Sequence[str]) -> Report:
     try:
         spec = StudySpec.model_validate(view.spec)
         storage = Storage.open(root)
-        now = datetime.now(UTC).timestamp()
-        return report_of(
-            Subject.named(view.name, spec, storage), storage, now, view.status.warnings
-        )
+        subject = Subject.named(view.name, spec, storage)
+        return report_of(subject, storage, time.time(), view.status.warnings)
     except (OSError, ValueError, StudyError, ManifestError) as error:
         raise SourceError(
             f"The records at {_without_options(root)} cannot be read from here: {error}"

@@ -12,13 +12,14 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_trainer.storage.layout import RUNS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from finetune_ui.source import Source
 
 PORT = 8470
-RUNS = Path("runs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,15 +73,14 @@ def _source(parsed: argparse.Namespace) -> "Source":
     if parsed.kube:
         if parsed.folders:
             raise SpecError("FOLDER", "must not be given with --kube")
+        from finetune_client import ClientError, Studies
         from finetune_ui.cluster import ClusterStudies
 
-        return ClusterStudies.connected(
-            parsed.namespace,
-            parsed.all_namespaces,
-            parsed.context,
-            parsed.kubeconfig,
-            parsed.endpoint,
-        )
+        try:
+            studies = Studies(parsed.namespace, parsed.context, parsed.kubeconfig)
+        except ClientError as error:
+            raise SpecError("--kube", f"must lead to a cluster ({error})") from error
+        return ClusterStudies(studies, parsed.all_namespaces, parsed.endpoint)
     for name in ("namespace", "all_namespaces", "context", "kubeconfig", "endpoint"):
         if getattr(parsed, name):
             raise SpecError(f"--{name.replace('_', '-')}", "must be given with --kube")
@@ -89,7 +89,7 @@ def _source(parsed: argparse.Namespace) -> "Source":
     for folder in parsed.folders:
         if not folder.is_dir():
             raise SpecError("FOLDER", f"must be a folder that exists (got {folder})")
-    return Folders(parsed.folders or [RUNS])
+    return Folders(parsed.folders or [Path(RUNS)])
 
 
 def bound(port: int | None) -> socket.socket:

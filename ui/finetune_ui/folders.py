@@ -6,8 +6,8 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from finetune_api.texts import plain
 from finetune_reports.document import NoReport, Report
-from finetune_trainer.commands.output import plain
 from finetune_trainer.errors import StudyError
 from finetune_trainer.storage.glance import Glance, glance, glances, is_held, studies_below
 from finetune_trainer.storage.layout import HOLDER, PROGRESS, RECORDS, RESULT, RESULTS
@@ -25,30 +25,51 @@ class Folders:
         there = [folder for folder in self._folders if folder.is_dir()]
         return {_id(folder): folder for folder in studies_below(there)}
 
-    def _folder(self, study: str) -> Path:
-        found = self._found().get(study)
-        if found is None:
-            raise NoStudy(f"There is no such study below {self.title}.")
-        return found
-
     def lines(self) -> Sequence[Line]:
         """All studies, the one that changed last first."""
         seen = glances([folder for folder in self._folders if folder.is_dir()])
         seen.sort(key=lambda one: one.changed, reverse=True)
         return [_line(_id(Path(one.folder)), one) for one in seen]
 
-    def line(self, study: str) -> Line:
-        """The line of one study."""
+    def version(self) -> str:
+        """Which studies there are, and when each was last heard of."""
+        return "\n".join(f"{id} {_seen(folder)}" for id, folder in self._found().items())
+
+    def study(self, id: str) -> "FolderStudy":
+        """The study of that id. Raises NoStudy."""
+        found = self._found().get(id)
+        if found is None:
+            raise NoStudy(f"There is no such study below {self.title}.")
+        return FolderStudy(id, found)
+
+
+class FolderStudy:
+    """The study in a folder."""
+
+    def __init__(self, id: str, folder: Path) -> None:
+        self._id, self._folder = id, folder
+
+    def version(self) -> str:
+        """Sizes and times of the files that matter."""
+        files = [*_files(self._folder / RECORDS), *_files(self._folder / RESULTS)]
+        return f"{_seen(self._folder)} {' '.join(sorted(files))}"
+
+    def line(self) -> Line:
+        """As its progress says it."""
         try:
-            return _line(study, glance(self._folder(study)))
+            return _line(self._id, glance(self._folder))
         except FileNotFoundError as error:
             raise NoStudy(f"The study has just been deleted: {error}") from error
 
-    def report(self, study: str, full: bool = False) -> Report:
-        """The document of a study as its records are now."""
+    def around(self) -> Surroundings:
+        """Nothing is around a folder."""
+        return Surroundings()
+
+    def report(self, full: bool = False) -> Report:
+        """As its records are now."""
         from finetune_trainer.commands.report import document_in  # imports the search
 
-        folder = self._folder(study)
+        folder = self._folder
         try:
             return document_in(folder)
         except (StudyError, NoReport) as error:
@@ -64,27 +85,12 @@ class Folders:
         except (OSError, ValueError) as error:
             raise SourceError(f"The records in {folder} cannot be read: {error}") from error
 
-    def version(self, study: str | None) -> str:
-        """Sizes and times of the files that matter."""
-        if study is None:
-            return "\n".join(f"{id} {_seen(folder)}" for id, folder in self._found().items())
-        folder = self._folder(study)
-        files = [
-            *(_files(folder / RECORDS)),
-            *(_files(folder / RESULTS)),
-        ]
-        return f"{_seen(folder)} {' '.join(sorted(files))}"
-
-    def around(self, study: str) -> Surroundings:
-        """Nothing is around a folder."""
-        return Surroundings()
-
-    def log(self, study: str) -> str:
+    def log(self) -> str:
         """`finetune run` logs to its terminal."""
         raise NoStudy("A study on this machine logs to the terminal that it runs in.")
 
-    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> Asked:
-        """Nothing can be done to a study on this machine but in its terminal."""
+    def act(self, action: str, values: Mapping[str, str], sure: bool) -> Asked:
+        """Nothing can be done to it but in its terminal."""
         raise SourceError("A study on this machine is steered in the terminal that it runs in.")
 
 
@@ -110,7 +116,6 @@ def _line(id: str, one: Glance) -> Line:
         best=one.best,
         test=one.test,
         changed=f"{datetime.fromtimestamp(one.changed):%Y-%m-%d %H:%M:%S}",
-        is_running=one.is_running,
         is_failed=one.state == "Failed",
     )
 

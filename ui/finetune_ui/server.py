@@ -69,17 +69,18 @@ class Server:
         )
 
     def _list(self, request: Request) -> Response:
-        version = _short(self._source.version(None))  # first: what changes meanwhile is told
+        version = _short(self._source.version())  # first: what changes meanwhile is told
         parts = Parts([], {"lines": self._source.lines()})
         return self._page("list.html", parts, "/changes", version)
 
     def _study(self, request: Request) -> Response:
         study, full = request.path_params["study"], "full" in request.query_params
-        version = _short(self._source.version(study))
-        line, around = self._source.line(study), self._source.around(study)
+        found = self._source.study(study)
+        version = _short(found.version())  # first: what changes meanwhile is told
+        line, around = found.line(), found.around()
         began = time.monotonic()
         try:
-            parts = report_parts(self._source.report(study, full))
+            parts = report_parts(found.report(full))
         except NoStudy:
             raise
         except SourceError as error:
@@ -95,30 +96,32 @@ class Server:
         return page
 
     def _document(self, request: Request) -> Response:
-        report = self._source.report(request.path_params["study"], "full" in request.query_params)
+        report = self._source.study(request.path_params["study"]).report(
+            "full" in request.query_params
+        )
         return Response(report.to_json(), media_type="application/json")
 
     def _compare(self, request: Request) -> Response:
         studies = request.query_params.getlist("study")
         if not 2 <= len(studies) <= MOST_COMPARED:
             raise HTTPException(400, f"Choose 2 to {MOST_COMPARED} studies to compare.")
-        reports = [self._source.report(study) for study in studies]
+        reports = [self._source.study(study).report() for study in studies]
         return self._page("compared.html", comparison_parts(reports))
 
     def _log(self, request: Request) -> Response:
-        study = request.path_params["study"]
-        values = {"line": self._source.line(study), "log": self._source.log(study)}
+        found = self._source.study(request.path_params["study"])
+        values = {"line": found.line(), "log": found.log()}
         return self._page("log.html", Parts([], values))
 
     async def _act(self, request: Request) -> Response:
         study, action = request.path_params["study"], request.path_params["action"]
         given = dict(parse_qsl((await request.body()).decode(), keep_blank_values=True))
         sure = given.pop("sure", "") == "yes"
-        asked = await run_in_threadpool(self._source.act, study, action, given, sure)
+        found = await run_in_threadpool(self._source.study, study)
+        asked = await run_in_threadpool(found.act, action, given, sure)
         if sure:
             return RedirectResponse(f"/studies/{study}", 303)
-        line = await run_in_threadpool(self._source.line, study)
-        values = {"line": line, "asked": asked}
+        values = {"line": await run_in_threadpool(found.line), "asked": asked}
         return self._page("sure.html", Parts([], values))
 
     def _changes(self, request: Request) -> Response:
@@ -129,13 +132,16 @@ class Server:
             headers={"Cache-Control": "no-store"},
         )
 
+    def _version(self, study: str | None) -> str:
+        return (self._source if study is None else self._source.study(study)).version()
+
     async def _tell(self, study: str | None) -> AsyncIterator[str]:
         """An event each time that the study, or the list, is not what it was."""
         before: str | None = None
         while True:
             looked = time.monotonic()
             try:
-                now = await run_in_threadpool(self._source.version, study)
+                now = await run_in_threadpool(self._version, study)
             except NoStudy:
                 yield _event("gone", "")
                 return
@@ -179,7 +185,7 @@ class Server:
         return page
 
 
-def budget_of(line: Line) -> float | None:
+def ended_share(line: Line) -> float | None:
     """The share of its trials that have ended, between 0 and 1; None if nobody knows how many there will be."""
     done, _, planned = line.trials.partition("/")
     if not (done.isdecimal() and planned.isdecimal() and int(planned)):
@@ -199,7 +205,7 @@ def _short(text: str) -> str:
 def _environment() -> Environment:
     loader = ChoiceLoader([PackageLoader("finetune_ui"), PackageLoader("finetune_reports")])
     environment = environment_of(loader)
-    environment.globals["share"] = budget_of
+    environment.globals["share"] = ended_share
     return environment
 
 

@@ -35,7 +35,6 @@ class Line:
     changed: str = ""
     """When, in words."""
 
-    is_running: bool = False
     is_failed: bool = False
 
 
@@ -93,6 +92,34 @@ class Surroundings:
     """Where the whole records can be asked for; empty where they are shown already, or cannot be."""
 
 
+class Study(Protocol):
+    """One study as it was found. Methods raise SourceError."""
+
+    def version(self) -> str:
+        """A text that changes when the study has."""
+        ...
+
+    def line(self) -> Line:
+        """Its line in the list."""
+        ...
+
+    def around(self) -> Surroundings:
+        """What is around it."""
+        ...
+
+    def report(self, full: bool = False) -> Report:
+        """Its document; with `full` from its records, wherever they are."""
+        ...
+
+    def log(self) -> str:
+        """The last lines that its driver has logged."""
+        ...
+
+    def act(self, action: str, values: Mapping[str, str], sure: bool) -> Asked:
+        """Do it if `sure`, else only ask whether it would be accepted."""
+        ...
+
+
 class Source(Protocol):
     """Studies from somewhere. Methods raise SourceError; they may be called from several threads."""
 
@@ -102,26 +129,10 @@ class Source(Protocol):
         """All studies, the latest first."""
         ...
 
-    def report(self, study: str, full: bool = False) -> Report:
-        """The document of a study as it is now; with `full` from its records, wherever they are."""
+    def version(self) -> str:
+        """A text that changes when the list has."""
         ...
 
-    def version(self, study: str | None) -> str:
-        """A text that changes when the study (None: the list) has."""
-        ...
-
-    def line(self, study: str) -> Line:
-        """The line of one study."""
-        ...
-
-    def around(self, study: str) -> Surroundings:
-        """What is around a study."""
-        ...
-
-    def log(self, study: str) -> str:
-        """The last lines that its driver has logged."""
-        ...
-
-    def act(self, study: str, action: str, values: Mapping[str, str], sure: bool) -> Asked:
-        """Do it if `sure`, else only ask whether it would be accepted."""
+    def study(self, id: str) -> Study:
+        """One study. Raises NoStudy."""
         ...

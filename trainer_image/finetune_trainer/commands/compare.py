@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finetune_trainer.commands.output import plain, print_json
+from finetune_api.texts import plain
+from finetune_trainer.commands.output import add_output, print_json
 from finetune_trainer.commands.report import document_in
 
 
@@ -14,9 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", metavar="FOLDER", nargs="+", type=Path, help="folders of two or more studies"
     )
-    parser.add_argument(
-        "--output", choices=("table", "json"), default="table", help="form of what is printed"
-    )
+    add_output(parser)
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
@@ -43,11 +42,17 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("study", "search", "metric", "best", "test", "95 % interval", "trials", "time"):
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        search = row["search"] + ("" if row["scheduler"] == "None" else f", {row['scheduler']}")
+    for report, row in zip(reports, rows, strict=True):
         interval = row["testInterval"]
         span = "" if interval is None else " to ".join(map(shown, interval))
-        cells = [row["study"], search, row["metric"], shown(row["best"]), shown(row["test"]), span]
+        cells = [
+            row["study"],
+            report.search,
+            row["metric"],
+            shown(row["best"]),
+            shown(row["test"]),
+            span,
+        ]
         cells += [str(row["trials"]), duration(row["seconds"])]
         table.add_row(*(Text(plain(cell)) for cell in cells))
     console.print(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from finetune_trainer.commands.output import add_output
 from finetune_trainer.commands.rows import add_model_and_rows, in_words_of_a_command, said
 
 if TYPE_CHECKING:  # torch is slow to import
@@ -27,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="measure the rows with each value of this column by themselves, too",
     )
-    parser.add_argument(
-        "--output", choices=("table", "json"), default="table", help="form of what is printed"
-    )
+    add_output(parser)
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finetune_trainer.commands.output import plain, print_json
+from finetune_api.texts import plain
+from finetune_trainer.commands.output import add_output, print_json
 from finetune_trainer.storage.glance import Glance, age, glances
-
-RUNS = Path("runs")
-"""Where `finetune run` puts studies."""
+from finetune_trainer.storage.layout import RUNS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,15 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=f"folder of a study, or with studies in it (default: {RUNS})",
     )
-    parser.add_argument(
-        "--output", choices=("table", "json"), default="table", help="form of what is printed"
-    )
+    add_output(parser)
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
     """Print a line a study, the one that changed last first."""
-    folders = parsed.folders or [RUNS]
-    found = latest_first(folders if parsed.folders or RUNS.is_dir() else [])
+    folders = parsed.folders or [Path(RUNS)]
+    found = latest_first(folders if parsed.folders or Path(RUNS).is_dir() else [])
     if parsed.output == "json":
         print_json([each.to_json() for each in found])
     elif found:

@@ -1,22 +1,24 @@
 """What commands print of studies: texts of others, which must not steer a terminal, tables that fit it, and JSON."""
 
+import argparse
 import json
 from collections.abc import Collection, Sequence
 
 from rich.console import Console
 
+from finetune_api.texts import plain, printable
 
-def plain(text: object) -> str:
-    """One line of `text`, with control characters and what no file can hold as escapes."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Declare `--output table|json`."""
+    parser.add_argument(
+        "--output", choices=("table", "json"), default="table", help="form of what is printed"
     )
 
 
 def print_json(value: object) -> None:
     """Print one JSON document. Names of files that are no text are in it as Python has them, as escapes."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    print(text.encode("utf-8", "backslashreplace").decode())
+    print(printable(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def print_columns(

@@ -26,7 +26,7 @@ from finetune_trainer.search.decisions import has_failed, may_go_on
 from finetune_trainer.search.problem import problem_of
 from finetune_trainer.search.state import StudyState
 from finetune_trainer.storage.folder import Storage
-from finetune_trainer.storage.layout import REPORT_PAGE, RESULT, TRIALS_CSV
+from finetune_trainer.storage.layout import REPORT_PAGE, RESULT, RUNS, TRIALS_CSV
 
 if TYPE_CHECKING:  # Ray and torch are slow to import
     from finetune_trainer.console import StudyConsole
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace, console: Console) -> int:
     """Run the study, or train a trial again; 1 if it failed, or the trial did not come out the same."""
     study = study_of(parsed, console)
-    into = parsed.into or Path("runs") / study.metadata.name
+    into = parsed.into or Path(RUNS) / study.metadata.name
     if parsed.trial is not None:
         return _train_again(study, parsed.study.parent, into, parsed.trial, console)
     return _run(study, parsed.study.parent, into, parsed.slots, console)

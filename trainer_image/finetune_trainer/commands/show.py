@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from finetune_trainer.commands.output import plain, print_columns, print_json
+from finetune_api.texts import plain
+from finetune_trainer.commands.output import add_output, print_columns, print_json
 from finetune_trainer.commands.report import document_in
 from finetune_trainer.storage.glance import Glance, glance
 
@@ -20,9 +21,7 @@ MOST = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what may stand after `finetune show`."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a study")
-    parser.add_argument(
-        "--output", choices=("table", "json"), default="table", help="form of what is printed"
-    )
+    add_output(parser)
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
@@ -68,12 +67,11 @@ def _show(report: "Report", seen: Glance, console: Console) -> None:
     from finetune_reports.tables import chosen
 
     objective, best, final = report.objective, report.best, report.final
-    search = report.algorithm + ("" if report.scheduler == "None" else f", {report.scheduler}")
     state = seen.state + (f" ({seen.reason})" if seen.reason and seen.is_over else "")
     lines = {
         "study": report.name + (f" ({report.task}, {report.model})" if report.model else ""),
         "state": f"{state}{': ' + seen.message if seen.message else ''}",
-        "search": f"{search}, {objective.goal.lower()} {objective.metric}",
+        "search": f"{report.search}, {objective.goal.lower()} {objective.metric}",
         "trials": f"{len(report.trials)}, {report.spending.epochs:.4g} epochs, {duration(report.spending.seconds)}",
     }
     for limit in report.spending.limits:
@@ -87,7 +85,7 @@ def _show(report: "Report", seen: Glance, console: Console) -> None:
         lines["parameters"] = ", ".join(params)
     if final is not None:
         measured = final.test.get(objective.metric)
-        interval = ((report.test or {}).get("intervals") or {}).get(objective.metric)
+        interval = report.test_interval(objective.metric)
         span = "" if interval is None else f" (95 %: {interval[0]:.4g} to {interval[1]:.4g})"
         if measured is not None:
             lines["test"] = f"{objective.metric} {measured:.4g}{span}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune_trainer.errors import printable
+from finetune_api.texts import printable
 
 
 @dataclass(frozen=True)

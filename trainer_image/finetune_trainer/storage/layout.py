@@ -38,6 +38,9 @@ WANDB_RUNS: Final = "tracking/wandb"
 
 # On a laptop.
 
+RUNS: Final = "runs"
+"""Where `finetune run` puts studies, each into a folder of its name."""
+
 RESULT: Final = "study.yaml"
 """The study with its status."""
 

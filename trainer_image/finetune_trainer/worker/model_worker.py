@@ -7,13 +7,13 @@ import uuid
 import torch
 
 from finetune_api.hyperparameters import resolve
+from finetune_api.texts import printable
 from finetune_trainer.data.prepared import PreparedData
 from finetune_trainer.errors import (
     SpecError,
     StudyError,
     ToldToStop,
     TrialFailure,
-    printable,
 )
 from finetune_trainer.records import events as ev
 from finetune_trainer.search.items import RefitItem, TrainItem
