@@ -8,9 +8,13 @@ import pytest
 from finetune_reports.comparable import comparable
 from finetune_reports.document import NoReport, Report, read_report
 from finetune_trainer.cli import main
+from finetune_trainer.records.log import read_history
+from finetune_trainer.report import Subject, report_of
 from finetune_trainer.search.recorded import recorded
 from finetune_trainer.search.story import REFIT, Story
+from finetune_trainer.storage.folder import Storage
 from tests.reports.studies import report, searched
+from tests.trainer.search_studies import ASHA, study_spec
 
 pytestmark = pytest.mark.in_memory
 
@@ -112,3 +116,18 @@ def test_a_study_that_runs_has_a_report(tmp_path: Path, capsys: pytest.CaptureFi
     found = read_report(capsys.readouterr().out)
     assert (found.name, found.ended) == ("study", None)
     assert [trial.state for trial in found.trials] == ["Running"]
+
+
+def test_the_time_of_a_study_that_nobody_works_on_stands_still(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study", works=6, items=1)
+    storage = Storage.open(str(folder))
+    spec = study_spec(refit=False, search=ASHA)
+    subject = Subject.named("study", spec, storage)
+    last = read_history(storage).events[-1].time
+    later = last + 7200
+    works, rests = (report_of(subject, storage, later, is_working=each) for each in (True, False))
+    assert works.spending.seconds - rests.spending.seconds == pytest.approx(7200, abs=60)
+    (going,) = [span for span in works.spans if span.how == "running"]
+    (left,) = [span for span in rests.spans if span.how == "running"]
+    assert going.end - left.end == pytest.approx(7200)
+    assert rests.made == later

@@ -87,17 +87,23 @@ def write_report(subject: Subject, storage: Storage, now: float, warnings: Seque
 
 
 def report_of(
-    subject: Subject, storage: Storage, now: float, warnings: Sequence[str] = ()
+    subject: Subject,
+    storage: Storage,
+    now: float,
+    warnings: Sequence[str] = (),
+    is_working: bool = True,
 ) -> doc.Report:
     """The document of the study as its folder is at `now` (seconds since the epoch).
 
-    `warnings` are those of the data, which the records do not have. Raises ValueError as `read_history`.
+    `warnings` are those of the data, which the records do not have. Unless somebody `is_working` on it, its time
+    stands still since its last event. Raises ValueError as `read_history`.
     """
     events = read_history(storage).events
     problem = subject.problem
     story = Story(problem, events)
     state = story.state
-    found = findings(state, subject.budget, storage, now, tuple(warnings))
+    at = now if is_working or story.began is None else story.began + story.last
+    found = findings(state, subject.budget, storage, at, tuple(warnings))
     data = _json_at(storage, DATA_REPORT)
     ended = state.ended
     return doc.Report(
@@ -121,7 +127,7 @@ def report_of(
         parameters=_parameters(problem),
         defaults=subject.fixed or {},
         trials=_trials(state),
-        spans=[*story.spans, *story.at_work(now)],
+        spans=[*story.spans, *story.at_work(at)],
         waits=story.waits,
         improvements=story.improvements,
         spending=_spending(state, found, subject.budget),

@@ -284,7 +284,9 @@ def _full(view: StudyView, endpoints: Sequence[str]) -> Report:
         spec = StudySpec.model_validate(view.spec)
         storage = Storage.open(root)
         subject = Subject.named(view.name, spec, storage)
-        return report_of(subject, storage, time.time(), view.status.warnings)
+        status = view.status
+        works = status.is_true("Running")
+        return report_of(subject, storage, time.time(), status.warnings, works)
     except (OSError, ValueError, StudyError, ManifestError) as error:
         raise SourceError(
             f"The records at {_without_options(root)} cannot be read from here: {error}"

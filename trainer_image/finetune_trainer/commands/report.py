@@ -10,6 +10,7 @@ from finetune_reports.document import Report
 from finetune_trainer.errors import SpecError
 from finetune_trainer.report import Subject, report_of, subject_in
 from finetune_trainer.storage.folder import Storage
+from finetune_trainer.storage.glance import is_held
 from finetune_trainer.storage.layout import REPORT_PAGE
 
 COMPARISON = Path("comparison.html")
@@ -61,7 +62,8 @@ def document_in(folder: Path) -> Report:
     try:
         found = subject_in(folder)
         if isinstance(found, Subject):
-            return report_of(found, Storage.open(str(folder)), time.time())
+            storage, works = Storage.open(str(folder)), is_held(folder)
+            return report_of(found, storage, time.time(), is_working=works)
         return found
     except ValueError as error:  # records of another version, or damaged
         told = f"must have records that this version can read (got {folder}: {error})"
